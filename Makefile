@@ -1,0 +1,25 @@
+# make run: the main job in the foreground; make test: everything that must be true; make bench: the figures.
+SHELL := /bin/bash
+PYTHON := /usr/bin/python3
+VENV := .venv
+
+.PHONY: run test bench deps
+
+run:
+	@$(PYTHON) -m tcpnewconn
+
+test: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(TESTS)
+
+bench: $(VENV)/ready
+	$(VENV)/bin/python -m bench
+
+# Tests need Debian's packages (tests/packages.txt) and Python's (tests/requirements.txt); the stamp is made anew when either list changes.
+$(VENV)/ready: tests/packages.txt tests/requirements.txt
+	if ! dpkg-query -W $$(cat tests/packages.txt) >/dev/null 2>&1; then \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat tests/packages.txt); \
+	fi
+	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@

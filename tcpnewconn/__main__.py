@@ -1,0 +1,7 @@
+"""python3 -m tcpnewconn"""
+
+import sys
+
+from tcpnewconn.cli import main
+
+sys.exit(main())
