@@ -23,3 +23,15 @@ $(VENV)/ready: tests/packages.txt tests/requirements.txt
 	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
+
+# The man pages, written in scdoc.
+.PHONY: man deb
+man: $(patsubst %.scd,%,$(wildcard man/*.scd))
+
+man/%: man/%.scd
+	scdoc <$< >$@
+
+# The Debian package (.dsc, .deb, .changes, sdist), into dist/.
+deb:
+	@packaging/install-tools
+	packaging/make-deb
