@@ -1,0 +1,103 @@
+"""The command line: arguments, sub-commands, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from tcpnewconn import __version__
+from tcpnewconn.config import ConfigError, Settings, load, parse_interval
+
+EXIT_CANNOT_RUN = 1
+# As sysexits.h and systemd know it: the unit is not started again then.
+EXIT_CONFIG = 78
+
+_EPILOG = """\
+examples:
+  tcpnewconn                                what is connected now, then each new connection as it comes
+  tcpnewconn --once --output json | jq .    the same for programs, once
+  tcpnewconn check-config                   say what is wrong with the configuration, if anything
+
+The service is read with journalctl -u tcpnewconn. See tcpnewconn(8), tcpnewconn.conf(5) and tcpnewconn.fields(7).
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All there is to say on the command line."""
+    top = argparse.ArgumentParser(
+        prog="tcpnewconn",
+        description="Reports every new TCP connection of this host, once.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("command", nargs="?", choices=("run", "check-config"), default="run", help="default: run")
+    top.add_argument("--once", action="store_true", help="read once, report, exit")
+    top.add_argument("--interval", metavar="SPAN", type=_interval, help="time between two reads, such as 10s or 500ms")
+    top.add_argument(
+        "--output",
+        choices=("auto", "journal", "text", "json"),
+        default="auto",
+        help="where to report; auto is the journal under systemd, else text",
+    )
+    top.add_argument(
+        "--config", metavar="FILE", help="configuration file, in place of /etc/tcpnewconn.conf and its drop-ins"
+    )
+    top.add_argument(
+        "--procfs", metavar="DIR", default="/proc", help="where /proc is mounted, or a folder of captured files"
+    )
+    top.add_argument("--state", metavar="FILE", help="keep there what was reported; default: under systemd only")
+    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return top
+
+
+def _interval(text: str) -> float:
+    try:
+        return parse_interval(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        settings = _settings(options)
+        if options.command == "check-config":
+            return 0
+        return _run(options, settings)
+    except ConfigError as error:
+        _complain(str(error))
+        return EXIT_CONFIG
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain of it once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    import dataclasses
+
+    settings = load(options.config)
+    return settings if options.interval is None else dataclasses.replace(settings, interval=options.interval)
+
+
+def _run(options: argparse.Namespace, settings: Settings) -> int:
+    from tcpnewconn.run import CannotRun, run
+
+    try:
+        run(options, settings, lambda: _settings(options))
+    except CannotRun as error:
+        _complain(str(error))
+        return EXIT_CANNOT_RUN
+    return 0
+
+
+def _complain(message: str) -> None:
+    from tcpnewconn.sinks import say
+
+    say(message, 3)

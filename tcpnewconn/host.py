@@ -1,0 +1,76 @@
+"""What this host is: its boot, its network namespace, its range of local ports."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from tcpnewconn.direction import DEFAULT_PORT_RANGE
+
+# Where the unit shows the program the few sysctls that it needs: its sandbox hides /proc/sys (ProcSubset=pid).
+_SYSCTL_ENVIRONMENT = "TCPNEWCONN_SYSCTL"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """`boot` is the boot id without its dashes, `namespace` the inode number of the network namespace; "0" if not known.
+
+    `live` says whether the kernel that runs this program, in the namespace that it runs in, is the one looked at.
+    """
+
+    boot: str
+    namespace: str
+    port_range: tuple[int, int]
+    live: bool
+
+    @property
+    def place(self) -> str:
+        """What connections' ids and a snapshot are valid for."""
+        return f"{self.boot}-{self.namespace}"
+
+
+def look(root: str, net_folder: str) -> Host:
+    """The host under a root of /proc, whose tables are in `net_folder`."""
+    sysctl = f"{root}/sys"
+    if os.path.realpath(root) == "/proc":
+        sysctl = os.environ.get(_SYSCTL_ENVIRONMENT, sysctl)
+    process = os.path.dirname(net_folder)
+    return Host(
+        boot=(_first_line(f"{sysctl}/kernel/random/boot_id") or "0").replace("-", ""),
+        namespace=_namespace(process, net_folder),
+        port_range=_port_range(f"{sysctl}/net/ipv4/ip_local_port_range"),
+        live=_same(f"{net_folder}/tcp", "/proc/self/net/tcp"),
+    )
+
+
+def _namespace(process: str, net_folder: str) -> str:
+    try:
+        # "net:[4026531840]"; of another user's process only root may read it.
+        return os.readlink(f"{process}/ns/net")[5:-1]
+    except OSError:
+        pass
+    try:
+        return str(os.stat(f"{net_folder}/tcp").st_ino)
+    except OSError:
+        return "0"
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are one file: /proc/<pid>/net/tcp has one inode number in each network namespace (measured)."""
+    try:
+        return os.path.samestat(os.stat(one), os.stat(other))
+    except OSError:
+        return False
+
+
+def _port_range(path: str) -> tuple[int, int]:
+    low, _, high = (_first_line(path) or "").partition("\t")
+    return (int(low), int(high)) if low.isdigit() and high.isdigit() else DEFAULT_PORT_RANGE
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.readline().rstrip("\n")
+    except OSError:
+        return None

@@ -1,0 +1,208 @@
+"""The values that flow from the sources to the sinks.
+
+A *pair* names one socket: its local address and port, then its remote address and port, packed in network byte order
+(12 bytes for IPv4, 36 for IPv6). An IPv4-mapped IPv6 address (::ffff:a.b.c.d) is packed as the IPv4 address it is. The
+other socket of a connection within this host has the same pair with its halves exchanged.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+Pair = bytes
+
+# include/net/tcp_states.h
+ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 3, 4, 5, 6
+CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING, NEW_SYN_RECV = 7, 8, 9, 10, 11, 12
+
+STATE_NAMES = {
+    ESTABLISHED: "ESTABLISHED",
+    SYN_SENT: "SYN_SENT",
+    SYN_RECV: "SYN_RECV",
+    FIN_WAIT1: "FIN_WAIT1",
+    FIN_WAIT2: "FIN_WAIT2",
+    TIME_WAIT: "TIME_WAIT",
+    CLOSE: "CLOSE",
+    CLOSE_WAIT: "CLOSE_WAIT",
+    LAST_ACK: "LAST_ACK",
+    LISTEN: "LISTEN",
+    CLOSING: "CLOSING",
+    NEW_SYN_RECV: "SYN_RECV",
+}
+
+# The states of a socket whose connection was established: with any of these it is, or was, a connection.
+CONNECTED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING})
+
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+def collapsed(address: bytes) -> bytes:
+    """A packed address, an IPv4-mapped IPv6 one as the IPv4 address it stands for."""
+    return address[12:] if len(address) == 16 and address.startswith(_MAPPED) else address
+
+
+def pair_of(local: bytes, local_port: int, remote: bytes, remote_port: int) -> Pair:
+    """The pair of a socket; both addresses packed, of one family once collapsed."""
+    return b"%b%b%b%b" % (local, local_port.to_bytes(2, "big"), remote, remote_port.to_bytes(2, "big"))
+
+
+def mirrored(pair: Pair) -> Pair:
+    """The pair of the socket at the connection's other end."""
+    half = len(pair) // 2
+    return pair[half:] + pair[:half]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One end of a connection. What the kernel wiped before it told us is None (see sockdiag)."""
+
+    address: bytes | None
+    port: int | None
+
+    def __str__(self) -> str:
+        """As people write it: 10.0.0.5:22, [2001:db8::1]:443; an unknown part is *."""
+        port = "*" if self.port is None else str(self.port)
+        if self.address is None:
+            return f"*:{port}"
+        if len(self.address) == 4:
+            return f"{address_text(self.address)}:{port}"
+        return f"[{address_text(self.address)}]:{port}"
+
+
+def address_text(address: bytes) -> str:
+    """A packed address as text: 10.0.0.5, 2001:db8::1."""
+    return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def ends_of(pair: Pair) -> tuple[Endpoint, Endpoint]:
+    """The local and the remote endpoint of a pair."""
+    half = len(pair) // 2
+    return (
+        Endpoint(pair[: half - 2], int.from_bytes(pair[half - 2 : half], "big")),
+        Endpoint(pair[half:-2], int.from_bytes(pair[-2:], "big")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One socket as a read of /proc shows it. An inode of 0 and a uid of None mean that the kernel does not know."""
+
+    pair: Pair
+    state: int
+    uid: int | None
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What the kernel says of one socket that was looked up.
+
+    The cookie is 64 bits wide and not used again before the next boot. The cgroup is the inode number of the socket's
+    cgroup directory, 0 where the kernel does not say.
+    """
+
+    cookie: int
+    cgroup: int
+    uid: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a socket carried: bytes each way, the smoothed round trip in microseconds, retransmitted segments.
+
+    `sent` is payload, each byte once; `acked` also has the SYN and the FIN that were acknowledged, `received` the FIN.
+    """
+
+    sent: int
+    acked: int
+    received: int
+    rtt: int
+    retransmits: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One socket as the kernel announces it when it is destroyed.
+
+    `pair` is as the kernel tells it; where it `wiped` the socket's addresses before the announcement, the local address
+    and the remote port in it are zero. `established` says whether the socket ever was a connection.
+    """
+
+    pair: Pair
+    cookie: int
+    established: bool
+    wiped: bool
+    traffic: Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A new connection, to be reported once. `id` is the same however often it is told."""
+
+    source: Endpoint
+    destination: Endpoint
+    direction: str
+    seen: str
+    id: str
+    state: int
+    uid: int | None = None
+    cgroup: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that has begun to accept connections; with `startup`, one that did so before the first start."""
+
+    endpoint: Endpoint
+    startup: bool
+    uid: int | None = None
+    cgroup: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A connection that was reported has ended.
+
+    Bytes of payload that went from the source to the destination and back, the smoothed round trip in microseconds,
+    retransmitted segments, and how long it lasted: None where its opening was not seen.
+    """
+
+    source: Endpoint
+    destination: Endpoint
+    direction: str
+    id: str
+    forth: int
+    back: int
+    rtt: int
+    retransmits: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What could not be seen: how many, of what kind (`reason`), where, and what to do about it."""
+
+    count: int
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """A source is missing: which, and what that means."""
+
+    source: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A source that was missing is back."""
+
+    source: str
+    message: str
+
+
+Event = Connection | Listener | Closed | Loss | Degraded | Recovered

@@ -1,0 +1,280 @@
+"""Joins the sources of one network namespace: rows and ends in, events out.
+
+Knows when to ask the kernel for more than it told (who owns a socket, who listens), and keeps count of what it could not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tcpnewconn.addresses import Addresses
+from tcpnewconn.direction import EGRESS, INGRESS, Listeners, decided, directed
+from tcpnewconn.host import Host
+from tcpnewconn.model import (
+    Closed,
+    Connection,
+    End,
+    Endpoint,
+    Event,
+    Identity,
+    Listener,
+    Loss,
+    Pair,
+    Row,
+    ends_of,
+    mirrored,
+)
+from tcpnewconn.procnet import Malformed, ProcNet, Read
+from tcpnewconn.snapshot import Kept, Snapshot
+from tcpnewconn.sockdiag import Lookup
+from tcpnewconn.tracker import Changes, New, Over, Tracker
+
+# Seconds between two loss events of one kind.
+_LOSS_EVERY = 60.0
+# Seconds between two dumps of the listening sockets.
+_LISTENERS_EVERY = 1.0
+
+
+class Observer:
+    """Turns what the sources say into events. All times are seconds of a monotonic clock.
+
+    `announced` says whether ends arrive; `kept` whether they are kept for us while nobody runs.
+    """
+
+    def __init__(
+        self,
+        proc: ProcNet,
+        host: Host,
+        lookup: Lookup | None,
+        announced: bool,
+        kept: bool,
+        snapshot: Snapshot | None,
+        interval: float,
+    ) -> None:
+        self.rows = 0
+        self._proc = proc
+        self._host = host
+        self._lookup = lookup
+        self._snapshot = snapshot
+        self._addresses = Addresses()
+        self._listeners = Listeners(host.port_range)
+        self._reported_listeners: set[str] = set()
+        self.tracker = Tracker(
+            self._identify,
+            self._addresses.internal,
+            announced,
+            snapshot or Changes(),
+            patience=max(60.0, 3 * interval),
+            remember_closed=announced and not kept and snapshot is not None,
+        )
+        self._reads = 0
+        self._restored = False
+        self._read: Read | None = None
+        self._listeners_asked = float("-inf")
+        self._malformed = 0
+        self._first_malformed: Malformed | None = None
+        self._malformed_told = float("-inf")
+        self._lost = 0
+        self._lost_told = float("-inf")
+
+    @property
+    def connections(self) -> int:
+        """How many sockets of connections stand in the tables."""
+        return len(self.tracker.sockets)
+
+    @property
+    def reported_listeners(self) -> set[str]:
+        return self._reported_listeners
+
+    def restore(self, kept: Kept, now: float) -> None:
+        """Continue where a snapshot ends."""
+        self._restored = True
+        self.tracker.serial = kept.serial
+        for pair, known in kept.sockets.items():
+            self.tracker.restore(pair, known)
+        for pair, numbers in kept.owed.items():
+            for number in numbers:
+                self.tracker.restore_owed(pair, number, now)
+        for pair in kept.closed:
+            self.tracker.restore_closed(pair, now)
+        self._reported_listeners = kept.listeners
+
+    def _identify(self, pair: Pair) -> Identity | None:
+        return self._lookup.identity(pair) if self._lookup is not None else None
+
+    # --- rows --------------------------------------------------------------------------------------------------------
+
+    def read(self, now: float) -> Iterator[Event]:
+        """Read the tables; what is new in them. To be gone through to its end. Raises OSError where /proc cannot be read."""
+        tracker = self.tracker
+        time_wait = not tracker.announced or tracker.remember_closed or self._reads == 0
+        read = self._proc.read(time_wait)
+        if self._host.live:
+            self._addresses.refresh()
+        self._read, self.rows = read, read.rows
+        return self._events(read, now)
+
+    def _events(self, read: Read, now: float) -> Iterator[Event]:
+        tracker = self.tracker
+        self._reads += 1
+        seen = "read" if self._reads > 1 or self._restored else "startup"
+        self._count_malformed(read)
+        for pair in read.gone_listeners:
+            self._listeners.remove(pair)
+            self._forget_listener(pair)
+        for row in read.listeners:
+            yield from self._listener(row, seen == "startup")
+        if self._reads == 2 and self._restored:
+            for pair in [pair for pair in tracker.sockets if read.find(pair) is None]:
+                tracker.gone(pair, now)
+        for pair in read.gone:
+            tracker.gone(pair, now)
+        for row in read.changed:
+            new = tracker.row(row, seen, now)
+            if new is not None:
+                yield self._connection(new, now)
+        tracker.read_done()
+        yield from self.overdue(now)
+
+    def _listener(self, row: Row, startup: bool) -> Iterator[Event]:
+        identity = self._identify(row.pair)
+        endpoint = ends_of(row.pair)[0]
+        self._listeners.add(row, identity.cgroup if identity else 0)
+        if str(endpoint) not in self._reported_listeners:
+            self._reported_listeners.add(str(endpoint))
+            if self._snapshot is not None:
+                self._snapshot.listener(str(endpoint))
+            yield Listener(endpoint, startup, row.uid, identity.cgroup if identity else 0)
+
+    def _forget_listener(self, pair: Pair) -> None:
+        name = str(ends_of(pair)[0])
+        self._reported_listeners.discard(name)
+        if self._snapshot is not None:
+            self._snapshot.no_listener(name)
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    def end(self, end: End, now: float, closed: bool) -> Iterator[Event]:
+        """An announced end; what is new with it. With `closed`, that a reported connection has ended is an event too."""
+        outcome = self.tracker.end(end, now)
+        if isinstance(outcome, New):
+            connection = self._connection(outcome, now)
+            yield connection
+            if closed:
+                yield self._closed(connection, outcome.pair, end, None)
+        elif closed and isinstance(outcome, Over):
+            yield from self._over(outcome, end, now)
+
+    def _over(self, over: Over, end: End, now: float) -> Iterator[Event]:
+        source, destination, direction = directed(over.pair, over.internal, self._listeners)
+        if over.internal and source != ends_of(over.pair)[0]:
+            # The other socket of this connection tells of it, when its own end comes.
+            return
+        connection = Connection(source, destination, direction, "", self._id(over.number), 0)
+        yield self._closed(connection, over.pair, end, None if over.opened is None else now - over.opened)
+
+    def _closed(self, connection: Connection, pair: Pair, end: End, seconds: float | None) -> Closed:
+        traffic = end.traffic
+        opened_here = connection.source == ends_of(pair)[0]
+        # Of what was acknowledged beyond the payload one is the SYN of him who opened it, the other his FIN: who has that
+        # acknowledged has, but for a peer that vanished, received one too.
+        fin = traffic.acked - traffic.sent > int(opened_here)
+        received = max(0, traffic.received - int(fin))
+        forth, back = (traffic.sent, received) if opened_here else (received, traffic.sent)
+        return Closed(
+            connection.source,
+            connection.destination,
+            connection.direction,
+            connection.id,
+            forth,
+            back,
+            traffic.rtt,
+            traffic.retransmits,
+            seconds,
+        )
+
+    # --- a connection ------------------------------------------------------------------------------------------------
+
+    def _connection(self, new: New, now: float) -> Connection:
+        if new.seen == "closed" and not decided(new.pair, new.internal, self._listeners):
+            self._ask_for_listeners(now)
+        if new.wiped:
+            return self._without_addresses(new)
+        source, destination, direction = directed(new.pair, new.internal, self._listeners)
+        uid, cgroup = new.uid, new.cgroup
+        if new.internal and new.seen != "closed" and source != ends_of(new.pair)[0]:
+            uid, cgroup = self._owner(mirrored(new.pair))
+        if new.seen == "closed" and direction == INGRESS:
+            cgroup = self._listeners.on(new.pair[: len(new.pair) // 2]) or 0
+        return Connection(source, destination, direction, new.seen, self._id(new.number), new.state, uid, cgroup)
+
+    def _without_addresses(self, new: New) -> Connection:
+        """A connection whose local address and remote port the kernel wiped before it announced the end."""
+        local, remote = ends_of(new.pair)
+        assert local.address is not None
+        local = Endpoint(local.address if any(local.address) else None, local.port)
+        remote = Endpoint(remote.address, None)
+        cgroup = self._listeners.on(new.pair[: len(new.pair) // 2])
+        if cgroup is not None:
+            source, destination, direction = remote, local, INGRESS
+        else:
+            source, destination, direction = local, remote, EGRESS
+        return Connection(source, destination, direction, new.seen, self._id(new.number), new.state, None, cgroup or 0)
+
+    def _owner(self, pair: Pair) -> tuple[int | None, int]:
+        """User and cgroup of the socket of a pair; None and 0 where not known."""
+        row = self._read.find(pair) if self._read is not None else None
+        identity = self._identify(pair)
+        uid = row.uid if row is not None else None
+        if uid is None and identity is not None and identity.inode:
+            uid = identity.uid
+        return uid, identity.cgroup if identity else 0
+
+    def _ask_for_listeners(self, now: float) -> None:
+        if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
+            return
+        self._listeners_asked = now
+        self._listeners.replace((row, identity.cgroup) for row, identity in list(self._lookup.listeners()))
+
+    def _id(self, number: int) -> str:
+        """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""
+        return f"{self._host.place}-{number:x}" if number > 0 else f"{self._host.place}-r{-number:x}"
+
+    # --- what could not be seen --------------------------------------------------------------------------------------
+
+    def _count_malformed(self, read: Read) -> None:
+        self._malformed += read.malformed
+        self._first_malformed = self._first_malformed or read.first_malformed
+
+    def lose(self, count: int, now: float) -> None:
+        """So many announcements were lost."""
+        self.tracker.lose(count, now)
+
+    @property
+    def losing(self) -> bool:
+        """Whether a loss waits for the reads that tell how many connections it means."""
+        return self.tracker.losing
+
+    def overdue(self, now: float) -> Iterator[Event]:
+        """What time brings: ends that stay incomplete, and losses that are to be told."""
+        for new in self.tracker.overdue(now):
+            yield self._connection(new, now)
+        self._lost += self.tracker.lost(now)
+        if self._lost and now >= self._lost_told + _LOSS_EVERY:
+            yield Loss(
+                self._lost,
+                "announcements",
+                f"{self._lost} ends of connections were lost because the receive buffer was full: connections that no "
+                "read showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
+            )
+            self._lost, self._lost_told = 0, now
+        if self._malformed and now >= self._malformed_told + _LOSS_EVERY:
+            first = self._first_malformed
+            assert first is not None
+            yield Loss(
+                self._malformed,
+                "malformed",
+                f"{self._malformed} rows could not be understood, the first in {first.path} line {first.line}: "
+                f"{ascii(first.text[:160])[2:-1]}. Please report this kernel's format",
+            )
+            self._malformed, self._first_malformed, self._malformed_told = 0, None, now

@@ -1,0 +1,305 @@
+"""Reads /proc/net/tcp and /proc/net/tcp6: which sockets are new, changed or gone since the last read.
+
+The format is that of get_tcp4_sock() in net/ipv4/tcp_ipv4.c and get_tcp6_sock() in net/ipv6/tcp_ipv6.c. A read is not
+atomic: every read() returns at most one page, and the table changes between two of them, so that a row may stand twice
+in one read or be missing from it once. Both are settled here: what this room reports as gone was absent from two reads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from tcpnewconn.model import CONNECTED, LISTEN, TIME_WAIT, Pair, Row, collapsed, pair_of
+
+# Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
+_BATCH = 64 * 1024
+
+_STATES = {b"%02X" % number: number for number in range(256)}
+_LISTEN = b"%02X" % LISTEN
+_TIME_WAIT = b"%02X" % TIME_WAIT
+_REPORTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
+
+# What follows the addresses and the state, up to the inode; the kernel has added columns behind it and may again.
+_REST = rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8,16} [0-9A-F]{8} +(?P<uid>[0-9]+) +-?[0-9]+ (?P<inode>[0-9]+)(?= |$)"
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is remembered of a row: the columns from uid to inode, and the number of the read it last stood in."""
+
+    owner: bytes
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A row that could not be understood: file, line number in it (from 1), and the row."""
+
+    path: str
+    line: int
+    text: bytes
+
+
+@dataclass(slots=True)
+class Read:
+    """One read of both tables.
+
+    `changed` decodes lazily, in the order of the tables (a first read of 400,000 rows must not hold them all decoded);
+    it is to be gone through before the next read. `rows` counts the rows of both tables, `malformed` those not understood.
+    """
+
+    changed: Iterator[Row]
+    gone: list[Pair]
+    listeners: list[Row]
+    gone_listeners: list[Pair]
+    rows: int
+    malformed: int
+    first_malformed: Malformed | None
+    _tables: tuple[_Table, _Table] = field(repr=False)
+
+    def find(self, pair: Pair) -> Row | None:
+        """The row of a pair, if it stands in this read or stood in the one before."""
+        for table in self._tables:
+            row = table.find(pair)
+            if row is not None:
+                return row
+        return None
+
+
+class ProcNet:
+    """The two tables under a root of /proc, and what was seen in them.
+
+    For the machine's own /proc that is /proc/self/net, which stays visible under ProcSubset=pid. A /proc that is mounted
+    elsewhere is another host's (or the host's, seen from a container): there, the network namespace of its process 1
+    is meant. A folder of captured files has just net/.
+    """
+
+    def __init__(self, root: str = "/proc", byteorder: str = sys.byteorder) -> None:
+        self.folder = _net_folder(root)
+        self._tables = (_Table(f"{self.folder}/tcp", 8, byteorder), _Table(f"{self.folder}/tcp6", 32, byteorder))
+
+    def read(self, time_wait: bool = True) -> Read:
+        """Read both tables. Without `time_wait`, rows in TIME_WAIT are passed over.
+
+        Raises OSError if /proc/net/tcp cannot be read. A missing tcp6 is normal: IPv6 is off.
+        """
+        tcp, tcp6 = self._tables
+        first = tcp.read(time_wait)
+        try:
+            second = tcp6.read(time_wait)
+        except FileNotFoundError:
+            second = tcp6.nothing()
+        return Read(
+            changed=(table.row(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.changed),
+            gone=[table.pair(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone],
+            listeners=[table.row(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.listeners],
+            gone_listeners=[
+                table.pair(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone_listeners
+            ],
+            rows=first.rows + second.rows,
+            malformed=first.malformed + second.malformed,
+            first_malformed=first.first_malformed or second.first_malformed,
+            _tables=self._tables,
+        )
+
+
+def _net_folder(root: str) -> str:
+    if os.path.realpath(root) == "/proc":
+        return f"{root}/self/net"
+    if os.path.exists(f"{root}/1/net/tcp"):
+        return f"{root}/1/net"
+    return f"{root}/net"
+
+
+@dataclass(slots=True)
+class _Part:
+    """One read of one table, by the heads of its rows: their addresses and state, as text."""
+
+    changed: list[bytes] = field(default_factory=list)
+    gone: list[bytes] = field(default_factory=list)
+    listeners: list[bytes] = field(default_factory=list)
+    gone_listeners: list[bytes] = field(default_factory=list)
+    rows: int = 0
+    malformed: int = 0
+    first_malformed: Malformed | None = None
+
+
+class _Table:
+    """One file. `digits` is the number of hexadecimal digits of an address in it."""
+
+    def __init__(self, path: str, digits: int, byteorder: str) -> None:
+        self._path = path
+        self._digits = digits
+        self._byteorder: str = byteorder
+        # "0100007F:1F99 00000000:0000 0A", then the queues, timer and retransmits of a fixed width, then the uid.
+        self._head = 2 * (digits + 5) + 4
+        self._owner = self._head + 40
+        self._known: dict[bytes, _Seen] = {}
+        self._read = 0
+        address = rb"[0-9A-F]{%d}:[0-9A-F]{4}" % digits
+        self._pattern = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST)
+
+    def read(self, time_wait: bool) -> _Part:
+        """Read the whole file; raises OSError."""
+        self._read += 1
+        part = _Part()
+        # Bound to local names: this loop runs once a row, and is the cost of a quiet table.
+        known, read, head, owner = self._known.get, self._read, self._head, self._owner
+        unlike = 0
+        before = len(self._known)
+        for line, bodies in _bodies(self._path):
+            for body in bodies:
+                seen = known(body[:head])
+                if seen is not None and body.startswith(seen.owner, owner):
+                    seen.read = read
+                else:
+                    unlike += 1
+                    if time_wait or body[head - 2 : head] != _TIME_WAIT:
+                        self._look(body, line, bodies, part)
+            part.rows += len(bodies)
+        if unlike or part.rows != before:
+            self._forget(part)
+        return part
+
+    def nothing(self) -> _Part:
+        """A read of a file that is not there: all its rows are absent."""
+        self._read += 1
+        part = _Part()
+        self._forget(part)
+        return part
+
+    def _look(self, body: bytes, line: int, bodies: list[bytes], part: _Part) -> None:
+        """Remember a row that is not as it was."""
+        match = self._pattern.match(body)
+        if match is None:
+            part.malformed += 1
+            if part.first_malformed is None:
+                text = body.split(b"\n", 1)[0]
+                part.first_malformed = Malformed(self._path, line + _index(bodies, body), text)
+            return
+        head = body[: self._head]
+        state = head[-2:]
+        if state not in _REPORTED:
+            return
+        owner = body[self._owner : match.end()] + b" "
+        seen = self._known.get(head)
+        if seen is None:
+            for other in _REPORTED:
+                self._known.pop(head[:-2] + other, None)
+            self._known[head] = _Seen(owner, self._read)
+        else:
+            seen.owner, seen.read = owner, self._read
+            if state == _LISTEN:
+                # SO_REUSEPORT: several sockets listen on one address; which of them stands first does not matter.
+                return
+        (part.listeners if state == _LISTEN else part.changed).append(head)
+
+    def _forget(self, part: _Part) -> None:
+        """Drop the rows that were absent from two reads, this one and the one before."""
+        before = self._read - 1
+        absent = [head for head, seen in self._known.items() if seen.read < before]
+        for head in absent:
+            del self._known[head]
+            (part.gone_listeners if head.endswith(_LISTEN) else part.gone).append(head)
+
+    def row(self, head: bytes) -> Row:
+        """The row that begins with `head`, decoded."""
+        seen = self._known[head]
+        uid, _, inode = seen.owner.split()
+        number = int(inode)
+        # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
+        return Row(self.pair(head), _STATES[head[-2:]], int(uid) if number else None, number)
+
+    def pair(self, head: bytes) -> Pair:
+        """The pair that a row's head stands for: b"0500000A:0016 090071CB:C978" -> 10.0.0.5:22, 203.0.113.9:51576.
+
+        An address is written as 32-bit words in the host's byte order, a port as a plain number.
+        """
+        local, remote, _ = head.split(b" ")
+        digits = self._digits
+        return pair_of(
+            self._address(local[:digits]),
+            int(local[digits + 1 :], 16),
+            self._address(remote[:digits]),
+            int(remote[digits + 1 :], 16),
+        )
+
+    def _address(self, text: bytes) -> bytes:
+        packed = bytes.fromhex(text.decode())
+        if self._byteorder == "little":
+            packed = b"".join(packed[word : word + 4][::-1] for word in range(0, len(packed), 4))
+        return collapsed(packed)
+
+    def find(self, pair: Pair) -> Row | None:
+        """The row of a pair, if this file has it."""
+        half = len(pair) // 2
+        addresses = b"%b %b " % (self._endpoint(pair[:half]), self._endpoint(pair[half:]))
+        for state in _REPORTED:
+            if addresses + state in self._known:
+                return self.row(addresses + state)
+        return None
+
+    def _endpoint(self, end: bytes) -> bytes:
+        address, port = end[:-2], int.from_bytes(end[-2:], "big")
+        if self._digits == 32 and len(address) == 4:
+            address = b"\0" * 10 + b"\xff\xff" + address
+        if self._byteorder == "little":
+            address = b"".join(address[word : word + 4][::-1] for word in range(0, len(address), 4))
+        return b"%b:%04X" % (address.hex().upper().encode(), port)
+
+
+def _index(bodies: list[bytes], body: bytes) -> int:
+    return next(number for number, other in enumerate(bodies) if other is body)
+
+
+def _bodies(path: str) -> Iterator[tuple[int, list[bytes]]]:
+    """The rows of a file behind their slot number ("  12: "), in batches, with the line number of each batch's first row.
+
+    A row ends in its newline and what follows that; what stands before the first is dropped. The slot number's width
+    varies, so that no row has fixed columns before it is split there.
+    """
+    line = 1
+    rest = b""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while True:
+            pages, size = [rest], 0
+            while size < _BATCH and (page := os.read(descriptor, _BATCH)):
+                pages.append(page)
+                size += len(page)
+            text = b"".join(pages)
+            if size < _BATCH:
+                if text and not text.endswith(b"\n"):
+                    text += b"\n"
+                rest = b""
+            else:
+                cut = text.rindex(b"\n") + 1 if b"\n" in text else 0
+                text, rest = text[:cut], text[cut:]
+            if line == 1 and (text or size < _BATCH):
+                # The column titles.
+                _, _, text = text.partition(b"\n")
+                line = 2
+            newlines = text.count(b"\n")
+            bodies = text.split(b": ")
+            del bodies[0]
+            if len(bodies) != newlines or (bodies and not text.startswith(b" ") and not text[:1].isdigit()):
+                bodies = _lines(text)
+            yield line, bodies
+            line += newlines
+            if size < _BATCH:
+                return
+    finally:
+        os.close(descriptor)
+
+
+def _lines(text: bytes) -> list[bytes]:
+    """The rows of a text that has lines which are none: those stand for themselves, to be counted as malformed."""
+    bodies = []
+    for line in text.splitlines(keepends=True):
+        slot, colon, body = line.partition(b": ")
+        bodies.append(body if colon and slot.strip().isdigit() else line)
+    return bodies

@@ -1,0 +1,254 @@
+"""The loop: when to read, what wakes it, what systemd is told."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+from tcpnewconn.config import ConfigError, Settings
+from tcpnewconn.model import Degraded, Event, Recovered
+from tcpnewconn.notify import Notifier
+from tcpnewconn.observer import Observer
+from tcpnewconn.outbox import Outbox
+from tcpnewconn.sinks import say
+from tcpnewconn.snapshot import Snapshot
+from tcpnewconn.sockdiag import Ends
+
+# So many ends are dealt with before the clock is looked at.
+_ENDS_AT_ONCE = 500
+# Before a read every end that was announced is dealt with; under a load that never pauses, so many.
+_ENDS_BEFORE_READ = 20_000
+# Seconds between two tries to send while the sink has no room.
+_RETRY = 0.05
+# Seconds between the reads that follow a loss: what they no longer show is what ended unannounced.
+_AFTER_LOSS = 2.0
+
+_NO_READ = "Reading /proc failed"
+
+
+class Service:
+    """Runs until it is told to stop. `reload` reads the configuration anew; it raises ConfigError."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        outbox: Outbox,
+        snapshot: Snapshot | None,
+        ends: Ends | None,
+        last_end: int,
+        notifier: Notifier,
+        reload: Callable[[], Settings],
+    ) -> None:
+        self._observer = observer
+        self._outbox = outbox
+        self._snapshot = snapshot
+        self._ends = ends
+        self._last_end = last_end
+        self._notifier = notifier
+        self._reload = reload
+        self._signals: set[int] = set()
+        self._lost = 0
+        self._rest: Iterator[Event] | None = None
+        self._proc_degraded = False
+        self._problem: str | None = None
+        self._before = 0
+        self._took = 0.0
+
+    # --- once --------------------------------------------------------------------------------------------------------
+
+    def once(self) -> None:
+        """Read once and report. Raises OSError where /proc cannot be read."""
+        self._outbox.from_read(self._observer.read(time.monotonic()))
+        self._save()
+
+    # --- until stopped -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Raises OSError if the first read of /proc fails; later ones are tried again."""
+        with selectors.DefaultSelector() as selector:
+            wake = self._catch_signals()
+            selector.register(wake, selectors.EVENT_READ)
+            if self._ends is not None:
+                selector.register(self._ends.fileno(), selectors.EVENT_READ)
+            due = time.monotonic()
+            self._read(due)
+            self._notifier.ready(self._status())
+            sign_of_life = due
+            while not self._signals & {signal.SIGTERM, signal.SIGINT}:
+                now = time.monotonic()
+                if now >= sign_of_life and self._notifier.watchdog is not None:
+                    # Here everything that was due has been done: a loop that hangs does not come by.
+                    self._notifier.alive()
+                    sign_of_life = now + self._notifier.watchdog
+                selector.select(self._timeout(now, due, sign_of_life))
+                self._drain(wake)
+                if signal.SIGHUP in self._signals:
+                    self._signals.discard(signal.SIGHUP)
+                    due = self._reloaded(due)
+                self._outbox.send()
+                if self._rest is not None:
+                    self._take(self._rest)
+                self._take_ends(_ENDS_AT_ONCE)
+                now = time.monotonic()
+                if self._count_losses(now):
+                    due = now
+                if now >= due and self._rest is None and not self._outbox.full:
+                    self._read_again(now)
+                    due = self._next(due, time.monotonic())
+            self._notifier.stopping()
+            self._take_ends(_ENDS_BEFORE_READ)
+            self._save()
+
+    def _timeout(self, now: float, due: float, sign_of_life: float) -> float:
+        until = due
+        if self._notifier.watchdog is not None:
+            until = min(until, sign_of_life)
+        timeout = max(0.0, until - now)
+        if self._outbox.waiting or self._rest is not None:
+            # The ends' socket may be readable all the time while nothing is taken from it: do not spin.
+            if self._outbox.full:
+                time.sleep(_RETRY)
+                return 0.0
+            timeout = min(timeout, _RETRY)
+        return timeout
+
+    def _next(self, due: float, now: float) -> float:
+        """When to read next: on the schedule that the first read began, however long a read takes."""
+        interval = self._outbox.settings.interval
+        missed = max(0, int((now - due) / interval))
+        if self._observer.losing:
+            return now + _AFTER_LOSS
+        return due + (missed + 1) * interval
+
+    def _catch_signals(self) -> socket.socket:
+        reading, writing = socket.socketpair()
+        reading.setblocking(False)
+        writing.setblocking(False)
+        signal.set_wakeup_fd(writing.detach())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda number, _: self._signals.add(number))
+        return reading
+
+    @staticmethod
+    def _drain(wake: socket.socket) -> None:
+        try:
+            while wake.recv(64):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _reloaded(self, due: float) -> float:
+        self._notifier.reloading()
+        before = self._outbox.settings.interval
+        try:
+            self._outbox.settings = self._reload()
+        except ConfigError as error:
+            say(f"{error}; the settings stay as they were", 3)
+        self._notifier.ready(self._status())
+        after = self._outbox.settings.interval
+        return due if after == before else min(due, time.monotonic() + after)
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    def _take_ends(self, most: int) -> None:
+        ends = self._ends
+        if ends is None or self._rest is not None:
+            return
+        closed = self._outbox.settings.closed
+        while most > 0 and not self._outbox.full:
+            end = ends.peek()
+            if end is None:
+                return
+            # One that was dealt with, but not taken from the buffer, before a SIGKILL.
+            if end.cookie != self._last_end:
+                self._outbox.from_end(self._observer.end(end, time.monotonic(), closed), end.cookie, ends.drops)
+                self._last_end = end.cookie
+            ends.consume()
+            most -= 1
+
+    def _count_losses(self, now: float) -> bool:
+        """Whether announcements were lost since the last time."""
+        lost = self._ends.lost() if self._ends is not None else 0
+        if lost:
+            self._lost += lost
+            self._observer.lose(lost, now)
+            if self._snapshot is not None and self._ends is not None:
+                self._snapshot.last_end(self._last_end, self._ends.drops)
+        return bool(lost)
+
+    # --- reads -------------------------------------------------------------------------------------------------------
+
+    def _read(self, now: float) -> None:
+        # Every end that is announced by now belongs to a socket that this read cannot show any more.
+        self._take_ends(_ENDS_BEFORE_READ)
+        began = time.perf_counter()
+        self._before = self._outbox.connections
+        events = self._observer.read(now)
+        self._take(events)
+        self._took = time.perf_counter() - began
+
+    def _take(self, events: Iterator[Event]) -> None:
+        self._rest = None if self._outbox.from_read(events) else events
+        if self._rest is None:
+            self._save()
+
+    def _read_again(self, now: float) -> None:
+        try:
+            self._read(now)
+        except OSError as error:
+            if not self._proc_degraded:
+                self._proc_degraded = True
+                self._outbox.take(
+                    Degraded(
+                        "proc",
+                        f"{error.filename} cannot be read ({error.strerror}): open connections are not seen until it can be. "
+                        "It is tried again at every interval",
+                    )
+                )
+        else:
+            if self._proc_degraded:
+                self._proc_degraded = False
+                self._outbox.take(Recovered("proc", "/proc can be read again"))
+        self._notifier.status(self._status())
+
+    def _save(self) -> None:
+        if self._snapshot is None:
+            return
+        self._snapshot.save(self._observer.tracker, self._observer.reported_listeners)
+        if self._snapshot.problem != self._problem:
+            if self._snapshot.problem is None:
+                say(f"{self._snapshot.path} is written again", 6)
+            else:
+                say(f"{self._snapshot.problem}; a restart would report connections again. It is tried at every read")
+            self._problem = self._snapshot.problem
+
+    def _status(self) -> str:
+        new = self._outbox.connections - self._before
+        status = (
+            f"{self._observer.connections:,} connections open, {new:,} new in the last read ({self._took * 1e3:.1f} ms)"
+        )
+        if self._ends is None:
+            status += "; reads only: ended connections are not announced"
+        if self._lost:
+            status += f"; {self._lost:,} ends lost"
+        if self._proc_degraded:
+            status += f"; {_NO_READ}"
+        if self._outbox.waiting:
+            status += f"; journal blocked, {self._outbox.waiting:,} waiting"
+        if self._problem is not None:
+            status += f"; no snapshot: {self._problem}"
+        return status
+
+
+def passed_descriptor() -> int | None:
+    """The first file descriptor that systemd passed to this process (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") in ("", "0"):
+        return None
+    from systemd.daemon import listen_fds
+
+    descriptors = listen_fds()
+    return descriptors[0] if descriptors else None

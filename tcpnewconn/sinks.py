@@ -1,0 +1,304 @@
+"""Writes events: to the journal, as text for a terminal, as JSON lines. The field names are a contract: docs/events.md.
+
+An event becomes an *entry* first, its fields under their journal names, and an entry is what every sink writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Protocol
+
+from tcpnewconn.community import community_id
+from tcpnewconn.model import (
+    STATE_NAMES,
+    Closed,
+    Connection,
+    Degraded,
+    Endpoint,
+    Event,
+    Listener,
+    Loss,
+    Recovered,
+    address_text,
+)
+from tcpnewconn.owner import Units, Users
+from tcpnewconn.snapshot import Entry
+
+MESSAGE_IDS = {
+    "connection": "74ba465b9f4e456585146b89bb95f0dc",
+    "listener": "2226628da8304e6994685e028202cfd5",
+    "loss": "81f4c1b5bfab4e52a63aae3dec8b0438",
+    "degraded": "ac71ee2a2e8443a59039d1319c802aa2",
+    "recovered": "ac71ee2a2e8443a59039d1319c802aa2",
+    "closed": "be0228f916da4937bc9055c5c372b3cd",
+}
+
+# Every field, and its name in JSON: that of the Elastic Common Schema or OpenTelemetry where they have one.
+FIELDS = {
+    "MESSAGE": "message",
+    "MESSAGE_ID": "message_id",
+    "PRIORITY": "priority",
+    "SOURCE_ADDRESS": "source.address",
+    "SOURCE_PORT": "source.port",
+    "DESTINATION_ADDRESS": "destination.address",
+    "DESTINATION_PORT": "destination.port",
+    "NETWORK_TRANSPORT": "network.transport",
+    "NETWORK_TYPE": "network.type",
+    "NETWORK_DIRECTION": "network.direction",
+    "NETWORK_COMMUNITY_ID": "network.community_id",
+    "USER_ID": "user.id",
+    "USER_NAME": "user.name",
+    "OBJECT_SYSTEMD_UNIT": "object.systemd_unit",
+    "TCP_STATE": "tcp.state",
+    "SOURCE_BYTES": "source.bytes",
+    "DESTINATION_BYTES": "destination.bytes",
+    "EVENT_DURATION": "event.duration",
+    "TCPNEWCONN_SEEN": "tcpnewconn.seen",
+    "TCPNEWCONN_CONNECTION_ID": "tcpnewconn.connection_id",
+    "TCPNEWCONN_COUNT": "tcpnewconn.count",
+    "TCPNEWCONN_REASON": "tcpnewconn.reason",
+    "TCPNEWCONN_RTT_USEC": "tcpnewconn.rtt_usec",
+    "TCPNEWCONN_RETRANSMITS": "tcpnewconn.retransmits",
+}
+_NUMBERS = frozenset(
+    (
+        "PRIORITY",
+        "SOURCE_PORT",
+        "DESTINATION_PORT",
+        "SOURCE_BYTES",
+        "DESTINATION_BYTES",
+        "EVENT_DURATION",
+        "TCPNEWCONN_COUNT",
+        "TCPNEWCONN_RTT_USEC",
+        "TCPNEWCONN_RETRANSMITS",
+    )
+)
+
+_JOURNAL_SOCKET = "/run/systemd/journal/socket"
+
+
+class Renderer:
+    """Turns events into entries; asks for the names of users and units."""
+
+    def __init__(self, units: Units, users: Users) -> None:
+        self._units = units
+        self._users = users
+
+    def entry(self, event: Event) -> Entry:
+        if isinstance(event, Connection):
+            return self._connection(event)
+        if isinstance(event, Listener):
+            return self._listener(event)
+        if isinstance(event, Closed):
+            return _closed(event)
+        if isinstance(event, Loss):
+            entry = _entry("loss", event.message, 4)
+            entry["TCPNEWCONN_COUNT"] = str(event.count)
+            entry["TCPNEWCONN_REASON"] = event.reason
+            return entry
+        return _source(event)
+
+    def _connection(self, event: Connection) -> Entry:
+        entry = _entry("connection", f"New connection: {event.source} -> {event.destination}", 6)
+        entry.update(_ends(event.source, event.destination, event.direction))
+        self._owner(entry, event.uid, event.cgroup)
+        entry["TCP_STATE"] = STATE_NAMES[event.state]
+        entry["TCPNEWCONN_SEEN"] = event.seen
+        entry["TCPNEWCONN_CONNECTION_ID"] = event.id
+        return entry
+
+    def _listener(self, event: Listener) -> Entry:
+        entry = _entry("listener", f"New listener: {event.endpoint}", 5)
+        assert event.endpoint.address is not None
+        entry["DESTINATION_ADDRESS"] = address_text(event.endpoint.address)
+        entry["DESTINATION_PORT"] = str(event.endpoint.port)
+        entry["NETWORK_TRANSPORT"] = "tcp"
+        entry["NETWORK_TYPE"] = _family(event.endpoint)
+        self._owner(entry, event.uid, event.cgroup)
+        entry["TCP_STATE"] = "LISTEN"
+        return entry
+
+    def _owner(self, entry: Entry, uid: int | None, cgroup: int) -> None:
+        if uid is not None:
+            entry["USER_ID"] = str(uid)
+            name = self._users.name(uid)
+            if name is not None:
+                entry["USER_NAME"] = name
+        unit = self._units.unit(cgroup) if cgroup else None
+        if unit is not None:
+            entry["OBJECT_SYSTEMD_UNIT"] = unit
+
+
+def _entry(kind: str, message: str, priority: int) -> Entry:
+    return {"MESSAGE": message, "MESSAGE_ID": MESSAGE_IDS[kind], "PRIORITY": str(priority)}
+
+
+def _closed(event: Closed) -> Entry:
+    # Sent and received are this host's view.
+    sent, received = (event.back, event.forth) if event.direction == "ingress" else (event.forth, event.back)
+    message = (
+        f"Connection closed: {event.source} -> {event.destination}, "
+        f"{size_text(sent)} sent, {size_text(received)} received"
+    )
+    entry = _entry("closed", message, 6)
+    entry.update(_ends(event.source, event.destination, event.direction))
+    entry["SOURCE_BYTES"] = str(event.forth)
+    entry["DESTINATION_BYTES"] = str(event.back)
+    if event.seconds is not None:
+        entry["EVENT_DURATION"] = str(int(event.seconds * 1e9))
+    entry["TCPNEWCONN_RTT_USEC"] = str(event.rtt)
+    entry["TCPNEWCONN_RETRANSMITS"] = str(event.retransmits)
+    entry["TCPNEWCONN_CONNECTION_ID"] = event.id
+    return entry
+
+
+def _source(event: Degraded | Recovered) -> Entry:
+    degraded = isinstance(event, Degraded)
+    entry = _entry("degraded" if degraded else "recovered", event.message, 4 if degraded else 6)
+    entry["TCPNEWCONN_REASON"] = event.source
+    return entry
+
+
+def _ends(source: Endpoint, destination: Endpoint, direction: str) -> Entry:
+    entry = {}
+    if source.address is not None:
+        entry["SOURCE_ADDRESS"] = address_text(source.address)
+    if source.port is not None:
+        entry["SOURCE_PORT"] = str(source.port)
+    if destination.address is not None:
+        entry["DESTINATION_ADDRESS"] = address_text(destination.address)
+    if destination.port is not None:
+        entry["DESTINATION_PORT"] = str(destination.port)
+    entry["NETWORK_TRANSPORT"] = "tcp"
+    entry["NETWORK_TYPE"] = _family(source if source.address is not None else destination)
+    entry["NETWORK_DIRECTION"] = direction
+    if None not in (source.address, source.port, destination.address, destination.port):
+        entry["NETWORK_COMMUNITY_ID"] = community_id(
+            source.address,  # type: ignore[arg-type]
+            source.port,  # type: ignore[arg-type]
+            destination.address,  # type: ignore[arg-type]
+            destination.port,  # type: ignore[arg-type]
+        )
+    return entry
+
+
+def _family(end: Endpoint) -> str:
+    return "ipv4" if end.address is not None and len(end.address) == 4 else "ipv6"
+
+
+def size_text(count: int) -> str:
+    """A number of bytes for people: 999 B, 1.2 kB, 3.4 MB (powers of 1000)."""
+    if count < 1000:
+        return f"{count} B"
+    size = float(count)
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 999.95:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+class Sink(Protocol):
+    """Where entries go. `write` raises BlockingIOError while it has no room: the entry was not written, try again later."""
+
+    def write(self, entry: Entry) -> None: ...
+
+
+class Journal:
+    """The systemd journal, by its native protocol, as systemd.journal speaks it.
+
+    sendv() does not walk the stack as send() does (24 us a message, measured, against 4). While journald does not read, it
+    would wait for it; its socket is made non-blocking, so that what is waited for is the kernel, never journald.
+    """
+
+    def __init__(self) -> None:
+        from systemd.journal import sendv
+
+        self._sendv: Callable[..., None] = sendv
+        self._own = False
+
+    def write(self, entry: Entry) -> None:
+        if not os.path.exists(_JOURNAL_SOCKET):
+            # sendv() would report success (sd_journal_sendv(3)), and the entry would be lost.
+            raise BlockingIOError(f"{_JOURNAL_SOCKET} is not there")
+        fields = [f"{name}={value}".encode(errors="surrogateescape") for name, value in entry.items()]
+        fields.append(b"SYSLOG_IDENTIFIER=tcpnewconn")
+        if not self._own:
+            before = _datagram_sockets()
+            self._sendv(*fields)
+            for descriptor in _datagram_sockets() - before:
+                os.set_blocking(descriptor, False)
+            self._own = True
+        else:
+            self._sendv(*fields)
+
+
+def _datagram_sockets() -> set[int]:
+    import socket
+
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            with socket.socket(fileno=os.dup(int(name))) as candidate:
+                if candidate.family == socket.AF_UNIX and candidate.type == socket.SOCK_DGRAM:
+                    found.add(int(name))
+        except OSError:
+            # Not a socket, or the directory that is being listed.
+            continue
+    return found
+
+
+class Text:
+    """One line an event: UTC time with its offset, then the message."""
+
+    def write(self, entry: Entry) -> None:
+        now = datetime.now(timezone.utc).isoformat(" ", "seconds")
+        print(f"{now}: {printable(entry['MESSAGE'])}", flush=True)
+
+
+class Json:
+    """One JSON object a line, its keys the dotted names in lower case; ports, counts and the priority are numbers."""
+
+    def write(self, entry: Entry) -> None:
+        line: dict[str, str | int] = {"@timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
+        for name, value in entry.items():
+            line[FIELDS[name]] = int(value) if name in _NUMBERS else value
+        # Escapes every byte that is not ASCII, those that are not UTF-8 among them.
+        print(json.dumps(line, separators=(",", ":")), flush=True)
+
+
+def printable(text: str) -> str:
+    """A text without anything that a terminal would take for a command, or for a second line."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def under_journal(descriptor: int = 2) -> bool:
+    """Whether a file descriptor is the journal's, as $JOURNAL_STREAM (systemd.exec(5)) says of stderr."""
+    stream = os.environ.get("JOURNAL_STREAM", "")
+    device, _, inode = stream.partition(":")
+    if not (device.isdigit() and inode.isdigit()):
+        return False
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == (int(device), int(inode))
+
+
+def say(message: str, level: int = 4) -> None:
+    """Tell a person something, in one line on stderr; levels are those of syslog, which the journal understands."""
+    prefix = f"<{level}>" if under_journal() else "tcpnewconn: "
+    print(prefix + printable(message), file=sys.stderr, flush=True)
+
+
+def open_sink(output: str) -> Sink:
+    """The sink for --output; `auto` is the journal where stderr is the journal. Raises ImportError without systemd-python."""
+    if output == "auto":
+        output = "journal" if under_journal() else "text"
+    if output == "journal":
+        return Journal()
+    return Text() if output == "text" else Json()

@@ -1,0 +1,310 @@
+"""What outlives a restart: the connections that were reported, and the entries that were not delivered yet.
+
+The file is a log of what changed, a checksummed line of JSON each, rewritten when it has grown to twice what it would
+have to be. So its cost follows what changes, not the size of the table, and it is whole after SIGKILL at any moment: its
+first line holds the length up to which it was written, what stands behind that is the write that was cut. It need not be
+synced to disk, because connections do not survive a reboot. (SQLite was measured first: three times the cost of an
+appended line, 3 MiB of memory, and no checksums.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from tcpnewconn.model import Pair
+from tcpnewconn.tracker import Changes, Socket, Tracker
+
+Entry = dict[str, str]
+
+VERSION = 1
+_HEADER_SIZE = 192
+# Below this size the log is not rewritten, whatever part of it is still needed.
+_SMALL = 256 * 1024
+
+
+class Damaged(Exception):
+    """The file is not to be believed; says why."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """What a snapshot holds.
+
+    `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been counted then.
+    """
+
+    place: str
+    sockets: dict[Pair, Socket] = field(default_factory=dict)
+    owed: dict[Pair, list[int]] = field(default_factory=dict)
+    closed: set[Pair] = field(default_factory=set)
+    listeners: set[str] = field(default_factory=set)
+    serial: int = 0
+    last_end: int = 0
+    drops: int = 0
+    undelivered: dict[int, Entry] = field(default_factory=dict)
+
+
+class Snapshot(Changes):
+    """The file, open for writing. Writes are gathered until `flush`.
+
+    A write that fails stops nothing: `problem` says what is wrong, and the next `save` writes the whole file anew.
+    """
+
+    def __init__(self, path: str, place: str) -> None:
+        """`place` names what the file is valid for: this boot and this network namespace."""
+        self.path = path
+        self.problem: str | None = None
+        self._place = place
+        self._lines: list[str] = []
+        self._descriptor = -1
+        self._length = 0
+        self._needed = 0
+        self._sequence = 0
+        self._undelivered: dict[int, str] = {}
+        self._last_end = '["x",0,0]'
+
+    # --- reading it back ---------------------------------------------------------------------------------------------
+
+    def load(self) -> tuple[Kept | None, str | None]:
+        """What the file holds, if it is there, and a warning if it was moved aside.
+
+        If it is of another boot or namespace only its undelivered entries count: those are still owed to the journal.
+        """
+        try:
+            kept = _read(self.path)
+        except FileNotFoundError:
+            return None, None
+        except (OSError, Damaged) as error:
+            return None, self._move_aside(error)
+        self._sequence = max(kept.undelivered, default=0)
+        self._undelivered = {number: _dumps(entry) for number, entry in kept.undelivered.items()}
+        if kept.place == self._place:
+            self._last_end = f'["x",{kept.last_end},{kept.drops}]'
+        return kept, None
+
+    def _move_aside(self, error: Exception) -> str:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        for number in range(1, 10):
+            aside = f"{self.path}.aside-{number}"
+            if not os.path.lexists(aside):
+                break
+        try:
+            os.rename(self.path, aside)
+        except OSError as failure:
+            return f"{self.path}: {why}; it could not be moved aside either ({failure.strerror}): connections are reported again"
+        return f"{self.path}: {why}; moved to {aside}, connections that are open now are reported again"
+
+    # --- writing it --------------------------------------------------------------------------------------------------
+
+    def put(self, pair: Pair, socket: Socket) -> None:
+        self._lines.append(_put(pair, socket))
+
+    def drop(self, pair: Pair) -> None:
+        self._lines.append(f'["-","{pair.hex()}"]')
+
+    def owe(self, pair: Pair, number: int) -> None:
+        self._lines.append(f'["o","{pair.hex()}",{number}]')
+
+    def settle(self, pair: Pair) -> None:
+        self._lines.append(f'["s","{pair.hex()}"]')
+
+    def close(self, pair: Pair) -> None:
+        self._lines.append(f'["c","{pair.hex()}"]')
+
+    def listener(self, name: str) -> None:
+        """A listener that was reported."""
+        self._lines.append(f'["l","{name}"]')
+
+    def no_listener(self, name: str) -> None:
+        """A listener that was reported is gone."""
+        self._lines.append(f'["k","{name}"]')
+
+    def last_end(self, cookie: int, drops: int) -> None:
+        """The announced end with this cookie was dealt with, and so many lost ones were counted."""
+        self._last_end = f'["x",{cookie},{drops}]'
+        self._lines.append(self._last_end)
+
+    def entry(self, entry: Entry) -> None:
+        """An entry that is to be delivered: after a crash it is delivered from here."""
+        self._sequence += 1
+        text = _dumps(entry)
+        self._undelivered[self._sequence] = text
+        self._lines.append(f'["e",{self._sequence},{text}]')
+
+    def delivered(self) -> None:
+        """The oldest entry that was to be delivered was."""
+        number = next(iter(self._undelivered))
+        del self._undelivered[number]
+        self._lines.append(f'["d",{number}]')
+
+    def flush(self) -> None:
+        """Write what was gathered. It is safe from SIGKILL then."""
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        if self._descriptor < 0:
+            return
+        block = "".join([_checked(line) for line in lines]).encode()
+        try:
+            _write(self._descriptor, block)
+            self._length += len(block)
+            os.pwrite(self._descriptor, self._header(), 0)
+        except OSError as error:
+            self._failed(error)
+
+    def save(self, tracker: Tracker, listeners: set[str]) -> None:
+        """Write what was gathered; and the whole file anew if it has grown too large, or if it could not be written."""
+        self.flush()
+        if self._descriptor >= 0 and self._length <= max(_SMALL, 2 * self._needed):
+            return
+        new = f"{self.path}.new"
+        try:
+            descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                self._length = _HEADER_SIZE
+                _write(descriptor, b" " * _HEADER_SIZE)
+                for block in _blocks(self._all(tracker, listeners)):
+                    self._length += _write(descriptor, block)
+                os.pwrite(descriptor, self._header(), 0)
+                os.rename(new, self.path)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            self._failed(error)
+            return
+        self._close()
+        self._descriptor = descriptor
+        self._needed = self._length
+        self.problem = None
+
+    def _all(self, tracker: Tracker, listeners: set[str]) -> Iterator[str]:
+        yield f'["n",{tracker.serial}]'
+        yield self._last_end
+        for pair, socket in tracker.sockets.items():
+            yield _put(pair, socket)
+        for pair, halves in tracker.owed.items():
+            for half in halves:
+                yield f'["o","{pair.hex()}",{half.number}]'
+        for pair in tracker.closed:
+            yield f'["c","{pair.hex()}"]'
+        for name in listeners:
+            yield f'["l","{name}"]'
+        for number, text in self._undelivered.items():
+            yield f'["e",{number},{text}]'
+
+    def _header(self) -> bytes:
+        text = _checked(f'{{"tcpnewconn":{VERSION},"place":"{self._place}","length":"{self._length:015}"}}')
+        return text.rstrip("\n").ljust(_HEADER_SIZE - 1).encode() + b"\n"
+
+    def _failed(self, error: OSError) -> None:
+        self.problem = f"{self.path}: {error.strerror}"
+        self._close()
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _put(pair: Pair, socket: Socket) -> str:
+    paired = "true" if socket.paired else "false"
+    return f'["+","{pair.hex()}",{socket.cookie},{socket.inode},{socket.state},{socket.number},{paired},{socket.opened:.3f}]'
+
+
+def _dumps(entry: Entry) -> str:
+    return json.dumps(entry, separators=(",", ":"))
+
+
+def _checked(line: str) -> str:
+    return f"{zlib.crc32(line.encode()):08x} {line}\n"
+
+
+def _blocks(lines: Iterator[str]) -> Iterator[bytes]:
+    while block := "".join([_checked(line) for line in islice(lines, 1000)]):
+        yield block.encode()
+
+
+def _write(descriptor: int, block: bytes) -> int:
+    """Write all of a block; raises OSError if there is no room for it."""
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    return len(block)
+
+
+def _read(path: str) -> Kept:
+    """What a file holds. Raises OSError, Damaged."""
+    with open(path, "rb") as file:
+        header = file.read(_HEADER_SIZE)
+        place, length = _read_header(header)
+        kept = Kept(place)
+        at = len(header)
+        for number, line in enumerate(file, 2):
+            at += len(line)
+            if at > length:
+                break
+            try:
+                _apply(_unchecked(line), kept)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise Damaged(f"damaged in line {number}") from error
+    if at < length:
+        raise Damaged(f"{at} bytes of {length} are there")
+    return kept
+
+
+def _read_header(header: bytes) -> tuple[str, int]:
+    if not header:
+        raise Damaged("empty")
+    try:
+        first = _unchecked(header.rstrip() + b"\n")
+        version = first["tcpnewconn"]
+        if version != VERSION:
+            raise Damaged(f"of version {version}, this program knows {VERSION}")
+        return first["place"], int(first["length"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise Damaged("damaged in line 1") from error
+
+
+def _unchecked(line: bytes):  # type: ignore[no-untyped-def]
+    """The JSON of a line whose checksum is right; raises ValueError."""
+    if line[8:9] != b" " or not line.endswith(b"\n") or int(line[:8], 16) != zlib.crc32(line[9:-1]):
+        raise ValueError("wrong checksum")
+    return json.loads(line[9:])
+
+
+def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
+    """Take one line into account; raises ValueError, LookupError, TypeError on one that this program did not write."""
+    kind = record[0]
+    if kind == "+":
+        _, pair, cookie, inode, state, number, paired, opened = record
+        socket = Socket(int(cookie), int(inode), int(state), int(number), bool(paired), float(opened))
+        kept.sockets[bytes.fromhex(pair)] = socket
+        kept.serial = max(kept.serial, -socket.number)
+    elif kind == "-":
+        kept.sockets.pop(bytes.fromhex(record[1]), None)
+    elif kind == "o":
+        kept.owed.setdefault(bytes.fromhex(record[1]), []).append(int(record[2]))
+    elif kind == "s":
+        kept.owed[bytes.fromhex(record[1])].pop(0)
+    elif kind == "c":
+        kept.closed.add(bytes.fromhex(record[1]))
+    elif kind == "l":
+        kept.listeners.add(str(record[1]))
+    elif kind == "k":
+        kept.listeners.discard(str(record[1]))
+    elif kind == "x":
+        kept.last_end, kept.drops = int(record[1]), int(record[2])
+    elif kind == "n":
+        kept.serial = max(kept.serial, int(record[1]))
+    elif kind == "e":
+        kept.undelivered[int(record[1])] = {str(key): str(value) for key, value in record[2].items()}
+    elif kind == "d":
+        del kept.undelivered[int(record[1])]
+    else:
+        raise ValueError(f"unknown record {kind!r}")

@@ -1,0 +1,315 @@
+"""NETLINK_SOCK_DIAG: hears of destroyed TCP sockets, looks one socket up, lists the listening ones.
+
+The layouts are those of include/uapi/linux/inet_diag.h and include/uapi/linux/tcp.h. None of it needs a capability.
+The announcements are multicast groups 1 (TCP over IPv4) and 3 (TCP over IPv6); where tcp_diag is neither built in nor loaded
+nor loadable there is silently nothing (Linux asks for the module when the group is bound).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from tcpnewconn.model import LISTEN, End, Identity, Pair, Row, Traffic, collapsed, pair_of
+
+NETLINK_SOCK_DIAG = 4
+_GROUPS = 0b101  # groups 1 and 3, as a mask
+_SOCK_DIAG_BY_FAMILY = 20
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLM_F_REQUEST = 1
+_NLM_F_DUMP = 0x300
+_INET_DIAG_INFO = 2
+_INET_DIAG_CGROUP_ID = 21
+_SO_RCVBUFFORCE = 33
+_SO_MEMINFO = 55
+_SK_MEMINFO_DROPS = 8
+
+# The largest announcement seen is 432 bytes (Linux 6.18); a message that does not fit is not one of ours.
+_LARGEST = 4096
+# What a burst needs: measured, one announcement occupies 1,283 bytes of the buffer.
+_RECEIVE_BUFFER = 64 * 1024 * 1024
+
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port id
+_REQUEST = struct.Struct("=BBBBI")  # struct inet_diag_req_v2 up to its socket id
+_MESSAGE = struct.Struct("=BBBB2s2s16s16sIQIIIII")  # struct inet_diag_msg
+_ATTRIBUTE = struct.Struct("=HH")
+_AFTER_MESSAGE = _HEADER.size + _MESSAGE.size
+_NO_COOKIE = b"\xff" * 8
+
+# Offsets in struct tcp_info: of tcpi_rtt, tcpi_min_rtt, tcpi_bytes_sent (and tcpi_bytes_retrans, since Linux 4.19).
+_RTT, _MIN_RTT, _SENT = 68, 148, 200
+# From tcpi_rtt by way of tcpi_total_retrans, tcpi_bytes_acked and tcpi_bytes_received to tcpi_min_rtt.
+_INFO = struct.Struct("=I28xI16xQQ12xI")
+_INFO_SIZE = _MIN_RTT + 4
+_SENT_BYTES = struct.Struct("=QQ")
+_NEVER = 0xFFFFFFFF
+
+_ZERO_PORT = b"\0\0"
+
+
+class Unavailable(Exception):
+    """This kernel, or this container, has no announcements for us; says why."""
+
+
+def open_ends() -> socket.socket:
+    """A socket of our own on which the kernel announces destroyed TCP sockets, with the largest buffer that is allowed.
+
+    An unprivileged program is held to net.core.rmem_max. Raises Unavailable.
+    """
+    try:
+        ends = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+    except OSError as error:
+        raise Unavailable(f"no NETLINK_SOCK_DIAG socket: {error.strerror}") from error
+    try:
+        ends.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except OSError:
+        ends.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+    try:
+        ends.bind((0, _GROUPS))
+    except OSError as error:
+        ends.close()
+        raise Unavailable(f"destroyed sockets are not announced: {error.strerror}") from error
+    return ends
+
+
+class Ends:
+    """The announcements of destroyed sockets, one at a time.
+
+    `peek` leaves the announcement in the kernel's buffer until `consume`: a program that is killed in between finds it
+    there again, because the buffer can belong to somebody who outlives it (systemd).
+    """
+
+    def __init__(self, source: socket.socket, drops: int = 0) -> None:
+        """`drops` is the value of the socket's counter of lost announcements up to which they were told."""
+        self._socket = source
+        self._socket.setblocking(False)
+        self._buffer = bytearray(_LARGEST)
+        now = self._meminfo_drops()
+        self.drops = drops if drops <= now else 0
+        self.ignored = 0
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def buffer_size(self) -> int:
+        """The receive buffer, in bytes as the kernel accounts them (twice what was asked for)."""
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    def peek(self) -> End | None:
+        """The oldest announcement, or None if there is none. What is not an announcement is dropped and counted in `ignored`."""
+        while True:
+            try:
+                size, (port_id, _) = self._socket.recvfrom_into(self._buffer, 0, socket.MSG_PEEK)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    # Announcements were lost since the last call: lost() says how many. What is queued is still good.
+                    continue
+                raise
+            end = parse_end(self._buffer[:size]) if port_id == 0 else None
+            if end is not None:
+                return end
+            self.ignored += 1
+            self.consume()
+
+    def consume(self) -> None:
+        """Take the announcement that `peek` showed out of the buffer."""
+        while True:
+            try:
+                self._socket.recv_into(self._buffer, 1)
+            except OSError as error:
+                if error.errno == errno.ENOBUFS:
+                    continue
+                raise
+            return
+
+    def lost(self) -> int:
+        """How many announcements the kernel could not put into the buffer since this was last asked: exact."""
+        drops = self._meminfo_drops()
+        lost = (drops - self.drops) & 0xFFFFFFFF
+        self.drops = drops
+        return lost
+
+    def _meminfo_drops(self) -> int:
+        # sk_drops, as /proc/net/netlink shows it in its column Drops.
+        counters = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_SK_MEMINFO_DROPS + 1))
+        return int(struct.unpack_from("=I", counters, 4 * _SK_MEMINFO_DROPS)[0])
+
+
+def parse_end(message: bytes | bytearray) -> End | None:
+    """The end that an announcement tells of, or None if it is none that this program understands."""
+    if len(message) < _AFTER_MESSAGE:
+        return None
+    length, kind, _, _, _ = _HEADER.unpack_from(message)
+    if kind != _SOCK_DIAG_BY_FAMILY or not _AFTER_MESSAGE <= length <= len(message):
+        return None
+    family, _, _, _, sport, dport, source, remote, _, cookie, _, _, _, _, _ = _MESSAGE.unpack_from(
+        message, _HEADER.size
+    )
+    if family == socket.AF_INET:
+        source, remote = source[:4], remote[:4]
+    elif family == socket.AF_INET6:
+        source, remote = collapsed(source), collapsed(remote)
+        if len(source) != len(remote):
+            # One side wiped (::), the other IPv4-mapped.
+            source, remote = _same_family(source, remote)
+    else:
+        return None
+    at = _attribute(message, length, _INET_DIAG_INFO, _INFO_SIZE)
+    if at is None:
+        return None
+    rtt, retransmits, acked, received, min_rtt = _INFO.unpack_from(message, at + _RTT)
+    sent = acked
+    if _ATTRIBUTE.unpack_from(message, at - _ATTRIBUTE.size)[0] >= _ATTRIBUTE.size + _SENT + _SENT_BYTES.size:
+        total, again = _SENT_BYTES.unpack_from(message, at + _SENT)
+        sent = total - again
+    return End(
+        pair=b"%b%b%b%b" % (source, sport, remote, dport),
+        cookie=cookie,
+        established=min_rtt != _NEVER or received > 0,
+        wiped=dport == _ZERO_PORT,
+        traffic=Traffic(sent, acked, received, rtt, retransmits),
+    )
+
+
+def _same_family(source: bytes, remote: bytes) -> tuple[bytes, bytes]:
+    if not any(source):
+        return b"\0" * len(remote), remote
+    return source, b"\0" * len(source)
+
+
+def _attribute(message: bytes | bytearray, length: int, wanted: int, least: int) -> int | None:
+    """Where the payload of an attribute begins, if it is there and has at least so many bytes."""
+    at = _AFTER_MESSAGE
+    while at + _ATTRIBUTE.size <= length:
+        size, kind = _ATTRIBUTE.unpack_from(message, at)
+        if size < _ATTRIBUTE.size or at + size > length:
+            return None
+        if kind == wanted:
+            return at + _ATTRIBUTE.size if size >= _ATTRIBUTE.size + least else None
+        at += (size + 3) & ~3
+    return None
+
+
+class Lookup:
+    """Asks the kernel about sockets. A socket that was asked about keeps its cookie into TIME_WAIT and to its announcement."""
+
+    def __init__(self) -> None:
+        """Raises Unavailable."""
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+            self._socket.bind((0, 0))
+            self._socket.connect((0, 0))
+            # The kernel answers within the request: what does not come at once will not come.
+            self._socket.settimeout(1.0)
+        except OSError as error:
+            raise Unavailable(f"no NETLINK_SOCK_DIAG socket: {error.strerror}") from error
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def check(self) -> None:
+        """Raise Unavailable if this kernel does not speak of TCP sockets: then it does not announce destroyed ones either.
+
+        Both come from tcp_diag (net/core/sock_diag.c, sock_diag_broadcast_destroy_work), and asking needs no IP socket.
+        """
+        try:
+            for _ in self._ask(socket.AF_INET, b"\0" * 40 + _NO_COOKIE, _NLM_F_REQUEST | _NLM_F_DUMP, 1 << LISTEN):
+                pass
+        except OSError as error:
+            raise Unavailable(f"tcp_diag does not answer: {error.strerror or error}") from error
+
+    def identity(self, pair: Pair) -> Identity | None:
+        """The socket of this pair, or None if it is gone or the kernel does not answer."""
+        try:
+            return self._identity(pair)
+        except OSError:
+            return None
+
+    def _identity(self, pair: Pair) -> Identity | None:
+        half = len(pair) // 2
+        local, lport, remote, rport = pair[: half - 2], pair[half - 2 : half], pair[half:-2], pair[-2:]
+        family = socket.AF_INET if half == 6 else socket.AF_INET6
+        # IPv4 finds the sockets of dual-stack listeners too: the kernel looks both up in one table.
+        socket_id = struct.pack("=2s2s16s16sI8s", lport, rport, local, remote, 0, _NO_COOKIE)
+        for message, length in self._ask(family, socket_id, _NLM_F_REQUEST, 0xFFFFFFFF):
+            _, state, _, _, sport, dport, source, other, _, cookie, _, _, _, uid, inode = _MESSAGE.unpack_from(
+                message, _HEADER.size
+            )
+            size = half - 2
+            if message[_HEADER.size] == socket.AF_INET6 and size == 4:
+                source, other = collapsed(source), collapsed(other)
+            # If the connection is gone the kernel may answer with the listener.
+            if (source[:size], sport, other[:size], dport) != (local, lport, remote, rport) or state == LISTEN:
+                return None
+            return Identity(cookie, _cgroup(message, length), uid, inode)
+        return None
+
+    def listeners(self) -> Iterator[tuple[Row, Identity]]:
+        """Every listening socket. Raises OSError."""
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for message, length in self._ask(
+                family, b"\0" * 40 + _NO_COOKIE, _NLM_F_REQUEST | _NLM_F_DUMP, 1 << LISTEN
+            ):
+                _, state, _, _, sport, _, source, _, _, cookie, _, _, _, uid, inode = _MESSAGE.unpack_from(
+                    message, _HEADER.size
+                )
+                address = source[:4] if family == socket.AF_INET else collapsed(source)
+                pair = pair_of(address, int.from_bytes(sport, "big"), b"\0" * len(address), 0)
+                yield Row(pair, state, uid, inode), Identity(cookie, _cgroup(message, length), uid, inode)
+
+    def _ask(self, family: int, socket_id: bytes, flags: int, states: int) -> Iterator[tuple[bytes, int]]:
+        """The answers to a request, each with its length. Raises OSError."""
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, states) + socket_id
+        header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, flags, self._sequence, 0)
+        self._socket.send(header + body)
+        while True:
+            answer = self._socket.recv(65536)
+            while len(answer) >= _HEADER.size:
+                length, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+                if not _HEADER.size <= length <= len(answer):
+                    return
+                message, answer = answer[:length], answer[(length + 3) & ~3 :]
+                if sequence != self._sequence:
+                    continue
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    code = -int(struct.unpack_from("=i", message, _HEADER.size)[0])
+                    raise OSError(code, os.strerror(code))
+                if kind == _SOCK_DIAG_BY_FAMILY and length >= _AFTER_MESSAGE:
+                    yield message, length
+                    if not flags & _NLM_F_DUMP:
+                        return
+
+
+def _cgroup(message: bytes, length: int) -> int:
+    at = _attribute(message, length, _INET_DIAG_CGROUP_ID, 8)
+    # 1 is the root of the tree, which stands for "unknown" here.
+    cgroup = 0 if at is None else int(struct.unpack_from("=Q", message, at)[0])
+    return 0 if cgroup == 1 else cgroup
+
+
+def received(descriptor: int) -> socket.socket:
+    """The announcements' socket that somebody else opened and bound (systemd, from a unit's ListenNetlink=).
+
+    Raises Unavailable if it is something else.
+    """
+    source = socket.socket(fileno=descriptor)
+    protocol = (
+        source.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
+        if hasattr(socket, "SO_PROTOCOL")
+        else NETLINK_SOCK_DIAG
+    )
+    if source.family != socket.AF_NETLINK or protocol != NETLINK_SOCK_DIAG:
+        source.detach()
+        raise Unavailable(f"file descriptor {descriptor} is not a NETLINK_SOCK_DIAG socket")
+    os.set_inheritable(descriptor, False)
+    return source
