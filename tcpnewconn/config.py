@@ -31,7 +31,7 @@ _UNITS = (
     | dict.fromkeys(("M", "month", "months"), 2_629_800_000_000)
     | dict.fromkeys(("y", "year", "years"), 31_557_600_000_000)
 )
-_SPAN_PART = re.compile(r"[ \t]*(?:([0-9]{1,19}(?![0-9]))(?:\.([0-9]*))?|\.([0-9]+))[ \t]*([A-Za-zµμ]*)")
+_SPAN_PART = re.compile(r"[ \t]*(?:([0-9]{1,19})(?:\.([0-9]+))?|\.([0-9]+))(?![0-9.])[ \t]*([A-Za-zµμ]*)")
 _BLANKS = " \t\r"
 
 

@@ -103,8 +103,8 @@ def parse_rule(text: str) -> Rule:
     An IPv6 network with a port stands in brackets. An IPv4-mapped network (::ffff:10.0.0.0/104) is an IPv4 one.
     ValueError says what would be right.
     """
-    word, colon, rest = text.partition(":")
-    if colon and word in DIRECTIONS:
+    word, _, rest = text.partition(":")
+    if word in DIRECTIONS:
         direction = word
     elif word.isalpha() and not set(word) <= set("abcdefABCDEF"):
         raise ValueError(f"{word} is neither a direction ({', '.join(DIRECTIONS)}) nor a network; {_RIGHT}")

@@ -104,6 +104,12 @@ def test_a_line_continued_into_the_end_of_the_file_counts(tmp_path: Path) -> Non
     assert loaded(tmp_path, "[Report]\nIgnore=:1 \\").ignore == rules(":1")
 
 
+def test_only_a_single_backslash_at_the_very_end_continues_a_line(tmp_path: Path) -> None:
+    for end, entry in ((r"\\", r"\\"), ("\\ ", "\\")):
+        said = error(tmp_path / "given.conf", f"[Report]\nIgnore=:1 {end}\nClosed=yes\n")
+        assert said.startswith(f":2: [Report] Ignore={entry}: ")
+
+
 def test_an_empty_assignment_takes_back_what_was_assigned(tmp_path: Path) -> None:
     assert loaded(tmp_path, "[Report]\nIgnore=:1 :2\nIgnore=\nIgnore=:3\n").ignore == rules(":3")
     assert loaded(tmp_path, "[Report]\nIgnore=:1\nIgnore=\n").ignore == Rules()
@@ -127,7 +133,6 @@ def test_lines_may_end_as_on_other_systems(tmp_path: Path) -> None:
         ("10 s", 10.0),
         ("0.1", 0.1),
         (".5s", 0.5),
-        ("5.", 5.0),
         ("100ms", 0.1),
         ("1min 30s", 90.0),
         ("1min30s", 90.0),
@@ -139,7 +144,10 @@ def test_lines_may_end_as_on_other_systems(tmp_path: Path) -> None:
         ("1m", 60.0),
         ("1y 12month", 31557600.0 + 12 * 2629800),
         ("55s500ms", 55.5),
+        ("12.34 .56", 12.9),
+        ("12.34s.56", 12.9),
         ("300ms20s 5day", 5 * 86400 + 20.3),
+        ("0.1" + "0" * 5000, 0.1),
         ("1us", 1e-6),
         ("3µs", 3e-6),
         ("3μs", 3e-6),
@@ -169,6 +177,12 @@ def test_time_spans_are_written_as_systemd_does(text: str, seconds: float) -> No
         "nan",
         "inf",
         ".",
+        "5.",
+        "5.s",
+        "1..5",
+        "12.34.56",
+        "1.",
+        ".0.25",
         "1" * 20,
     ],
 )

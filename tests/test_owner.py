@@ -1,7 +1,6 @@
 """Whose socket: units from real cgroups and trees of directories, names from the system's users."""
 
 import ctypes
-import itertools
 import os
 import pwd
 import subprocess
@@ -130,16 +129,16 @@ def test_a_unit_is_remembered_when_its_cgroup_is_gone(cgroups: Path) -> None:
 
 
 def test_in_hybrid_mode_only_the_tree_of_version_2_counts(tmp_path: Path) -> None:
-    (tmp_path / "memory" / "old.service").mkdir(parents=True)
+    (tmp_path / "old.service").mkdir()
     (tree(tmp_path / "unified") / "new.service").mkdir()
     units = Units(str(tmp_path), Clock())
     assert units.unit(inode(tmp_path / "unified" / "new.service")) == "new.service"
-    assert units.unit(inode(tmp_path / "memory" / "old.service")) is None
+    assert units.unit(inode(tmp_path / "old.service")) is None
 
 
 def test_without_a_tree_of_version_2_nothing_is_known(tmp_path: Path) -> None:
-    (tmp_path / "memory" / "old.service").mkdir(parents=True)
-    assert Units(str(tmp_path)).unit(inode(tmp_path / "memory" / "old.service")) is None
+    (tmp_path / "old.service").mkdir()
+    assert Units(str(tmp_path)).unit(inode(tmp_path / "old.service")) is None
     assert Units(str(tmp_path / "nothing")).unit(4711) is None
 
 
@@ -180,23 +179,27 @@ def test_an_id_that_a_walk_did_not_find_causes_no_other_walk(tmp_path: Path) -> 
     assert units.unit(inode(tmp_path / "a.service")) == "a.service"
 
 
-def test_what_is_remembered_is_bounded_and_what_exists_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tcpnewconn.owner._MOST_CGROUPS", 23)
-    units = Units(str(tree(tmp_path)), Clock())
-    kept = tmp_path / "kept.service"
+def test_of_too_many_cgroups_those_that_are_gone_longest_are_forgotten(tmp_path: Path) -> None:
+    root = tree(tmp_path / "cgroup")
+    kept = root / "kept.service"
     kept.mkdir()
-    gone = []
+    clock = Clock()
+    units = Units(str(root), clock, most=23)
+    ids = []
     for number in range(50):
-        directory = tmp_path / f"{number}.service"
+        directory = root / f"{number}.service"
         directory.mkdir()
-        # Inode numbers of directories are used again, unlike those of cgroups; so all of them stand until the end.
-        gone.append((inode(directory), directory))
-        assert units.unit(inode(directory)) == directory.name or number >= 22
-        directory.rename(tmp_path.parent / f"{tmp_path.name}-{number}")
-    assert units.unit(inode(kept)) == "kept.service"
-    assert len(units._units) <= 23
-    assert units.unit(gone[-1][0]) == "49.service"
-    assert units.unit(gone[0][0]) is None
+        ids.append(inode(directory))
+        assert units.unit(ids[-1]) == directory.name
+        # Moved, not removed: the inode numbers of other directories are used again.
+        directory.rename(tmp_path / f"{number}.service")
+        clock.now, clock.step = 1000.0, 1.0
+        assert units.unit(inode(kept)) == "kept.service"
+        assert clock.now == 1000.0, "it looked at the clock, so it had forgotten one that exists"
+        clock.step = 0.0
+    remembered = [units.unit(cgroup_id) for cgroup_id in ids[28:]]
+    assert remembered == [f"{number}.service" for number in range(28, 50)]
+    assert units.unit(ids[0]) is None
 
 
 def test_users_have_the_names_that_the_system_gives_them() -> None:
@@ -211,15 +214,21 @@ def test_a_user_without_a_name_has_none(uid: int) -> None:
     assert Users().name(uid) is None
 
 
-def test_a_name_is_believed_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The user ids that the system was asked for."""
+    uids: list[int] = []
     genuine = pwd.getpwuid
 
-    def counted(uid: int) -> pwd.struct_passwd:
-        asked.append(uid)
+    def noting(uid: int) -> pwd.struct_passwd:
+        uids.append(uid)
         return genuine(uid)
 
-    monkeypatch.setattr(pwd, "getpwuid", counted)
+    monkeypatch.setattr(pwd, "getpwuid", noting)
+    return uids
+
+
+def test_a_name_is_believed_for_a_minute(asked: list[int]) -> None:
     clock = Clock()
     users = Users(clock)
     for _ in range(2):
@@ -235,9 +244,8 @@ def test_a_name_is_believed_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked == [0, 4242424242] * 2
 
 
-def test_no_more_than_a_thousand_names_are_remembered() -> None:
-    users = Users()
-    for uid in itertools.chain(range(5_000_000, 5_002_000), [0]):
+def test_of_too_many_users_the_first_is_asked_for_again(asked: list[int]) -> None:
+    users = Users(Clock(), most=3)
+    for uid in (0, 5_000_001, 5_000_002, 0, 5_000_003, 5_000_002, 0):
         users.name(uid)
-    assert len(users._names) == 1024
-    assert users.name(0) == "root"
+    assert asked == [0, 5_000_001, 5_000_002, 5_000_003, 0]
