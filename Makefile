@@ -25,7 +25,7 @@ $(VENV)/ready: tests/packages.txt tests/requirements.txt
 	touch $@
 
 # The man pages, written in scdoc.
-.PHONY: man deb
+.PHONY: man deb release
 man: $(patsubst %.scd,%,$(wildcard man/*.scd))
 
 man/%: man/%.scd
@@ -35,3 +35,8 @@ man/%: man/%.scd
 deb:
 	@packaging/install-tools
 	packaging/make-deb
+
+# A tagged release (docs/release.md): make release VERSION=x.y.z
+release:
+	@packaging/install-tools
+	packaging/make-release "$(VERSION)"
