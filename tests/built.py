@@ -1,4 +1,7 @@
-"""The package of this tree, built with packaging/make-deb once per state of its sources; tests, workers and sessions share it."""
+"""The package of this tree, built with packaging/make-deb.
+
+It is built once per state of its sources; tests, workers of pytest-xdist and later sessions share it.
+"""
 
 import fcntl
 import hashlib
@@ -16,9 +19,21 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcpn
 
 # What the .deb is made of; a change elsewhere (tests, docs) needs no new build.
 SOURCES = (
-    "CHANGELOG.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "completion", "debian", "man", "packaging",
-    "pyproject.toml", "setup.cfg", "systemd", "tcpnewconn", "tcpnewconn.conf",
-)  # fmt: skip
+    "CHANGELOG.md",
+    "LICENSE",
+    "MANIFEST.in",
+    "Makefile",
+    "README.md",
+    "pyproject.toml",
+    "setup.cfg",
+    "tcpnewconn.conf",
+    "completion",
+    "debian",
+    "man",
+    "packaging",
+    "systemd",
+    "tcpnewconn",
+)
 
 
 def deb() -> Path:
@@ -37,46 +52,45 @@ def deb_in(folder: Path) -> Path:
 
 
 def package(*, version: str | None = None, stdeb: bool = False, again: bool = False) -> Path:
-    """
-    The folder with .dsc, .deb, .changes and sdist of this tree.
+    """The folder with .dsc, .deb, .changes and sdist of this tree; in a release, those to be released.
 
-    version: another one than the tree's; stdeb: with stdeb's own control, rules and changelog; again: a second build of the same.
+    version: another one than the tree's; stdeb: with stdeb's own control, rules and changelog; again: a second build of
+    the same, as another person in another place would make it.
     """
+    released = os.environ.get("TCPNEWCONN_PACKAGE")
+    if released and version is None and not stdeb and not again:
+        return Path(released)
     name = f"{state()}{f'-{version}' if version else ''}{'-stdeb' if stdeb else ''}{'-again' if again else ''}"
     folder = CACHE / "debs" / name
-    with _lock(CACHE / "debs" / f"{name}.lock"):
+    with lock(CACHE / "debs" / f"{name}.lock"):
         if not folder.exists():
             _forget_old()
-            _build(folder, version, stdeb)
+            _build(folder, version, stdeb, again)
     return folder
 
 
 def state() -> str:
     """A hash of everything that goes into the package."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", *SOURCES],
-        cwd=TREE, check=True, capture_output=True,
-    ).stdout  # fmt: skip
     digest = hashlib.sha256()
-    for name in sorted(filter(None, listed.decode().split("\0"))):
+    for name in _listed(*SOURCES):
         path = TREE / name
-        if path.is_file():
-            digest.update(f"{name}\0{path.stat().st_mode:o}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
+        digest.update(f"{name}\0{path.stat().st_mode:o}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def copy_of_tree(folder: Path) -> Path:
     """A scratch copy of what git knows or would add."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"],
-        cwd=TREE, check=True, capture_output=True,
-    ).stdout  # fmt: skip
-    for name in filter(None, listed.decode().split("\0")):
-        if (TREE / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(TREE / name, folder / name, follow_symlinks=False)
+    for name in _listed():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(TREE / name, folder / name, follow_symlinks=False)
     return folder
+
+
+def _listed(*paths: str) -> list[str]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", *paths]
+    listed = subprocess.run(command, cwd=TREE, check=True, capture_output=True).stdout.decode()
+    return sorted(name for name in listed.split("\0") if name and (TREE / name).is_file())
 
 
 def set_version(tree: Path, version: str) -> None:
@@ -91,17 +105,23 @@ def set_version(tree: Path, version: str) -> None:
     changelog.write_text(f"{entry}\n\n  * Made for a test.\n\n{signed.group()}\n\n{changelog.read_text()}")
 
 
-def _build(folder: Path, version: str | None, stdeb: bool) -> None:
+def _build(folder: Path, version: str | None, stdeb: bool, again: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tree = TREE
         if version is not None:
             tree = copy_of_tree(Path(scratch) / "tree")
             set_version(tree, version)
         results = Path(scratch) / "results"
+        options = ["--stdeb"] if stdeb else []
+        elsewhere = {"TZ": "Asia/Kathmandu", "LC_ALL": "C.UTF-8", "HOME": scratch, "TMPDIR": scratch}
         built = subprocess.run(
-            [TREE / "packaging" / "make-deb", *(["--stdeb"] if stdeb else []), tree, results],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            [TREE / "packaging" / "make-deb", *options, tree, results],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | (elsewhere if again else {}),
+            umask=0o027 if again else 0o022,
+        )
         if built.returncode:
             raise AssertionError(f"make-deb failed:\n{built.stdout}")
         (results / "build.log").write_text(built.stdout)
@@ -119,7 +139,7 @@ def _forget_old(keep: int = 20) -> None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
