@@ -99,13 +99,16 @@ class Identity:
     """What the kernel says of one socket that was looked up.
 
     The cookie is 64 bits wide and not used again before the next boot. The cgroup is the inode number of the socket's
-    cgroup directory, 0 where the kernel does not say.
+    cgroup directory, 0 where the kernel does not say. Of a connection that has come to TIME_WAIT only a small `remnant` is
+    left, which has a cookie of its own unless its socket had been asked for one before.
     """
 
     cookie: int
     cgroup: int
     uid: int
     inode: int
+    state: int
+    remnant: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class Observer:
             new = tracker.row(row, seen, now)
             if new is not None:
                 yield self._connection(new, now)
-        tracker.read_done()
+        tracker.read_done(now)
         yield from self.overdue(now)
 
     def _listener(self, row: Row, startup: bool) -> Iterator[Event]:
@@ -162,8 +162,10 @@ class Observer:
             yield connection
             if closed:
                 yield self._closed(connection, outcome.pair, end, None)
-        elif closed and isinstance(outcome, Over):
-            yield from self._over(outcome, end, now)
+        elif isinstance(outcome, Over):
+            self._proc.forget(outcome.pair)
+            if closed:
+                yield from self._over(outcome, end, now)
 
     def _over(self, over: Over, end: End, now: float) -> Iterator[Event]:
         source, destination, direction = directed(over.pair, over.internal, self._listeners)

@@ -106,6 +106,11 @@ class ProcNet:
             _tables=self._tables,
         )
 
+    def forget(self, pair: Pair) -> None:
+        """The socket of this pair is gone: whatever row the pair has from now on is new, however alike."""
+        for table in self._tables:
+            table.forget(pair)
+
 
 def _net_folder(root: str) -> str:
     if os.path.realpath(root) == "/proc":
@@ -237,11 +242,23 @@ class _Table:
     def find(self, pair: Pair) -> Row | None:
         """The row of a pair, if this file has it."""
         half = len(pair) // 2
-        addresses = b"%b %b " % (self._endpoint(pair[:half]), self._endpoint(pair[half:]))
-        for state in _REPORTED:
-            if addresses + state in self._known:
-                return self.row(addresses + state)
+        for head in self._heads(pair):
+            if head in self._known:
+                return self.row(head)
         return None
+
+    def forget(self, pair: Pair) -> None:
+        """Know nothing of a pair's row."""
+        for head in self._heads(pair):
+            self._known.pop(head, None)
+
+    def _heads(self, pair: Pair) -> list[bytes]:
+        """How a row of this pair can begin."""
+        half = len(pair) // 2
+        if half - 2 > self._digits // 2:
+            return []
+        addresses = b"%b %b " % (self._endpoint(pair[:half]), self._endpoint(pair[half:]))
+        return [addresses + state for state in _REPORTED]
 
     def _endpoint(self, end: bytes) -> bytes:
         address, port = end[:-2], int.from_bytes(end[-2:], "big")

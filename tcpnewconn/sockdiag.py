@@ -39,6 +39,7 @@ _MESSAGE = struct.Struct("=BBBB2s2s16s16sIQIIIII")  # struct inet_diag_msg
 _ATTRIBUTE = struct.Struct("=HH")
 _AFTER_MESSAGE = _HEADER.size + _MESSAGE.size
 _NO_COOKIE = b"\xff" * 8
+_TIMER_TIME_WAIT = 3  # net/ipv4/inet_diag.c, inet_twsk_diag_fill()
 
 # Offsets in struct tcp_info: of tcpi_rtt, tcpi_min_rtt, tcpi_bytes_sent (and tcpi_bytes_retrans, since Linux 4.19).
 _RTT, _MIN_RTT, _SENT = 68, 148, 200
@@ -239,7 +240,7 @@ class Lookup:
         # IPv4 finds the sockets of dual-stack listeners too: the kernel looks both up in one table.
         socket_id = struct.pack("=2s2s16s16sI8s", lport, rport, local, remote, 0, _NO_COOKIE)
         for message, length in self._ask(family, socket_id, _NLM_F_REQUEST, 0xFFFFFFFF):
-            _, state, _, _, sport, dport, source, other, _, cookie, _, _, _, uid, inode = _MESSAGE.unpack_from(
+            _, state, timer, _, sport, dport, source, other, _, cookie, _, _, _, uid, inode = _MESSAGE.unpack_from(
                 message, _HEADER.size
             )
             size = half - 2
@@ -248,7 +249,7 @@ class Lookup:
             # If the connection is gone the kernel may answer with the listener.
             if (source[:size], sport, other[:size], dport) != (local, lport, remote, rport) or state == LISTEN:
                 return None
-            return Identity(cookie, _cgroup(message, length), uid, inode)
+            return Identity(cookie, _cgroup(message, length), uid, inode, state, timer == _TIMER_TIME_WAIT)
         return None
 
     def listeners(self) -> Iterator[tuple[Row, Identity]]:
@@ -262,7 +263,7 @@ class Lookup:
                 )
                 address = source[:4] if family == socket.AF_INET else collapsed(source)
                 pair = pair_of(address, int.from_bytes(sport, "big"), b"\0" * len(address), 0)
-                yield Row(pair, state, uid, inode), Identity(cookie, _cgroup(message, length), uid, inode)
+                yield Row(pair, state, uid, inode), Identity(cookie, _cgroup(message, length), uid, inode, state, False)
 
     def _ask(self, family: int, socket_id: bytes, flags: int, states: int) -> Iterator[tuple[bytes, int]]:
         """The answers to a request, each with its length. Raises OSError."""

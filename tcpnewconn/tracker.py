@@ -153,20 +153,23 @@ class Tracker:
         self._internal = internal
         self._changes = changes or Changes()
         self._cookies: dict[int, Pair] = {}
+        # Those of `sockets` whose cookie is not known.
+        self._nameless: set[Pair] = set()
+        # By the cookie, or by the pair where that is not known.
         self._leaving: dict[int | Pair, _Leaving] = {}
         self._wiped: list[tuple[float, End]] = []
         self._lost = 0
         self._lost_since = 0.0
         self._first = True
+        self._first_read = 0.0
+        self._ended: set[Pair] = set()
 
     # --- building it again -------------------------------------------------------------------------------------------
 
     def restore(self, pair: Pair, socket: Socket) -> None:
         """A socket that was reported before a restart."""
         self._forget(pair)
-        self.sockets[pair] = socket
-        if socket.cookie:
-            self._cookies[socket.cookie] = pair
+        self._remember(pair, socket)
 
     def restore_owed(self, pair: Pair, number: int, now: float) -> None:
         """A half that was owed before a restart."""
@@ -178,9 +181,10 @@ class Tracker:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
-    def read_done(self) -> None:
+    def read_done(self, now: float) -> None:
         """The first read is over: from now on rows in TIME_WAIT were announced."""
-        self._first = False
+        if self._first:
+            self._first, self._first_read = False, now
         if not self.remember_closed:
             self.closed.clear()
 
@@ -207,36 +211,52 @@ class Tracker:
         if identity is not None and not known.cookie:
             known.cookie = identity.cookie
             self._cookies[known.cookie] = row.pair
+            self._nameless.discard(row.pair)
         self._changes.put(row.pair, known)
         return None
 
     def _identity(self, row: Row) -> Identity | None:
+        """Whose row it is; None if that socket is gone, or has another on its addresses by now."""
         identity = self._identify(row.pair)
-        if identity is not None and identity.inode and row.inode and identity.inode != row.inode:
-            # The row's socket is gone, and the kernel told of the next one on the same addresses.
+        if identity is None or (row.inode and identity.inode and identity.inode != row.inode):
+            return None
+        if _AGE.get(identity.state, 0) < _AGE[row.state]:
+            return None
+        ended = identity.remnant or (row.inode and not identity.inode)
+        if self.announced and ended and not _in_time_wait(row.inode, row.state):
+            # What is left of it can have another cookie than the one that will be announced: its pair will tell.
             return None
         return identity
 
     def _appeared(self, row: Row, identity: Identity | None, seen: str, now: float) -> New | None:
-        announced = self.announced and row.inode == 0 and row.state in (TIME_WAIT, FIN_WAIT2)
+        announced = self.announced and _in_time_wait(row.inode, row.state)
         if announced and (not self._first or row.pair in self.closed):
             return None
         if identity is None:
             identity = self._identity(row)
         cookie = identity.cookie if identity else 0
+        leaving = self._leaving.pop(cookie, None)
+        if leaving is not None and leaving.pair == row.pair:
+            # It was left out of two reads, and is there after all.
+            self._put(row.pair, leaving.socket)
+            return None
         opened = 0.0 if seen == "startup" else now
-        socket = Socket(cookie, row.inode, row.state, 0, False, opened)
+        # The remnant's cookie is not the one that is announced, unless it had been asked for before.
+        named = 0 if self.announced and identity is not None and identity.remnant else cookie
+        socket = Socket(named, row.inode, row.state, 0, False, opened)
         internal = self._internal(row.pair)
         if internal:
-            number = self._other_half(row.pair, row.state)
+            number = self._other_half(row.pair, row.state, identity is not None and identity.state == ESTABLISHED)
             if number is not None:
                 socket.number, socket.paired = number, True
                 self._put(row.pair, socket)
                 return None
         socket.number = cookie or self._next_serial()
-        if internal:
+        if internal and identity is not None:
             self._put_mirror(row.pair, socket)
         self._put(row.pair, socket)
+        if announced:
+            self._ended.add(row.pair)
         return New(row.pair, socket.number, seen, row.state, row.uid, identity.cgroup if identity else 0, internal)
 
     def _put_mirror(self, pair: Pair, socket: Socket) -> None:
@@ -245,12 +265,15 @@ class Tracker:
         if other == pair or other in self.sockets:
             return
         identity = self._identify(other)
-        if identity is not None:
+        if identity is not None and not identity.remnant:
             socket.paired = True
             self._put(other, Socket(identity.cookie, identity.inode, ESTABLISHED, socket.number, True, socket.opened))
 
-    def _other_half(self, pair: Pair, state: int) -> int | None:
-        """The number of the connection whose other half this socket is, if that has been reported."""
+    def _other_half(self, pair: Pair, state: int, open_now: bool) -> int | None:
+        """The number of the connection whose other half this socket is, if that has been reported.
+
+        `state` is that of its row, `open_now` whether the kernel says that it is established at this moment.
+        """
         number = self._settle(pair)
         if number is not None:
             return number
@@ -260,6 +283,9 @@ class Tracker:
             return None
         if known.state == TIME_WAIT and _AGE.get(state, 3) < _AGE[LAST_ACK]:
             # The other end of a connection in TIME_WAIT has had its FIN acknowledged: this is a later connection.
+            return None
+        if open_now and other in self._nameless:
+            # That end was gone when it was looked up: so is this one's connection with it.
             return None
         known.paired = True
         self._changes.put(other, known)
@@ -285,14 +311,14 @@ class Tracker:
             return self._wiped_end(end, now)
         pair = end.pair
         known = self.sockets.get(pair)
-        if known is not None and _is_end_of(known, end):
+        if known is not None and known.cookie in (0, end.cookie):
             return self._over(pair, self._drop(pair), end, now)
         leaving = self._leaving.pop(end.cookie, None) or self._leaving.pop(pair, None)
         if leaving is not None:
             return self._over(pair, leaving.socket, end, now)
         internal = self._internal(pair)
         if internal:
-            number = self._other_half(pair, CLOSE)
+            number = self._other_half(pair, CLOSE, open_now=False)
             if number is not None:
                 return None
             if not self._wiped_half(pair):
@@ -325,13 +351,21 @@ class Tracker:
             if _may_be(end, other):
                 self._settle(other)
                 return None
-        for other, socket in self.sockets.items():
-            if not socket.cookie and _may_be(end, other):
-                return self._over(other, self._drop(other), end, now)
-        if self._internal(end.pair):
+        if self._internal(end.pair) or self._nameless_of(end) is not None:
+            # Its other half may come; or the end of the socket that it may be, and then it was not that.
             self._wiped.append((now + _WIPED_PATIENCE, end))
             return None
         return _partial(end)
+
+    def _nameless_of(self, end: End) -> Pair | None:
+        """A socket without a cookie, which was gone when it was asked for one, that an end without addresses can be of."""
+        for pair in self._nameless:
+            if _may_be(end, pair) and pair not in self._ended:
+                return pair
+        for key in self._leaving:
+            if isinstance(key, bytes) and _may_be(end, key):
+                return key
+        return None
 
     def _wiped_half(self, pair: Pair) -> bool:
         """Whether an end without addresses that waits for its other half has found it in this pair."""
@@ -347,7 +381,20 @@ class Tracker:
     def overdue(self, now: float) -> Iterator[New]:
         """The ends without addresses whose other half did not come: reported with what is known. Also forgets what never came."""
         while self._wiped and self._wiped[0][0] <= now:
-            yield _partial(self._wiped.pop(0)[1])
+            end = self._wiped.pop(0)[1]
+            pair = self._nameless_of(end)
+            if pair is None:
+                yield _partial(end)
+            elif pair in self._nameless:
+                self._drop(pair)
+            else:
+                del self._leaving[pair]
+        if self._ended and now > self._first_read + _LATE:
+            # Those that were in TIME_WAIT at the start: the announcements of the last of them have come by now.
+            for pair in self._ended:
+                if pair in self._nameless:
+                    self._drop(pair)
+            self._ended.clear()
         for pair in [pair for pair, halves in self.owed.items() if halves[0].until <= now]:
             self._settle(pair)
         for key in [key for key, leaving in self._leaving.items() if leaving.since <= now - self.patience]:
@@ -385,10 +432,15 @@ class Tracker:
         return -self.serial
 
     def _put(self, pair: Pair, socket: Socket) -> None:
+        self._remember(pair, socket)
+        self._changes.put(pair, socket)
+
+    def _remember(self, pair: Pair, socket: Socket) -> None:
         self.sockets[pair] = socket
         if socket.cookie:
             self._cookies[socket.cookie] = pair
-        self._changes.put(pair, socket)
+        elif self.announced:
+            self._nameless.add(pair)
 
     def _drop(self, pair: Pair) -> Socket:
         socket = self._forget(pair)
@@ -398,6 +450,7 @@ class Tracker:
 
     def _forget(self, pair: Pair) -> Socket | None:
         socket = self.sockets.pop(pair, None)
+        self._nameless.discard(pair)
         if socket is not None and self._cookies.get(socket.cookie) == pair:
             del self._cookies[socket.cookie]
         return socket
@@ -427,11 +480,9 @@ def _other_inode(known: Socket, row: Row) -> bool:
     return bool(known.inode) and row.state in (ESTABLISHED, CLOSE_WAIT)
 
 
-def _is_end_of(known: Socket, end: End) -> bool:
-    if not known.cookie or known.cookie == end.cookie:
-        return True
-    # First seen in TIME_WAIT, before its announcement: the row was given a cookie of its own when it was asked.
-    return known.inode == 0 and known.state in (TIME_WAIT, FIN_WAIT2)
+def _in_time_wait(inode: int, state: int) -> bool:
+    """Whether a row is of a connection that has ended: its socket was announced, or will be at once."""
+    return inode == 0 and state in (TIME_WAIT, FIN_WAIT2)
 
 
 def _may_be(end: End, pair: Pair) -> bool:

@@ -1,0 +1,246 @@
+"""A kernel small enough to be exact: its sockets, its /proc/net/tcp, its cookies and its announcements.
+
+It does what was measured of the real one (Linux 6.18): cookies are given out when they are first asked for or announced,
+and TIME_WAIT copies the cookie its socket had *before* that; a socket that enters TIME_WAIT is announced then; closing with
+SO_LINGER 0 wipes addresses; announcements are late and out of order; a read of the table is not atomic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tcpnewconn import model
+from tcpnewconn.model import End, Identity, Pair, Traffic, mirrored, pair_of
+
+HERE = bytes([10, 0, 0, 5])
+LOOPBACK = bytes([127, 0, 0, 1])
+NO_TRAFFIC = Traffic(0, 0, 0, 0, 0)
+
+
+@dataclass(eq=False)
+class Connection:
+    """What really happened, to be compared with what was reported."""
+
+    label: str
+    pair: Pair = b""
+    cookies: set[int] = field(default_factory=set)
+    in_rows: int = 0
+    announced: int = 0
+    before_start: bool = False
+
+
+@dataclass(eq=False)
+class Socket:
+    pair: Pair
+    connection: Connection
+    cookie: int = 0
+    inode: int = 0
+    state: int = model.ESTABLISHED
+    minisock: bool = False  # struct inet_timewait_sock: announced already
+    accepted: bool = True
+
+
+class Kernel:
+    """`destroyed` holds the announcements that wait in the work queue, `buffer` those in the receive buffer."""
+
+    def __init__(self, room: int = 1_000_000) -> None:
+        self.sockets: dict[Pair, Socket] = {}
+        self.connections: list[Connection] = []
+        self.destroyed: list[tuple[End, Connection]] = []
+        self.buffer: list[tuple[End, Connection]] = []
+        self._left_out = False
+        self.listening = False
+        self.dropped = 0
+        self._room = room
+        self._next_cookie = 1000
+        self._next_inode = 50
+
+    # --- what programs do --------------------------------------------------------------------------------------------
+
+    def open(self, pair: Pair, accepted: bool, internal: bool) -> Connection | None:
+        """A connection becomes established; its pair was free, or in TIME_WAIT."""
+        pairs = [pair, mirrored(pair)] if internal else [pair]
+        if any(one in self.sockets and not self.sockets[one].minisock for one in pairs):
+            return None
+        connection = Connection(f"#{len(self.connections)}", pair)
+        self.connections.append(connection)
+        for index, one in enumerate(pairs):
+            owned = accepted or (internal and index == 0)
+            self.sockets[one] = Socket(one, connection, accepted=owned, inode=self._inode() if owned else 0)
+        return connection
+
+    def accept(self, pair: Pair) -> None:
+        socket = self.sockets.get(pair)
+        if socket is not None and not socket.accepted:
+            socket.accepted, socket.inode = True, self._inode()
+
+    def half_close(self, pair: Pair) -> None:
+        """The program closes; its peer has not. The socket is an orphan now."""
+        socket = self.sockets.get(pair)
+        if socket is None or socket.state != model.ESTABLISHED or not socket.accepted:
+            return
+        self.shut_down(pair)
+        socket.inode = 0
+
+    def shut_down(self, pair: Pair) -> None:
+        """The program has no more to send, and reads on."""
+        socket = self.sockets.get(pair)
+        if socket is None or socket.state != model.ESTABLISHED or not socket.accepted:
+            return
+        socket.state = model.FIN_WAIT2
+        other = self.sockets.get(mirrored(pair))
+        if other is not None and other.connection is socket.connection and other.state == model.ESTABLISHED:
+            other.state = model.CLOSE_WAIT
+
+    def orphan_times_out(self, pair: Pair) -> None:
+        """FIN_WAIT2 becomes a minisock of that state, and is announced (tcp_time_wait())."""
+        socket = self.sockets.get(pair)
+        if socket is not None and socket.state == model.FIN_WAIT2 and not socket.minisock:
+            self._to_minisock(socket, model.FIN_WAIT2)
+
+    def finish(self, pair: Pair) -> None:
+        """Both sides have closed, this one first: it enters TIME_WAIT."""
+        socket = self.sockets.get(pair)
+        if socket is None:
+            return
+        other = self.sockets.get(mirrored(pair))
+        if other is socket or (other is not None and other.connection is not socket.connection):
+            other = None
+        if socket.minisock:
+            socket.state = model.TIME_WAIT
+        else:
+            self._to_minisock(socket, model.TIME_WAIT)
+        if other is not None and not other.minisock:
+            self._destroy(other)
+
+    def passive_close(self, pair: Pair) -> None:
+        """The peer closed first, and is elsewhere: LAST_ACK, then gone."""
+        socket = self.sockets.get(pair)
+        if socket is not None and not socket.minisock and not self._other_here(socket):
+            self._destroy(socket)
+
+    def reset(self, pair: Pair, linger: bool) -> None:
+        """RST: from the peer, or (linger) by SO_LINGER 0 here, which wipes this side's addresses."""
+        socket = self.sockets.get(pair)
+        if socket is None or socket.minisock:
+            return
+        other = self.sockets.get(mirrored(pair))
+        if other is not None and other is not socket and other.connection is socket.connection and not other.minisock:
+            self._destroy(other)
+        self._destroy(socket, wiped=linger)
+
+    def refused(self, pair: Pair) -> None:
+        """A connect that failed: announced, never established."""
+        self._announce(End(_wiped(pair), self._cookie(), False, True, NO_TRAFFIC), Connection("refused"))
+
+    def time_wait_expires(self, pair: Pair) -> None:
+        socket = self.sockets.get(pair)
+        if socket is not None and socket.minisock:
+            del self.sockets[pair]
+
+    # --- what the kernel does ----------------------------------------------------------------------------------------
+
+    def _other_here(self, socket: Socket) -> bool:
+        other = self.sockets.get(mirrored(socket.pair))
+        return other is not None and other is not socket and other.connection is socket.connection
+
+    def _inode(self) -> int:
+        self._next_inode += 1
+        return self._next_inode
+
+    def _cookie(self) -> int:
+        self._next_cookie += 1
+        return self._next_cookie
+
+    def _to_minisock(self, socket: Socket, state: int) -> None:
+        before = socket.cookie
+        self._announce_socket(socket, wiped=False)
+        minisock = Socket(socket.pair, socket.connection, cookie=before, state=state, minisock=True)
+        self.sockets[socket.pair] = minisock
+
+    def _destroy(self, socket: Socket, wiped: bool = False) -> None:
+        del self.sockets[socket.pair]
+        self._announce_socket(socket, wiped)
+
+    def _announce_socket(self, socket: Socket, wiped: bool) -> None:
+        if not socket.cookie:
+            socket.cookie = self._cookie()
+        socket.connection.cookies.add(socket.cookie)
+        pair = _wiped(socket.pair) if wiped else socket.pair
+        self._announce(End(pair, socket.cookie, True, wiped, NO_TRAFFIC), socket.connection)
+
+    def _announce(self, end: End, connection: Connection) -> None:
+        if self.listening:
+            self.destroyed.append((end, connection))
+
+    def work(self, index: int) -> None:
+        """The work queue runs for one of the destroyed sockets, in whatever order."""
+        if not self.destroyed:
+            return
+        end, connection = self.destroyed.pop(index % len(self.destroyed))
+        if len(self.buffer) >= self._room:
+            self.dropped += 1
+            return
+        connection.announced += 1
+        self.buffer.append((end, connection))
+
+    def identify(self, pair: Pair) -> Identity | None:
+        socket = self.sockets.get(pair)
+        if socket is None:
+            return None
+        if not socket.cookie:
+            socket.cookie = self._cookie()
+        socket.connection.cookies.add(socket.cookie)
+        return Identity(socket.cookie, 0, 1000, socket.inode, socket.state, socket.minisock)
+
+    # --- /proc/net/tcp -----------------------------------------------------------------------------------------------
+
+    def write_table(self, path: Path, noise: int, between: Callable[[], None]) -> None:
+        """The table as one read shows it: two pages with something happening in between; a row doubled or left out."""
+        pairs = sorted(self.sockets)
+        first, second = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+        rows = [self._row(pair) for pair in first]
+        between()
+        rows += [self._row(pair) for pair in second if pair in self.sockets]
+        if rows and noise % 4 == 1:
+            rows.append(rows[noise % len(rows)])
+        elif rows and noise % 4 == 2 and not self._left_out:
+            # Never from two reads in a row.
+            self._left_out = True
+            socket, _ = rows.pop(noise % len(rows))
+            socket.connection.in_rows -= 1
+        else:
+            self._left_out = False
+        text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        for slot, (_, body) in enumerate(rows):
+            text += f"{slot:4}: {body}\n"
+        path.write_text(text)
+
+    def _row(self, pair: Pair) -> tuple[Socket, str]:
+        socket = self.sockets[pair]
+        socket.connection.in_rows += 1
+        half = len(pair) // 2
+        ends = " ".join(
+            f"{int.from_bytes(end[:4], 'little'):08X}:{end[4:].hex().upper()}" for end in (pair[:half], pair[half:])
+        )
+        uid = 1000 if socket.inode else 0
+        return (
+            socket,
+            f"{ends} {socket.state:02X} 00000000:00000000 00:00000000 00000000 {uid:5}        0 {socket.inode} 1",
+        )
+
+
+def _wiped(pair: Pair) -> Pair:
+    half = len(pair) // 2
+    return bytes(half - 2) + pair[half - 2 : -2] + b"\0\0"
+
+
+def remote_pair(number: int) -> Pair:
+    """One of a few pairs with another host."""
+    return pair_of(HERE, 80, bytes([203, 0, 113, number % 2]), 40000 + number % 3)
+
+
+def internal_pair(number: int) -> Pair:
+    return pair_of(LOOPBACK, 50000 + number % 3, LOOPBACK, 8080)
