@@ -17,24 +17,6 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcpnewconn-tests"
 
-# What the .deb is made of; a change elsewhere (tests, docs) needs no new build.
-SOURCES = (
-    "CHANGELOG.md",
-    "LICENSE",
-    "MANIFEST.in",
-    "Makefile",
-    "README.md",
-    "pyproject.toml",
-    "setup.cfg",
-    "tcpnewconn.conf",
-    "completion",
-    "debian",
-    "man",
-    "packaging",
-    "systemd",
-    "tcpnewconn",
-)
-
 
 def deb() -> Path:
     """The .deb of this tree."""
@@ -70,9 +52,9 @@ def package(*, version: str | None = None, stdeb: bool = False, again: bool = Fa
 
 
 def state() -> str:
-    """A hash of everything that goes into the package."""
+    """A hash of the tree: all of it goes into the sdist, if not into the .deb."""
     digest = hashlib.sha256()
-    for name in _listed(*SOURCES):
+    for name in _listed():
         path = TREE / name
         digest.update(f"{name}\0{path.stat().st_mode:o}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
@@ -80,15 +62,16 @@ def state() -> str:
 
 
 def copy_of_tree(folder: Path) -> Path:
-    """A scratch copy of what git knows or would add."""
+    """A scratch copy."""
     for name in _listed():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(TREE / name, folder / name, follow_symlinks=False)
     return folder
 
 
-def _listed(*paths: str) -> list[str]:
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", "--", *paths]
+def _listed() -> list[str]:
+    """The files that git knows or would add, and that are there."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"]
     listed = subprocess.run(command, cwd=TREE, check=True, capture_output=True).stdout.decode()
     return sorted(name for name in listed.split("\0") if name and (TREE / name).is_file())
 

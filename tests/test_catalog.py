@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-import built
-from debfile import run, unpacked
-
 from tcpnewconn import config, sinks
+from tests import built
+from tests.debfile import run, unpacked
 
 # The table of docs/events.md: a reader's filter or dashboard is written with these.
 EVENTS = {

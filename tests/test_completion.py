@@ -5,9 +5,10 @@ import shlex
 import subprocess
 from pathlib import Path
 
-import built
 import pytest
-from debfile import run
+
+from tests import built
+from tests.debfile import run
 
 SCRIPT = built.TREE / "completion" / "tcpnewconn"
 

@@ -4,10 +4,9 @@ import os
 import re
 from pathlib import Path
 
-import built
-from debfile import control_of
-
 from tcpnewconn import config
+from tests import built
+from tests.debfile import control_of
 
 SHIPPED = built.TREE / "tcpnewconn.conf"
 

@@ -5,11 +5,11 @@ import re
 import subprocess
 from pathlib import Path
 
-import built
 import pytest
-from debfile import run
 
 from tcpnewconn import config, sinks
+from tests import built
+from tests.debfile import run
 
 SOURCES = sorted((built.TREE / "man").glob("*.scd"))
 PAGES = ("tcpnewconn.8", "tcpnewconn.conf.5", "tcpnewconn.fields.7")

@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import built
 import pytest
-from debfile import control_of, fields_of, files_in, run
 
 import tcpnewconn
+from tests import built
+from tests.debfile import control_of, fields_of, files_in, run
 
 TREE = built.TREE
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import built
 import pytest
-from debfile import run
 
 import tcpnewconn
+from tests import built
+from tests.debfile import run
 
 VERSION = tcpnewconn.__version__
 # In a release that is under way, what is tested is its package; the release made here has its own.

@@ -4,8 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
-import built
-from debfile import run, unpacked
+from tests import built
+from tests.debfile import run, unpacked
 
 
 def test_the_units_are_well_formed_and_tight(tmp_path: Path) -> None:
