@@ -49,10 +49,12 @@ def test_what_setup_cfg_says_is_what_the_package_says() -> None:
 
 
 def test_what_it_needs_is_derived_from_setup_cfg() -> None:
-    assert setup_cfg()["options"]["install_requires"].split() == ["systemd-python"]
+    needed = setup_cfg()["options"]
+    assert needed["install_requires"].split() == ["systemd-python"]
+    oldest = needed["python_requires"].removeprefix(">=")
     package = fields_of(built.deb())
     assert package["Architecture"] == "all"
-    assert sorted(package["Depends"].split(", ")) == ["python3-systemd", "python3:any"]
+    assert sorted(package["Depends"].split(", ")) == ["python3-systemd", f"python3:any (>= {oldest}~)"]
     # Nothing of it is written by hand.
     assert "Depends: ${misc:Depends}, ${python3:Depends}\n" in (TREE / "debian" / "control").read_text()
 
