@@ -259,8 +259,11 @@ class Observer:
 
     def overdue(self, now: float) -> Iterator[Event]:
         """What time brings: ends that stay incomplete, and losses that are to be told."""
-        for new in self.tracker.overdue(now):
-            yield self._connection(new, now)
+        for outcome in self.tracker.overdue(now):
+            if isinstance(outcome, New):
+                yield self._connection(outcome, now)
+            else:
+                self._proc.forget(outcome.pair)
         self._lost += self.tracker.lost(now)
         if self._lost and now >= self._lost_told + _LOSS_EVERY:
             yield Loss(

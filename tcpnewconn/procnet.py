@@ -241,7 +241,6 @@ class _Table:
 
     def find(self, pair: Pair) -> Row | None:
         """The row of a pair, if this file has it."""
-        half = len(pair) // 2
         for head in self._heads(pair):
             if head in self._known:
                 return self.row(head)

@@ -208,9 +208,9 @@ class Tracker:
             self._leave(row.pair, now)
             return self._appeared(row, identity, seen, now)
         known.inode, known.state = row.inode, row.state
-        if identity is not None and not known.cookie:
-            known.cookie = identity.cookie
-            self._cookies[known.cookie] = row.pair
+        if not known.cookie and (cookie := self._announced_as(identity)):
+            known.cookie = cookie
+            self._cookies[cookie] = row.pair
             self._nameless.discard(row.pair)
         self._changes.put(row.pair, known)
         return None
@@ -228,6 +228,13 @@ class Tracker:
             return None
         return identity
 
+    def _announced_as(self, identity: Identity | None) -> int:
+        """The cookie by which a socket will be announced, 0 if it is not known.
+
+        What is left of a connection in TIME_WAIT has another one, unless its socket had been asked for it before.
+        """
+        return 0 if identity is None or (self.announced and identity.remnant) else identity.cookie
+
     def _appeared(self, row: Row, identity: Identity | None, seen: str, now: float) -> New | None:
         announced = self.announced and _in_time_wait(row.inode, row.state)
         if announced and (not self._first or row.pair in self.closed):
@@ -241,9 +248,7 @@ class Tracker:
             self._put(row.pair, leaving.socket)
             return None
         opened = 0.0 if seen == "startup" else now
-        # The remnant's cookie is not the one that is announced, unless it had been asked for before.
-        named = 0 if self.announced and identity is not None and identity.remnant else cookie
-        socket = Socket(named, row.inode, row.state, 0, False, opened)
+        socket = Socket(self._announced_as(identity), row.inode, row.state, 0, False, opened)
         internal = self._internal(row.pair)
         if internal:
             number = self._other_half(row.pair, row.state, identity is not None and identity.state == ESTABLISHED)
@@ -378,17 +383,16 @@ class Tracker:
 
     # --- what time brings --------------------------------------------------------------------------------------------
 
-    def overdue(self, now: float) -> Iterator[New]:
+    def overdue(self, now: float) -> Iterator[New | Over]:
         """The ends without addresses whose other half did not come: reported with what is known. Also forgets what never came."""
         while self._wiped and self._wiped[0][0] <= now:
             end = self._wiped.pop(0)[1]
             pair = self._nameless_of(end)
             if pair is None:
                 yield _partial(end)
-            elif pair in self._nameless:
-                self._drop(pair)
             else:
-                del self._leaving[pair]
+                socket = self._drop(pair) if pair in self._nameless else self._leaving.pop(pair).socket
+                yield self._over(pair, socket, end, now)
         if self._ended and now > self._first_read + _LATE:
             # Those that were in TIME_WAIT at the start: the announcements of the last of them have come by now.
             for pair in self._ended:

@@ -126,6 +126,8 @@ class Kernel:
         socket = self.sockets.get(pair)
         if socket is None or socket.minisock:
             return
+        # An orphan has nobody who could reset it; what waits to be accepted is reset when its listener closes.
+        linger = linger and (socket.inode > 0 or not socket.accepted)
         other = self.sockets.get(mirrored(pair))
         if other is not None and other is not socket and other.connection is socket.connection and not other.minisock:
             self._destroy(other)

@@ -131,22 +131,24 @@ class Run:
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
-        for new in self.tracker.overdue(self.now):
-            self.report(new)
+        for outcome in self.tracker.overdue(self.now):
+            self.take(outcome)
         self.told += self.tracker.lost(self.now)
 
     def take_ends(self) -> None:
         while self.kernel.buffer:
             end, _ = self.kernel.buffer.pop(0)
             self.log.append(f"end {end}")
-            outcome = self.tracker.end(end, self.now)
-            if isinstance(outcome, New):
-                self.report(outcome)
-            elif isinstance(outcome, Over):
-                self.proc.forget(outcome.pair)
+            self.take(self.tracker.end(end, self.now))
         lost, self.kernel.dropped = self.kernel.dropped, 0
         if lost:
             self.tracker.lose(lost, self.now)
+
+    def take(self, outcome: New | Over | None) -> None:
+        if isinstance(outcome, Over):
+            self.proc.forget(outcome.pair)
+        else:
+            self.report(outcome)
 
     def report(self, new: New | None) -> None:
         if new is not None:
