@@ -1,0 +1,73 @@
+"""python -m bench [--small] [GROUP ...]: measure, and print the figures beside what is to be reached. As root."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+
+from bench import cost, load, peers, reads
+from bench.figures import Group, dumps, loads, printed
+
+GROUPS: dict[str, Callable[[bool], Group]] = {
+    "read": reads.compared,
+    "linear": reads.linear,
+    "little": reads.little,
+    "memory": cost.memory,
+    "new": cost.new,
+    "rate": load.rate,
+    "delay": load.delay,
+    "peers": peers.compared,
+}
+
+# Each group has a machine of its own, as far as the kernel gives one: its TCP tables, its mounts, and its processes, which
+# all end with it.
+_APART = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description="Measures, and prints the figures beside their goals.")
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"one or more of: {' '.join(GROUPS)}; default: all")
+    parser.add_argument("--small", action="store_true", help="tiny sizes, which tell nothing but that the bench runs")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        print(dumps(GROUPS[options.inside](options.small)))
+        return 0
+    unknown = set(options.groups) - set(GROUPS)
+    if unknown:
+        parser.error(f"no such group: {' '.join(sorted(unknown))}")
+    if os.geteuid() != 0:
+        print("bench: run as root: it makes network namespaces", file=sys.stderr)
+        return 1
+    print(_machine(), flush=True)
+    failed = False
+    for name in options.groups or GROUPS:
+        small = ["--small"] if options.small else []
+        done = subprocess.run(
+            [*_APART, sys.executable, "-m", "bench", "--inside", name, *small], stdout=subprocess.PIPE, text=True
+        )
+        if done.returncode != 0:
+            print(f"bench: {name} could not be measured, see above", file=sys.stderr)
+            failed = True
+            continue
+        print("\n" + printed(loads(done.stdout)), end="", flush=True)
+    return int(failed)
+
+
+def _machine() -> str:
+    with open("/proc/cpuinfo") as file:
+        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return (
+        f"{now:%Y-%m-%d %H:%M} UTC, Linux {platform.release()}, Python {platform.python_version()}, "
+        f"{len(models)} x {models[0] if models else platform.machine()}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

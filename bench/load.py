@@ -1,0 +1,160 @@
+"""The service under load: what it reports of many short connections, what that costs, and how soon."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from bench.client import Client
+from bench.figures import Figure, Group, at_most
+from bench.journal import Journal
+from bench.service import Service
+
+PORT = 8080
+
+_NGINX = f"""
+daemon off; worker_processes 1; error_log /dev/null; pid nginx.pid;
+events {{ worker_connections 4096; }}
+http {{ access_log off; server {{ listen {PORT} backlog=4096; return 200 "hello\\n"; }} }}
+"""
+
+
+
+class Nginx:
+    """A web server on this host, from its making until the end of the `with` block."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
+        conf = Path(self._folder.name) / "nginx.conf"
+        conf.write_text(_NGINX)
+        os.chmod(self._folder.name, 0o755)
+        self._program = subprocess.Popen(
+            ["nginx", "-p", self._folder.name, "-c", str(conf)], stderr=subprocess.DEVNULL
+        )
+        while not any(f":{PORT:04X} 00000000:0000 0A" in row for row in Path("/proc/self/net/tcp").open()):
+            if self._program.poll() is not None:
+                raise RuntimeError(f"nginx ended with exit status {self._program.returncode}")
+            time.sleep(0.01)
+
+    def __enter__(self) -> Nginx:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._program.terminate()
+        self._program.wait()
+        self._folder.cleanup()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What was done: connections that this host's kernel accepted, and the seconds that took."""
+
+    connections: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return self.connections / self.seconds
+
+
+def accepted() -> int:
+    """Connections that this namespace has accepted so far: PassiveOpens in /proc/net/snmp, the kernel's own count."""
+    with open("/proc/self/net/snmp") as file:
+        names, values = [line.split() for line in file if line.startswith("Tcp:")]
+    return int(dict(zip(names, values, strict=True))["PassiveOpens"])
+
+
+def storm(client: Client | None, seconds: int) -> Load:
+    """A connection for each request, for so many seconds; from another host or, without one, over loopback."""
+    address = "127.0.0.1" if client is None else client.host_address
+    wrk = ["wrk", "-t1", "-c100", f"-d{seconds}s", "-H", "Connection: close", f"http://{address}:{PORT}/"]
+    before, begin = accepted(), time.monotonic()
+    subprocess.run(wrk if client is None else client.command(*wrk), check=True, stdout=subprocess.DEVNULL)
+    return Load(accepted() - before, time.monotonic() - begin)
+
+
+def rate(small: bool) -> Group:
+    """As many connections a second as this machine makes."""
+    seconds = 1 if small else 10
+    figures = []
+    remarks = []
+    for way in ("from another host", "over loopback"):
+        with ExitStack() as stack:
+            client = stack.enter_context(Client())
+            stack.enter_context(Nginx())
+            journal = Journal()
+            service = stack.enter_context(Service())
+            cpu = service.cpu()
+            load = storm(client if way == "from another host" else None, seconds)
+            during = service.cpu() - cpu
+            begin = time.monotonic()
+            service.idle()
+            behind = time.monotonic() - begin - 0.5
+            cpu, lost = service.cpu() - cpu, service.lost()
+            ids = [entry.id for entry in journal.entries() if entry.destination_port == PORT]
+            each = cpu / load.connections
+            figures += [
+                Figure(f"{way}: rate reached", f"{load.rate:,.0f} per second for {seconds} s", "20,000"),
+                Figure(
+                    f"{way}: reported",
+                    f"{len(set(ids)):,} of {load.connections:,} ({len(set(ids)) / load.connections:.2%})",
+                    "100 %",
+                    len(set(ids)) == load.connections,
+                ),
+                Figure(f"{way}: reported twice", str(len(ids) - len(set(ids))), "0", len(ids) == len(set(ids))),
+                Figure(f"{way}: lost announcements", str(lost), "0", lost == 0),
+                at_most(f"{way}: cores at 20,000 per second", each * 20_000, 1, "", 2, f"{each * 1e6:.1f} us each"),
+            ]
+            remarks.append(
+                f"{way}: used {during / load.seconds:.2f} of a core during the load and was done {behind:.1f} s after it"
+            )
+    return Group(f"Under load: nginx and wrk on the same machine, {os.cpu_count()} cores for all", figures, [], remarks)
+
+
+_SERVER = f"""
+import socket
+listener = socket.create_server(("", {PORT}), backlog=4096)
+print("listening", flush=True)
+while True:
+    with listener.accept()[0] as connection:
+        connection.recv(16)
+"""
+
+
+def delay(small: bool) -> Group:
+    """From the close of a connection to its entry in the journal."""
+    per_second, count = (200, 100) if small else (1000, 20_000)
+    with ExitStack() as stack:
+        client = stack.enter_context(Client())
+        server = subprocess.Popen(["/usr/bin/python3", "-c", _SERVER], stdout=subprocess.PIPE)
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+        assert server.stdout is not None
+        server.stdout.readline()
+        journal = Journal()
+        service = stack.enter_context(Service())
+        begin = time.monotonic()
+        closed = client.pace(per_second, count, PORT)
+        took = time.monotonic() - begin
+        service.idle()
+        entries = [entry for entry in journal.entries() if entry.destination_port == PORT]
+    delays = sorted(entry.received - closed[entry.source_port] for entry in entries)
+    middle, late = statistics.median(delays), delays[int(len(delays) * 0.99)]
+    return Group(
+        f"From close to journal entry, at {count / took:,.0f} connections per second",
+        [
+            Figure("reported", f"{len(entries):,} of {count:,}", "all", len(entries) == count),
+            at_most("median", middle * 1e3, 50, " ms", 1),
+            at_most("99th percentile", late * 1e3, 250, " ms", 1),
+            Figure("longest", f"{delays[-1] * 1e3:.1f} ms"),
+        ],
+    )

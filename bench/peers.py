@@ -1,0 +1,2 @@
+from bench.figures import Group
+def compared(small: bool) -> Group: return Group("x")
