@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from tcpnewconn.model import CONNECTED, LISTEN, TIME_WAIT, Pair, Row, collapsed, pair_of
 
@@ -94,7 +95,7 @@ class ProcNet:
         except FileNotFoundError:
             second = tcp6.nothing()
         return Read(
-            changed=(table.row(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.changed),
+            changed=chain(tcp.changed(first), tcp6.changed(second)),
             gone=[table.pair(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone],
             listeners=[table.row(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.listeners],
             gone_listeners=[
@@ -125,6 +126,8 @@ class _Part:
     """One read of one table, by the heads of its rows: their addresses and state, as text."""
 
     changed: list[bytes] = field(default_factory=list)
+    # What stood in this read, and then, on the same addresses in another state, the next connection did.
+    replaced: dict[bytes, _Seen] = field(default_factory=dict)
     gone: list[bytes] = field(default_factory=list)
     listeners: list[bytes] = field(default_factory=list)
     gone_listeners: list[bytes] = field(default_factory=list)
@@ -194,7 +197,9 @@ class _Table:
         seen = self._known.get(head)
         if seen is None:
             for other in _REPORTED:
-                self._known.pop(head[:-2] + other, None)
+                replaced = self._known.pop(head[:-2] + other, None)
+                if replaced is not None and replaced.read == self._read:
+                    part.replaced[head[:-2] + other] = replaced
             self._known[head] = _Seen(owner, self._read)
         else:
             seen.owner, seen.read = owner, self._read
@@ -211,9 +216,16 @@ class _Table:
             del self._known[head]
             (part.gone_listeners if head.endswith(_LISTEN) else part.gone).append(head)
 
+    def changed(self, part: _Part) -> Iterator[Row]:
+        """The rows that are new or not as they were, decoded."""
+        for head in part.changed:
+            yield self._decoded(head, self._known.get(head) or part.replaced[head])
+
     def row(self, head: bytes) -> Row:
         """The row that begins with `head`, decoded."""
-        seen = self._known[head]
+        return self._decoded(head, self._known[head])
+
+    def _decoded(self, head: bytes, seen: _Seen) -> Row:
         uid, _, inode = seen.owner.split()
         number = int(inode)
         # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
