@@ -15,13 +15,15 @@ _SYSCTL_ENVIRONMENT = "TCPNEWCONN_SYSCTL"
 class Host:
     """`boot` is the boot id without its dashes, `namespace` the inode number of the network namespace; "0" if not known.
 
-    `live` says whether the kernel that runs this program, in the namespace that it runs in, is the one looked at.
+    `live` says whether the kernel that runs this program, in the namespace that it runs in, is the one looked at; `users`
+    whether user ids in /proc are shown as they are, not translated into a user namespace of this program's own.
     """
 
     boot: str
     namespace: str
     port_range: tuple[int, int]
     live: bool
+    users: bool
 
     @property
     def place(self) -> str:
@@ -40,6 +42,7 @@ def look(root: str, net_folder: str) -> Host:
         namespace=_namespace(process, net_folder),
         port_range=_port_range(f"{sysctl}/net/ipv4/ip_local_port_range"),
         live=_same(f"{net_folder}/tcp", "/proc/self/net/tcp"),
+        users=(_first_line("/proc/self/uid_map") or "").split() == ["0", "0", "4294967295"],
     )
 
 

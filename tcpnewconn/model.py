@@ -105,7 +105,7 @@ class Identity:
 
     cookie: int
     cgroup: int
-    uid: int
+    uid: int | None
     inode: int
     state: int
     remnant: bool

@@ -13,6 +13,7 @@ from tcpnewconn.host import Host
 from tcpnewconn.model import (
     Closed,
     Connection,
+    Degraded,
     End,
     Endpoint,
     Event,
@@ -20,6 +21,7 @@ from tcpnewconn.model import (
     Listener,
     Loss,
     Pair,
+    Recovered,
     Row,
     ends_of,
     mirrored,
@@ -27,7 +29,7 @@ from tcpnewconn.model import (
 from tcpnewconn.procnet import Malformed, ProcNet, Read
 from tcpnewconn.snapshot import Kept, Snapshot
 from tcpnewconn.sockdiag import Lookup
-from tcpnewconn.tracker import Changes, New, Over, Tracker
+from tcpnewconn.tracker import Changes, New, Over, Tracker, owner
 
 # Seconds between two loss events of one kind.
 _LOSS_EVERY = 60.0
@@ -74,13 +76,14 @@ class Observer:
         self._malformed = 0
         self._first_malformed: Malformed | None = None
         self._malformed_told = float("-inf")
+        self._ends = 0
         self._lost = 0
         self._lost_told = float("-inf")
 
     @property
     def connections(self) -> int:
-        """How many sockets of connections stand in the tables."""
-        return len(self.tracker.sockets)
+        """How many connections are open, those within this host counted once."""
+        return self.tracker.open
 
     @property
     def reported_listeners(self) -> set[str]:
@@ -121,7 +124,11 @@ class Observer:
         self._count_malformed(read)
         for pair in read.gone_listeners:
             self._listeners.remove(pair)
-            self._forget_listener(pair)
+            self._forget_listener(str(ends_of(pair)[0]))
+        if self._reads == 1:
+            # Those that went while nobody ran: one that comes back is new.
+            for name in self._reported_listeners - {str(ends_of(row.pair)[0]) for row in read.listeners}:
+                self._forget_listener(name)
         for row in read.listeners:
             yield from self._listener(row, seen == "startup")
         if self._reads == 2 and self._restored:
@@ -144,10 +151,10 @@ class Observer:
             self._reported_listeners.add(str(endpoint))
             if self._snapshot is not None:
                 self._snapshot.listener(str(endpoint))
-            yield Listener(endpoint, startup, row.uid, identity.cgroup if identity else 0)
+            uid, cgroup = owner(row, identity)
+            yield Listener(endpoint, startup, uid, cgroup)
 
-    def _forget_listener(self, pair: Pair) -> None:
-        name = str(ends_of(pair)[0])
+    def _forget_listener(self, name: str) -> None:
         self._reported_listeners.discard(name)
         if self._snapshot is not None:
             self._snapshot.no_listener(name)
@@ -156,6 +163,10 @@ class Observer:
 
     def end(self, end: End, now: float, closed: bool) -> Iterator[Event]:
         """An announced end; what is new with it. With `closed`, that a reported connection has ended is an event too."""
+        if not self.tracker.announced:
+            self.tracker.announced = True
+            yield Recovered("announcements", "The kernel announces ended connections: every connection is seen again")
+        self._ends += 1
         outcome = self.tracker.end(end, now)
         if isinstance(outcome, New):
             connection = self._connection(outcome, now)
@@ -198,7 +209,7 @@ class Observer:
     # --- a connection ------------------------------------------------------------------------------------------------
 
     def _connection(self, new: New, now: float) -> Connection:
-        if new.seen == "closed" and not decided(new.pair, new.internal, self._listeners):
+        if not decided(new.pair, new.internal, self._listeners):
             self._ask_for_listeners(now)
         if new.wiped:
             return self._without_addresses(new)
@@ -226,11 +237,7 @@ class Observer:
     def _owner(self, pair: Pair) -> tuple[int | None, int]:
         """User and cgroup of the socket of a pair; None and 0 where not known."""
         row = self._read.find(pair) if self._read is not None else None
-        identity = self._identify(pair)
-        uid = row.uid if row is not None else None
-        if uid is None and identity is not None and identity.inode:
-            uid = identity.uid
-        return uid, identity.cgroup if identity else 0
+        return owner(row, self._identify(pair))
 
     def _ask_for_listeners(self, now: float) -> None:
         if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
@@ -264,6 +271,13 @@ class Observer:
                 yield self._connection(outcome, now)
             else:
                 self._proc.forget(outcome.pair)
+        if self.tracker.unannounced and not self._ends and self.tracker.announced:
+            self.tracker.announced = False
+            yield Degraded(
+                "announcements",
+                f"{self.tracker.unannounced} connections ended and the kernel announced none of them: what opens and closes "
+                "between two reads of /proc is not seen. Is tcpnewconn.socket of this network namespace?",
+            )
         self._lost += self.tracker.lost(now)
         if self._lost and now >= self._lost_told + _LOSS_EVERY:
             yield Loss(

@@ -76,12 +76,12 @@ class ProcNet:
 
     For the machine's own /proc that is /proc/self/net, which stays visible under ProcSubset=pid. A /proc that is mounted
     elsewhere is another host's (or the host's, seen from a container): there, the network namespace of its process 1
-    is meant. A folder of captured files has just net/.
+    is meant. A folder of captured files has just net/. Without `users`, user ids are taken for unknown.
     """
 
-    def __init__(self, root: str = "/proc", byteorder: str = sys.byteorder) -> None:
-        self.folder = _net_folder(root)
-        self._tables = (_Table(f"{self.folder}/tcp", 8, byteorder), _Table(f"{self.folder}/tcp6", 32, byteorder))
+    def __init__(self, root: str = "/proc", byteorder: str = sys.byteorder, users: bool = True) -> None:
+        folder = net_folder(root)
+        self._tables = (_Table(f"{folder}/tcp", 8, byteorder, users), _Table(f"{folder}/tcp6", 32, byteorder, users))
 
     def read(self, time_wait: bool = True) -> Read:
         """Read both tables. Without `time_wait`, rows in TIME_WAIT are passed over.
@@ -113,7 +113,8 @@ class ProcNet:
             table.forget(pair)
 
 
-def _net_folder(root: str) -> str:
+def net_folder(root: str) -> str:
+    """Where the tables are under a root of /proc."""
     if os.path.realpath(root) == "/proc":
         return f"{root}/self/net"
     if os.path.exists(f"{root}/1/net/tcp"):
@@ -139,10 +140,11 @@ class _Part:
 class _Table:
     """One file. `digits` is the number of hexadecimal digits of an address in it."""
 
-    def __init__(self, path: str, digits: int, byteorder: str) -> None:
+    def __init__(self, path: str, digits: int, byteorder: str, users: bool) -> None:
         self._path = path
         self._digits = digits
         self._byteorder: str = byteorder
+        self._users = users
         # "0100007F:1F99 00000000:0000 0A", then the queues, timer and retransmits of a fixed width, then the uid.
         self._head = 2 * (digits + 5) + 4
         self._owner = self._head + 40
@@ -229,7 +231,7 @@ class _Table:
         uid, _, inode = seen.owner.split()
         number = int(inode)
         # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
-        return Row(self.pair(head), _STATES[head[-2:]], int(uid) if number else None, number)
+        return Row(self.pair(head), _STATES[head[-2:]], int(uid) if number and self._users else None, number)
 
     def pair(self, head: bytes) -> Pair:
         """The pair that a row's head stands for: b"0500000A:0016 090071CB:C978" -> 10.0.0.5:22, 203.0.113.9:51576.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from tcpnewconn import host, sockdiag
 from tcpnewconn.config import Settings
@@ -14,8 +16,8 @@ from tcpnewconn.notify import Notifier
 from tcpnewconn.observer import Observer
 from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
-from tcpnewconn.procnet import ProcNet
-from tcpnewconn.service import Service, passed_descriptor
+from tcpnewconn.procnet import ProcNet, net_folder
+from tcpnewconn.service import NoProc, Service, passed_descriptors
 from tcpnewconn.sinks import Renderer, open_sink, say
 from tcpnewconn.snapshot import Kept, Snapshot
 
@@ -31,44 +33,55 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         notifier = Notifier()
     except ImportError as error:
         raise CannotRun(f"{error}: install python3-systemd, or use --output text") from error
-    proc = ProcNet(options.procfs)
-    here = host.look(options.procfs, proc.folder)
-    lookup, ends, kept_by_systemd, degraded = None, None, False, None
-    if here.live:
-        try:
-            lookup = sockdiag.Lookup()
-            lookup.check()
-        except sockdiag.Unavailable as error:
-            lookup, degraded = None, _reads_only(str(error))
+    folder = net_folder(options.procfs)
+    here = host.look(options.procfs, folder)
+    proc = ProcNet(options.procfs, users=here.users)
+    sources = _sources(here) if here.live else _Sources()
     path = _state(options)
     snapshot = Snapshot(path, here.place) if path else None
     kept, warning = snapshot.load() if snapshot is not None else (None, None)
-    if lookup is not None and not options.once:
-        try:
-            descriptor = passed_descriptor()
-            kept_by_systemd = descriptor is not None
-            source = sockdiag.open_ends() if descriptor is None else sockdiag.received(descriptor)
-            ends = sockdiag.Ends(source, kept.drops if kept is not None and kept_by_systemd else 0)
-        except sockdiag.Unavailable as error:
-            degraded = _reads_only(str(error))
-    observer = Observer(proc, here, lookup, ends is not None, kept_by_systemd, snapshot, settings.interval)
+    observer = Observer(proc, here, sources.lookup, sources.ends is not None, sources.kept, snapshot, settings.interval)
     outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), settings)
     if warning is not None:
         say(warning)
+    ends, last_end = None, 0
+    if sources.ends is not None and not options.once:
+        drops, last_end = (kept.drops, kept.last_end) if kept is not None and sources.kept else (0, 0)
+        ends = sockdiag.Ends(sources.ends, drops)
     if kept is not None:
         _restore(kept, here.place, observer, outbox)
-    if degraded is not None and not options.once:
-        outbox.take(degraded)
-    last_end = kept.last_end if kept is not None and kept_by_systemd else 0
+    if sources.degraded is not None and not options.once:
+        outbox.take(sources.degraded)
     service = Service(observer, outbox, snapshot, ends, last_end, notifier, reload)
     try:
         service.once() if options.once else service.run()
+    except NoProc as error:
+        raise CannotRun(f"{error}: is /proc mounted there? say where with --procfs DIR") from error
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise CannotRun(
-            f"{error.filename or proc.folder}: {error.strerror}; is /proc mounted there? see --procfs"
-        ) from error
+        raise CannotRun(f"standard output: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """What the kernel offers beside /proc: whether the announcements are `kept` while nobody runs, what is missing."""
+
+    lookup: sockdiag.Lookup | None = None
+    ends: socket.socket | None = None
+    kept: bool = False
+    degraded: Degraded | None = None
+
+
+def _sources(here: host.Host) -> _Sources:
+    lookup = None
+    try:
+        ends, asking = sockdiag.received(passed_descriptors())
+        lookup = sockdiag.Lookup(asking, here.users)
+        lookup.check()
+        return _Sources(lookup, ends or sockdiag.open_ends(), kept=ends is not None)
+    except sockdiag.Unavailable as error:
+        return _Sources(degraded=_reads_only(str(error)))
 
 
 def _restore(kept: Kept, place: str, observer: Observer, outbox: Outbox) -> None:

@@ -27,7 +27,14 @@ _RETRY = 0.05
 # Seconds between the reads that follow a loss: what they no longer show is what ended unannounced.
 _AFTER_LOSS = 2.0
 
+# Seconds between two status lines while the sink has no room.
+_STATUS_EVERY = 1.0
+
 _NO_READ = "Reading /proc failed"
+
+
+class NoProc(Exception):
+    """The first read of /proc failed; says why."""
 
 
 class Service:
@@ -57,27 +64,30 @@ class Service:
         self._problem: str | None = None
         self._before = 0
         self._took = 0.0
+        self._told = 0.0
 
     # --- once --------------------------------------------------------------------------------------------------------
 
     def once(self) -> None:
-        """Read once and report. Raises OSError where /proc cannot be read."""
-        self._outbox.from_read(self._observer.read(time.monotonic()))
+        """Read once and report. Raises NoProc, and OSError where it cannot be written."""
         self._save()
+        self._first_read(time.monotonic())
 
     # --- until stopped -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Raises OSError if the first read of /proc fails; later ones are tried again."""
+        """Raises NoProc if the first read of /proc fails; later ones are tried again. OSError where it cannot be written."""
+        self._save()
         with selectors.DefaultSelector() as selector:
             wake = self._catch_signals()
             selector.register(wake, selectors.EVENT_READ)
             if self._ends is not None:
                 selector.register(self._ends.fileno(), selectors.EVENT_READ)
             due = time.monotonic()
-            self._read(due)
+            self._first_read(due)
             self._notifier.ready(self._status())
             sign_of_life = due
+            due = self._next(due, time.monotonic())
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 now = time.monotonic()
                 if now >= sign_of_life and self._notifier.watchdog is not None:
@@ -90,6 +100,9 @@ class Service:
                     self._signals.discard(signal.SIGHUP)
                     due = self._reloaded(due)
                 self._outbox.send()
+                if self._outbox.waiting and time.monotonic() > self._told + _STATUS_EVERY:
+                    self._told = time.monotonic()
+                    self._notifier.status(self._status())
                 if self._rest is not None:
                     self._take(self._rest)
                 self._take_ends(_ENDS_AT_ONCE)
@@ -182,14 +195,22 @@ class Service:
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
-    def _read(self, now: float) -> None:
+    def _first_read(self, now: float) -> None:
+        try:
+            events = self._events(now)
+        except OSError as error:
+            raise NoProc(f"{error.filename}: {error.strerror}") from error
+        self._take(events)
+
+    def _events(self, now: float) -> Iterator[Event]:
+        """Read /proc; raises OSError."""
         # Every end that is announced by now belongs to a socket that this read cannot show any more.
         self._take_ends(_ENDS_BEFORE_READ)
         began = time.perf_counter()
         self._before = self._outbox.connections
         events = self._observer.read(now)
-        self._take(events)
         self._took = time.perf_counter() - began
+        return events
 
     def _take(self, events: Iterator[Event]) -> None:
         self._rest = None if self._outbox.from_read(events) else events
@@ -198,7 +219,7 @@ class Service:
 
     def _read_again(self, now: float) -> None:
         try:
-            self._read(now)
+            events = self._events(now)
         except OSError as error:
             if not self._proc_degraded:
                 self._proc_degraded = True
@@ -213,6 +234,8 @@ class Service:
             if self._proc_degraded:
                 self._proc_degraded = False
                 self._outbox.take(Recovered("proc", "/proc can be read again"))
+            self._take(events)
+        self._told = now
         self._notifier.status(self._status())
 
     def _save(self) -> None:
@@ -244,11 +267,10 @@ class Service:
         return status
 
 
-def passed_descriptor() -> int | None:
-    """The first file descriptor that systemd passed to this process (sd_listen_fds(3))."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") in ("", "0"):
-        return None
+def passed_descriptors() -> list[int]:
+    """The file descriptors that systemd passed to this process (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
     from systemd.daemon import listen_fds
 
-    descriptors = listen_fds()
-    return descriptors[0] if descriptors else None
+    return list(listen_fds())

@@ -227,14 +227,18 @@ class Journal:
             raise BlockingIOError(f"{_JOURNAL_SOCKET} is not there")
         fields = [f"{name}={value}".encode(errors="surrogateescape") for name, value in entry.items()]
         fields.append(b"SYSLOG_IDENTIFIER=tcpnewconn")
-        if not self._own:
-            before = _datagram_sockets()
+        before = set() if self._own else _datagram_sockets()
+        try:
             self._sendv(*fields)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            # ECONNREFUSED: nobody has the socket open, and it is still there.
+            raise BlockingIOError(error.strerror) from error
+        if not self._own:
             for descriptor in _datagram_sockets() - before:
                 os.set_blocking(descriptor, False)
             self._own = True
-        else:
-            self._sendv(*fields)
 
 
 def _datagram_sockets() -> set[int]:

@@ -11,7 +11,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 
 from tcpnewconn.model import LISTEN, End, Identity, Pair, Row, Traffic, collapsed, pair_of
 
@@ -25,6 +26,7 @@ _NLM_F_DUMP = 0x300
 _INET_DIAG_INFO = 2
 _INET_DIAG_CGROUP_ID = 21
 _SO_RCVBUFFORCE = 33
+_SO_PROTOCOL = 38
 _SO_MEMINFO = 55
 _SK_MEMINFO_DROPS = 8
 
@@ -200,20 +202,25 @@ def _attribute(message: bytes | bytearray, length: int, wanted: int, least: int)
 class Lookup:
     """Asks the kernel about sockets. A socket that was asked about keeps its cookie into TIME_WAIT and to its announcement."""
 
-    def __init__(self) -> None:
-        """Raises Unavailable."""
+    def __init__(self, given: socket.socket | None = None, users: bool = True) -> None:
+        """Raises Unavailable.
+
+        The kernel translates user ids into the user namespace of whoever opened the socket: in one of our own
+        (PrivateUsers=) every other user is 65534, and a socket `given` by somebody outside shows them as they are.
+        Without `users`, those of a socket of our own are taken for unknown.
+        """
+        self._users = users or given is not None
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
-            self._socket.bind((0, 0))
+            self._socket = given or socket.socket(
+                socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+            )
             self._socket.connect((0, 0))
             # The kernel answers within the request: what does not come at once will not come.
             self._socket.settimeout(1.0)
         except OSError as error:
             raise Unavailable(f"no NETLINK_SOCK_DIAG socket: {error.strerror}") from error
-        self._sequence = 0
-
-    def close(self) -> None:
-        self._socket.close()
+        # A socket that outlives us may hold the answer to a request that we were killed over: not the next number.
+        self._sequence = time.monotonic_ns() & 0xFFFFFFFF
 
     def check(self) -> None:
         """Raise Unavailable if this kernel does not speak of TCP sockets: then it does not announce destroyed ones either.
@@ -249,7 +256,7 @@ class Lookup:
             # If the connection is gone the kernel may answer with the listener.
             if (source[:size], sport, other[:size], dport) != (local, lport, remote, rport) or state == LISTEN:
                 return None
-            return Identity(cookie, _cgroup(message, length), uid, inode, state, timer == _TIMER_TIME_WAIT)
+            return Identity(cookie, _cgroup(message, length), self._user(uid), inode, state, timer == _TIMER_TIME_WAIT)
         return None
 
     def listeners(self) -> Iterator[tuple[Row, Identity]]:
@@ -263,7 +270,13 @@ class Lookup:
                 )
                 address = source[:4] if family == socket.AF_INET else collapsed(source)
                 pair = pair_of(address, int.from_bytes(sport, "big"), b"\0" * len(address), 0)
-                yield Row(pair, state, uid, inode), Identity(cookie, _cgroup(message, length), uid, inode, state, False)
+                yield (
+                    Row(pair, state, self._user(uid), inode),
+                    Identity(cookie, _cgroup(message, length), self._user(uid), inode, state, False),
+                )
+
+    def _user(self, uid: int) -> int | None:
+        return uid if self._users else None
 
     def _ask(self, family: int, socket_id: bytes, flags: int, states: int) -> Iterator[tuple[bytes, int]]:
         """The answers to a request, each with its length. Raises OSError."""
@@ -298,19 +311,20 @@ def _cgroup(message: bytes, length: int) -> int:
     return 0 if cgroup == 1 else cgroup
 
 
-def received(descriptor: int) -> socket.socket:
-    """The announcements' socket that somebody else opened and bound (systemd, from a unit's ListenNetlink=).
+def received(descriptors: Iterable[int]) -> tuple[socket.socket | None, socket.socket | None]:
+    """The sockets that somebody else opened for us (systemd, from a unit's ListenNetlink=): for announcements, for look-ups.
 
-    Raises Unavailable if it is something else.
+    They are told apart by the multicast groups that they are bound to. Raises Unavailable if one is something else.
     """
-    source = socket.socket(fileno=descriptor)
-    protocol = (
-        source.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
-        if hasattr(socket, "SO_PROTOCOL")
-        else NETLINK_SOCK_DIAG
-    )
-    if source.family != socket.AF_NETLINK or protocol != NETLINK_SOCK_DIAG:
-        source.detach()
-        raise Unavailable(f"file descriptor {descriptor} is not a NETLINK_SOCK_DIAG socket")
-    os.set_inheritable(descriptor, False)
-    return source
+    ends = lookup = None
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)
+        given = socket.socket(fileno=descriptor)
+        if given.family != socket.AF_NETLINK or given.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) != NETLINK_SOCK_DIAG:
+            given.detach()
+            raise Unavailable(f"file descriptor {descriptor} is not a NETLINK_SOCK_DIAG socket")
+        if given.getsockname()[1]:
+            ends = given
+        else:
+            lookup = given
+    return ends, lookup

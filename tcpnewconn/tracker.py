@@ -146,12 +146,15 @@ class Tracker:
         self.remember_closed = remember_closed
         self.patience = patience
         self.closed: dict[Pair, float] = {}
+        # How many sockets left the table and were never announced.
+        self.unannounced = 0
         self.sockets: dict[Pair, Socket] = {}
         self.owed: dict[Pair, list[_Owed]] = {}
         self.serial = 0
         self._identify = identify
         self._internal = internal
         self._changes = changes or Changes()
+        self._halves = 0
         self._cookies: dict[int, Pair] = {}
         # Those of `sockets` whose cookie is not known.
         self._nameless: set[Pair] = set()
@@ -163,6 +166,16 @@ class Tracker:
         self._first = True
         self._first_read = 0.0
         self._ended: set[Pair] = set()
+
+    @property
+    def open(self) -> int:
+        """How many connections are open, as far as rows have shown them; those within this host counted once."""
+        return self._halves // 2
+
+    def _count(self, socket: Socket, sign: int) -> None:
+        """Count a socket (1) or stop doing so (-1): before and after each change to it."""
+        if socket.state != TIME_WAIT:
+            self._halves += sign * (1 if socket.paired else 2)
 
     # --- building it again -------------------------------------------------------------------------------------------
 
@@ -196,7 +209,7 @@ class Tracker:
         forward = _AGE[row.state] >= _AGE[known.state]
         if row.inode and row.inode == known.inode and forward:
             if row.state != known.state:
-                known.state = row.state
+                self._set_state(known, row.state)
                 self._changes.put(row.pair, known)
             return None
         identity = self._identity(row)
@@ -207,7 +220,8 @@ class Tracker:
         if not same:
             self._leave(row.pair, now)
             return self._appeared(row, identity, seen, now)
-        known.inode, known.state = row.inode, row.state
+        known.inode = row.inode
+        self._set_state(known, row.state)
         if not known.cookie and (cookie := self._announced_as(identity)):
             known.cookie = cookie
             self._cookies[cookie] = row.pair
@@ -262,7 +276,8 @@ class Tracker:
         self._put(row.pair, socket)
         if announced:
             self._ended.add(row.pair)
-        return New(row.pair, socket.number, seen, row.state, row.uid, identity.cgroup if identity else 0, internal)
+        uid, cgroup = owner(row, identity)
+        return New(row.pair, socket.number, seen, row.state, uid, cgroup, internal)
 
     def _put_mirror(self, pair: Pair, socket: Socket) -> None:
         """Know a new internal connection's other socket too, so that its row, or its end, is expected."""
@@ -292,7 +307,9 @@ class Tracker:
         if open_now and other in self._nameless:
             # That end was gone when it was looked up: so is this one's connection with it.
             return None
+        self._count(known, -1)
         known.paired = True
+        self._count(known, 1)
         self._changes.put(other, known)
         return known.number
 
@@ -403,6 +420,7 @@ class Tracker:
             self._settle(pair)
         for key in [key for key, leaving in self._leaving.items() if leaving.since <= now - self.patience]:
             del self._leaving[key]
+            self.unannounced += 1
         for pair in [pair for pair, until in self.closed.items() if until <= now]:
             del self.closed[pair]
 
@@ -439,8 +457,14 @@ class Tracker:
         self._remember(pair, socket)
         self._changes.put(pair, socket)
 
+    def _set_state(self, socket: Socket, state: int) -> None:
+        self._count(socket, -1)
+        socket.state = state
+        self._count(socket, 1)
+
     def _remember(self, pair: Pair, socket: Socket) -> None:
         self.sockets[pair] = socket
+        self._count(socket, 1)
         if socket.cookie:
             self._cookies[socket.cookie] = pair
         elif self.announced:
@@ -455,6 +479,8 @@ class Tracker:
     def _forget(self, pair: Pair) -> Socket | None:
         socket = self.sockets.pop(pair, None)
         self._nameless.discard(pair)
+        if socket is not None:
+            self._count(socket, -1)
         if socket is not None and self._cookies.get(socket.cookie) == pair:
             del self._cookies[socket.cookie]
         return socket
@@ -474,6 +500,15 @@ class Tracker:
             del self.owed[pair]
         self._changes.settle(pair)
         return number
+
+
+def owner(row: Row | None, identity: Identity | None) -> tuple[int | None, int]:
+    """User and cgroup of a socket; None and 0 where not known."""
+    if identity is None:
+        return (row.uid if row is not None else None), 0
+    if identity.inode:
+        return identity.uid, identity.cgroup
+    return (row.uid if row is not None else None), identity.cgroup
 
 
 def _other_inode(known: Socket, row: Row) -> bool:
