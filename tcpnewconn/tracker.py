@@ -313,6 +313,15 @@ class Tracker:
         self._changes.put(other, known)
         return known.number
 
+    def _leaving_half(self, pair: Pair) -> bool:
+        """Whether an end is that of the other half of a connection that was reported, and has left the table unannounced."""
+        other = mirrored(pair)
+        for leaving in self._leaving.values():
+            if leaving.pair == other and not leaving.socket.paired:
+                leaving.socket.paired = True
+                return True
+        return False
+
     def gone(self, pair: Pair, now: float) -> None:
         """A pair that was absent from two reads."""
         if pair in self.sockets:
@@ -340,8 +349,7 @@ class Tracker:
             return self._over(pair, leaving.socket, end, now)
         internal = self._internal(pair)
         if internal:
-            number = self._other_half(pair, CLOSE, open_now=False)
-            if number is not None:
+            if self._leaving_half(pair) or self._other_half(pair, CLOSE, open_now=False) is not None:
                 return None
             if not self._wiped_half(pair):
                 self._owe(mirrored(pair), end.cookie, now)
