@@ -22,10 +22,14 @@ _BATCH = 64 * 1024
 _STATES = {b"%02X" % number: number for number in range(256)}
 _LISTEN = b"%02X" % LISTEN
 _TIME_WAIT = b"%02X" % TIME_WAIT
+# Stands for the columns from uid to inode of a row that is to be told by the next read, whatever they are.
+_UNTOLD = b"\n"
 _REPORTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
 
 # What follows the addresses and the state, up to the inode; the kernel has added columns behind it and may again.
-_REST = rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8,16} [0-9A-F]{8} +(?P<uid>[0-9]+) +-?[0-9]+ (?P<inode>[0-9]+)(?= |$)"
+_REST = (
+    rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8} +(?P<uid>[0-9]+) +-?[0-9]+ (?P<inode>[0-9]+)(?= |$)"
+)
 
 
 @dataclass(slots=True)
@@ -94,6 +98,9 @@ class ProcNet:
             second = tcp6.read(time_wait)
         except FileNotFoundError:
             second = tcp6.nothing()
+        except OSError:
+            tcp.take_back(first)
+            raise
         return Read(
             changed=chain(tcp.changed(first), tcp6.changed(second)),
             gone=[table.pair(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone],
@@ -161,16 +168,20 @@ class _Table:
         known, read, head, owner = self._known.get, self._read, self._head, self._owner
         unlike = 0
         before = len(self._known)
-        for line, bodies in _bodies(self._path):
-            for body in bodies:
-                seen = known(body[:head])
-                if seen is not None and body.startswith(seen.owner, owner):
-                    seen.read = read
-                else:
-                    unlike += 1
-                    if time_wait or body[head - 2 : head] != _TIME_WAIT:
-                        self._look(body, line, bodies, part)
-            part.rows += len(bodies)
+        try:
+            for line, bodies in _bodies(self._path):
+                for body in bodies:
+                    seen = known(body[:head])
+                    if seen is not None and body.startswith(seen.owner, owner):
+                        seen.read = read
+                    else:
+                        unlike += 1
+                        if time_wait or body[head - 2 : head] != _TIME_WAIT:
+                            self._look(body, line, bodies, part)
+                part.rows += len(bodies)
+        except OSError:
+            self.take_back(part)
+            raise
         if unlike or part.rows != before:
             self._forget(part)
         return part
@@ -182,13 +193,24 @@ class _Table:
         self._forget(part)
         return part
 
+    def take_back(self, part: _Part) -> None:
+        """Nobody will hear of this read, the other table's or the rest of this one failed: the next one tells it again."""
+        self._read -= 1
+        for head in part.changed:
+            if head in self._known:
+                self._known[head].owner = _UNTOLD
+        for head in part.listeners:
+            del self._known[head]
+        for head in (*part.gone, *part.gone_listeners):
+            self._known[head] = _Seen(_UNTOLD, self._read - 1)
+
     def _look(self, body: bytes, line: int, bodies: list[bytes], part: _Part) -> None:
         """Remember a row that is not as it was."""
         match = self._pattern.match(body)
         if match is None:
             part.malformed += 1
             if part.first_malformed is None:
-                text = body.split(b"\n", 1)[0]
+                text = body.split(b"\n", 1)[0].strip()
                 part.first_malformed = Malformed(self._path, line + _index(bodies, body), text)
             return
         head = body[: self._head]
@@ -256,8 +278,9 @@ class _Table:
     def find(self, pair: Pair) -> Row | None:
         """The row of a pair, if this file has it."""
         for head in self._heads(pair):
-            if head in self._known:
-                return self.row(head)
+            seen = self._known.get(head)
+            if seen is not None and seen.owner != _UNTOLD:
+                return self._decoded(head, seen)
         return None
 
     def forget(self, pair: Pair) -> None:
@@ -331,5 +354,6 @@ def _lines(text: bytes) -> list[bytes]:
     bodies = []
     for line in text.splitlines(keepends=True):
         slot, colon, body = line.partition(b": ")
-        bodies.append(body if colon and slot.strip().isdigit() else line)
+        # No row begins with a blank behind its slot number.
+        bodies.append(body if colon and slot.strip().isdigit() else b" " + line)
     return bodies
