@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from namespace import Namespace
+from tests.namespace import Namespace
 
 TREE = Path(__file__).resolve().parent.parent
 
@@ -116,11 +116,14 @@ class Program:
                 left = until - time.monotonic()
                 if self.process.poll() is not None or not self._said.wait(max(0.0, min(left, 1.0))):
                     assert self.process.poll() is None, f"it ended ({self.process.poll()}) before {what}"
-                    assert left > 0, f"no {what} in {seconds} s; status: {self.status}; events: {self.messages()}"
+                    assert left > 0, f"no {what} in {seconds} s; status: {self.status}; events: {self.messages()[-50:]}"
 
     def ready(self) -> None:
         """Wait for the first read to be over."""
         self.wait(lambda: self.reads > 0, "first read")
+
+    def wait_for_connections(self, count: int) -> None:
+        self.wait(lambda: len(self.connections) >= count, f"{count} connections")
 
     def read_again(self, times: int = 1) -> None:
         """Wait until so many reads that began after this call are over."""
@@ -142,16 +145,17 @@ class Program:
     def kill(self) -> None:
         """SIGKILL; everything that it wrote before is in `events` afterwards."""
         self.process.kill()
-        self._end()
+        self.ended()
 
     def stop(self) -> str:
         """SIGTERM; it must end with 0. What it wrote on stderr."""
         self.signal(signal.SIGTERM)
-        said = self._end()
+        said = self.ended()
         assert self.process.returncode == 0, said
         return said
 
-    def _end(self) -> str:
+    def ended(self) -> str:
+        """Wait for its end; what it wrote on stderr."""
         assert self.process.stderr is not None
         said = self.process.stderr.read()
         self.process.wait(timeout=30)
@@ -176,5 +180,5 @@ def running(where: Namespace, *options: str, interval: str = "100ms") -> Iterato
     except BaseException:
         program.kill()
         raise
-    if program.process.poll() is None:
-        assert program.stop() == ""
+    said = program.stop() if program.process.poll() is None else program.ended()
+    assert said == ""
