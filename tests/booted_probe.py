@@ -1,0 +1,113 @@
+"""
+Tries what the service must not be able to do, and says what it could. Runs in place of the service, in its sandbox.
+
+Prints one line of JSON. Needs nothing but the standard library.
+"""
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+from typing import Any
+
+# Pseudo file systems in which no file can be made; what can be written to there is probed by itself.
+NO_FILES_HERE = ("/proc", "/sys")
+
+
+def sockets() -> dict[str, str]:
+    families = {"AF_INET": 2, "AF_INET6": 10, "AF_PACKET": 17, "AF_VSOCK": 40, "AF_UNIX": 1, "AF_NETLINK": 16}
+    outcome = {}
+    for name, number in families.items():
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW):
+            try:
+                socket.socket(number, kind).close()
+                outcome[name] = "opened"
+                break
+            except OSError as error:
+                outcome[name] = errno.errorcode[error.errno or 0]
+    return outcome
+
+
+def writable_folders() -> list[str]:
+    """Folders in which a file could be made."""
+    found = []
+    for folder, subfolders, _ in os.walk("/"):
+        if folder in NO_FILES_HERE:
+            subfolders.clear()
+            continue
+        path = os.path.join(folder, f"probe-{os.getpid()}")
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            found.append(folder)
+            os.unlink(path)
+    return found
+
+
+def writable_files() -> list[str]:
+    """Regular files that could be opened for writing (nothing is written), those of this process itself left out."""
+    found = []
+    for folder, subfolders, files in os.walk("/"):
+        if folder == "/proc":
+            subfolders[:] = [name for name in subfolders if not name.isdigit() and "self" not in name]
+        for name in files:
+            path = os.path.join(folder, name)
+            with contextlib.suppress(OSError):
+                if not os.path.islink(path):
+                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
+                    found.append(path)
+    return found
+
+
+def other_processes() -> list[int]:
+    own = {os.getpid(), os.getppid()}
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in own]
+
+
+def refused(attempt: str) -> str:
+    """What an attempt that needs a privilege ends with."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    calls: dict[str, tuple[Any, ...]] = {
+        "mount": (libc.mount, b"none", b"/tmp", b"tmpfs", 0, None),
+        "unshare user": (libc.unshare, 0x10000000),
+        "unshare net": (libc.unshare, 0x40000000),
+        "ptrace": (libc.ptrace, 16, 1, 0, 0),
+        "setuid 0": (libc.setuid, 0),
+        "bpf": (libc.syscall, 321, 0, 0, 0),
+        "write and execute memory": (libc.mmap, 0, 4096, 7, 0x22, -1, 0),
+    }
+    call, *arguments = calls[attempt]
+    return errno.errorcode[ctypes.get_errno()] if call(*arguments) == -1 else "done"
+
+
+def in_a_child(attempt: str) -> str:
+    """A filter of system calls may answer with a signal."""
+    done = subprocess.run([sys.executable, __file__, attempt], stdout=subprocess.PIPE, text=True, check=False)
+    return done.stdout.strip() or f"signal {-done.returncode}"
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        print(refused(sys.argv[1]))
+        return
+    attempts = ("mount", "unshare user", "unshare net", "ptrace", "setuid 0", "bpf", "write and execute memory")
+    with open("/proc/self/status", encoding="ascii") as file:
+        status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    outcome = {
+        "other_processes": other_processes(),
+        "sockets": sockets(),
+        "writable_folders": writable_folders(),
+        "writable_files": writable_files(),
+        "attempts": {attempt: in_a_child(attempt) for attempt in attempts},
+        "capabilities": [status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")],
+        "no_new_privileges": status["NoNewPrivs"],
+        "user": os.getuid(),
+    }
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()

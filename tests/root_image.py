@@ -1,0 +1,142 @@
+"""Debian roots for containers and virtual machines: made once with mmdebstrap, kept in the cache.
+
+Everything the tests use inside is in the root already, and its apt knows no source at all: a test that would download
+fails, whatever network this machine has.
+"""
+
+import fcntl
+import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+DISTRIBUTIONS = ("trixie", "bookworm")
+
+IN_EVERY_ROOT = (
+    "ca-certificates",
+    "curl",
+    "dbus",
+    "iproute2",
+    "libnss-systemd",  # names dynamic users, so that a test can see them come and go
+    "man-db",
+    "nginx-light",
+    "procps",
+    "python3",
+    "python3-systemd",
+    "systemd",
+    "systemd-sysv",
+)
+IN_A_CONTAINER = ("openssh-client", "openssh-server", "wrk")
+IN_A_MACHINE = ("initramfs-tools", "linux-image-cloud-amd64")
+
+# Maintenance that Debian starts by itself some time after boot would only add noise: the tests start what they need.
+NOT_BY_ITSELF = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "man-db.timer",
+    "systemd-networkd.service",
+    "systemd-networkd.socket",
+    "systemd-timesyncd.service",
+)
+
+HOOKS = (
+    'printf "127.0.0.1 localhost\\n::1 localhost\\n" >"$1/etc/hosts"',
+    'echo debian >"$1/etc/hostname"',
+    # The tests' own files of apt's sources are the only ones.
+    'rm -f "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/*',
+    # Persistent, as on a real host: what was logged before a reboot can be read after it.
+    'mkdir -p "$1/var/log/journal"',
+    *(f'ln -s /dev/null "$1/etc/systemd/system/{unit}"' for unit in NOT_BY_ITSELF),
+)
+
+# A machine's second disk is a tar that brings what is to be done in it.
+STEPS_UNIT = r"""
+[Unit]
+Description=What the tests do in this machine
+After=nginx.service systemd-user-sessions.service
+[Service]
+Type=exec
+ExecStart=/bin/sh -c "mkdir -p /srv && tar -C /srv -xf /dev/vdb && exec /usr/bin/python3 /srv/steps.py"
+[Install]
+WantedBy=multi-user.target
+""".replace("\n", "\\n")
+MACHINE_HOOKS = (
+    f"printf '{STEPS_UNIT}' >\"$1/etc/systemd/system/steps.service\"",
+    'ln -s ../steps.service "$1/etc/systemd/system/multi-user.target.wants/steps.service"',
+)
+
+DISK_BYTES = 2 << 30
+
+
+def cache_directory() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "tcpnewconn-tests"
+
+
+def container_tar(distribution: str) -> Path:
+    return _root_tar(distribution, "container", IN_EVERY_ROOT + IN_A_CONTAINER, HOOKS)
+
+
+def machine_disk(distribution: str) -> tuple[Path, Path, Path]:
+    """The disk (ext4), the kernel and the initrd of a virtual machine, as files in the cache."""
+    tar = _root_tar(distribution, "machine", IN_EVERY_ROOT + IN_A_MACHINE, HOOKS + MACHINE_HOOKS)
+
+    def make(place: Path) -> None:
+        root = place / "root"
+        root.mkdir(parents=True)
+        _run("tar", "-C", str(root), "-xf", str(tar))
+        for boot_file in ("vmlinuz", "initrd.img"):
+            (newest,) = sorted((root / "boot").glob(f"{boot_file}-*"))[-1:]
+            newest.rename(place / boot_file)
+        disk = place / "disk"
+        with disk.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        _run("mkfs.ext4", "-q", "-d", str(root), str(disk))
+        _run("rm", "-rf", str(root))
+
+    place = _made_once(tar.with_suffix(".disk"), make)
+    return place / "disk", place / "vmlinuz", place / "initrd.img"
+
+
+def unpack(tar: Path, root: Path) -> None:
+    root.mkdir(parents=True)
+    _run("tar", "-C", str(root), "-xf", str(tar))
+
+
+def _root_tar(distribution: str, kind: str, packages: tuple[str, ...], hooks: tuple[str, ...]) -> Path:
+    ingredients = "\n".join((distribution, *packages, *hooks, str(DISK_BYTES)))
+    key = hashlib.sha256(ingredients.encode()).hexdigest()[:12]
+
+    customized = [f"--customize-hook={hook}" for hook in hooks]
+
+    def make(tar: Path) -> None:
+        _run(
+            *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"),
+            *('--aptopt=APT::Install-Recommends "false"', *customized, "--format=tar", distribution, str(tar)),
+        )
+
+    return _made_once(cache_directory() / f"{kind}-{distribution}-{key}.tar", make)
+
+
+def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """What `make` makes appears under its name only when it is whole, also if two test workers want it at once."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(target.suffix + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            unfinished = target.with_name(f"unfinished-{target.name}")
+            _run("rm", "-rf", str(unfinished))
+            make(unfinished)
+            unfinished.rename(target)
+    return target
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed with {done.returncode}:\n{done.stdout}{done.stderr}")

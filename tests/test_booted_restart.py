@@ -1,0 +1,172 @@
+"""Restarts, kills, upgrades, a hanging service: nothing twice, and nothing missed of what came meanwhile."""
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests import booted_events, built
+from tests.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
+from tests.booted_events import traffic, wait_for_all
+from tests.booted_package import (
+    HIGHER_VERSION,
+    add_repository,
+    booted_with_package,
+    drop_in,
+    install,
+    is_active,
+    main_pid,
+    on_each_distribution,
+)
+
+HOLD = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 9000))
+client = socket.create_connection(("127.0.0.1", 9000))
+time.sleep(9999)
+"""
+TIMES = 50
+SEED = 20210809
+
+
+@pytest.fixture(scope="module", params=on_each_distribution("restart"))
+def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
+    with booted_with_package(request.param) as container:
+        yield container
+
+
+def kill(container: Booted) -> None:
+    container.run("systemctl", "kill", "--signal=KILL", "tcpnewconn.service")
+
+
+def restart(container: Booted) -> None:
+    container.run("systemctl", "restart", "tcpnewconn.service")
+
+
+def upgrade(container: Booted) -> None:
+    add_repository(container, built.deb_of_version(HIGHER_VERSION))
+    log = install(container)
+    assert f"Unpacking tcpnewconn ({HIGHER_VERSION}-1) over" in log
+    assert HIGHER_VERSION in container.run("tcpnewconn", "--version")
+
+
+def wait_for_another_process(container: Booted, before: int) -> None:
+    container.wait_for(
+        lambda: is_active(container) and main_pid(container) not in (0, before), "the service to be back"
+    )
+
+
+@pytest.mark.parametrize("interruption", [restart, kill, upgrade])
+def test_nothing_is_reported_twice_and_what_opened_meanwhile_is(container: Booted, interruption: object) -> None:
+    assert callable(interruption)
+    before = main_pid(container)
+    with traffic(container, 50) as made:
+        # So that there are connections that were reported and are still open.
+        made.wait_for_some(container)
+        interruption(container)
+        wait_for_another_process(container, before)
+    wait_for_all(container, made)
+    assert made.missing() == []
+    assert made.never_made() == []
+    assert made.repeated() == []
+
+
+def test_fifty_kills_and_fifty_restarts_under_200_connections_per_second_miss_nothing(container: Booted) -> None:
+    chance = random.Random(SEED)
+    with traffic(container, 200) as made:
+        for interruption in [kill, restart] * TIMES:
+            before = main_pid(container)
+            interruption(container)
+            wait_for_another_process(container, before)
+            # At any moment of its work, its first read included; this is the experiment, not waiting for luck.
+            time.sleep(chance.uniform(0, 0.3))
+    assert made.made / made.seconds > 150, "this machine did not make the connections that the test is about"
+    wait_for_all(container, made)
+    # Reported + declared lost = made. With this buffer, nothing is lost.
+    assert len(made.ids) + booted_events.lost(container) == made.made
+    assert made.missing() == []
+    assert made.never_made() == []
+    # SIGKILL between report and save repeats an event, with the id it had.
+    assert made.under_two_ids() == []
+
+
+def test_the_watchdog_restarts_a_service_that_hangs(container: Booted) -> None:
+    with traffic(container, 20) as made:
+        made.wait_for_some(container)
+        before = main_pid(container)
+        container.run("systemctl", "kill", "--signal=STOP", "tcpnewconn.service")
+        wait_for_another_process(container, before)
+    assert container.journal("_PID=1", "UNIT=tcpnewconn.service", "UNIT_RESULT=watchdog")
+    wait_for_all(container, made)
+    assert made.missing() == []
+    assert made.repeated() == []
+
+
+def test_stop_under_traffic_stays_stopped(container: Booted) -> None:
+    with traffic(container, 200):
+        container.run("systemctl", "stop", "tcpnewconn.service")
+        # Long enough for a socket unit that still listened to start the service again: one connection would do.
+        for _ in range(20):
+            states = container.run("systemctl", "is-active", "tcpnewconn.service", "tcpnewconn.socket", check=False)
+            assert states.split() == ["inactive", "inactive"]
+            time.sleep(0.1)
+    container.run("systemctl", "start", "tcpnewconn.service")
+    assert container.run("systemctl", "is-active", "tcpnewconn.socket").strip() == "active"
+
+
+def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Booted) -> None:
+    with traffic(container, 20) as before:
+        before.wait_for_some(container)
+    wait_for_all(container, before)
+    container.run("systemctl", "stop", "tcpnewconn.service")
+    container.start_unit("holder.service", "/usr/bin/python3", "-c", HOLD)
+    container.wait_for(lambda: container.run("ss", "-Htn", "sport", "=", ":9000"), "the connection to be open")
+    container.run("systemctl", "start", "tcpnewconn.service")
+    container.wait_for(
+        lambda: booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=9000"), "it to be reported"
+    )
+    container.run("systemctl", "stop", "holder.service")
+    before.read(container)
+    assert before.repeated() == []
+
+
+CONNECT_AND_CLOSE = """
+import socket, sys
+for port in range(20001, 20001 + int(sys.argv[2])):
+    socket.create_connection((sys.argv[1], 80), source_address=("", port)).close()
+"""
+
+
+def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Booted) -> None:
+    """The clients are in another network namespace, so that one connection is one socket here; they close first."""
+    number = 997
+    drop_in(container, "tcpnewconn.socket", "[Socket]\nReceiveBuffer=32K\n")
+    container.run("systemctl", "stop", "tcpnewconn.service")
+    container.run("systemctl", "start", "tcpnewconn.service")
+    before = booted_events.lost(container)
+    # Hanging while the connections come and go: no read can see one of them, and only the buffer knows of them.
+    container.run("systemctl", "kill", "--signal=STOP", "tcpnewconn.service")
+    container.from_peer(sys.executable, "-c", CONNECT_AND_CLOSE, CONTAINER_ADDRESS, str(number))
+    container.wait_for(
+        lambda: not container.run("ss", "-Htn", "state", "connected", "sport = :80"), "their ends"
+    )
+    container.run("systemctl", "kill", "--signal=CONT", "tcpnewconn.service")
+
+    def reported() -> list[str]:
+        matches = (f"SOURCE_ADDRESS={PEER_ADDRESS}", "DESTINATION_PORT=80", "--output-fields=SOURCE_PORT")
+        return [event["SOURCE_PORT"] for event in booted_events.events(container, booted_events.CONNECTION, *matches)]
+
+    container.wait_for(lambda: booted_events.lost(container) > before, "the loss to be declared")
+    declared = container.wait_for(
+        lambda: (lost := booted_events.lost(container) - before) + len(reported()) >= number and lost,
+        "every connection to be reported or declared lost",
+    )
+    ports = reported()
+    assert len(set(ports)) == len(ports) > 0, "the buffer held some"
+    assert len(ports) + declared == number
+    (loss,) = booted_events.events(container, booted_events.LOSS, f"TCPNEWCONN_COUNT={declared}")
+    assert loss["TCPNEWCONN_REASON"]
+    assert loss["PRIORITY"] == "4"
+    assert str(declared) in loss["MESSAGE"].replace(",", "")

@@ -1,0 +1,71 @@
+"""What the service is kept from, tried out from inside its own sandbox; and what systemd-analyze says of it."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import booted_probe
+from tests.booted import Booted
+from tests.booted_package import booted_with_package, drop_in, on_each_distribution
+
+UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
+STATE = "/var/lib/private/tcpnewconn"
+# Only how it is started is another program's; everything else is as the package has it.
+INSTEAD = "[Service]\nType=oneshot\nExecStart=\nExecStart=/usr/bin/python3 /usr/local/lib/probe.py\nRestart=no\n"
+
+
+@pytest.fixture(scope="module", params=on_each_distribution("sandbox"))
+def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
+    with booted_with_package(request.param) as container:
+        yield container
+
+
+@pytest.fixture(scope="module")
+def probed(container: Booted) -> dict[str, Any]:
+    """What a program in the service's place could do."""
+    container.write("/usr/local/lib/probe.py", Path(booted_probe.__file__).read_text())
+    container.run("systemctl", "stop", *UNITS)
+    drop_in(container, "tcpnewconn.service", INSTEAD, name="probe")
+    container.run("systemctl", "start", "tcpnewconn.service")
+    container.run("rm", "-r", "/etc/systemd/system/tcpnewconn.service.d")
+    container.run("systemctl", "daemon-reload")
+    lines = container.run("journalctl", "--quiet", "--output=cat", "_SYSTEMD_UNIT=tcpnewconn.service", "_COMM=python3")
+    (line,) = [line for line in lines.splitlines() if line.startswith('{"other_processes"')]
+    outcome: dict[str, Any] = json.loads(line)
+    return outcome
+
+
+def test_systemd_finds_nothing_to_say_about_the_units(container: Booted) -> None:
+    assert container.run("systemd-analyze", "verify", *UNITS) == ""
+
+
+def test_the_exposure_is_at_most_0_7(container: Booted) -> None:
+    judged = container.run("systemd-analyze", "security", "--no-pager", "tcpnewconn.service")
+    exposure = re.search(r"Overall exposure level for tcpnewconn.service: ([\d.]+)", judged)
+    assert exposure, judged
+    assert float(exposure.group(1)) <= 0.7, judged
+
+
+def test_it_can_open_no_ip_socket(probed: dict[str, Any]) -> None:
+    opened = {family for family, outcome in probed["sockets"].items() if outcome == "opened"}
+    assert opened == {"AF_UNIX", "AF_NETLINK"}
+
+
+def test_it_can_write_nowhere_but_its_state(probed: dict[str, Any]) -> None:
+    assert probed["writable_folders"] == [STATE]
+    assert [path for path in probed["writable_files"] if not path.startswith(f"{STATE}/")] == []
+
+
+def test_it_sees_no_other_process(probed: dict[str, Any]) -> None:
+    assert probed["other_processes"] == []
+
+
+def test_it_has_no_capability_and_gets_none(probed: dict[str, Any]) -> None:
+    assert set(probed["capabilities"]) == {"0000000000000000"}
+    assert probed["no_new_privileges"] == "1"
+    assert probed["user"] > 60000, "a dynamic user"
+    assert [attempt for attempt, outcome in probed["attempts"].items() if outcome == "done"] == []
