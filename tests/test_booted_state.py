@@ -86,22 +86,28 @@ def test_a_disk_that_fills_up_is_said_and_survived(container: Booted) -> None:
     ("break_it", "mend_it", "why"),
     [(fill, free, "No space left on device"), (make_read_only, make_writable, "Read-only file system")],
 )
-def test_it_starts_on_a_disk_that_takes_nothing_and_recovers(
+def test_it_starts_and_works_on_a_disk_that_takes_nothing(
     container: Booted, break_it: Callable[[Booted], None], mend_it: Callable[[Booted], None], why: str
 ) -> None:
-    warned, mended = said(container, why), said(container, "is written again")
-    warned_before, mended_before = warned(), mended()
     container.run("systemctl", "stop", "tcpnewconn.service")
+    warned = said(container, why)
+    before = warned()
     break_it(container)
     container.run("systemctl", "start", "tcpnewconn.service")
     with traffic(container, 20) as made:
         made.wait_for_some(container)
-        assert warned() > warned_before
-        mend_it(container)
-        container.wait_for(lambda: mended() > mended_before, "the news that it is well again")
     wait_for_all(container, made)
     assert made.missing() == []
     assert made.repeated() == []
+    assert warned() > before
+    assert why in container.property("tcpnewconn.service", "StatusText")
+
+    # systemd made the service's own mount of a read-only one: only a restart makes that writable.
+    mend_it(container)
+    container.run("systemctl", "restart", "tcpnewconn.service")
+    container.wait_for(
+        lambda: "snapshot" not in container.property("tcpnewconn.service", "StatusText"), "the snapshot to be written"
+    )
 
 
 def test_a_damaged_snapshot_is_moved_aside_and_named(container: Booted) -> None:
