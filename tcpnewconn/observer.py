@@ -93,8 +93,7 @@ class Observer:
         """Continue where a snapshot ends."""
         self._restored = True
         self.tracker.serial = kept.serial
-        for pair, known in kept.sockets.items():
-            self.tracker.restore(pair, known)
+        self.tracker.restore(kept.sockets)
         for pair, numbers in kept.owed.items():
             for number in numbers:
                 self.tracker.restore_owed(pair, number, now)

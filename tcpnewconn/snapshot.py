@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
 from tcpnewconn.model import Pair
-from tcpnewconn.tracker import Changes, Socket, Tracker
+from tcpnewconn.sockets import Socket, Sockets
+from tcpnewconn.tracker import Changes, Tracker
 
 Entry = dict[str, str]
 
@@ -39,7 +41,7 @@ class Kept:
     """
 
     place: str
-    sockets: dict[Pair, Socket] = field(default_factory=dict)
+    sockets: Sockets = field(default_factory=Sockets)
     owed: dict[Pair, list[int]] = field(default_factory=dict)
     closed: set[Pair] = field(default_factory=set)
     listeners: set[str] = field(default_factory=set)
@@ -251,7 +253,7 @@ def _read(path: str) -> Kept:
                 break
             try:
                 _apply(_unchecked(line), kept)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
                 raise Damaged(f"damaged in line {number}") from error
     if at < length:
         raise Damaged(f"{at} bytes of {length} are there")
@@ -287,7 +289,7 @@ def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
         kept.sockets[bytes.fromhex(pair)] = socket
         kept.serial = max(kept.serial, -socket.number)
     elif kind == "-":
-        kept.sockets.pop(bytes.fromhex(record[1]), None)
+        kept.sockets.pop(bytes.fromhex(record[1]))
     elif kind == "o":
         kept.owed.setdefault(bytes.fromhex(record[1]), []).append(int(record[2]))
     elif kind == "s":

@@ -38,6 +38,7 @@ from tcpnewconn.model import (
     Traffic,
     mirrored,
 )
+from tcpnewconn.sockets import Socket, Sockets
 
 # How far a connection has come to its end.
 _AGE = {ESTABLISHED: 0, FIN_WAIT1: 1, CLOSE_WAIT: 1, FIN_WAIT2: 2, CLOSING: 2, LAST_ACK: 2, TIME_WAIT: 3}
@@ -48,23 +49,6 @@ _TIME_WAIT_LASTS = 90.0
 _LATE = 2.0
 # Seconds for which the other half of an end without addresses is waited for.
 _WIPED_PATIENCE = 1.0
-
-
-@dataclass(slots=True)
-class Socket:
-    """A socket of a connection that was reported.
-
-    `number` names the connection: the cookie of the socket that it was reported with, or a negative serial number where
-    the kernel gives no cookies. `paired` says that the connection's other socket, on this host too, was seen. `opened` is
-    the time of the read that found it, 0.0 if it was there from the start. 0 stands for an unknown cookie or inode.
-    """
-
-    cookie: int
-    inode: int
-    state: int
-    number: int
-    paired: bool
-    opened: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +132,15 @@ class Tracker:
         self.closed: dict[Pair, float] = {}
         # How many sockets left the table and were never announced.
         self.unannounced = 0
-        self.sockets: dict[Pair, Socket] = {}
+        self.sockets = Sockets()
         self.owed: dict[Pair, list[_Owed]] = {}
         self.serial = 0
         self._identify = identify
         self._internal = internal
         self._changes = changes or Changes()
         self._halves = 0
-        self._cookies: dict[int, Pair] = {}
+        # Pairs by their cookie, which only ends without addresses must be found by: None until the first of those.
+        self._cookies: dict[int, Pair] | None = None
         # Those of `sockets` whose cookie is not known.
         self._nameless: set[Pair] = set()
         # By the cookie, or by the pair where that is not known.
@@ -173,16 +158,19 @@ class Tracker:
         return self._halves // 2
 
     def _count(self, socket: Socket, sign: int) -> None:
-        """Count a socket (1) or stop doing so (-1): before and after each change to it."""
+        """Count a socket (1), or stop doing so (-1)."""
         if socket.state != TIME_WAIT:
             self._halves += sign * (1 if socket.paired else 2)
 
     # --- building it again -------------------------------------------------------------------------------------------
 
-    def restore(self, pair: Pair, socket: Socket) -> None:
-        """A socket that was reported before a restart."""
-        self._forget(pair)
-        self._remember(pair, socket)
+    def restore(self, sockets: Sockets) -> None:
+        """The sockets of connections that were reported before a restart."""
+        self.sockets = sockets
+        for pair, socket in sockets.items():
+            self._count(socket, 1)
+            if not socket.cookie and self.announced:
+                self._nameless.add(pair)
 
     def restore_owed(self, pair: Pair, number: int, now: float) -> None:
         """A half that was owed before a restart."""
@@ -209,8 +197,8 @@ class Tracker:
         forward = _AGE[row.state] >= _AGE[known.state]
         if row.inode and row.inode == known.inode and forward:
             if row.state != known.state:
-                self._set_state(known, row.state)
-                self._changes.put(row.pair, known)
+                known.state = row.state
+                self._put(row.pair, known)
             return None
         identity = self._identity(row)
         if identity is not None and known.cookie:
@@ -220,13 +208,9 @@ class Tracker:
         if not same:
             self._leave(row.pair, now)
             return self._appeared(row, identity, seen, now)
-        known.inode = row.inode
-        self._set_state(known, row.state)
-        if not known.cookie and (cookie := self._announced_as(identity)):
-            known.cookie = cookie
-            self._cookies[cookie] = row.pair
-            self._nameless.discard(row.pair)
-        self._changes.put(row.pair, known)
+        known.inode, known.state = row.inode, row.state
+        known.cookie = known.cookie or self._announced_as(identity)
+        self._put(row.pair, known)
         return None
 
     def _identity(self, row: Row) -> Identity | None:
@@ -307,10 +291,8 @@ class Tracker:
         if open_now and other in self._nameless:
             # That end was gone when it was looked up: so is this one's connection with it.
             return None
-        self._count(known, -1)
         known.paired = True
-        self._count(known, 1)
-        self._changes.put(other, known)
+        self._put(other, known)
         return known.number
 
     def _leaving_half(self, pair: Pair) -> bool:
@@ -371,7 +353,7 @@ class Tracker:
 
     def _wiped_end(self, end: End, now: float) -> New | Over | None:
         """An end whose addresses the kernel wiped: its cookie tells, or its other half, or nothing does."""
-        pair = self._cookies.get(end.cookie)
+        pair = self._by_cookie(end.cookie)
         if pair is not None:
             return self._over(pair, self._drop(pair), end, now)
         leaving = self._leaving.pop(end.cookie, None)
@@ -462,21 +444,18 @@ class Tracker:
         return -self.serial
 
     def _put(self, pair: Pair, socket: Socket) -> None:
-        self._remember(pair, socket)
+        self._store(pair, socket)
         self._changes.put(pair, socket)
 
-    def _set_state(self, socket: Socket, state: int) -> None:
-        self._count(socket, -1)
-        socket.state = state
-        self._count(socket, 1)
-
-    def _remember(self, pair: Pair, socket: Socket) -> None:
+    def _store(self, pair: Pair, socket: Socket) -> None:
+        self._forget(pair)
         self.sockets[pair] = socket
         self._count(socket, 1)
-        if socket.cookie:
+        if not socket.cookie:
+            if self.announced:
+                self._nameless.add(pair)
+        elif self._cookies is not None:
             self._cookies[socket.cookie] = pair
-        elif self.announced:
-            self._nameless.add(pair)
 
     def _drop(self, pair: Pair) -> Socket:
         socket = self._forget(pair)
@@ -485,13 +464,18 @@ class Tracker:
         return socket
 
     def _forget(self, pair: Pair) -> Socket | None:
-        socket = self.sockets.pop(pair, None)
-        self._nameless.discard(pair)
+        socket = self.sockets.pop(pair)
         if socket is not None:
             self._count(socket, -1)
-        if socket is not None and self._cookies.get(socket.cookie) == pair:
-            del self._cookies[socket.cookie]
+            self._nameless.discard(pair)
+            if self._cookies is not None and self._cookies.get(socket.cookie) == pair:
+                del self._cookies[socket.cookie]
         return socket
+
+    def _by_cookie(self, cookie: int) -> Pair | None:
+        if self._cookies is None:
+            self._cookies = {socket.cookie: pair for pair, socket in self.sockets.items() if socket.cookie}
+        return self._cookies.get(cookie)
 
     def _owe(self, pair: Pair, number: int, now: float) -> None:
         if pair == mirrored(pair):
