@@ -19,7 +19,8 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "little": reads.little,
     "memory": cost.memory,
     "new": cost.new,
-    "rate": load.rate,
+    "load": load.from_another_host,
+    "loopback": load.over_loopback,
     "delay": load.delay,
     "peers": peers.compared,
 }

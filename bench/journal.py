@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import socket
+import struct
 import subprocess
 import time
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from dataclasses import dataclass
 _SOCKET = "/run/systemd/journal/socket"
 _CONNECTION = b"MESSAGE_ID=74ba465b9f4e456585146b89bb95f0dc\n"
 _END = b"END"
+# How many datagrams were received, and when the last of them.
+_COUNT = struct.Struct("=Qd")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +40,25 @@ class Journal:
             file.write("512")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         listening.bind(_SOCKET)
+        self._count = mmap.mmap(-1, _COUNT.size)
         self._result, answer = os.pipe()
         self._process = os.fork()
         if self._process == 0:
             try:
                 os.close(self._result)
-                _drain(listening, answer)
+                _drain(listening, answer, self._count)
             finally:
                 os._exit(0)
         os.close(answer)
         listening.close()
 
-    @property
-    def process(self) -> int:
-        return self._process
+    def quiet(self, seconds: float = 1.0) -> float:
+        """Wait until nothing has come for so long; when the last entry came (monotonic)."""
+        while True:
+            before = _COUNT.unpack_from(self._count)
+            time.sleep(seconds)
+            if _COUNT.unpack_from(self._count) == before:
+                return float(before[1])
 
     def entries(self) -> list[Entry]:
         """The connections that were reported, in their order."""
@@ -63,11 +72,13 @@ class Journal:
         return entries
 
 
-def _drain(listening: socket.socket, answer: int) -> None:
+def _drain(listening: socket.socket, answer: int, count: mmap.mmap) -> None:
     received: list[tuple[float, bytes]] = []
     receive, now = listening.recv, time.monotonic
     while (datagram := receive(65536)) != _END:
-        received.append((now(), datagram))
+        when = now()
+        received.append((when, datagram))
+        _COUNT.pack_into(count, 0, len(received), when)
     with open(answer, "wb") as result:
         pickle.dump([_entry(*each) for each in received if _CONNECTION in each[1]], result)
 

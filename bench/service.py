@@ -1,4 +1,4 @@
-"""tcpnewconn as systemd runs it: its own process under the system's Python, with a journal to write to and somebody to notify."""
+"""tcpnewconn as systemd runs it: under the system's Python, with the announcements' socket passed to it, and notifying."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.timing import cpu_of
+from tcpnewconn import sockdiag
 
 _TREE = Path(__file__).resolve().parent.parent
 _PYTHON = "/usr/bin/python3"
@@ -28,13 +29,17 @@ class Service:
         self._notified.bind(str(folder / "notify"))
         self._notified.settimeout(_PATIENCE)
         (folder / "conf").touch()
-        self._program = subprocess.Popen(
-            [_PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval]
-            + ["--config", str(folder / "conf"), "--state", str(folder / "snapshot")],
-            cwd=_TREE,
-            env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
-            stdout=subprocess.DEVNULL,
-        )
+        with sockdiag.open_ends() as ends:
+            # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
+            passing = ["sh", "-c", f'exec 3<&{ends.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "sh"]
+            self._program = subprocess.Popen(
+                [*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval]
+                + ["--config", str(folder / "conf"), "--state", str(folder / "snapshot")],
+                cwd=_TREE,
+                env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
+                stdout=subprocess.DEVNULL,
+                pass_fds=[ends.fileno()],
+            )
         self._wait_for(b"READY=1")
 
     def __enter__(self) -> Service:
@@ -60,35 +65,29 @@ class Service:
             status = self._wait_for(b"STATUS=")
         return status
 
-    @property
-    def process(self) -> int:
-        return self._program.pid
-
     def cpu(self) -> float:
         """Seconds of CPU time used so far."""
-        return cpu_of(self.process)
+        return cpu_of(self._program.pid)
 
     def peak_memory(self) -> float:
         """MiB."""
-        with open(f"/proc/{self.process}/status") as file:
+        with open(f"/proc/{self._program.pid}/status") as file:
             for line in file:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) / 1024
         raise RuntimeError("no VmHWM")
 
     def lost(self) -> int:
-        """Announcements that did not fit into its receive buffer: Drops in /proc/net/netlink, of its socket in groups 1 and 3."""
-        with open("/proc/net/netlink") as file:
-            rows = [line.split() for line in file][1:]
-        return sum(int(row[8]) for row in rows if row[1] == "4" and row[3] == "00000005")
+        """Announcements that did not fit into its receive buffer."""
+        return self._buffer()[1]
 
-    def idle(self, patience: float = _PATIENCE) -> None:
-        """Wait until it has nothing more to do: half a second without CPU time, but for a read's."""
-        until = time.monotonic() + patience
-        before = self.cpu()
-        while time.monotonic() < until:
-            time.sleep(0.5)
-            now = self.cpu()
-            if now - before < 0.01:
-                return
-            before = now
+    def caught_up(self) -> None:
+        """Wait until its receive buffer is empty."""
+        while self._buffer()[0]:
+            time.sleep(0.05)
+
+    def _buffer(self) -> tuple[int, int]:
+        """Rmem and Drops in /proc/net/netlink, of its socket in groups 1 and 3."""
+        with open("/proc/net/netlink") as file:
+            (row,) = [row for row in map(str.split, file) if row[1] == "4" and row[3] == "00000005"]
+        return int(row[4]), int(row[8])
