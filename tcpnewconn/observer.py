@@ -226,8 +226,9 @@ class Observer:
         assert local.address is not None
         local = Endpoint(local.address if any(local.address) else None, local.port)
         remote = Endpoint(remote.address, None)
-        cgroup = self._listeners.on(new.pair[: len(new.pair) // 2])
-        if cgroup is not None:
+        here = new.pair[: len(new.pair) // 2]
+        cgroup = self._listeners.on(here)
+        if cgroup is not None or not self._listeners.ephemeral(here):
             source, destination, direction = remote, local, INGRESS
         else:
             source, destination, direction = local, remote, EGRESS
