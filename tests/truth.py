@@ -10,10 +10,10 @@ import os
 import re
 import subprocess
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 _LINE = re.compile(
     r"family=(?P<family>\w+) protocol=IPPROTO_TCP sport=(?P<sport>\d+) dport=(?P<dport>\d+) "
@@ -21,8 +21,13 @@ _LINE = re.compile(
     r"oldstate=(?P<old>\S+) newstate=TCP_ESTABLISHED"
 )
 
-# Local address and port, remote address and port: one socket.
-Ends = tuple[str, int, str, int]
+
+class Established(NamedTuple):
+    """One socket that became ESTABLISHED; whether it had sent the SYN, and not accepted one."""
+
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    opened: bool
 
 
 class Unavailable(Exception):
@@ -30,14 +35,13 @@ class Unavailable(Exception):
 
 
 class Truth:
-    """What became ESTABLISHED since this was made."""
+    """What becomes ESTABLISHED."""
 
     def __init__(self, instance: Path) -> None:
         self._instance = instance
-        self._seen: Counter[Ends] = Counter()
 
-    def established(self) -> Counter[Ends]:
-        """How often each pair of ends, as a socket of this machine sees it, became ESTABLISHED."""
+    def established(self) -> list[Established]:
+        """Every socket of this machine that became so since this was last asked."""
         descriptor = os.open(self._instance / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
         text = bytearray()
         try:
@@ -48,12 +52,15 @@ class Truth:
         finally:
             os.close(descriptor)
         assert b"LOST" not in text, "the trace buffer is too small for this test"
+        seen = []
         for match in _LINE.finditer(text.decode()):
             local, remote = match["saddr6"], match["daddr6"]
             if match["family"] == "AF_INET" or local.startswith("::ffff:"):
                 local, remote = match["saddr"], match["daddr"]
-            self._seen[local, int(match["sport"]), remote, int(match["dport"])] += 1
-        return self._seen
+            seen.append(
+                Established((local, int(match["sport"])), (remote, int(match["dport"])), match["old"] == "TCP_SYN_SENT")
+            )
+        return seen
 
 
 @contextmanager
