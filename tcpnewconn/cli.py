@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from tcpnewconn import __version__
 from tcpnewconn.config import ConfigError, Settings, load, parse_interval
@@ -24,9 +25,15 @@ The service is read with journalctl -u tcpnewconn. See tcpnewconn(8), tcpnewconn
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, as every message here."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """All there is to say on the command line."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="tcpnewconn",
         description="Reports every new TCP connection of this host, once.",
         epilog=_EPILOG,
@@ -62,8 +69,8 @@ def _interval(text: str) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
-    options = parser().parse_args(arguments)
     try:
+        options = _parsed(arguments)
         settings = _settings(options)
         if options.command == "check-config":
             return 0
@@ -72,11 +79,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return EXIT_CONFIG
     except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain of it once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
+        _discard_output()
         return 0
+    except OSError as error:
+        _complain(f"standard output: {error.strerror}")
+        _discard_output()
+        return EXIT_CANNOT_RUN
     except KeyboardInterrupt:
         return 0
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    try:
+        return parser().parse_args(arguments)
+    except SystemExit:
+        # What --help and --version print goes out here, or fails here.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
+
+
+def _discard_output() -> None:
+    """Python would complain of what it could not write once more, when it closes stdout."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settings(options: argparse.Namespace) -> Settings:

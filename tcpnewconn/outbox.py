@@ -35,6 +35,11 @@ class Outbox:
         self._waiting: deque[tuple[Entry, bool]] = deque()
 
     @property
+    def pipe(self) -> int | None:
+        """The pipe that entries go into, if it is one."""
+        return self._sink.pipe
+
+    @property
     def waiting(self) -> int:
         """How many entries the sink had no room for."""
         return len(self._waiting)

@@ -27,12 +27,15 @@ class CannotRun(Exception):
 
 
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
-    """Read once, or until stopped. Raises CannotRun."""
+    """Read once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
     try:
         sink = open_sink(options.output)
-        notifier = Notifier()
     except ImportError as error:
         raise CannotRun(f"{error}: install python3-systemd, or use --output text") from error
+    try:
+        notifier = Notifier()
+    except ImportError as error:
+        raise CannotRun(f"{error}: install python3-systemd, or unset NOTIFY_SOCKET") from error
     folder = net_folder(options.procfs)
     here = host.look(options.procfs, folder)
     proc = ProcNet(options.procfs, users=here.users)
@@ -57,10 +60,6 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         service.once() if options.once else service.run()
     except NoProc as error:
         raise CannotRun(f"{error}: is /proc mounted there? say where with --procfs DIR") from error
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CannotRun(f"standard output: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,9 @@ class Service:
             selector.register(wake, selectors.EVENT_READ)
             if self._ends is not None:
                 selector.register(self._ends.fileno(), selectors.EVENT_READ)
+            if self._outbox.pipe is not None:
+                # Nothing can be read there: it wakes us when whoever read what we write has gone.
+                selector.register(self._outbox.pipe, selectors.EVENT_READ)
             due = time.monotonic()
             self._first_read(due)
             self._notifier.ready(self._status())
@@ -94,7 +97,9 @@ class Service:
                     # Here everything that was due has been done: a loop that hangs does not come by.
                     self._notifier.alive()
                     sign_of_life = now + self._notifier.watchdog
-                selector.select(self._timeout(now, due, sign_of_life))
+                woken = selector.select(self._timeout(now, due, sign_of_life))
+                if any(key.fd == self._outbox.pipe for key, _ in woken):
+                    raise BrokenPipeError
                 self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)

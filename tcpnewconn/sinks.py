@@ -5,8 +5,11 @@ An event becomes an *entry* first, its fields under their journal names, and an 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -203,7 +206,12 @@ def size_text(count: int) -> str:
 
 
 class Sink(Protocol):
-    """Where entries go. `write` raises BlockingIOError while it has no room: the entry was not written, try again later."""
+    """Where entries go. `write` raises BlockingIOError while it has no room: the entry was not written, try again later.
+
+    `pipe` is the file descriptor of the pipe that it writes into, if it does: whoever reads that may go away.
+    """
+
+    pipe: int | None
 
     def write(self, entry: Entry) -> None: ...
 
@@ -218,6 +226,7 @@ class Journal:
     def __init__(self) -> None:
         from systemd.journal import sendv
 
+        self.pipe: int | None = None
         self._sendv: Callable[..., None] = sendv
         self._own = False
 
@@ -259,6 +268,9 @@ def _datagram_sockets() -> set[int]:
 class Text:
     """One line an event: UTC time with its offset, then the message."""
 
+    def __init__(self) -> None:
+        self.pipe = _output_pipe()
+
     def write(self, entry: Entry) -> None:
         now = datetime.now(timezone.utc).isoformat(" ", "seconds")
         print(f"{now}: {printable(entry['MESSAGE'])}", flush=True)
@@ -267,12 +279,26 @@ class Text:
 class Json:
     """One JSON object a line, its keys the dotted names in lower case; ports, counts and the priority are numbers."""
 
+    def __init__(self) -> None:
+        self.pipe = _output_pipe()
+
     def write(self, entry: Entry) -> None:
         line: dict[str, str | int] = {"@timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
         for name, value in entry.items():
             line[FIELDS[name]] = int(value) if name in _NUMBERS else value
         # Escapes every byte that is not ASCII, those that are not UTF-8 among them.
         print(json.dumps(line, separators=(",", ":")), flush=True)
+
+
+def _output_pipe() -> int | None:
+    """Standard output, where it is the writing end of a pipe. Raises OSError where it is closed."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    import fcntl
+
+    descriptor = sys.stdout.fileno()
+    only_written = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    return descriptor if only_written and stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
 
 
 def printable(text: str) -> str:
@@ -296,7 +322,12 @@ def under_journal(descriptor: int = 2) -> bool:
 def say(message: str, level: int = 4) -> None:
     """Tell a person something, in one line on stderr; levels are those of syslog, which the journal understands."""
     prefix = f"<{level}>" if under_journal() else "tcpnewconn: "
-    print(prefix + printable(message), file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        # Where nobody can be told, that stops nothing; and nothing is left in a buffer, to fail once more at the end.
+        with contextlib.suppress(OSError):
+            os.write(
+                sys.stderr.fileno(), f"{prefix}{printable(message)}\n".encode(sys.stderr.encoding, "backslashreplace")
+            )
 
 
 def open_sink(output: str) -> Sink:
