@@ -6,11 +6,10 @@ import argparse
 import datetime
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import cost, load, peers, reads
+from bench import apart, cost, load, peers, reads
 from bench.figures import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -24,10 +23,6 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "delay": load.delay,
     "peers": peers.compared,
 }
-
-# Each group has a machine of its own, as far as the kernel gives one: its TCP tables, its mounts, and its processes, which
-# all end with it.
-_APART = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private")
 
 
 def main() -> int:
@@ -48,15 +43,12 @@ def main() -> int:
     print(_machine(), flush=True)
     failed = False
     for name in options.groups or GROUPS:
-        small = ["--small"] if options.small else []
-        done = subprocess.run(
-            [*_APART, sys.executable, "-m", "bench", "--inside", name, *small], stdout=subprocess.PIPE, text=True
-        )
-        if done.returncode != 0:
+        group = apart.run("bench", "--inside", name, *(["--small"] if options.small else []))
+        if group is None:
             print(f"bench: {name} could not be measured, see above", file=sys.stderr)
             failed = True
-            continue
-        print("\n" + printed(loads(done.stdout)), end="", flush=True)
+        else:
+            print("\n" + printed(loads(group)), end="", flush=True)
     return int(failed)
 
 
@@ -66,8 +58,15 @@ def _machine() -> str:
     now = datetime.datetime.now(datetime.timezone.utc)
     return (
         f"{now:%Y-%m-%d %H:%M} UTC, Linux {platform.release()}, Python {platform.python_version()}, "
-        f"{len(models)} x {models[0] if models else platform.machine()}"
+        f"{len(models)} x {models[0] if models else platform.machine()}, load average {os.getloadavg()[0]:.1f}, "
+        f"{_sockets():,} TCP sockets of others (whoever reads /proc/net/tcp passes by them too)"
     )
+
+
+def _sockets() -> int:
+    """TCP sockets over IPv4 in all network namespaces: the kernel has one table for all of them."""
+    with open("/proc/slabinfo") as file:
+        return sum(int(row.split()[1]) for row in file if row.startswith("TCP "))
 
 
 if __name__ == "__main__":

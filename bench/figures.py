@@ -39,9 +39,7 @@ def dumps(group: Group) -> str:
 
 def loads(text: str) -> Group:
     group = json.loads(text)
-    return Group(
-        group["title"], [Figure(**figure) for figure in group["figures"]], group["table"], group["remarks"]
-    )
+    return Group(group["title"], [Figure(**figure) for figure in group["figures"]], group["table"], group["remarks"])
 
 
 def printed(group: Group) -> str:

@@ -25,7 +25,6 @@ http {{ access_log off; server {{ listen {PORT} backlog=4096; return 200 "hello\
 """
 
 
-
 class Nginx:
     """A web server on this host, from its making until the end of the `with` block."""
 
@@ -34,9 +33,7 @@ class Nginx:
         conf = Path(self._folder.name) / "nginx.conf"
         conf.write_text(_NGINX)
         os.chmod(self._folder.name, 0o755)
-        self._program = subprocess.Popen(
-            ["nginx", "-p", self._folder.name, "-c", str(conf)], stderr=subprocess.DEVNULL
-        )
+        self._program = subprocess.Popen(["nginx", "-p", self._folder.name, "-c", str(conf)], stderr=subprocess.DEVNULL)
         while not any(f":{PORT:04X} 00000000:0000 0A" in row for row in Path("/proc/self/net/tcp").open()):
             if self._program.poll() is not None:
                 raise RuntimeError(f"nginx ended with exit status {self._program.returncode}")

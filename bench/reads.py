@@ -48,7 +48,9 @@ def quiet_read(of: Observer) -> Cost:
 
 
 def _psutil() -> Callable[[], Cost]:
-    program = subprocess.Popen([sys.executable, "-c", _PSUTIL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    program = subprocess.Popen(
+        [sys.executable, "-c", _PSUTIL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert program.stdin is not None
     assert program.stdout is not None
     ask, answer = program.stdin, program.stdout

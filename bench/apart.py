@@ -1,0 +1,25 @@
+"""A machine of its own for what is measured, as far as the kernel gives one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# TCP tables, mounts, and processes, which all end with the first of them.
+_UNSHARE = (
+    "unshare",
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--propagation",
+    "private",
+)
+
+
+def run(module: str, *arguments: str) -> str | None:
+    """What `python -m MODULE ARGUMENTS` prints when it runs apart; None if it fails, which it has told on stderr."""
+    done = subprocess.run([*_UNSHARE, sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
+    return done.stdout if done.returncode == 0 else None
