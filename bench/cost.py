@@ -10,14 +10,13 @@ import time
 from bench.client import Client
 from bench.figures import Figure, Group, at_most
 from bench.journal import Journal
+from bench.reads import observer
 from bench.service import Service
 from bench.table import Table
 from bench.timing import in_turns, median, of_call
-from tcpnewconn import config, host, sockdiag
-from tcpnewconn.observer import Observer
+from tcpnewconn import config
 from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
-from tcpnewconn.procnet import ProcNet
 from tcpnewconn.sinks import Renderer, open_sink
 from tcpnewconn.snapshot import Snapshot
 
@@ -44,10 +43,8 @@ class _Reporting:
     """The rooms from a row to the datagram, in this process, as the service joins them."""
 
     def __init__(self, folder: str) -> None:
-        proc = ProcNet()
-        here = host.look("/proc", proc.folder)
-        self._snapshot = Snapshot(f"{folder}/snapshot", here.place)
-        self._observer = Observer(proc, here, sockdiag.Lookup(), True, True, self._snapshot, 10.0)
+        self._snapshot = Snapshot(f"{folder}/snapshot", "here")
+        self._observer = observer(self._snapshot)
         settings = config.load(os.devnull)
         self._outbox = Outbox(open_sink("journal"), self._snapshot, Renderer(Units(), Users()), settings)
         self.read()

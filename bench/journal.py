@@ -1,4 +1,4 @@
-"""Who reads the journal's socket in a mount namespace of its own, where no journald runs: each entry, with the time of its receipt."""
+"""Reads the journal's socket, in a mount namespace where no journald runs: each entry, with the time of its receipt."""
 
 from __future__ import annotations
 

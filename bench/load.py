@@ -34,7 +34,9 @@ class Nginx:
         conf.write_text(_NGINX)
         os.chmod(self._folder.name, 0o755)
         self._program = subprocess.Popen(["nginx", "-p", self._folder.name, "-c", str(conf)], stderr=subprocess.DEVNULL)
-        while not any(f":{PORT:04X} 00000000:0000 0A" in row for row in Path("/proc/self/net/tcp").open()):
+        while not any(
+            f":{PORT:04X} 00000000:0000 0A" in row for row in Path("/proc/self/net/tcp").read_text().splitlines()
+        ):
             if self._program.poll() is not None:
                 raise RuntimeError(f"nginx ended with exit status {self._program.returncode}")
             time.sleep(0.01)
@@ -58,7 +60,7 @@ def accepted() -> int:
 
 
 def storm(client: Client | None, seconds: int) -> float:
-    """A connection for each request, for so many seconds; from another host or, without one, over loopback. The seconds it took."""
+    """A connection for each request, for so many seconds, from another host or over loopback. Returns the seconds it took."""
     address = "127.0.0.1" if client is None else client.host_address
     wrk = ["wrk", "-t1", "-c100", f"-d{seconds}s", "-H", "Connection: close", f"http://{address}:{PORT}/"]
     begin = time.monotonic()

@@ -146,8 +146,6 @@ _PEERS = (
 
 def _watch(peer: Peer, client: Client, seconds: int) -> list[str]:
     """A row of the table."""
-    if shutil.which(peer.command[0]) is None:
-        return [peer.name, "not installed", "", "", peer.needs]
     with tempfile.TemporaryDirectory() as folder, Nginx():
         printed, complained = Path(folder) / "printed", Path(folder) / "complained"
         with printed.open("wb") as out, complained.open("wb") as err:
@@ -226,6 +224,8 @@ def _inside(name: str, seconds: int) -> list[str]:
         if name == _OURS:
             return _ours(client, seconds)
         (peer,) = (peer for peer in _PEERS if peer.name == name)
+        if shutil.which(peer.command[0]) is None:
+            return [peer.name, "not installed", "", "", peer.needs]
         for command in peer.before:
             subprocess.run(command, check=True)
         return _watch(peer, client, seconds)

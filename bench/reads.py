@@ -12,7 +12,8 @@ from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call, of_command, ratio
 from tcpnewconn import host, sockdiag
 from tcpnewconn.observer import Observer
-from tcpnewconn.procnet import ProcNet
+from tcpnewconn.procnet import ProcNet, net_folder
+from tcpnewconn.snapshot import Snapshot
 
 _CAT = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
 _SS = ("ss", "-tan")
@@ -27,10 +28,15 @@ for line in sys.stdin:
 """
 
 
-def observer() -> Observer:
-    """As the service has it, with announcements, that has read once."""
-    proc = ProcNet()
-    made = Observer(proc, host.look("/proc", proc.folder), sockdiag.Lookup(), True, True, None, 10.0)
+def observer(snapshot: Snapshot | None = None) -> Observer:
+    """As the service has it under systemd."""
+    here = host.look("/proc", net_folder("/proc"))
+    return Observer(ProcNet(users=here.users), here, sockdiag.Lookup(), True, True, snapshot, 10.0)
+
+
+def read_once() -> Observer:
+    """One for which all that is in the tables now is old."""
+    made = observer()
     for _ in made.read(time.monotonic()):
         pass
     return made
@@ -68,7 +74,7 @@ def compared(small: bool) -> Group:
     rows, rounds = (200, 2) if small else (100_000, 15)
     table = Table()
     table.grow(rows)
-    reader = observer()
+    reader = read_once()
     ours, cat, ss = in_turns(rounds, lambda: quiet_read(reader), lambda: of_command(_CAT), lambda: of_command(_SS))
     ours_again, psutil = in_turns(max(2, rounds // 3), lambda: quiet_read(reader), _psutil())
     table.close()
@@ -96,7 +102,7 @@ def linear(small: bool) -> Group:
     rows = [["rows", "read", "CPU", "per row", "cat", "read : cat"]]
     for size in sizes:
         table.grow(size)
-        reader = observer()
+        reader = read_once()
         ours, cat = in_turns(rounds, lambda reader=reader: quiet_read(reader), lambda: of_command(_CAT))  # type: ignore[misc]
         read = median(ours)
         per_row.append(read.cpu / size)
@@ -124,7 +130,7 @@ def little(small: bool) -> Group:
     rows, rounds = (200, 3) if small else (200, 300)
     table = Table()
     table.grow(rows)
-    reader = observer()
+    reader = read_once()
     (costs,) = in_turns(rounds, lambda: quiet_read(reader))
     table.close()
     cost = median(costs)

@@ -33,8 +33,10 @@ class Service:
             # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
             passing = ["sh", "-c", f'exec 3<&{ends.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "sh"]
             self._program = subprocess.Popen(
-                [*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval]
-                + ["--config", str(folder / "conf"), "--state", str(folder / "snapshot")],
+                [
+                    *(*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval),
+                    *("--config", str(folder / "conf"), "--state", str(folder / "snapshot")),
+                ],
                 cwd=_TREE,
                 env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
                 stdout=subprocess.DEVNULL,
