@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 from tcpnewconn.direction import DEFAULT_PORT_RANGE
@@ -38,12 +39,17 @@ def look(root: str, net_folder: str) -> Host:
         sysctl = os.environ.get(_SYSCTL_ENVIRONMENT, sysctl)
     process = os.path.dirname(net_folder)
     return Host(
-        boot=(_first_line(f"{sysctl}/kernel/random/boot_id") or "0").replace("-", ""),
+        boot=_boot(f"{sysctl}/kernel/random/boot_id"),
         namespace=_namespace(process, net_folder),
         port_range=_port_range(f"{sysctl}/net/ipv4/ip_local_port_range"),
         live=_same(f"{net_folder}/tcp", "/proc/self/net/tcp"),
         users=(_first_line("/proc/self/uid_map") or "").split() == ["0", "0", "4294967295"],
     )
+
+
+def _boot(path: str) -> str:
+    boot = (_first_line(path) or "").replace("-", "")
+    return boot if re.fullmatch("[0-9a-f]{32}", boot) else "0"
 
 
 def _namespace(process: str, net_folder: str) -> str:
@@ -68,12 +74,12 @@ def _same(one: str, other: str) -> bool:
 
 def _port_range(path: str) -> tuple[int, int]:
     low, _, high = (_first_line(path) or "").partition("\t")
-    return (int(low), int(high)) if low.isdigit() and high.isdigit() else DEFAULT_PORT_RANGE
+    return (int(low), int(high)) if low.isdecimal() and high.isdecimal() else DEFAULT_PORT_RANGE
 
 
 def _first_line(path: str) -> str | None:
     try:
-        with open(path) as file:
+        with open(path, errors="replace") as file:
             return file.readline().rstrip("\n")
     except OSError:
         return None

@@ -92,7 +92,7 @@ class Snapshot(Changes):
     def _move_aside(self, error: Exception) -> str:
         why = error.strerror if isinstance(error, OSError) else str(error)
         for number in range(1, 10):
-            aside = f"{self.path}.aside-{number}"
+            aside = f"{self.path}.damaged-{number}"
             if not os.path.lexists(aside):
                 break
         try:
@@ -275,7 +275,7 @@ def _read_header(header: bytes) -> tuple[str, int]:
 
 def _unchecked(line: bytes):  # type: ignore[no-untyped-def]
     """The JSON of a line whose checksum is right; raises ValueError."""
-    if line[8:9] != b" " or not line.endswith(b"\n") or int(line[:8], 16) != zlib.crc32(line[9:-1]):
+    if line[8:9] != b" " or not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
         raise ValueError("wrong checksum")
     return json.loads(line[9:])
 

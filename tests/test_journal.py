@@ -85,8 +85,19 @@ def test_a_value_arrives_as_it_is_whatever_is_in_it(opened: Journal) -> None:
     )
     step = MOUNT.format(folder=shlex.quote(str(opened.folder)))
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation", "private", "sh", "-c", f'{step} && exec "$@"', "sh"]
-        + [sys.executable, "-c", program],
+        [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            f'{step} && exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            program,
+        ],
         cwd=TREE,
         env=environment(),
         input=json.dumps(NASTY),
