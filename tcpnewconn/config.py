@@ -85,6 +85,30 @@ def parse_boolean(text: str) -> bool:
     raise ValueError("not a boolean; use yes or no")
 
 
+def parse_limit(text: str) -> int:
+    """A number from 0 to 1000000. ValueError for all else."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
+        raise ValueError("not a limit; use a number from 1 to 1000000, or 0 for none")
+    return int(text)
+
+
+def parse_ports(text: str) -> int:
+    """A number of ports from 1 to 1000, or off (0). ValueError for all else."""
+    if text.lower() == "off":
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= 1000):
+        raise ValueError("not a number of ports; use a number from 1 to 1000, or off")
+    return int(text)
+
+
+def parse_within(text: str) -> float:
+    """Seconds. ValueError for what is no time span, or not between one second and one hour."""
+    seconds = parse_span(text)
+    if not 1 <= seconds <= 3600:
+        raise ValueError("too short or too long; use a time span from 1s to 1h")
+    return seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One line that may stand in a configuration file."""
@@ -106,7 +130,14 @@ class Setting:
 
 
 # How one part of a value is read; ValueError says what would be right.
-KINDS: dict[str, Callable[[str], object]] = {"interval": parse_interval, "boolean": parse_boolean, "rules": parse_rule}
+KINDS: dict[str, Callable[[str], object]] = {
+    "interval": parse_interval,
+    "boolean": parse_boolean,
+    "rules": parse_rule,
+    "limit": parse_limit,
+    "ports": parse_ports,
+    "within": parse_within,
+}
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("Read", "Interval", "10s", "Time from one read of the TCP tables to the next, 100ms to 1d.", "interval"),
@@ -114,6 +145,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("Report", "Listeners", "yes", "Report new listeners.", "boolean"),
     Setting("Report", "Closed", "no", "Report the end of every connection, too.", "boolean"),
     Setting("Report", "Ignore", "", "Connections not to report: networks, ports and network:port.", "rules"),
+    Setting(
+        "Report", "BurstLimit", "100", "Alike connections per interval that are told one by one; 0 for all.", "limit"
+    ),
+    Setting("Report", "TotalLimit", "1000", "Connections per second that are told one by one; 0 for all.", "limit"),
+    Setting("Scan", "Ports", "3", "A source that connects to more ports than this is a port scan; off.", "ports"),
+    Setting("Scan", "Within", "60s", "In this time it must connect to them, 1s to 1h.", "within"),
+    Setting("Scan", "Trusted", "", "Networks that may connect to as many ports as they like.", "rules"),
 )
 
 
@@ -126,6 +164,11 @@ class Settings:
     listeners: bool
     closed: bool
     ignore: Rules
+    burst_limit: int  # 0: no limit
+    total_limit: int  # 0: no limit
+    ports: int  # 0: off
+    within: float  # seconds
+    trusted: Rules
 
 
 class ConfigError(Exception):

@@ -184,6 +184,33 @@ class Closed:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """Connections that were not told one by one: how many, and what they share; the rest of the endpoints is None.
+
+    `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
+    most connections, each with their number.
+    """
+
+    source: Endpoint
+    destination: Endpoint
+    direction: str
+    cgroup: int
+    count: int
+    sources: int
+    exact: bool
+    top: tuple[tuple[bytes, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PortScan:
+    """One source has opened connections to several ports of this host, in ascending order."""
+
+    source: bytes
+    destination: bytes | None
+    ports: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
     """What could not be seen: how many, of what kind (`reason`), where, and what to do about it."""
 
@@ -208,4 +235,4 @@ class Recovered:
     message: str
 
 
-Event = Connection | Listener | Closed | Loss | Degraded | Recovered
+Event = Connection | Summary | PortScan | Listener | Closed | Loss | Degraded | Recovered

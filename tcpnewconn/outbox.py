@@ -1,38 +1,50 @@
-"""Between the events and where they are written: nothing is lost while the sink has no room, or when the program is killed.
+"""Between the events and where they are written: bounded, and nothing is lost while the sink has no room or in a crash.
 
 Entries of a read are written down before they are sent: /proc will not show them again. An announced end stays in the
-kernel's buffer until its entry was sent, or written down.
+kernel's buffer until its entry was sent, or written down, or it was counted in a group that is.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from tcpnewconn.config import Settings
+from tcpnewconn.folding import Folding
 from tcpnewconn.ignore import ignored
-from tcpnewconn.model import Closed, Connection, Event, Listener
+from tcpnewconn.model import Closed, Connection, Event, Listener, Loss
+from tcpnewconn.scan import Scans
 from tcpnewconn.sinks import Renderer, Sink
-from tcpnewconn.snapshot import Entry, Snapshot
+from tcpnewconn.snapshot import Entry, Kept, Snapshot
 
-# So many entries wait in memory; then nothing more is taken from the sources, which wait in the kernel.
+# So many entries wait for the sink; then connections are counted, and told when there is room again.
 _MOST_WAITING = 10_000
-# So many entries are written down and sent at a time.
+# So many entries of a read are written down and sent at a time.
 _BATCH = 500
+# Seconds between two loss events of one kind.
+_LOSS_EVERY = 60.0
 
 
 class Outbox:
-    """Renders the events that the settings want, and sends them in their order."""
+    """Sends the events that the settings want, in their order; folds those of a burst.
+
+    `connections` counts what was reported, by itself or in a summary.
+    """
 
     def __init__(self, sink: Sink, snapshot: Snapshot | None, renderer: Renderer, settings: Settings) -> None:
         self.settings = settings
         self.connections = 0
+        self.folding = Folding(settings.burst_limit, settings.total_limit)
+        self._scans = Scans(settings.ports, settings.within)
         self._sink = sink
         self._snapshot = snapshot
         self._renderer = renderer
         # Each with whether it is written down.
         self._waiting: deque[tuple[Entry, bool]] = deque()
+        self._left_out = 0
+        self._loss_told = float("-inf")
 
     @property
     def pipe(self) -> int | None:
@@ -44,27 +56,27 @@ class Outbox:
         """How many entries the sink had no room for."""
         return len(self._waiting)
 
-    @property
-    def full(self) -> bool:
-        return len(self._waiting) >= _MOST_WAITING
+    def set(self, settings: Settings) -> None:
+        """Other settings from now on."""
+        self.settings = settings
+        self.folding.burst, self.folding.total = settings.burst_limit, settings.total_limit
+        self._scans.ports, self._scans.within = settings.ports, settings.within
 
-    def resume(self, undelivered: Iterable[Entry]) -> None:
-        """Send what an earlier run wrote down and did not deliver."""
-        self._waiting.extend((entry, True) for entry in undelivered)
+    def resume(self, kept: Kept) -> None:
+        """Continue with what an earlier run wrote down and did not deliver."""
+        self._waiting.extend((entry, True) for entry in kept.undelivered.values())
+        for key, count in kept.folded.items():
+            self.folding.restore(key, count)
         self.send()
 
-    def from_read(self, events: Iterator[Event]) -> bool:
-        """Take the events of a read, as many as there is room for; whether those were all."""
-        while not self.full:
-            batch = list(islice(events, _BATCH))
+    def from_read(self, events: Iterator[Event]) -> None:
+        """Take the events of a read."""
+        while batch := list(islice(events, _BATCH)):
             self._take(batch, write_down=True)
-            if len(batch) < _BATCH:
-                return True
-        return False
 
     def from_end(self, events: Iterable[Event], cookie: int, drops: int) -> None:
         """Take the events of one announced end, and write down that it was dealt with."""
-        self._take(events, write_down=False)
+        self._take(events, write_down=bool(self._waiting))
         if self._snapshot is not None:
             self._snapshot.last_end(cookie, drops)
             self._snapshot.flush()
@@ -73,28 +85,52 @@ class Outbox:
         """Take an event of the service itself."""
         self._take([event], write_down=True)
 
-    def _take(self, events: Iterable[Event], write_down: bool) -> None:
-        for event in events:
-            if not self._wanted(event):
-                continue
-            if isinstance(event, Connection):
-                self.connections += 1
-            entry = self._renderer.entry(event)
-            if self._snapshot is not None and write_down:
-                self._snapshot.entry(entry)
-            self._waiting.append((entry, self._snapshot is not None and write_down))
-        if self._snapshot is not None and write_down:
-            self._snapshot.flush()
-        self.send()
-        if self._waiting and not write_down and self._snapshot is not None:
-            self._write_down()
+    def interval_over(self) -> None:
+        """Tell what was counted in the interval, if there is room for it."""
+        if len(self._waiting) >= _MOST_WAITING:
+            return
+        if self._snapshot is not None:
+            self._snapshot.told()
+        self._take(self.folding.flush(), write_down=True)
+        self._tell_losses(time.monotonic())
 
-    def _write_down(self) -> None:
-        assert self._snapshot is not None
-        for index, (entry, written) in enumerate(self._waiting):
-            if not written:
-                self._snapshot.entry(entry)
-                self._waiting[index] = (entry, True)
+    def _take(self, events: Iterable[Event], write_down: bool) -> None:
+        snapshot = self._snapshot
+        write_down = write_down and snapshot is not None
+        for event in events:
+            for told in self._told(event):
+                entry = self._renderer.entry(told)
+                if write_down and snapshot is not None:
+                    snapshot.entry(entry)
+                self._waiting.append((entry, write_down))
+        if write_down and snapshot is not None:
+            snapshot.flush()
+        self.send()
+        if self._waiting and not write_down and snapshot is not None:
+            for entry, _ in self._waiting:
+                snapshot.entry(entry)
+            self._waiting = deque((entry, True) for entry, _ in self._waiting)
+
+    def _told(self, event: Event) -> Iterator[Event]:
+        """What is told of an event at once: itself, nothing, or more."""
+        if not self._wanted(event):
+            return
+        crowded = len(self._waiting) >= _MOST_WAITING
+        if isinstance(event, Connection):
+            now = time.monotonic()
+            self.connections += 1
+            scan = self._scans.notice(event, now) if self._suspect(event) else None
+            key = self.folding.fold(event, now, crowded)
+            if key is None:
+                yield event
+            elif self._snapshot is not None:
+                self._snapshot.fold(key)
+            if scan is not None:
+                yield scan
+        elif crowded and isinstance(event, Closed | Listener):
+            self._left_out += 1
+        else:
+            yield event
 
     def send(self) -> None:
         """Send what waits, as far as the sink has room."""
@@ -123,3 +159,45 @@ class Outbox:
         if isinstance(event, Listener):
             return settings.listeners and (settings.existing or not event.startup)
         return True
+
+    def _suspect(self, event: Connection) -> bool:
+        """Whether the source of a connection is not trusted."""
+        return not ignored(
+            self.settings.trusted, event.direction, event.source.address, event.destination.address, None
+        )
+
+    def _tell_losses(self, now: float) -> None:
+        if now < self._loss_told + _LOSS_EVERY:
+            return
+        losses = []
+        if self.folding.coarse:
+            losses.append(
+                Loss(
+                    self.folding.coarse,
+                    "folding",
+                    f"{self.folding.coarse} connections were counted without their addresses: there were too many different "
+                    "ones at once. Nothing is missing from the counts",
+                )
+            )
+        if self._left_out:
+            losses.append(
+                Loss(
+                    self._left_out,
+                    "journal",
+                    f"{self._left_out} closed connections and listeners were not written: the journal did not read for too "
+                    "long. Is systemd-journald running? Closed=no writes less",
+                )
+            )
+        if self._scans.evicted:
+            losses.append(
+                Loss(
+                    self._scans.evicted,
+                    "scan",
+                    f"{self._scans.evicted} sources could not be watched for port scans: there were too many at once. Their "
+                    "connections are reported all the same",
+                )
+            )
+        if losses:
+            self._loss_told = now
+            self.folding.coarse = self._left_out = self._scans.evicted = 0
+            self._take(losses, write_down=True)

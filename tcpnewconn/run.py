@@ -86,7 +86,7 @@ def _sources(here: host.Host) -> _Sources:
 def _restore(kept: Kept, place: str, observer: Observer, outbox: Outbox) -> None:
     if kept.place == place:
         observer.restore(kept, time.monotonic())
-    outbox.resume(list(kept.undelivered.values()))
+    outbox.resume(kept)
 
 
 def _state(options: argparse.Namespace) -> str | None:

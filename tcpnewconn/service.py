@@ -59,7 +59,6 @@ class Service:
         self._reload = reload
         self._signals: set[int] = set()
         self._lost = 0
-        self._rest: Iterator[Event] | None = None
         self._proc_degraded = False
         self._problem: str | None = None
         self._before = 0
@@ -108,17 +107,16 @@ class Service:
                 if self._outbox.waiting and time.monotonic() > self._told + _STATUS_EVERY:
                     self._told = time.monotonic()
                     self._notifier.status(self._status())
-                if self._rest is not None:
-                    self._take(self._rest)
                 self._take_ends(_ENDS_AT_ONCE)
                 now = time.monotonic()
                 if self._count_losses(now):
                     due = now
-                if now >= due and self._rest is None and not self._outbox.full:
+                if now >= due:
                     self._read_again(now)
                     due = self._next(due, time.monotonic())
             self._notifier.stopping()
             self._take_ends(_ENDS_BEFORE_READ)
+            self._outbox.interval_over()
             self._save()
 
     def _timeout(self, now: float, due: float, sign_of_life: float) -> float:
@@ -126,11 +124,7 @@ class Service:
         if self._notifier.watchdog is not None:
             until = min(until, sign_of_life)
         timeout = max(0.0, until - now)
-        if self._outbox.waiting or self._rest is not None:
-            # The ends' socket may be readable all the time while nothing is taken from it: do not spin.
-            if self._outbox.full:
-                time.sleep(_RETRY)
-                return 0.0
+        if self._outbox.waiting:
             timeout = min(timeout, _RETRY)
         return timeout
 
@@ -163,7 +157,7 @@ class Service:
         self._notifier.reloading()
         before = self._outbox.settings.interval
         try:
-            self._outbox.settings = self._reload()
+            self._outbox.set(self._reload())
         except ConfigError as error:
             say(f"{error}; the settings stay as they were", 3)
         self._notifier.ready(self._status())
@@ -174,10 +168,10 @@ class Service:
 
     def _take_ends(self, most: int) -> None:
         ends = self._ends
-        if ends is None or self._rest is not None:
+        if ends is None:
             return
         closed = self._outbox.settings.closed
-        while most > 0 and not self._outbox.full:
+        while most > 0:
             end = ends.peek()
             if end is None:
                 return
@@ -218,9 +212,9 @@ class Service:
         return events
 
     def _take(self, events: Iterator[Event]) -> None:
-        self._rest = None if self._outbox.from_read(events) else events
-        if self._rest is None:
-            self._save()
+        self._outbox.from_read(events)
+        self._outbox.interval_over()
+        self._save()
 
     def _read_again(self, now: float) -> None:
         try:
@@ -246,7 +240,7 @@ class Service:
     def _save(self) -> None:
         if self._snapshot is None:
             return
-        self._snapshot.save(self._observer.tracker, self._observer.reported_listeners)
+        self._snapshot.save(self._observer.tracker, self._observer.reported_listeners, self._outbox.folding)
         if self._snapshot.problem != self._problem:
             if self._snapshot.problem is None:
                 say(f"{self._snapshot.path} is written again", 6)

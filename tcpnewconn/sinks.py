@@ -27,7 +27,9 @@ from tcpnewconn.model import (
     Event,
     Listener,
     Loss,
+    PortScan,
     Recovered,
+    Summary,
     address_text,
 )
 from tcpnewconn.owner import Units, Users
@@ -36,6 +38,8 @@ from tcpnewconn.snapshot import Entry
 MESSAGE_IDS = {
     "connection": "74ba465b9f4e456585146b89bb95f0dc",
     "listener": "2226628da8304e6994685e028202cfd5",
+    "summary": "c4029bcd2a5841e3bdea3ca9ce1e0d47",
+    "scan": "576316a0dc7b480ea3df1498dddde400",
     "loss": "81f4c1b5bfab4e52a63aae3dec8b0438",
     "degraded": "ac71ee2a2e8443a59039d1319c802aa2",
     "recovered": "ac71ee2a2e8443a59039d1319c802aa2",
@@ -65,6 +69,10 @@ FIELDS = {
     "TCPNEWCONN_SEEN": "tcpnewconn.seen",
     "TCPNEWCONN_CONNECTION_ID": "tcpnewconn.connection_id",
     "TCPNEWCONN_COUNT": "tcpnewconn.count",
+    "TCPNEWCONN_SOURCES": "tcpnewconn.sources",
+    "TCPNEWCONN_SOURCES_EXACT": "tcpnewconn.sources_exact",
+    "TCPNEWCONN_TOP_SOURCES": "tcpnewconn.top_sources",
+    "TCPNEWCONN_PORTS": "tcpnewconn.ports",
     "TCPNEWCONN_REASON": "tcpnewconn.reason",
     "TCPNEWCONN_RTT_USEC": "tcpnewconn.rtt_usec",
     "TCPNEWCONN_RETRANSMITS": "tcpnewconn.retransmits",
@@ -78,6 +86,7 @@ _NUMBERS = frozenset(
         "DESTINATION_BYTES",
         "EVENT_DURATION",
         "TCPNEWCONN_COUNT",
+        "TCPNEWCONN_SOURCES",
         "TCPNEWCONN_RTT_USEC",
         "TCPNEWCONN_RETRANSMITS",
     )
@@ -96,6 +105,10 @@ class Renderer:
     def entry(self, event: Event) -> Entry:
         if isinstance(event, Connection):
             return self._connection(event)
+        if isinstance(event, Summary):
+            return self._summary(event)
+        if isinstance(event, PortScan):
+            return _scan(event)
         if isinstance(event, Listener):
             return self._listener(event)
         if isinstance(event, Closed):
@@ -114,6 +127,22 @@ class Renderer:
         entry["TCP_STATE"] = STATE_NAMES[event.state]
         entry["TCPNEWCONN_SEEN"] = event.seen
         entry["TCPNEWCONN_CONNECTION_ID"] = event.id
+        return entry
+
+    def _summary(self, event: Summary) -> Entry:
+        sources = address_text(event.source.address) if event.source.address is not None else _sources(event)
+        destination = event.destination if event.destination.address is not None else "many destinations"
+        entry = _entry("summary", f"{event.count} new connections: {sources} -> {destination}", 6)
+        entry.update(_ends(event.source, event.destination, event.direction))
+        if event.destination.address is None:
+            # Of both families.
+            del entry["NETWORK_TYPE"]
+        self._owner(entry, None, event.cgroup)
+        entry["TCPNEWCONN_COUNT"] = str(event.count)
+        if event.source.address is None:
+            entry["TCPNEWCONN_SOURCES"] = str(event.sources)
+            entry["TCPNEWCONN_SOURCES_EXACT"] = "yes" if event.exact else "no"
+            entry["TCPNEWCONN_TOP_SOURCES"] = " ".join(f"{address_text(one)}={count}" for one, count in event.top)
         return entry
 
     def _listener(self, event: Listener) -> Entry:
@@ -140,6 +169,21 @@ class Renderer:
 
 def _entry(kind: str, message: str, priority: int) -> Entry:
     return {"MESSAGE": message, "MESSAGE_ID": MESSAGE_IDS[kind], "PRIORITY": str(priority)}
+
+
+def _sources(event: Summary) -> str:
+    return f"{'' if event.exact else 'at least '}{event.sources} source{'' if event.sources == 1 else 's'}"
+
+
+def _scan(event: PortScan) -> Entry:
+    ports = ",".join(str(port) for port in event.ports)
+    source, destination = Endpoint(event.source, None), Endpoint(event.destination, None)
+    at = "*" if event.destination is None else address_text(event.destination)
+    entry = _entry("scan", f"Port scan: {address_text(event.source)} -> {at} on ports {ports}", 4)
+    entry.update(_ends(source, destination, "ingress"))
+    entry["TCPNEWCONN_PORTS"] = ports
+    entry["TCPNEWCONN_COUNT"] = str(len(event.ports))
+    return entry
 
 
 def _closed(event: Closed) -> Entry:

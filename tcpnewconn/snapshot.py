@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from tcpnewconn.folding import Folding, Key
 from tcpnewconn.model import Pair
 from tcpnewconn.sockets import Socket, Sockets
 from tcpnewconn.tracker import Changes, Tracker
@@ -37,6 +38,7 @@ class Damaged(Exception):
 class Kept:
     """What a snapshot holds.
 
+    `folded` are connections that were counted and not told yet, its `keys` by the number that the file has for them.
     `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been counted then.
     """
 
@@ -45,6 +47,8 @@ class Kept:
     owed: dict[Pair, list[int]] = field(default_factory=dict)
     closed: set[Pair] = field(default_factory=set)
     listeners: set[str] = field(default_factory=set)
+    folded: dict[Key, int] = field(default_factory=dict)
+    keys: dict[int, Key] = field(default_factory=dict)
     serial: int = 0
     last_end: int = 0
     drops: int = 0
@@ -69,6 +73,7 @@ class Snapshot(Changes):
         self._sequence = 0
         self._undelivered: dict[int, str] = {}
         self._last_end = '["x",0,0]'
+        self._keys: dict[Key, int] = {}
 
     # --- reading it back ---------------------------------------------------------------------------------------------
 
@@ -131,6 +136,19 @@ class Snapshot(Changes):
         self._last_end = f'["x",{cookie},{drops}]'
         self._lines.append(self._last_end)
 
+    def fold(self, key: Key) -> None:
+        """A connection was counted in this group."""
+        number = self._keys.get(key)
+        if number is None:
+            number = self._keys[key] = len(self._keys)
+            self._lines.append(_group(number, key, 0))
+        self._lines.append(f'["f",{number}]')
+
+    def told(self) -> None:
+        """What was counted in the groups is told by the entries that follow."""
+        self._keys.clear()
+        self._lines.append('["h"]')
+
     def entry(self, entry: Entry) -> None:
         """An entry that is to be delivered: after a crash it is delivered from here."""
         self._sequence += 1
@@ -159,7 +177,7 @@ class Snapshot(Changes):
         except OSError as error:
             self._failed(error)
 
-    def save(self, tracker: Tracker, listeners: set[str]) -> None:
+    def save(self, tracker: Tracker, listeners: set[str], folding: Folding) -> None:
         """Write what was gathered; and the whole file anew if it has grown too large, or if it could not be written."""
         self.flush()
         if self._descriptor >= 0 and self._length <= max(_SMALL, 2 * self._needed):
@@ -170,7 +188,7 @@ class Snapshot(Changes):
             try:
                 self._length = _HEADER_SIZE
                 _write(descriptor, b" " * _HEADER_SIZE)
-                for block in _blocks(self._all(tracker, listeners)):
+                for block in _blocks(self._all(tracker, listeners, folding)):
                     self._length += _write(descriptor, block)
                 os.pwrite(descriptor, self._header(), 0)
                 os.rename(new, self.path)
@@ -185,7 +203,7 @@ class Snapshot(Changes):
         self._needed = self._length
         self.problem = None
 
-    def _all(self, tracker: Tracker, listeners: set[str]) -> Iterator[str]:
+    def _all(self, tracker: Tracker, listeners: set[str], folding: Folding) -> Iterator[str]:
         yield f'["n",{tracker.serial}]'
         yield self._last_end
         for pair, socket in tracker.sockets.items():
@@ -197,6 +215,9 @@ class Snapshot(Changes):
             yield f'["c","{pair.hex()}"]'
         for name in listeners:
             yield f'["l","{name}"]'
+        self._keys = {key: number for number, (key, _) in enumerate(folding.counted())}
+        for number, (key, count) in enumerate(folding.counted()):
+            yield _group(number, key, count)
         for number, text in self._undelivered.items():
             yield f'["e",{number},{text}]'
 
@@ -217,6 +238,12 @@ class Snapshot(Changes):
 def _put(pair: Pair, socket: Socket) -> str:
     paired = "true" if socket.paired else "false"
     return f'["+","{pair.hex()}",{socket.cookie},{socket.inode},{socket.state},{socket.number},{paired},{socket.opened:.3f}]'
+
+
+def _group(number: int, key: Key, count: int) -> str:
+    direction, source, destination, port, cgroup = key
+    ends = [None if address is None else address.hex() for address in (source, destination)]
+    return json.dumps(["g", number, direction, *ends, port, cgroup, count], separators=(",", ":"))
 
 
 def _dumps(entry: Entry) -> str:
@@ -304,6 +331,17 @@ def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
         kept.last_end, kept.drops = int(record[1]), int(record[2])
     elif kind == "n":
         kept.serial = max(kept.serial, int(record[1]))
+    elif kind == "g":
+        _, number, direction, source, destination, port, cgroup, count = record
+        source, destination = (None if end is None else bytes.fromhex(end) for end in (source, destination))
+        key = (str(direction), source, destination, None if port is None else int(port), int(cgroup))
+        kept.keys[int(number)] = key
+        kept.folded[key] = int(count)
+    elif kind == "f":
+        kept.folded[kept.keys[record[1]]] += 1
+    elif kind == "h":
+        kept.folded.clear()
+        kept.keys.clear()
     elif kind == "e":
         kept.undelivered[int(record[1])] = {str(key): str(value) for key, value in record[2].items()}
     elif kind == "d":
