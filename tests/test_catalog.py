@@ -12,7 +12,7 @@ EVENTS = {
     "connection": "74ba465b9f4e456585146b89bb95f0dc",
     "listener": "2226628da8304e6994685e028202cfd5",
     "summary": "c4029bcd2a5841e3bdea3ca9ce1e0d47",
-    "port scan notice": "576316a0dc7b480ea3df1498dddde400",
+    "scan": "576316a0dc7b480ea3df1498dddde400",
     "loss": "81f4c1b5bfab4e52a63aae3dec8b0438",
     "degraded": "ac71ee2a2e8443a59039d1319c802aa2",
     "recovered": "ac71ee2a2e8443a59039d1319c802aa2",

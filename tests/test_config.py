@@ -4,7 +4,7 @@ import os
 import stat
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,18 @@ from tcpnewconn.config import (
 )
 from tcpnewconn.ignore import Rules, parse_rule
 
-DEFAULTS = Settings(interval=10.0, existing=True, listeners=True, closed=False, ignore=Rules())
+DEFAULTS = Settings(
+    interval=10.0,
+    existing=True,
+    listeners=True,
+    closed=False,
+    ignore=Rules(),
+    burst_limit=100,
+    total_limit=1000,
+    ports=3,
+    within=60.0,
+    trusted=Rules(),
+)
 
 
 @pytest.fixture
@@ -90,7 +101,9 @@ Ignore=127.0.0.0/8 ::1   :9100
 Ignore=egress:10.0.0.0/8:443
 """
     expected = rules("127.0.0.0/8", "::1", ":9100", "egress:10.0.0.0/8:443")
-    assert loaded(tmp_path, text) == Settings(90.0, existing=False, listeners=False, closed=True, ignore=expected)
+    assert loaded(tmp_path, text) == replace(
+        DEFAULTS, interval=90.0, existing=False, listeners=False, closed=True, ignore=expected
+    )
 
 
 def test_a_backslash_continues_a_line_and_comments_may_stand_between(tmp_path: Path) -> None:
@@ -353,11 +366,12 @@ def test_the_real_directories_are_searched_by_default(tmp_path: Path) -> None:
         ("[Read]\nExisting=no", ":2: [Read] Existing=no: in the wrong section; put it below [Report]"),
         (
             "[Report]\nColour=red",
-            ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Ignore=",
+            ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Ignore= or "
+            "BurstLimit= or TotalLimit=",
         ),
-        ("[Colours]\n", ":1: [Colours]: unknown section; use [Read] or [Report]"),
+        ("[Colours]\n", ":1: [Colours]: unknown section; use [Read] or [Report] or [Scan]"),
         ("[read]\n", ":1: [read]: unknown section; did you mean [Read]?"),
-        ("[]\n", ":1: []: unknown section; use [Read] or [Report]"),
+        ("[]\n", ":1: []: unknown section; use [Read] or [Report] or [Scan]"),
         ("[Read\n", ":1: [Read: a section ends with ]; use for example [Read]"),
         ("Interval=5\n", ":1: Interval=5: outside of a section; put it below [Read]"),
         ("Colour=red\n", ":1: Colour=red: outside of a section; put it below a section such as [Read]"),
