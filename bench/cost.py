@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 import time
+from dataclasses import replace
 
 from bench.client import Client
 from bench.figures import Figure, Group, at_most
@@ -45,7 +46,7 @@ class _Reporting:
     def __init__(self, folder: str) -> None:
         self._snapshot = Snapshot(f"{folder}/snapshot", "here")
         self._observer = observer(self._snapshot)
-        settings = config.load(os.devnull)
+        settings = replace(config.load(os.devnull), burst_limit=0, total_limit=0)
         self._outbox = Outbox(open_sink("journal"), self._snapshot, Renderer(Units(), Users()), settings)
         self.read()
 

@@ -33,8 +33,8 @@ Flow = tuple[str, int, str, int]
 
 
 def command(*options: str) -> list[str]:
-    """tcpnewconn with no configuration but the options given, reporting in JSON."""
-    given = [] if "--config" in options else ["--config", "/dev/null"]
+    """tcpnewconn with no configuration but the options given, reporting in JSON, every connection by itself."""
+    given = [] if "--config" in options else ["--config", str(TREE / "tests/unfolded.conf")]
     return [sys.executable, "-m", "tcpnewconn", "--output", "json", *given, *options]
 
 
