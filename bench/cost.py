@@ -54,7 +54,7 @@ class _Reporting:
         self._outbox.from_read(self._observer.read(time.monotonic()))
         while self._outbox.waiting:
             self._outbox.send()
-        self._snapshot.save(self._observer.tracker, self._observer.reported_listeners)
+        self._snapshot.save(self._observer.tracker, self._observer.reported_listeners, self._outbox.folding)
 
 
 def new(small: bool) -> Group:
