@@ -18,6 +18,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "little": reads.little,
     "memory": cost.memory,
     "new": cost.new,
+    "ended": cost.ended,
     "load": load.from_another_host,
     "loopback": load.over_loopback,
     "delay": load.delay,

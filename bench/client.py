@@ -71,6 +71,13 @@ class Client:
         return json.loads(self._program.stdout.readline())
 
 
+def allow_many_files() -> int:
+    """Raise this process's limit on open files as far as it may be raised; what it is then."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
 def _hold(count: int, port: int) -> list[socket.socket]:
     return [socket.create_connection((_HOST, port)) for _ in range(count)]
 
@@ -88,8 +95,7 @@ def _pace(rate: int, count: int, port: int) -> dict[int, float]:
 
 
 def _serve(requests: Sequence[str] | Any) -> None:
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_many_files()
     held: dict[int, list[socket.socket]] = {}
     print(json.dumps("ready"), flush=True)
     for line in requests:

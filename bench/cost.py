@@ -8,14 +8,15 @@ import tempfile
 import time
 from dataclasses import replace
 
-from bench.client import Client
+from bench.client import Client, allow_many_files
 from bench.figures import Figure, Group, at_most
 from bench.journal import Journal
+from bench.load import Nginx, storm
 from bench.reads import observer
 from bench.service import Service
 from bench.table import Table
-from bench.timing import in_turns, median, of_call
-from tcpnewconn import config
+from bench.timing import Cost, in_turns, median, of_call
+from tcpnewconn import config, sockdiag
 from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
 from tcpnewconn.sinks import Renderer, open_sink
@@ -43,8 +44,9 @@ def memory(small: bool) -> Group:
 class _Reporting:
     """The rooms from a row to the datagram, in this process, as the service joins them."""
 
-    def __init__(self, folder: str) -> None:
-        self._snapshot = Snapshot(f"{folder}/snapshot", "here")
+    def __init__(self, path: str) -> None:
+        self._ends = sockdiag.Ends(sockdiag.open_ends())
+        self._snapshot = Snapshot(path, "here")
         self._observer = observer(self._snapshot)
         settings = replace(config.load(os.devnull), burst_limit=0, total_limit=0)
         self._outbox = Outbox(open_sink("journal"), self._snapshot, Renderer(Units(), Users()), settings)
@@ -56,29 +58,74 @@ class _Reporting:
             self._outbox.send()
         self._snapshot.save(self._observer.tracker, self._observer.reported_listeners, self._outbox.folding)
 
+    def take_ends(self) -> None:
+        """Every end that was announced by now."""
+        while (end := self._ends.peek()) is not None:
+            self._outbox.from_end(self._observer.end(end, time.monotonic(), False), end.cookie, 0)
+            while self._outbox.waiting:
+                self._outbox.send()
+            self._ends.consume()
+
+
+def ended(small: bool) -> Group:
+    """What connections cost that opened and closed between two reads, when nothing else is to be done meanwhile."""
+    seconds, rounds = (1, 1) if small else (2, 5)
+    costs = []
+    with Client() as client, tempfile.TemporaryDirectory() as folder, Nginx():
+        for number in range(rounds):
+            journal = Journal()
+            reporting = _Reporting(f"{folder}/{number}")
+            storm(client, seconds)
+            time.sleep(0.5)
+            cost = of_call(reporting.take_ends)
+            reported = sum(entry.seen == b"closed" for entry in journal.entries())
+            costs.append(Cost(cost.wall / reported, cost.cpu / reported))
+    cost = median(costs)
+    return Group(
+        "Connections between two reads, from announced end to journal datagram, alone",
+        [
+            Figure("CPU time of each", f"{cost.cpu * 1e6:.1f} us"),
+            Figure("each, by the clock", f"{cost.wall * 1e6:.1f} us"),
+            at_most("cores at 20,000 per second", cost.cpu * 20_000, 1),
+        ],
+    )
+
 
 def new(small: bool) -> Group:
-    """What new connections cost, from their rows to their datagrams."""
+    """What new connections cost from row to datagram: a read in which they are new, less one in which they are not."""
     count, rounds = (20, 2) if small else (1000, 9)
+    allow_many_files()
     journal = Journal()
-    figures = []
-    with Client() as client, tempfile.TemporaryDirectory() as folder:
-        reporting = _Reporting(folder)
-        with socket.create_server((client.host_address, 8080), backlog=4096) as listener:
-            reporting.read()
-            costs = []
-            for _ in range(rounds):
-                held = client.hold(count, 8080)
-                accepted = [listener.accept()[0] for _ in range(count)]
-                costs += in_turns(1, lambda: of_call(reporting.read))[0]
-                quiet = in_turns(3, lambda: of_call(reporting.read))[0]
-                for connection in accepted:
-                    connection.close()
-                client.release(held)
-            cost = median(costs)
-            beside = f"{cost.cpu / count * 1e6:.0f} us each; a read without new ones: {median(quiet).cpu * 1e3:.1f} ms"
-            figures.append(at_most(f"{count:,} new connections, CPU time", cost.cpu * 1e3, 30, " ms", 1, beside))
-            figures.append(Figure(f"{count:,} new connections, by the clock", f"{cost.wall * 1e3:.1f} ms"))
+    costs, quiet = [], []
+    with (
+        Client() as client,
+        tempfile.TemporaryDirectory() as folder,
+        socket.create_server((client.host_address, 8080), backlog=4096) as listener,
+    ):
+        for number in range(rounds):
+            reporting = _Reporting(f"{folder}/{number}")
+            held = client.hold(count, 8080)
+            accepted = [listener.accept()[0] for _ in range(count)]
+            costs.append(of_call(reporting.read))
+            quiet += in_turns(3, lambda: of_call(reporting.read))[0]  # noqa: B023
+            client.release(held)
+            for connection in accepted:
+                connection.close()
+    cost, less = median(costs), median(quiet)
+    each = (cost.cpu - less.cpu) / count
     reported = len(journal.entries())
-    figures.append(Figure("reported", f"{reported:,} of {count * rounds:,}", "all", reported == count * rounds))
-    return Group("New connections, from row to journal datagram", figures)
+    return Group(
+        "New connections, from row to journal datagram",
+        [
+            at_most(
+                f"{count:,} new connections, CPU time", each * 1e3 * count, 30, " ms", 1, f"{each * 1e6:.0f} us each"
+            ),
+            Figure(
+                "the read in which they are new", f"CPU {cost.cpu * 1e3:.1f} ms, by the clock {cost.wall * 1e3:.1f} ms"
+            ),
+            Figure(
+                "a read in which they are not", f"CPU {less.cpu * 1e3:.1f} ms, by the clock {less.wall * 1e3:.1f} ms"
+            ),
+            Figure("reported", f"{reported:,} of {count * rounds:,}", "all", reported == count * rounds),
+        ],
+    )

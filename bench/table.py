@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import socket
 import subprocess
 
-# Sockets of one process, within the limit on open files that a machine may have.
-_FEWEST_SPARE = 100
+from bench.client import allow_many_files
+
+# File descriptors that a holder needs for something else than its connections.
+_SPARE = 100
 
 
 class Table:
@@ -24,14 +25,11 @@ class Table:
 
     def grow(self, rows: int) -> None:
         """Make it so many rows in all (an even number: each connection has two)."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        most = min(9000, (hard - _FEWEST_SPARE) // 2)
+        most = min(9000, (allow_many_files() - _SPARE) // 2)
         while self.rows < rows:
             connections = min(most, (rows - self.rows) // 2)
             self._holders.append(_hold(connections, len(self._holders)))
             self.rows += 2 * connections
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def close(self) -> None:
         for holder in self._holders:
