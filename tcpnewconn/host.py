@@ -73,8 +73,8 @@ def _same(one: str, other: str) -> bool:
 
 
 def _port_range(path: str) -> tuple[int, int]:
-    low, _, high = (_first_line(path) or "").partition("\t")
-    return (int(low), int(high)) if low.isdecimal() and high.isdecimal() else DEFAULT_PORT_RANGE
+    match = re.fullmatch(r"([0-9]{1,5})\t([0-9]{1,5})", _first_line(path) or "")
+    return (int(match[1]), int(match[2])) if match else DEFAULT_PORT_RANGE
 
 
 def _first_line(path: str) -> str | None:

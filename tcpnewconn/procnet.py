@@ -26,9 +26,13 @@ _TIME_WAIT = b"%02X" % TIME_WAIT
 _UNTOLD = b"\n"
 _REPORTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
 
+# The kernel counts those of sockets in 32 bits (fs/inode.c, get_next_ino()).
+_LARGEST_INODE = 0xFFFFFFFF
+
 # What follows the addresses and the state, up to the inode; the kernel has added columns behind it and may again.
 _REST = (
-    rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8} +(?P<uid>[0-9]+) +-?[0-9]+ (?P<inode>[0-9]+)(?= |$)"
+    rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8} "
+    rb"+(?P<uid>[0-9]{1,10}) +-?[0-9]+ (?P<inode>[0-9]{1,10})(?= |$)"
 )
 
 
@@ -207,7 +211,7 @@ class _Table:
     def _look(self, body: bytes, line: int, bodies: list[bytes], part: _Part) -> None:
         """Remember a row that is not as it was."""
         match = self._pattern.match(body)
-        if match is None:
+        if match is None or int(match["inode"]) > _LARGEST_INODE:
             part.malformed += 1
             if part.first_malformed is None:
                 text = body.split(b"\n", 1)[0].strip()

@@ -30,6 +30,10 @@ _HEADER_SIZE = 192
 _SMALL = 256 * 1024
 
 
+# What lines raise that have a right checksum and that this program did not write.
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
+
+
 class Damaged(Exception):
     """The file is not to be believed; says why."""
 
@@ -275,14 +279,14 @@ def _read(path: str) -> Kept:
         kept = Kept(place)
         at = len(header)
         for number, line in enumerate(file, 2):
-            at += len(line)
-            if at > length:
+            if at == length:
                 break
+            at += len(line)
             try:
                 _apply(_unchecked(line), kept)
-            except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+            except _NOT_OURS as error:
                 raise Damaged(f"damaged in line {number}") from error
-    if at < length:
+    if at != length:
         raise Damaged(f"{at} bytes of {length} are there")
     return kept
 
@@ -296,19 +300,19 @@ def _read_header(header: bytes) -> tuple[str, int]:
         if version != VERSION:
             raise Damaged(f"of version {version}, this program knows {VERSION}")
         return first["place"], int(first["length"])
-    except (ValueError, LookupError, TypeError) as error:
+    except _NOT_OURS as error:
         raise Damaged("damaged in line 1") from error
 
 
 def _unchecked(line: bytes):  # type: ignore[no-untyped-def]
-    """The JSON of a line whose checksum is right; raises ValueError."""
+    """The JSON of a line whose checksum is right; raises one of _NOT_OURS."""
     if line[8:9] != b" " or not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
         raise ValueError("wrong checksum")
     return json.loads(line[9:])
 
 
 def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
-    """Take one line into account; raises ValueError, LookupError, TypeError on one that this program did not write."""
+    """Take one line into account; raises one of _NOT_OURS."""
     kind = record[0]
     if kind == "+":
         _, pair, cookie, inode, state, number, paired, opened = record

@@ -295,7 +295,7 @@ class Lookup:
                     continue
                 if kind == _NLMSG_DONE:
                     return
-                if kind == _NLMSG_ERROR:
+                if kind == _NLMSG_ERROR and length >= _HEADER.size + 4:
                     code = -int(struct.unpack_from("=i", message, _HEADER.size)[0])
                     raise OSError(code, os.strerror(code))
                 if kind == _SOCK_DIAG_BY_FAMILY and length >= _AFTER_MESSAGE:

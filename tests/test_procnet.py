@@ -275,7 +275,7 @@ def lines(addresses: st.SearchStrategy[bytes]) -> st.SearchStrategy[Line]:
         st.tuples(addresses, ports),
         st.sampled_from(sorted(CONNECTED | {LISTEN})),
         words,
-        st.integers(0, 2**64 - 1),
+        st.integers(0, 2**32 - 1),
         st.tuples(words, words),
         st.tuples(st.integers(0, 255), words),
         words,
