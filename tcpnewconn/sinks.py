@@ -315,12 +315,14 @@ def _datagram_sockets() -> set[int]:
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:
-            with socket.socket(fileno=os.dup(int(name))) as candidate:
-                if candidate.family == socket.AF_UNIX and candidate.type == socket.SOCK_DGRAM:
-                    found.add(int(name))
-        except OSError:
-            # Not a socket, or the directory that is being listed.
+            if not stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
+                continue
+        except FileNotFoundError:
+            # The directory that is being listed.
             continue
+        with socket.socket(fileno=os.dup(int(name))) as candidate:
+            if candidate.family == socket.AF_UNIX and candidate.type == socket.SOCK_DGRAM:
+                found.add(int(name))
     return found
 
 
