@@ -150,8 +150,9 @@ class Snapshot(Changes):
 
     def told(self) -> None:
         """What was counted in the groups is told by the entries that follow."""
-        self._keys.clear()
-        self._lines.append('["h"]')
+        if self._keys:
+            self._keys.clear()
+            self._lines.append('["h"]')
 
     def entry(self, entry: Entry) -> None:
         """An entry that is to be delivered: after a crash it is delivered from here."""

@@ -22,8 +22,8 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def command(*options: str, python: Sequence[str] = (sys.executable,)) -> list[str]:
-    """The command line; with no configuration unless the options name one."""
-    given = [] if "--config" in options else ["--config", os.devnull]
+    """The command line; with no configuration unless the options name one, but that every connection is told by itself."""
+    given = [] if "--config" in options else ["--config", str(TESTS / "unfolded.conf")]
     return [*python, "-m", "tcpnewconn", *options, *given]
 
 

@@ -20,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcpnewconn import host
+from tcpnewconn.folding import Folding
 from tcpnewconn.host import Host
 from tcpnewconn.model import CONNECTED, End, Identity, Loss, Traffic, pair_of
 from tcpnewconn.observer import Observer
@@ -102,7 +103,7 @@ JSON = st.recursive(
     lambda children: st.lists(children, max_size=8) | st.dictionaries(st.text(max_size=5), children, max_size=3),
     max_leaves=12,
 )
-RECORDS = st.lists(st.tuples(st.sampled_from(list("+-oscklxned?")), st.lists(JSON, max_size=8)), max_size=6)
+RECORDS = st.lists(st.tuples(st.sampled_from(list("+-oscklxnedgfh?")), st.lists(JSON, max_size=8)), max_size=6)
 
 
 @settings(deadline=None)
@@ -256,7 +257,8 @@ def test_any_history_is_reported_and_the_snapshot_holds_what_the_tracker_does(
     here = Host("0", "0", (32768, 60999), live=False, users=True)
     observer = Observer(ProcNet(str(folder), "little"), here, None, announced, False, snapshot, 10.0)
     render: Callable[..., dict[str, str]] = Renderer(Units("/nowhere"), Users()).entry
-    snapshot.save(observer.tracker, observer.reported_listeners)
+    folding = Folding(0, 0)
+    snapshot.save(observer.tracker, observer.reported_listeners, folding)
     for now, event in enumerate(history):
         if isinstance(event, End):
             events = list(observer.end(event, now * 1.0, True))
@@ -267,7 +269,7 @@ def test_any_history_is_reported_and_the_snapshot_holds_what_the_tracker_does(
         for reported in events:
             entry = render(reported)
             assert entry["MESSAGE"].isprintable() or isinstance(reported, Loss)
-        snapshot.save(observer.tracker, observer.reported_listeners)
+        snapshot.save(observer.tracker, observer.reported_listeners, folding)
         tracker = observer.tracker
         assert replayed(snapshot) == (
             {pair: astuple(known) for pair, known in tracker.sockets.items()},

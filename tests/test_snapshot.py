@@ -236,8 +236,9 @@ def held(kept: Kept) -> object:
     sockets = {pair.hex(): astuple(socket) for pair, socket in kept.sockets.items()}
     owed = {pair.hex(): numbers for pair, numbers in kept.owed.items() if numbers}
     closed = {pair.hex() for pair in kept.closed}
+    folded = {key: count for key, count in kept.folded.items() if count}
     last = (kept.serial, kept.last_end, kept.drops)
-    return kept.place, sockets, owed, closed, kept.listeners, last, kept.undelivered
+    return kept.place, sockets, owed, closed, kept.listeners, folded, last, kept.undelivered
 
 
 HELD_BY_VERSION_1 = (
@@ -251,6 +252,10 @@ HELD_BY_VERSION_1 = (
     {"7f00000115387f0000019c42": [882141]},
     {"0a0000050016cb007109c959"},
     {"0.0.0.0:22", "127.0.0.1:5432"},
+    {
+        ("ingress", bytes([203, 0, 113, 9]), bytes([10, 0, 0, 5]), 22, 4711): 2,
+        ("egress", None, bytes.fromhex("20010db8000000000000000000000009"), 443, 0): 1,
+    },
     (8, 882131, 3),
     {2: {"MESSAGE": "second, of \udcff\n", "PRIORITY": "6"}},
 )
