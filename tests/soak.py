@@ -32,6 +32,8 @@ PER_INTERVAL = 20_000
 class Count:
     """A sink that counts."""
 
+    pipe = None
+
     def __init__(self) -> None:
         self.connections = 0
 
