@@ -11,6 +11,7 @@ from tcpnewconn.addresses import Addresses
 from tcpnewconn.direction import EGRESS, INGRESS, Listeners, decided, directed
 from tcpnewconn.host import Host
 from tcpnewconn.model import (
+    TIME_WAIT,
     Closed,
     Connection,
     Degraded,
@@ -40,7 +41,8 @@ _LISTENERS_EVERY = 1.0
 class Observer:
     """Turns what the sources say into events. All times are seconds of a monotonic clock.
 
-    `announced` says whether ends arrive; `kept` whether they are kept for us while nobody runs.
+    `announced` says whether ends arrive; `buffer` is the inode of the socket in which they wait while nobody runs, 0 if
+    they do not.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Observer:
         host: Host,
         lookup: Lookup | None,
         announced: bool,
-        kept: bool,
+        buffer: int,
         snapshot: Snapshot | None,
         interval: float,
     ) -> None:
@@ -67,10 +69,12 @@ class Observer:
             announced,
             snapshot or Changes(),
             patience=max(60.0, 3 * interval),
-            remember_closed=announced and not kept and snapshot is not None,
+            remember_closed=announced and not buffer and snapshot is not None,
         )
         self._reads = 0
         self._restored = False
+        self._buffer = buffer
+        self._unbroken = False
         self._read: Read | None = None
         self._listeners_asked = float("-inf")
         self._malformed = 0
@@ -92,6 +96,7 @@ class Observer:
     def restore(self, kept: Kept, now: float) -> None:
         """Continue where a snapshot ends."""
         self._restored = True
+        self._unbroken = kept.buffer == self._buffer != 0
         self.tracker.serial = kept.serial
         self.tracker.restore(kept.sockets)
         for pair, numbers in kept.owed.items():
@@ -109,12 +114,22 @@ class Observer:
     def read(self, now: float) -> Iterator[Event]:
         """Read the tables; what is new in them. To be gone through to its end. Raises OSError where /proc cannot be read."""
         tracker = self.tracker
-        time_wait = not tracker.announced or tracker.remember_closed or self._reads == 0
+        # Where no announcement was missed before the first read either, no row in TIME_WAIT is news.
+        first = self._reads == 0 and not self._unbroken
+        time_wait = not tracker.announced or tracker.remember_closed or first
         read = self._proc.read(time_wait)
         if self._host.live:
             self._addresses.refresh()
         self._read, self.rows = read, read.rows
         return self._events(read, now)
+
+    def leave(self) -> None:
+        """Nobody runs from now on: what is in TIME_WAIT now was reported. Raises OSError where /proc cannot be read."""
+        if self._snapshot is None or not self._buffer:
+            return
+        for row in self._proc.read(time_wait=True).changed:
+            if row.state == TIME_WAIT:
+                self._snapshot.close(row.pair)
 
     def _events(self, read: Read, now: float) -> Iterator[Event]:
         tracker = self.tracker
@@ -128,8 +143,9 @@ class Observer:
             # Those that went while nobody ran: one that comes back is new.
             for name in self._reported_listeners - {str(ends_of(row.pair)[0]) for row in read.listeners}:
                 self._forget_listener(name)
+        listening = self._listening() if read.listeners else {}
         for row in read.listeners:
-            yield from self._listener(row, seen == "startup")
+            yield from self._listener(row, listening.get(row.pair), seen == "startup")
         if self._reads == 2 and self._restored:
             for pair in [pair for pair in tracker.sockets if read.find(pair) is None]:
                 tracker.gone(pair, now)
@@ -142,8 +158,16 @@ class Observer:
         tracker.read_done(now)
         yield from self.overdue(now)
 
-    def _listener(self, row: Row, startup: bool) -> Iterator[Event]:
-        identity = self._identify(row.pair)
+    def _listening(self) -> dict[Pair, Identity]:
+        """Every listening socket that the kernel tells of when asked."""
+        try:
+            return (
+                {row.pair: identity for row, identity in self._lookup.listeners()} if self._lookup is not None else {}
+            )
+        except OSError:
+            return {}
+
+    def _listener(self, row: Row, identity: Identity | None, startup: bool) -> Iterator[Event]:
         endpoint = ends_of(row.pair)[0]
         self._listeners.add(row, identity.cgroup if identity else 0)
         if str(endpoint) not in self._reported_listeners:

@@ -43,13 +43,17 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     path = _state(options)
     snapshot = Snapshot(path, here.place) if path else None
     kept, warning = snapshot.load() if snapshot is not None else (None, None)
-    observer = Observer(proc, here, sources.lookup, sources.ends is not None, sources.kept, snapshot, settings.interval)
+    observer = Observer(
+        proc, here, sources.lookup, sources.ends is not None, sources.buffer, snapshot, settings.interval
+    )
     outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), settings)
+    if snapshot is not None:
+        snapshot.buffer(sources.buffer)
     if warning is not None:
         say(warning)
     ends, last_end = None, 0
     if sources.ends is not None and not options.once:
-        drops, last_end = (kept.drops, kept.last_end) if kept is not None and sources.kept else (0, 0)
+        drops, last_end = (kept.drops, kept.last_end) if kept is not None and kept.buffer == sources.buffer else (0, 0)
         ends = sockdiag.Ends(sources.ends, drops)
     if kept is not None:
         _restore(kept, here.place, observer, outbox)
@@ -64,11 +68,14 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """What the kernel offers beside /proc: whether the announcements are `kept` while nobody runs, what is missing."""
+    """What the kernel offers beside /proc, and what is missing.
+
+    `buffer` is the inode of the socket in which announcements wait while nobody runs, 0 if they do not.
+    """
 
     lookup: sockdiag.Lookup | None = None
     ends: socket.socket | None = None
-    kept: bool = False
+    buffer: int = 0
     degraded: Degraded | None = None
 
 
@@ -78,7 +85,8 @@ def _sources(here: host.Host) -> _Sources:
         ends, asking = sockdiag.received(passed_descriptors())
         lookup = sockdiag.Lookup(asking, here.users)
         lookup.check()
-        return _Sources(lookup, ends or sockdiag.open_ends(), kept=ends is not None)
+        buffer = os.fstat(ends.fileno()).st_ino if ends is not None else 0
+        return _Sources(lookup, ends or sockdiag.open_ends(), buffer)
     except sockdiag.Unavailable as error:
         return _Sources(degraded=_reads_only(str(error)))
 

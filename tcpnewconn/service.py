@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -26,6 +27,9 @@ _ENDS_BEFORE_READ = 20_000
 _RETRY = 0.05
 # Seconds between the reads that follow a loss: what they no longer show is what ended unannounced.
 _AFTER_LOSS = 2.0
+
+# Announcements come from a work queue: some milliseconds late.
+_ANNOUNCED_AFTER = 0.05
 
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
@@ -115,9 +119,17 @@ class Service:
                     self._read_again(now)
                     due = self._next(due, time.monotonic())
             self._notifier.stopping()
-            self._take_ends(_ENDS_BEFORE_READ)
-            self._outbox.interval_over()
-            self._save()
+            self._leave()
+
+    def _leave(self) -> None:
+        # Without /proc, what is in TIME_WAIT now may be reported again.
+        with contextlib.suppress(OSError):
+            self._observer.leave()
+        # What is in TIME_WAIT by now is all announced after this.
+        time.sleep(_ANNOUNCED_AFTER)
+        self._take_ends(_ENDS_BEFORE_READ)
+        self._outbox.interval_over()
+        self._save()
 
     def _timeout(self, now: float, due: float, sign_of_life: float) -> float:
         until = due

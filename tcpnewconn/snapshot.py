@@ -43,7 +43,8 @@ class Kept:
     """What a snapshot holds.
 
     `folded` are connections that were counted and not told yet, its `keys` by the number that the file has for them.
-    `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been counted then.
+    `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been counted then,
+    `buffer` the inode of the socket on which they were announced (0 if that did not outlive the program).
     """
 
     place: str
@@ -56,6 +57,7 @@ class Kept:
     serial: int = 0
     last_end: int = 0
     drops: int = 0
+    buffer: int = 0
     undelivered: dict[int, Entry] = field(default_factory=dict)
 
 
@@ -78,6 +80,7 @@ class Snapshot(Changes):
         self._undelivered: dict[int, str] = {}
         self._last_end = '["x",0,0]'
         self._keys: dict[Key, int] = {}
+        self._buffer = 0
 
     # --- reading it back ---------------------------------------------------------------------------------------------
 
@@ -154,6 +157,10 @@ class Snapshot(Changes):
             self._keys.clear()
             self._lines.append('["h"]')
 
+    def buffer(self, inode: int) -> None:
+        """The announcements that come from now on wait in the buffer of this socket."""
+        self._buffer = inode
+
     def entry(self, entry: Entry) -> None:
         """An entry that is to be delivered: after a crash it is delivered from here."""
         self._sequence += 1
@@ -211,6 +218,7 @@ class Snapshot(Changes):
     def _all(self, tracker: Tracker, listeners: set[str], folding: Folding) -> Iterator[str]:
         yield f'["n",{tracker.serial}]'
         yield self._last_end
+        yield f'["b",{self._buffer}]'
         for pair, socket in tracker.sockets.items():
             yield _put(pair, socket)
         for pair, halves in tracker.owed.items():
@@ -334,6 +342,8 @@ def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
         kept.listeners.discard(str(record[1]))
     elif kind == "x":
         kept.last_end, kept.drops = int(record[1]), int(record[2])
+    elif kind == "b":
+        kept.buffer = int(record[1])
     elif kind == "n":
         kept.serial = max(kept.serial, int(record[1]))
     elif kind == "g":

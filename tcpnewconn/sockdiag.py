@@ -215,11 +215,12 @@ class Lookup:
                 socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
             )
             self._socket.connect((0, 0))
+            _drain(self._socket)
             # The kernel answers within the request: what does not come at once will not come.
             self._socket.settimeout(1.0)
         except OSError as error:
             raise Unavailable(f"no NETLINK_SOCK_DIAG socket: {error.strerror}") from error
-        # A socket that outlives us may hold the answer to a request that we were killed over: not the next number.
+        # A socket that outlives us may get the answer to a request that we were killed over: not the next number.
         self._sequence = time.monotonic_ns() & 0xFFFFFFFF
 
     def check(self) -> None:
@@ -309,6 +310,16 @@ def _cgroup(message: bytes, length: int) -> int:
     # 1 is the root of the tree, which stands for "unknown" here.
     cgroup = 0 if at is None else int(struct.unpack_from("=Q", message, at)[0])
     return 0 if cgroup == 1 else cgroup
+
+
+def _drain(given: socket.socket) -> None:
+    """Take the answers to whoever had the socket before: an unfinished dump would let no other begin."""
+    given.setblocking(False)
+    try:
+        while given.recv(65536):
+            pass
+    except BlockingIOError:
+        pass
 
 
 def received(descriptors: Iterable[int]) -> tuple[socket.socket | None, socket.socket | None]:
