@@ -61,7 +61,7 @@ def peak_memory(container: Booted) -> int:
 
 def test_a_flood_is_counted_exactly_while_journald_hangs_in_the_middle(container: Booted) -> None:
     pid, before = main_pid(container), accepted(container)
-    wrk = container.start("wrk", "-t1", "-c100", f"-d{FLOOD_LASTS}s", "-H", "Connection: close", "http://127.0.0.1/")
+    wrk = container.start("wrk", "-t1", "-c100", f"-d{FLOOD_LASTS}s", "-H", "Connection: close", "http://127.0.0.1:80/")
     time.sleep((FLOOD_LASTS - JOURNALD_HANGS) / 2)
     container.run("systemctl", "kill", "--signal=STOP", "systemd-journald.service")
     try:
