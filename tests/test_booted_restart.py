@@ -149,9 +149,7 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
     # Hanging while the connections come and go: no read can see one of them, and only the buffer knows of them.
     container.run("systemctl", "kill", "--signal=STOP", "tcpnewconn.service")
     container.from_peer(sys.executable, "-c", CONNECT_AND_CLOSE, CONTAINER_ADDRESS, str(number))
-    container.wait_for(
-        lambda: not container.run("ss", "-Htn", "state", "connected", "sport = :80"), "their ends"
-    )
+    container.wait_for(lambda: not container.run("ss", "-Htn", "state", "connected", "sport = :80"), "their ends")
     container.run("systemctl", "kill", "--signal=CONT", "tcpnewconn.service")
 
     def reported() -> list[str]:
