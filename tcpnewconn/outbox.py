@@ -89,9 +89,10 @@ class Outbox:
         """Tell what was counted in the interval, if there is room for it."""
         if len(self._waiting) >= _MOST_WAITING:
             return
-        if self._snapshot is not None:
+        summaries = list(self.folding.flush())
+        if summaries and self._snapshot is not None:
             self._snapshot.told()
-        self._take(self.folding.flush(), write_down=True)
+        self._take(summaries, write_down=True)
         self._tell_losses(time.monotonic())
 
     def _take(self, events: Iterable[Event], write_down: bool) -> None:
