@@ -398,6 +398,7 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
     mounts = [f"mount --bind {folder} {folder}", f"mount -o remount,bind,ro {folder}"]
     with Supervised(*options, mounts=mounts) as service:
         service.ready()
+        service.wait(lambda: len(service.lines) == 1, "the new one")
         # What it could read counts.
         assert messages("\n".join(service.lines)) == told(3)
         service.reads(3)
