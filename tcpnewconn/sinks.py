@@ -92,6 +92,9 @@ _NUMBERS = frozenset(
     )
 )
 
+# json.dumps() would make an encoder for each line.
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
 _JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 
@@ -278,12 +281,12 @@ class Journal:
         self._own = False
 
     def write(self, entry: Entry) -> None:
-        if not os.path.exists(_JOURNAL_SOCKET):
+        if not os.access(_JOURNAL_SOCKET, os.F_OK):
             # sendv() would report success (sd_journal_sendv(3)), and the entry would be lost.
             raise BlockingIOError(f"{_JOURNAL_SOCKET} is not there")
         if not self._own and not _journal_has_room():
             raise BlockingIOError(f"{_JOURNAL_SOCKET} is full")
-        fields = [f"{name}={value}".encode(errors="surrogateescape") for name, value in entry.items()]
+        fields = [f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in entry.items()]
         fields.append(b"SYSLOG_IDENTIFIER=tcpnewconn")
         before = set() if self._own else _datagram_sockets()
         try:
@@ -348,7 +351,7 @@ class Json:
         for name, value in entry.items():
             line[FIELDS[name]] = int(value) if name in _NUMBERS else value
         # Escapes every byte that is not ASCII, those that are not UTF-8 among them.
-        print(json.dumps(line, separators=(",", ":")), flush=True)
+        print(_ENCODE(line), flush=True)
 
 
 def _output_pipe() -> int | None:

@@ -26,6 +26,8 @@ Entry = dict[str, str]
 
 VERSION = 1
 _HEADER_SIZE = 192
+# json.dumps() would make an encoder for each line.
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 # Below this size the log is not rewritten, whatever part of it is still needed.
 _SMALL = 256 * 1024
 
@@ -96,7 +98,7 @@ class Snapshot(Changes):
         except (OSError, Damaged) as error:
             return None, self._move_aside(error)
         self._sequence = max(kept.undelivered, default=0)
-        self._undelivered = {number: _dumps(entry) for number, entry in kept.undelivered.items()}
+        self._undelivered = {number: _ENCODE(entry) for number, entry in kept.undelivered.items()}
         if kept.place == self._place:
             self._last_end = f'["x",{kept.last_end},{kept.drops}]'
         return kept, None
@@ -164,7 +166,7 @@ class Snapshot(Changes):
     def entry(self, entry: Entry) -> None:
         """An entry that is to be delivered: after a crash it is delivered from here."""
         self._sequence += 1
-        text = _dumps(entry)
+        text = _ENCODE(entry)
         self._undelivered[self._sequence] = text
         self._lines.append(f'["e",{self._sequence},{text}]')
 
@@ -256,11 +258,7 @@ def _put(pair: Pair, socket: Socket) -> str:
 def _group(number: int, key: Key, count: int) -> str:
     direction, source, destination, port, cgroup = key
     ends = [None if address is None else address.hex() for address in (source, destination)]
-    return json.dumps(["g", number, direction, *ends, port, cgroup, count], separators=(",", ":"))
-
-
-def _dumps(entry: Entry) -> str:
-    return json.dumps(entry, separators=(",", ":"))
+    return _ENCODE(["g", number, direction, *ends, port, cgroup, count])
 
 
 def _checked(line: str) -> str:

@@ -37,6 +37,7 @@ _RECEIVE_BUFFER = 64 * 1024 * 1024
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port id
 _REQUEST = struct.Struct("=BBBBI")  # struct inet_diag_req_v2 up to its socket id
+_SOCKET_ID = struct.Struct("=2s2s16s16sI8s")  # struct inet_diag_sockid
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sIQIIIII")  # struct inet_diag_msg
 _ATTRIBUTE = struct.Struct("=HH")
 _AFTER_MESSAGE = _HEADER.size + _MESSAGE.size
@@ -246,7 +247,7 @@ class Lookup:
         local, lport, remote, rport = pair[: half - 2], pair[half - 2 : half], pair[half:-2], pair[-2:]
         family = socket.AF_INET if half == 6 else socket.AF_INET6
         # IPv4 finds the sockets of dual-stack listeners too: the kernel looks both up in one table.
-        socket_id = struct.pack("=2s2s16s16sI8s", lport, rport, local, remote, 0, _NO_COOKIE)
+        socket_id = _SOCKET_ID.pack(lport, rport, local, remote, 0, _NO_COOKIE)
         for message, length in self._ask(family, socket_id, _NLM_F_REQUEST, 0xFFFFFFFF):
             _, state, timer, _, sport, dport, source, other, _, cookie, _, _, _, uid, inode = _MESSAGE.unpack_from(
                 message, _HEADER.size
