@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tcpnewconn import __version__
-from tcpnewconn.config import ConfigError, Settings, load, parse_interval
+from tcpnewconn.config import ConfigError, Settings, load
+from tcpnewconn.values import parse_interval
 
 EXIT_CANNOT_RUN = 1
 # As sysexits.h and systemd know it: the unit is not started again then.

@@ -16,13 +16,10 @@ from tcpnewconn.config import (
     SETTINGS,
     ConfigError,
     Settings,
-    format_span,
     load,
-    parse_boolean,
-    parse_interval,
-    parse_span,
 )
 from tcpnewconn.ignore import Rules, parse_rule
+from tcpnewconn.values import format_span, parse_boolean, parse_interval, parse_span
 
 DEFAULTS = Settings(
     interval=10.0,
