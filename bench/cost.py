@@ -17,9 +17,10 @@ from bench.service import Service
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call
 from tcpnewconn import config, sockdiag
+from tcpnewconn.entries import Renderer
 from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
-from tcpnewconn.sinks import Renderer, open_sink
+from tcpnewconn.sinks import open_sink
 from tcpnewconn.snapshot import Snapshot
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from tcpnewconn.config import Settings
+from tcpnewconn.entries import Entry, Renderer
 from tcpnewconn.folding import Folding
 from tcpnewconn.ignore import ignored
 from tcpnewconn.model import Closed, Connection, Event, Listener, Loss
 from tcpnewconn.scan import Scans
-from tcpnewconn.sinks import Renderer, Sink
-from tcpnewconn.snapshot import Entry, Kept, Snapshot
+from tcpnewconn.sinks import Sink
+from tcpnewconn.snapshot import Kept, Snapshot
 
 # So many entries wait for the sink; then connections are counted, and told when there is room again.
 _MOST_WAITING = 10_000

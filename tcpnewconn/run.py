@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tcpnewconn import host, sockdiag
 from tcpnewconn.config import Settings
+from tcpnewconn.entries import Renderer
 from tcpnewconn.model import Degraded
 from tcpnewconn.notify import Notifier
 from tcpnewconn.observer import Observer
@@ -18,7 +19,7 @@ from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
 from tcpnewconn.procnet import ProcNet, net_folder
 from tcpnewconn.service import NoProc, Service, passed_descriptors
-from tcpnewconn.sinks import Renderer, open_sink, say
+from tcpnewconn.sinks import open_sink, say
 from tcpnewconn.snapshot import Kept, Snapshot
 
 

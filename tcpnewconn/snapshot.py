@@ -17,12 +17,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
+from tcpnewconn.entries import Entry
 from tcpnewconn.folding import Folding, Key
 from tcpnewconn.model import Pair
 from tcpnewconn.sockets import Socket, Sockets
 from tcpnewconn.tracker import Changes, Tracker
-
-Entry = dict[str, str]
 
 VERSION = 1
 _HEADER_SIZE = 192

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from tcpnewconn.config import load
+from tcpnewconn.entries import Entry, Renderer
 from tcpnewconn.host import Host
 from tcpnewconn.model import End, Traffic, mirrored, pair_of
 from tcpnewconn.observer import Observer
 from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
 from tcpnewconn.procnet import ProcNet
-from tcpnewconn.sinks import Renderer
-from tcpnewconn.snapshot import Entry, Snapshot
+from tcpnewconn.snapshot import Snapshot
 
 TITLES = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 HERE = bytes([10, 0, 0, 5])
@@ -32,7 +32,7 @@ PER_INTERVAL = 20_000
 class Count:
     """A sink that counts."""
 
-    pipe = None
+    pipe: int | None = None
 
     def __init__(self) -> None:
         self.connections = 0

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from tcpnewconn import config, sinks
+from tcpnewconn import config
+from tcpnewconn.entries import FIELDS, MESSAGE_IDS
 from tests import built
 from tests.debfile import run, unpacked
 
@@ -26,8 +27,8 @@ def test_the_catalog_explains_every_event(tmp_path: Path) -> None:
     entries = re.split(r"(?m)^-- ", run("journalctl", "--dump-catalog", f"--root={root}"))[1:]
     explained = {entry[:32]: entry[32:] for entry in entries}
     assert set(explained) == set(EVENTS.values())
-    assert set(sinks.MESSAGE_IDS.values()) <= set(explained)
-    for kind, message_id in sinks.MESSAGE_IDS.items():
+    assert set(MESSAGE_IDS.values()) <= set(explained)
+    for kind, message_id in MESSAGE_IDS.items():
         assert EVENTS[kind] == message_id
     for text in explained.values():
         assert re.search(r"(?m)^Subject: \S", text)
@@ -35,8 +36,8 @@ def test_the_catalog_explains_every_event(tmp_path: Path) -> None:
         # What it means, and what to do.
         assert len(re.split(r"\n\n+", text.strip())) >= 3
         for name in re.findall(r"@(\w+)@", text):
-            assert name in sinks.FIELDS
+            assert name in FIELDS
         for name in re.findall(r"\b(?:TCPNEWCONN|SOURCE|DESTINATION|NETWORK|USER|OBJECT)_\w+", text):
-            assert name in sinks.FIELDS
+            assert name in FIELDS
         for name in re.findall(r"\b([A-Z]\w+)=(?:yes|no| in /etc)", text):
             assert name in {setting.name for setting in config.SETTINGS}

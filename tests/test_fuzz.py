@@ -20,13 +20,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcpnewconn import host
+from tcpnewconn.entries import Renderer
 from tcpnewconn.folding import Folding
 from tcpnewconn.host import Host
 from tcpnewconn.model import CONNECTED, End, Identity, Loss, Traffic, pair_of
 from tcpnewconn.observer import Observer
 from tcpnewconn.owner import Units, Users
 from tcpnewconn.procnet import ProcNet
-from tcpnewconn.sinks import Renderer
 from tcpnewconn.snapshot import Snapshot
 from tcpnewconn.sockdiag import Lookup
 from tests.table import TITLES, Line

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn import config, sinks
+from tcpnewconn import config
+from tcpnewconn.entries import FIELDS, MESSAGE_IDS
 from tests import built
 from tests.debfile import run
 
@@ -124,24 +125,24 @@ def test_the_example_of_a_configuration_is_a_good_one(tmp_path: Path) -> None:
 
 def test_every_field_is_explained_with_a_journalctl_example_and_no_other() -> None:
     explained = entries(section("tcpnewconn.fields.7", "FIELDS"))
-    assert set(explained) == set(sinks.FIELDS)
+    assert set(explained) == set(FIELDS)
     for field, text in explained.items():
         examples = re.findall(r"\t(journalctl .*)", text)
         assert examples, field
         for example in examples:
             # What an example matches or picks is a field that there is.
             for name in re.findall(r"(?<= )[A-Z_]+(?==)|(?<=\.)[A-Z_]+\b", example):
-                assert name in sinks.FIELDS, example
+                assert name in FIELDS, example
         shorthand = {"MESSAGE": "--grep", "PRIORITY": "-p "}
         assert any(shorthand.get(field, field) in example for example in examples), field
 
 
 def test_every_event_has_its_message_id_in_the_page() -> None:
     listed = dict(re.findall(r"(?m)^(\w+) +([0-9a-f]{32}) ", section("tcpnewconn.fields.7", "EVENTS")))
-    assert listed == sinks.MESSAGE_IDS
+    assert listed == MESSAGE_IDS
     for page in PAGES:
         for message_id in re.findall(r"\b[0-9a-f]{32}\b", source(page)):
-            assert message_id in sinks.MESSAGE_IDS.values()
+            assert message_id in MESSAGE_IDS.values()
 
 
 def test_the_pages_admit_what_it_costs_and_cannot_do() -> None:

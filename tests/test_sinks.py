@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.entries import FIELDS, MESSAGE_IDS, Renderer, size_text
 from tcpnewconn.model import (
     CONNECTED,
     STATE_NAMES,
@@ -27,7 +28,7 @@ from tcpnewconn.model import (
     Summary,
 )
 from tcpnewconn.owner import Units, Users
-from tcpnewconn.sinks import FIELDS, MESSAGE_IDS, Json, Renderer, Text, open_sink, printable, size_text
+from tcpnewconn.sinks import Json, Text, open_sink, printable
 from tests.table import packed
 from tests.terminal import TREE
 
