@@ -304,7 +304,7 @@ def _read_header(header: bytes) -> tuple[str, int]:
         first = _unchecked(header.rstrip() + b"\n")
         version = first["tcpnewconn"]
         if version != VERSION:
-            raise Damaged(f"of version {version}, this program knows {VERSION}")
+            raise Damaged(f"of version {version!r:.40}, this program knows {VERSION}")
         return first["place"], int(first["length"])
     except _NOT_OURS as error:
         raise Damaged("damaged in line 1") from error

@@ -173,11 +173,15 @@ class Kernel:
 
     def settimeout(self, seconds: float) -> None: ...
 
+    def setblocking(self, flag: bool) -> None: ...
+
     def send(self, question: bytes) -> None:
         self._question = question
         self._answered = False
 
     def recv(self, size: int) -> bytes:
+        if not self._question:
+            raise BlockingIOError
         if self._answered:
             raise TimeoutError("timed out")
         self._answered = True
