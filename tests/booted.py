@@ -188,7 +188,7 @@ class Booted:
         """What a person would look at first."""
         status = self._execute(("systemctl", "status", "--no-pager", "--lines=0", "tcpnewconn"), "", 60).stdout
         lines = self._execute(("journalctl", "--no-pager", "--quiet", "--lines=2000"), "", 60).stdout.splitlines()
-        journal = "\n".join([line for line in lines if "New connection: 127." not in line][-60:])
+        journal = "\n".join([line for line in lines if " -> 127.64." not in line][-60:])
         return f"--- {self.name}, systemctl status tcpnewconn\n{status}--- end of the journal\n{journal}"
 
     def _execute(self, command: tuple[str, ...], stdin: str, within: float) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from tests import built, root_image
 from tests.booted import Booted, booted
 
 REPOSITORY = "/srv/repository"
+UNFOLDED = built.TREE / "tests" / "unfolded.conf"
 HIGHER_VERSION = "0.99.0"
 
 
@@ -57,14 +58,27 @@ def main_pid(container: Booted) -> int:
     return int(container.property("tcpnewconn.service", "MainPID"))
 
 
+def assert_same_process(container: Booted, pid: int) -> None:
+    """Neither the watchdog nor a fault of its own ended the service."""
+    now = main_pid(container)
+    if now != pid:
+        lines = container.run("journalctl", "--quiet", "--unit=tcpnewconn", "--priority=5").splitlines()
+        told = "\n".join([line for line in lines if "New listener" not in line][-40:])
+        by_systemd = container.run("journalctl", "--quiet", "_PID=1", "UNIT=tcpnewconn.service", "--lines=40")
+        raise AssertionError(f"the service's process was {pid} and is {now}\n{told}\n{by_systemd}")
+
+
 def drop_in(container: Booted, unit: str, text: str, *, name: str = "test") -> None:
     container.write(f"/etc/systemd/system/{unit}.d/{name}.conf", text)
     container.run("systemctl", "daemon-reload")
 
 
 @contextmanager
-def booted_with_package(distribution: str) -> Iterator[Booted]:
+def booted_with_package(distribution: str, *, folded: bool = True) -> Iterator[Booted]:
+    """Not `folded`: bursts are told one by one, so that the test can find each connection."""
     with booted(distribution) as container:
+        if not folded:
+            container.write("/etc/tcpnewconn.conf.d/unfolded.conf", UNFOLDED.read_text())
         add_repository(container, built.deb())
         install(container)
         yield container

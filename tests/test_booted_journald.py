@@ -7,14 +7,14 @@ import pytest
 
 from tests.booted import Booted
 from tests.booted_events import traffic, wait_for_all
-from tests.booted_package import booted_with_package, main_pid, on_each_distribution
+from tests.booted_package import assert_same_process, booted_with_package, main_pid, on_each_distribution
 
 HANGS_FOR = 30
 
 
 @pytest.fixture(scope="module", params=on_each_distribution("journald"))
 def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param) as container:
+    with booted_with_package(request.param, folded=False) as container:
         yield container
 
 
@@ -27,7 +27,7 @@ def test_a_restart_of_journald_loses_no_event(container: Booted) -> None:
     wait_for_all(container, made)
     assert made.missing() == []
     assert made.repeated() == []
-    assert main_pid(container) == pid
+    assert_same_process(container, pid)
 
 
 def test_a_journald_that_hangs_under_load_stops_nothing_and_gets_every_event_in_the_end(container: Booted) -> None:
@@ -44,5 +44,4 @@ def test_a_journald_that_hangs_under_load_stops_nothing_and_gets_every_event_in_
     wait_for_all(container, made)
     assert made.missing() == []
     assert made.repeated() == []
-    assert main_pid(container) == pid, "the watchdog did not fire"
-    assert container.property("tcpnewconn.service", "NRestarts") == "0"
+    assert_same_process(container, pid)

@@ -33,7 +33,7 @@ SEED = 20210809
 
 @pytest.fixture(scope="module", params=on_each_distribution("restart"))
 def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param) as container:
+    with booted_with_package(request.param, folded=False) as container:
         yield container
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests import booted_events
 from tests.booted import Booted
 from tests.booted_events import traffic, wait_for_all
-from tests.booted_package import booted_with_package, is_active, main_pid, on_each_distribution
+from tests.booted_package import assert_same_process, booted_with_package, is_active, main_pid, on_each_distribution
 
 STATE = "/var/lib/private/tcpnewconn"
 HOLD = """
@@ -20,7 +20,7 @@ time.sleep(9999)
 
 @pytest.fixture(scope="module", params=on_each_distribution("state"))
 def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param) as container:
+    with booted_with_package(request.param, folded=False) as container:
         yield container
 
 
@@ -70,7 +70,7 @@ def test_a_disk_that_fills_up_is_said_and_survived(container: Booted) -> None:
         assert "No space left on device" in container.property("tcpnewconn.service", "StatusText")
         free(container)
         container.wait_for(mended, "the news that it is well again")
-    assert main_pid(container) == pid
+    assert_same_process(container, pid)
     wait_for_all(container, made)
     assert made.missing() == []
     assert made.repeated() == []
