@@ -332,6 +332,7 @@ class Tracker:
         internal = self._internal(pair)
         if internal:
             if self._leaving_half(pair) or self._other_half(pair, CLOSE, open_now=False) is not None:
+                self._close(pair, now)
                 return None
             if not self._wiped_half(pair):
                 self._owe(mirrored(pair), end.cookie, now)
