@@ -1,7 +1,8 @@
 """Between the events and where they are written: bounded, and nothing is lost while the sink has no room or in a crash.
 
 Entries of a read are written down before they are sent: /proc will not show them again. An announced end stays in the
-kernel's buffer until its entry was sent, or written down, or it was counted in a group that is.
+kernel's buffer until its entry was sent, or written down, or it was counted in a group that is; where that buffer goes with
+the program, its entry is written down first too.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ _LOSS_EVERY = 60.0
 class Outbox:
     """Sends the events that the settings want, in their order; folds those of a burst.
 
-    `connections` counts what was reported, by itself or in a summary.
+    `connections` counts what was reported, by itself or in a summary. `kept` says whether announced ends are kept for us
+    while nobody runs.
     """
 
-    def __init__(self, sink: Sink, snapshot: Snapshot | None, renderer: Renderer, settings: Settings) -> None:
+    def __init__(
+        self, sink: Sink, snapshot: Snapshot | None, renderer: Renderer, settings: Settings, kept: bool = True
+    ) -> None:
         self.settings = settings
+        self._kept = kept
         self.connections = 0
         self.folding = Folding(settings.burst_limit, settings.total_limit)
         self._scans = Scans(settings.ports, settings.within)
@@ -77,7 +82,7 @@ class Outbox:
 
     def from_end(self, events: Iterable[Event], cookie: int, drops: int) -> None:
         """Take the events of one announced end, and write down that it was dealt with."""
-        self._take(events, write_down=bool(self._waiting))
+        self._take(events, write_down=not self._kept or bool(self._waiting))
         if self._snapshot is not None:
             self._snapshot.last_end(cookie, drops)
             self._snapshot.flush()

@@ -47,7 +47,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     observer = Observer(
         proc, here, sources.lookup, sources.ends is not None, sources.buffer, snapshot, settings.interval
     )
-    outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), settings)
+    outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), settings, bool(sources.buffer))
     if snapshot is not None:
         snapshot.buffer(sources.buffer)
     if warning is not None:
