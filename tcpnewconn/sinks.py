@@ -104,7 +104,7 @@ class Text:
 
     def write(self, entry: Entry) -> None:
         now = datetime.now(timezone.utc).isoformat(" ", "seconds")
-        print(f"{now}: {printable(entry['MESSAGE'])}", flush=True)
+        _print(f"{now}: {printable(entry['MESSAGE'])}")
 
 
 class Json:
@@ -118,7 +118,12 @@ class Json:
         for name, value in entry.items():
             line[FIELDS[name]] = int(value) if name in NUMBERS else value
         # Escapes every byte that is not ASCII, those that are not UTF-8 among them.
-        print(_ENCODE(line), flush=True)
+        _print(_ENCODE(line))
+
+
+def _print(line: str) -> None:
+    """Print a line whole: with PYTHONUNBUFFERED print() writes its end on its own, and SIGKILL can come in between."""
+    print(f"{line}\n", end="", flush=True)
 
 
 def _output_pipe() -> int | None:
