@@ -71,6 +71,8 @@ class Program:
 
     def __init__(self, where: Namespace, *options: str, interval: str = "100ms") -> None:
         self.events: list[Event] = []
+        # What stands behind the last whole line.
+        self.cut = ""
         self.reads = 0
         self.status = ""
         self._said = threading.Condition()
@@ -94,9 +96,11 @@ class Program:
     def _gather(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            assert line.endswith("\n"), f"a line was cut: {line!r}"
             with self._said:
-                self.events.append(json.loads(line))
+                if line.endswith("\n"):
+                    self.events.append(json.loads(line))
+                else:
+                    self.cut = line
                 self._said.notify_all()
 
     def _listen(self) -> None:
@@ -143,9 +147,10 @@ class Program:
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL; everything that it wrote before is in `events` afterwards."""
+        """SIGKILL; everything that it wrote before is in `events` afterwards, in whole lines."""
         self.process.kill()
         self.ended()
+        assert self.cut == ""
 
     def stop(self) -> str:
         """SIGTERM; it must end with 0. What it wrote on stderr."""

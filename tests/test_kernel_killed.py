@@ -1,0 +1,120 @@
+"""SIGKILL at any moment, while connections come and go: none is lost, and what is told twice is told as the same.
+
+In a terminal nobody keeps the kernel's announcements while the program is down. What must be reported then is what some read
+can show: every connection here leaves a row in TIME_WAIT on this host, for longer than the test lasts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.namespace import Namespace, joined
+from tests.program import CONNECTION, Event, Flow, Program, flow, of_kind
+from tests.traffic import connect, listen
+
+HERE, THERE = "10.73.0.1", "10.73.0.2"
+# With the four tests 200.
+KILLS = 50
+
+
+class Traffic(threading.Thread):
+    """Opens a connection every few milliseconds, and closes it after some, so that its TIME_WAIT is on the side wanted."""
+
+    def __init__(self, server: Namespace, client: Namespace, address: str, first: str, chance: random.Random) -> None:
+        super().__init__()
+        self.made: Counter[Flow] = Counter()
+        self.problem: Exception | None = None
+        self._server, self._client, self._address = server, client, address
+        self._first = first
+        self._chance = chance
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except Exception as problem:
+            self.problem = problem
+
+    def _run(self) -> None:
+        open_ones: list[tuple[socket.socket, socket.socket]] = []
+        # No port is used twice: addresses and ports name a connection.
+        ports = itertools.count(20_000)
+        with listen(self._server, self._address, 8080) as listener:
+            # Paced, not waited for: some 150 connections a second, up to 40 of them open at a time.
+            while not self._stopping.wait(self._chance.uniform(0, 0.012)):
+                client = connect(self._client, self._address, 8080, ("0.0.0.0", next(ports)))
+                self.made[(*client.getsockname(), *client.getpeername())] += 1
+                open_ones.append((client, listener.accept()[0]))
+                for _ in range(self._chance.choice((0, 1, 1, 2)) if len(open_ones) < 40 else 2):
+                    if open_ones:
+                        self._close(*open_ones.pop(self._chance.randrange(len(open_ones))))
+            for both in open_ones:
+                self._close(*both)
+
+    def _close(self, client: socket.socket, accepted: socket.socket) -> None:
+        both = [accepted, client] if self._first == "server" else [client, accepted]
+        if self._first == "either":
+            self._chance.shuffle(both)
+        both[0].close()
+        assert both[1].recv(1) == b""
+        both[1].close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+        if self.problem is not None:
+            raise self.problem
+
+
+@pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a read"])
+def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
+    chance = random.Random(place)
+    with joined([f"{HERE}/24"], [f"{THERE}/24"]) as (here, there):
+        for host in (here, there):
+            host.sysctl("net.ipv4.ip_local_port_range", "20000\t60999")
+        server, client, address, first = {
+            "opening": (there, here, THERE, "client"),
+            "accepting": (here, there, HERE, "server"),
+        }.get(place, (here, here, "127.0.0.1", "either"))
+        traffic = Traffic(server, client, address, first, chance)
+        options = ("--state", str(tmp_path / "state"))
+        interval = "1h" if "hardly" in place else "200ms"
+        runs: list[list[Event]] = []
+        traffic.start()
+        try:
+            for _ in range(KILLS):
+                program = Program(here, *options, interval=interval)
+                if chance.random() < 0.7:
+                    program.ready()
+                # From before it has begun to read, to some reads later.
+                time.sleep(chance.uniform(0, 0.3))
+                program.kill()
+                runs.append(of_kind(program.events, CONNECTION))
+        finally:
+            traffic.stop()
+        last = Program(here, *options)
+        last.ready()
+        last.read_again()
+        last.stop()
+        runs.append(of_kind(last.events, CONNECTION))
+    assert sum(len(run) > 0 for run in runs) > KILLS / 2
+    assert set(traffic.made.values()) == {1}
+    ids: dict[Flow, set[str]] = defaultdict(set)
+    for event in itertools.chain(*runs):
+        ids[flow(event)].add(event["tcpnewconn.connection_id"])
+    assert set(ids) == set(traffic.made)
+    assert {each: numbers for each, numbers in ids.items() if len(numbers) > 1} == {}
+    # What a run tells again it tells before anything else: it is what was not known to be delivered when it was killed.
+    told: set[Flow] = set()
+    for run in runs:
+        again = [flow(event) in told for event in run]
+        assert again == sorted(again, reverse=True)
+        told.update(flow(event) for event in run)
