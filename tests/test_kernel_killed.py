@@ -48,12 +48,12 @@ class Traffic(threading.Thread):
         # No port is used twice: addresses and ports name a connection.
         ports = itertools.count(20_000)
         with listen(self._server, self._address, 8080) as listener:
-            # Paced, not waited for: some 150 connections a second, up to 40 of them open at a time.
-            while not self._stopping.wait(self._chance.uniform(0, 0.012)):
+            # Paced, not waited for: some 75 connections a second, up to 20 of them open at a time.
+            while not self._stopping.wait(self._chance.uniform(0, 0.025)):
                 client = connect(self._client, self._address, 8080, ("0.0.0.0", next(ports)))
                 self.made[(*client.getsockname(), *client.getpeername())] += 1
                 open_ones.append((client, listener.accept()[0]))
-                for _ in range(self._chance.choice((0, 1, 1, 2)) if len(open_ones) < 40 else 2):
+                for _ in range(self._chance.choice((0, 1, 1, 2)) if len(open_ones) < 20 else 2):
                     if open_ones:
                         self._close(*open_ones.pop(self._chance.randrange(len(open_ones))))
             for both in open_ones:
@@ -86,7 +86,7 @@ def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
         }.get(place, (here, here, "127.0.0.1", "either"))
         traffic = Traffic(server, client, address, first, chance)
         options = ("--state", str(tmp_path / "state"))
-        interval = "1h" if "hardly" in place else "200ms"
+        interval = "1h" if "hardly" in place else "100ms"
         runs: list[list[Event]] = []
         traffic.start()
         try:
@@ -95,7 +95,7 @@ def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
                 if chance.random() < 0.7:
                     program.ready()
                 # From before it has begun to read, to some reads later.
-                time.sleep(chance.uniform(0, 0.3))
+                time.sleep(chance.uniform(0, 0.15))
                 program.kill()
                 runs.append(of_kind(program.events, CONNECTION))
         finally:
