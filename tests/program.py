@@ -112,7 +112,7 @@ class Program:
                     self.reads += 1
                 self._said.notify_all()
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 30) -> None:
         """Wait until a condition holds; it is looked at with each event and each read."""
         until = time.monotonic() + seconds
         with self._said:
