@@ -334,8 +334,7 @@ class Tracker:
             if self._leaving_half(pair) or self._other_half(pair, CLOSE, open_now=False) is not None:
                 self._close(pair, now)
                 return None
-            if not self._wiped_half(pair):
-                self._owe(mirrored(pair), end.cookie, now)
+            self._owe(mirrored(pair), end.cookie, now)
         self._close(pair, now)
         return New(pair, end.cookie, "closed", CLOSE, None, 0, internal)
 
@@ -360,12 +359,9 @@ class Tracker:
         leaving = self._leaving.pop(end.cookie, None)
         if leaving is not None:
             return self._over(leaving.pair, leaving.socket, end, now)
-        for other in self.owed:
-            if _may_be(end, other):
-                self._settle(other)
-                return None
-        if self._internal(end.pair) or self._nameless_of(end) is not None:
-            # Its other half may come; or the end of the socket that it may be, and then it was not that.
+        if self._internal(end.pair) or self._owed_of(end) is not None or self._nameless_of(end) is not None:
+            # Its other half may come; or the end of the socket that it may be, and then it was not that. Of the halves that
+            # are owed it can be any with its port: those that it is not are announced meanwhile, with their addresses.
             self._wiped.append((now + _WIPED_PATIENCE, end))
             return None
         return _partial(end)
@@ -380,14 +376,9 @@ class Tracker:
                 return key
         return None
 
-    def _wiped_half(self, pair: Pair) -> bool:
-        """Whether an end without addresses that waits for its other half has found it in this pair."""
-        other = mirrored(pair)
-        for index, (_, end) in enumerate(self._wiped):
-            if _may_be(end, other):
-                del self._wiped[index]
-                return True
-        return False
+    def _owed_of(self, end: End) -> Pair | None:
+        """The half that has been owed for the shortest time of those that an end without addresses can be."""
+        return next((pair for pair in reversed(self.owed) if _may_be(end, pair)), None)
 
     # --- what time brings --------------------------------------------------------------------------------------------
 
@@ -395,8 +386,11 @@ class Tracker:
         """The ends without addresses whose other half did not come: reported with what is known. Also forgets what never came."""
         while self._wiped and self._wiped[0][0] <= now:
             end = self._wiped.pop(0)[1]
-            pair = self._nameless_of(end)
-            if pair is None:
+            owed = self._owed_of(end)
+            pair = self._nameless_of(end) if owed is None else None
+            if owed is not None:
+                self._settle(owed)
+            elif pair is None:
                 yield _partial(end)
             else:
                 socket = self._drop(pair) if pair in self._nameless else self._leaving.pop(pair).socket

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -488,3 +488,30 @@ def wait_for_listener(where: Namespace, port: int) -> None:
     while not where.output("ss", "-tlnH", f"sport = :{port}"):
         assert time.monotonic() < until, f"nothing listens on port {port}"
         time.sleep(0.02)
+
+
+def test_everything_at_once(world: World) -> None:
+    """Opened and closed in every way, so that reads fall anywhere in it."""
+    ways: list[Callable[[socket.socket, socket.socket], None]] = [
+        lambda client, accepted: client.close(),
+        lambda client, accepted: accepted.close(),
+        lambda client, accepted: reset(client),
+        lambda client, accepted: reset(accepted),
+        lambda client, accepted: client.shutdown(socket.SHUT_WR),
+    ]
+    total = 0
+    with ExitStack() as stack:
+        places = [Place(world, name) for name in PLACES]
+        listeners = [(place, listener) for place in places for listener in stack.enter_context(place.listening())]
+        waiting: list[ExitStack] = []
+        for (place, listener), way in itertools.product(listeners, ways * 8):
+            one = ExitStack()
+            client, accepted = one.enter_context(place.connected(listener))
+            way(client, accepted)
+            waiting.append(one)
+            total += 1
+            if len(waiting) > 17:
+                waiting.pop(0).close()
+        for one in waiting:
+            one.close()
+    assert world.expect_truth().total() == total
