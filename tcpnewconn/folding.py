@@ -36,6 +36,23 @@ class Group:
     untold: int = 0
 
 
+@dataclass(slots=True)
+class Second:
+    """The second that is running: when it began, and how many entries it has had."""
+
+    began: float = float("-inf")
+    entries: int = 0
+
+    def room(self, now: float, limit: int) -> bool:
+        """Whether one more is within the limit, 0 is none; then it counts."""
+        if not limit:
+            return True
+        if not self.began <= now < self.began + 1:
+            self.began, self.entries = now, 0
+        self.entries += 1
+        return self.entries <= limit
+
+
 class Folding:
     """`burst` connections of one group and interval are told one by one, and `total` in one second; 0 switches either off."""
 
@@ -46,8 +63,7 @@ class Folding:
         self.coarse = 0
         self._groups: dict[Key, Group] = {}
         self._sources = 0
-        self._second = float("-inf")
-        self._in_second = 0
+        self._second = Second()
 
     def fold(self, connection: Connection, now: float, crowded: bool = False) -> Key | None:
         """The key of the group that a connection was counted in, or None if it is to be told by itself.
@@ -59,7 +75,7 @@ class Folding:
             key = (connection.direction, source.address, destination.address, destination.port, connection.cgroup)
             group = self._group(key, _MOST_GROUPS) if self.burst else None
             if not self.burst or (group is not None and group.told < self.burst):
-                if self._room(now):
+                if self._second.room(now, self.total):
                     if group is not None:
                         group.told += 1
                     return None
@@ -99,14 +115,6 @@ class Folding:
         if group is None and len(self._groups) < most:
             group = self._groups[key] = Group()
         return group
-
-    def _room(self, now: float) -> bool:
-        if not self.total:
-            return True
-        if not self._second <= now < self._second + 1:
-            self._second, self._in_second = now, 0
-        self._in_second += 1
-        return self._in_second <= self.total
 
     def _count_source(self, group: Group, address: bytes | None) -> None:
         if address in group.sources:

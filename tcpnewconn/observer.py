@@ -207,7 +207,9 @@ class Observer:
             # The other socket of this connection tells of it, when its own end comes.
             return
         connection = Connection(source, destination, direction, "", self._id(over.number), 0)
-        yield self._closed(connection, over.pair, end, None if over.opened is None else now - over.opened)
+        # The clock of an earlier run can have been another one: that of a time namespace, or of a machine that was restored.
+        seconds = None if over.opened is None or over.opened > now else now - over.opened
+        yield self._closed(connection, over.pair, end, seconds)
 
     def _closed(self, connection: Connection, pair: Pair, end: End, seconds: float | None) -> Closed:
         traffic = end.traffic

@@ -14,9 +14,9 @@ from itertools import islice
 
 from tcpnewconn.config import Settings
 from tcpnewconn.entries import Entry, Renderer
-from tcpnewconn.folding import Folding
+from tcpnewconn.folding import Folding, Second
 from tcpnewconn.ignore import ignored
-from tcpnewconn.model import Closed, Connection, Event, Listener, Loss
+from tcpnewconn.model import Closed, Connection, Event, Listener, Loss, PortScan
 from tcpnewconn.scan import Scans
 from tcpnewconn.sinks import Sink
 from tcpnewconn.snapshot import Kept, Snapshot
@@ -49,6 +49,8 @@ class Outbox:
         self._renderer = renderer
         # Each with whether it is written down.
         self._waiting: deque[tuple[Entry, bool]] = deque()
+        # What cannot be folded, closed connections, listeners and port scans, has as much room in a second as connections.
+        self._unfoldable = Second()
         self._left_out = 0
         self._loss_told = float("-inf")
 
@@ -123,8 +125,8 @@ class Outbox:
         if not self._wanted(event):
             return
         crowded = len(self._waiting) >= _MOST_WAITING
+        now = time.monotonic()
         if isinstance(event, Connection):
-            now = time.monotonic()
             self.connections += 1
             scan = self._scans.notice(event, now) if self._suspect(event) else None
             key = self.folding.fold(event, now, crowded)
@@ -132,9 +134,12 @@ class Outbox:
                 yield event
             elif self._snapshot is not None:
                 self._snapshot.fold(key)
-            if scan is not None:
-                yield scan
-        elif crowded and isinstance(event, Closed | Listener):
+            if scan is None:
+                return
+            event = scan
+        if isinstance(event, Closed | Listener | PortScan) and (
+            crowded or not self._unfoldable.room(now, self.settings.total_limit)
+        ):
             self._left_out += 1
         else:
             yield event
@@ -191,8 +196,8 @@ class Outbox:
                 Loss(
                     self._left_out,
                     "journal",
-                    f"{self._left_out} closed connections and listeners were not written: the journal did not read for too "
-                    "long. Is systemd-journald running? Closed=no writes less",
+                    f"{self._left_out} closed connections, listeners and port scans were not written: there were more than "
+                    "TotalLimit= in a second, or the journal did not read for too long. Closed=no writes less",
                 )
             )
         if self._scans.evicted:

@@ -96,7 +96,8 @@ class Ends:
         self._socket.setblocking(False)
         self._buffer = bytearray(_LARGEST)
         now = self._meminfo_drops()
-        self.drops = drops if drops <= now else 0
+        # The counter has 32 bits: one that is a little lower has wrapped, one that is much lower is another socket's.
+        self.drops = drops if (now - drops) & 0xFFFFFFFF < 0x80000000 else 0
         self.ignored = 0
 
     def fileno(self) -> int:
