@@ -285,6 +285,15 @@ class Observer:
         """So many announcements were lost."""
         self.tracker.lose(count, now)
 
+    def caught_up(self, now: float) -> None:
+        """Every end that was announced by now has been dealt with."""
+        self.tracker.caught_up(now)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether overdue() will soon have something to tell."""
+        return self.tracker.waiting
+
     @property
     def losing(self) -> bool:
         """Whether a loss waits for the reads that tell how many connections it means."""

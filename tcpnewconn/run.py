@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     folder = net_folder(options.procfs)
     here = host.look(options.procfs, folder)
     proc = ProcNet(options.procfs, users=here.users)
-    sources = _sources(here) if here.live else _Sources()
+    sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
     snapshot = Snapshot(path, here.place) if path else None
     kept, warning = snapshot.load() if snapshot is not None else (None, None)
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if warning is not None:
         say(warning)
     ends, last_end = None, 0
-    if sources.ends is not None and not options.once:
+    if sources.ends is not None:
         drops, last_end = (kept.drops, kept.last_end) if kept is not None and kept.buffer == sources.buffer else (0, 0)
         ends = sockdiag.Ends(sources.ends, drops)
     if kept is not None:
@@ -80,12 +80,13 @@ class _Sources:
     degraded: Degraded | None = None
 
 
-def _sources(here: host.Host) -> _Sources:
-    lookup = None
+def _sources(here: host.Host, listen: bool) -> _Sources:
     try:
         ends, asking = sockdiag.received(passed_descriptors())
         lookup = sockdiag.Lookup(asking, here.users)
         lookup.check()
+        if not listen:
+            return _Sources(lookup)
         buffer = os.fstat(ends.fileno()).st_ino if ends is not None else 0
         return _Sources(lookup, ends or sockdiag.open_ends(), buffer)
     except sockdiag.Unavailable as error:

@@ -25,6 +25,8 @@ _ENDS_AT_ONCE = 500
 _ENDS_BEFORE_READ = 20_000
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
+# Seconds between two looks at what waits for an end that may not come.
+_SOON = 0.25
 # Seconds between the reads that follow a loss: what they no longer show is what ended unannounced.
 _AFTER_LOSS = 2.0
 
@@ -113,6 +115,8 @@ class Service:
                     self._notifier.status(self._status())
                 self._take_ends(_ENDS_AT_ONCE)
                 now = time.monotonic()
+                if self._observer.waiting:
+                    self._outbox.from_read(self._observer.overdue(now))
                 if self._count_losses(now):
                     due = now
                 if now >= due:
@@ -128,6 +132,7 @@ class Service:
         # What is in TIME_WAIT by now is all announced after this.
         time.sleep(_ANNOUNCED_AFTER)
         self._take_ends(_ENDS_BEFORE_READ)
+        self._outbox.from_read(self._observer.overdue(time.monotonic()))
         self._outbox.interval_over()
         self._save()
 
@@ -138,6 +143,8 @@ class Service:
         timeout = max(0.0, until - now)
         if self._outbox.waiting:
             timeout = min(timeout, _RETRY)
+        if self._observer.waiting:
+            timeout = min(timeout, _SOON)
         return timeout
 
     def _next(self, due: float, now: float) -> float:
@@ -186,6 +193,7 @@ class Service:
         while most > 0:
             end = ends.peek()
             if end is None:
+                self._observer.caught_up(time.monotonic())
                 return
             # One that was dealt with, but not taken from the buffer, before a SIGKILL.
             if end.cookie != self._last_end:

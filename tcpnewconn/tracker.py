@@ -47,6 +47,8 @@ _AGE = {ESTABLISHED: 0, FIN_WAIT1: 1, CLOSE_WAIT: 1, FIN_WAIT2: 2, CLOSING: 2, L
 _TIME_WAIT_LASTS = 90.0
 # Seconds after which an announcement that has not come was lost, if some were: they are some milliseconds late (measured).
 _LATE = 2.0
+# Seconds within which the sockets that were in TIME_WAIT at the first read are announced, if they were not before.
+_CLAIMED_WITHIN = 0.2
 # Seconds for which the other half of an end without addresses is waited for.
 _WIPED_PATIENCE = 1.0
 
@@ -150,7 +152,10 @@ class Tracker:
         self._lost_since = 0.0
         self._first = True
         self._first_read = 0.0
-        self._ended: set[Pair] = set()
+        self._caught_up = 0.0
+        # Pairs in TIME_WAIT at the first read: were they announced before we listened, or will they be? By the number and
+        # the `seen` of the connection that each is, if it was before.
+        self._unclaimed: dict[Pair, tuple[int, str]] = {}
 
     @property
     def open(self) -> int:
@@ -240,6 +245,9 @@ class Tracker:
         if identity is None:
             identity = self._identity(row)
         cookie = identity.cookie if identity else 0
+        if announced:
+            self._unclaimed[row.pair] = (cookie or self._next_serial(), seen)
+            return None
         leaving = self._leaving.pop(cookie, None)
         if leaving is not None and leaving.pair == row.pair:
             # It was left out of two reads, and is there after all.
@@ -258,8 +266,6 @@ class Tracker:
         if internal and identity is not None:
             self._put_mirror(row.pair, socket)
         self._put(row.pair, socket)
-        if announced:
-            self._ended.add(row.pair)
         uid, cgroup = owner(row, identity)
         return New(row.pair, socket.number, seen, row.state, uid, cgroup, internal)
 
@@ -323,6 +329,9 @@ class Tracker:
         if end.wiped:
             return self._wiped_end(end, now)
         pair = end.pair
+        if self._unclaimed:
+            self._claim(pair)
+            self._claim(mirrored(pair))
         known = self.sockets.get(pair)
         if known is not None and known.cookie in (0, end.cookie):
             return self._over(pair, self._drop(pair), end, now)
@@ -337,6 +346,13 @@ class Tracker:
             self._owe(mirrored(pair), end.cookie, now)
         self._close(pair, now)
         return New(pair, end.cookie, "closed", CLOSE, None, 0, internal)
+
+    def _claim(self, pair: Pair) -> None:
+        """An end that can be of this pair has come: if the pair is as it was at the first read, it is that one's."""
+        number, _ = self._unclaimed.get(pair, (0, ""))
+        identity = self._identify(pair) if number > 0 else None
+        if number < 0 or (identity is not None and identity.cookie == number):
+            del self._unclaimed[pair]
 
     def _close(self, pair: Pair, now: float) -> None:
         """Remember a connection that ended, where a row of it in TIME_WAIT could be taken for a new one."""
@@ -369,7 +385,7 @@ class Tracker:
     def _nameless_of(self, end: End) -> Pair | None:
         """A socket without a cookie, which was gone when it was asked for one, that an end without addresses can be of."""
         for pair in self._nameless:
-            if _may_be(end, pair) and pair not in self._ended:
+            if _may_be(end, pair):
                 return pair
         for key in self._leaving:
             if isinstance(key, bytes) and _may_be(end, key):
@@ -383,7 +399,7 @@ class Tracker:
     # --- what time brings --------------------------------------------------------------------------------------------
 
     def overdue(self, now: float) -> Iterator[New | Over]:
-        """The ends without addresses whose other half did not come: reported with what is known. Also forgets what never came."""
+        """What was waited for and did not come: ends without addresses are reported with what is known. Also forgets."""
         while self._wiped and self._wiped[0][0] <= now:
             end = self._wiped.pop(0)[1]
             owed = self._owed_of(end)
@@ -395,12 +411,8 @@ class Tracker:
             else:
                 socket = self._drop(pair) if pair in self._nameless else self._leaving.pop(pair).socket
                 yield self._over(pair, socket, end, now)
-        if self._ended and now > self._first_read + _LATE:
-            # Those that were in TIME_WAIT at the start: the announcements of the last of them have come by now.
-            for pair in self._ended:
-                if pair in self._nameless:
-                    self._drop(pair)
-            self._ended.clear()
+        if self._unclaimed and self._caught_up > self._first_read + _CLAIMED_WITHIN:
+            yield from self._from_before(now)
         for pair in [pair for pair, halves in self.owed.items() if halves[0].until <= now]:
             self._settle(pair)
         for key in [key for key, leaving in self._leaving.items() if leaving.since <= now - self.patience]:
@@ -408,6 +420,28 @@ class Tracker:
             self.unannounced += 1
         for pair in [pair for pair, until in self.closed.items() if until <= now]:
             del self.closed[pair]
+
+    def _from_before(self, now: float) -> Iterator[New]:
+        """The connections that were in TIME_WAIT at the first read, and had been announced before we listened."""
+        unclaimed, self._unclaimed = self._unclaimed, {}
+        told: set[Pair] = set()
+        for pair, (number, seen) in unclaimed.items():
+            internal = self._internal(pair)
+            if mirrored(pair) in told or (internal and self._other_half(pair, TIME_WAIT, open_now=False) is not None):
+                continue
+            if internal:
+                told.add(pair)
+            self._close(pair, now)
+            yield New(pair, number, seen, TIME_WAIT, None, 0, internal)
+
+    def caught_up(self, now: float) -> None:
+        """Every end that was announced by now has been dealt with."""
+        self._caught_up = now
+
+    @property
+    def waiting(self) -> bool:
+        """Whether overdue() will soon have something to tell."""
+        return bool(self._wiped or self._unclaimed)
 
     def lose(self, count: int, now: float) -> None:
         """So many announcements were lost."""

@@ -375,3 +375,34 @@ def test_the_state_of_a_socket_that_only_reads_see(here: Namespace) -> None:
         assert flow(event) == (*client.getsockname(), *listener.getsockname())
         client.close()
         accepted.close()
+
+
+def test_what_is_in_time_wait_at_the_start_is_told_once_and_what_follows_on_its_addresses_too(here: Namespace) -> None:
+    here.sysctl("net.ipv4.ip_local_port_range", "20000 20300")
+    with here.entered():
+        listener = socket.create_server(("127.0.0.1", 8080), backlog=1000)
+        addresses = listener.getsockname()
+
+        def connect(count: int) -> None:
+            while count:
+                try:
+                    client = socket.create_connection(addresses)
+                except OSError:
+                    # Every port is in use or was, a moment ago: tcp_tw_reuse gives it back after a second.
+                    time.sleep(0.01)
+                    continue
+                listener.accept()[0].close()
+                client.close()
+                count -= 1
+
+        connect(150)
+        before = here.table().count(b" 06 00000000")
+        assert before >= 100
+        with running(here, interval="1h") as program:
+            connect(601)
+            program.wait_for_connections(before + 601)
+        listener.close()
+    seen = Counter(event["tcpnewconn.seen"] for event in of_kind(program.events, CONNECTION))
+    assert seen == {"startup": before, "closed": 601}
+    ids = [event["tcpnewconn.connection_id"] for event in of_kind(program.events, CONNECTION)]
+    assert len(set(ids)) == len(ids)
