@@ -1,0 +1,26 @@
+"""A read of a few rows, in this process's network namespace: prints CPU and wall time in milliseconds.
+
+python -m bench.little ROWS ROUNDS
+"""
+
+from __future__ import annotations
+
+import sys
+
+from bench.reads import quiet_read, read_once
+from bench.table import Table
+from bench.timing import in_turns, median
+
+
+def main(rows: int, rounds: int) -> None:
+    table = Table()
+    table.grow(rows)
+    reader = read_once()
+    (costs,) = in_turns(rounds, lambda: quiet_read(reader))
+    table.close()
+    cost = median(costs)
+    print(cost.cpu * 1e3, cost.wall * 1e3)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))
