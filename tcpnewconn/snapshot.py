@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from json.encoder import encode_basestring_ascii as quoted
 
 from tcpnewconn.entries import Entry
 from tcpnewconn.folding import Folding, Key
@@ -97,7 +98,7 @@ class Snapshot(Changes):
         except (OSError, Damaged) as error:
             return None, self._move_aside(error)
         self._sequence = max(kept.undelivered, default=0)
-        self._undelivered = {number: _ENCODE(entry) for number, entry in kept.undelivered.items()}
+        self._undelivered = {number: _object(entry) for number, entry in kept.undelivered.items()}
         if kept.place == self._place:
             self._last_end = f'["x",{kept.last_end},{kept.drops}]'
         return kept, None
@@ -165,7 +166,7 @@ class Snapshot(Changes):
     def entry(self, entry: Entry) -> None:
         """An entry that is to be delivered: after a crash it is delivered from here."""
         self._sequence += 1
-        text = _ENCODE(entry)
+        text = _object(entry)
         self._undelivered[self._sequence] = text
         self._lines.append(f'["e",{self._sequence},{text}]')
 
@@ -258,6 +259,11 @@ def _group(number: int, key: Key, count: int) -> str:
     direction, source, destination, port, cgroup = key
     ends = [None if address is None else address.hex() for address in (source, destination)]
     return _ENCODE(["g", number, direction, *ends, port, cgroup, count])
+
+
+def _object(entry: Entry) -> str:
+    """An entry in JSON. Its values are all text: a json.JSONEncoder takes twice as long for it (measured)."""
+    return "{" + ",".join([f"{quoted(name)}:{quoted(value)}" for name, value in entry.items()]) + "}"
 
 
 def _checked(line: str) -> str:
