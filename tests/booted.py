@@ -291,18 +291,29 @@ def _cgroup(name: str) -> Path | None:
     """A cgroup for one container, on a host without systemd. Containers that share one end each other's units."""
     if Path("/run/systemd/system").is_dir():
         return None
+    tree = _cgroups()
+    for left in tree.glob("tcpnewconn-*"):
+        if not Path(f"/proc/{left.name.split('-')[2]}").exists():
+            warnings.warn(f"removing {left}, left over by a test run that was killed", stacklevel=2)
+            _remove_cgroup(left)
+    cgroup = tree / name
+    cgroup.mkdir()
+    return cgroup
+
+
+def _cgroups() -> Path:
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, mount_point, kind, *_ = line.split()
         if kind == "cgroup2":
-            cgroup = Path(mount_point) / name
-            cgroup.mkdir()
-            return cgroup
+            return Path(mount_point)
     raise RuntimeError("no cgroup2 file system is mounted here: the containers' systemd needs one")
 
 
 def _remove_cgroup(cgroup: Path) -> None:
-    for folder, _, _ in os.walk(cgroup, topdown=False):
-        os.rmdir(folder)
+    # Else it is in use, or another test worker has just removed it.
+    with contextlib.suppress(OSError):
+        for folder, _, _ in os.walk(cgroup, topdown=False):
+            os.rmdir(folder)
 
 
 @functools.cache
