@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -201,9 +202,11 @@ def test_without_the_module_nobody_can_be_notified(procfs: str) -> None:
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("once", [["--once"], []])
-def test_a_reader_that_takes_one_line_ends_it_quietly(procfs: str, output: str, once: list[str]) -> None:
-    # Without --once nothing more is ever to be written: it must find out by itself that nobody reads.
-    program = " ".join(command(*once, "--procfs", procfs, "--output", output))
+@pytest.mark.parametrize("rows", [1, 500])
+def test_a_reader_that_takes_one_line_ends_it_quietly(tmp_path: Path, output: str, once: list[str], rows: int) -> None:
+    # With one row and without --once nothing is ever written again: it must find out by itself that nobody reads.
+    Tables(tmp_path).write([line("10.0.0.5:22", f"203.0.113.9:{40000 + number}", inode=1) for number in range(rows)])
+    program = " ".join(command(*once, "--procfs", str(tmp_path), "--output", output))
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{program} | head -1"],
         cwd=TREE,
@@ -305,3 +308,29 @@ def test_malformed_rows_are_told_at_most_once_a_minute_and_none_is_left_out(tmp_
     observer = Observer(ProcNet(str(tmp_path)), host, None, False, False, None, 10.0)
     told = [(now, event.count) for now in range(0, 130, 10) for event in observer.read(now) if isinstance(event, Loss)]
     assert told == [(0, 1), (60, 6), (120, 6)]
+
+
+# --- make run --------------------------------------------------------------------------------------------------------
+
+
+def test_make_run_shows_what_is_there_on_this_host_and_then_what_comes() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        subprocess.Popen(
+            ["make", "run"],
+            cwd=TREE,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        ) as program,
+    ):
+        assert program.stdout is not None
+        port = server.getsockname()[1]
+        assert any(f": New listener: 127.0.0.1:{port}\n" in line for line in program.stdout)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            expected = f": New connection: 127.0.0.1:{client.getsockname()[1]} -> 127.0.0.1:{port}\n"
+        # It is closed by now, long before the second read: the kernel has announced it.
+        assert any(expected in line for line in program.stdout)
+        os.killpg(program.pid, signal.SIGINT)
