@@ -121,7 +121,7 @@ def test_auto_takes_the_journal_where_stderr_is_the_journal(procfs: str, opened:
         assert service.lines == []
 
 
-@pytest.mark.parametrize("stream", ["1:1", "", "nonsense", "8:", "99999999999999999999:1"])
+@pytest.mark.parametrize("stream", ["1:1", "", "nonsense", "8:", "a:b", "99999999999999999999:1"])
 def test_auto_takes_text_where_stderr_is_something_else(procfs: str, opened: Journal, stream: str) -> None:
     with Supervised("--procfs", procfs, journal=opened, more={"JOURNAL_STREAM": stream}) as service:
         service.wait(lambda: len(service.lines) == len(SAMPLE_EXPECTED), "the sample")
