@@ -288,7 +288,8 @@ def test_a_malformed_row_is_told_with_file_line_and_count_and_the_rest_is_read(t
     with Supervised("--procfs", str(tmp_path), "--output", "json", "--interval", "100ms") as service:
         service.ready()
         service.reads(3)
-        events = [json.loads(line) for line in service.lines]
+        assert service.stop() == 0
+    events = [json.loads(line) for line in service.lines]
     assert [event["message"] for event in events[:2]] == [
         "New listener: 0.0.0.0:22",
         "New connection: 203.0.113.9:51544 -> 10.0.0.5:22",
@@ -317,7 +318,7 @@ def test_make_run_shows_what_is_there_on_this_host_and_then_what_comes() -> None
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         subprocess.Popen(
-            ["make", "run"],
+            ["timeout", "60", "make", "run"],
             cwd=TREE,
             env=environment(),
             stdout=subprocess.PIPE,

@@ -118,6 +118,7 @@ def test_auto_takes_the_journal_where_stderr_is_the_journal(procfs: str, opened:
     with Supervised("--procfs", procfs, journal=opened, auto=True) as service:
         assert said(opened.entries(len(SAMPLE_EXPECTED))) == SAMPLE_EXPECTED
         service.ready()
+        assert service.stop() == 0
         assert service.lines == []
 
 
@@ -134,6 +135,7 @@ def test_what_it_says_to_people_has_its_level_there(procfs: str, opened: Journal
     state.write_text("damaged")
     with Supervised("--procfs", procfs, "--state", str(state), journal=opened, auto=True) as service:
         service.ready()
+        assert service.stop() == 0
         (warning,) = service.said
         assert warning.startswith(f"<4>{state}: ")
 

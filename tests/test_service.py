@@ -206,6 +206,7 @@ def test_when_it_is_told_to_stop_it_says_so_saves_and_ends_well(
         assert service.said == []
     with Supervised(*options(tables, "--state", str(state))) as service:
         service.ready()
+        assert service.stop() == 0
         assert service.lines == []
 
 

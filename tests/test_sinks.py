@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import re
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -299,9 +300,12 @@ Output = pytest.CaptureFixture[str]
 def test_text_is_the_time_in_utc_with_its_offset_and_the_message(
     entry: Entry, capfd: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    monkeypatch.setenv("TZ", "XXX-9")
+    time.tzset()
     before = datetime.now(timezone.utc).replace(microsecond=0)
     Text().write(entry(Connection(PEER, HERE, "ingress", "read", "x", 1)))
+    monkeypatch.undo()
+    time.tzset()
     written = capfd.readouterr().out
     match = re.fullmatch(
         r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00:00): New connection: 203\.0\.113\.9:51544 -> 10\.0\.0\.5:22\n", written

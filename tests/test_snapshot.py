@@ -337,7 +337,7 @@ def test_however_much_comes_and_goes_it_stays_small(tables: Tables, state: Path)
     largest = 0
     with Supervised("--procfs", str(tables.folder), "--state", str(state), "--interval", "100ms") as service:
         service.ready()
-        written = len(service.lines)
+        written = len(["the listener", *told(0, 1, 2)])
         for turn in range(12):
             tables.write([SSH, *map(incoming, range(turn * 300, turn * 300 + 300))])
             written += 300 if turn else 297
@@ -373,6 +373,7 @@ def test_a_full_disk_is_said_once_and_survived(tables: Tables, tmp_path: Path) -
         service.wait(lambda: len(service.lines) == 101, "the new ones")
         service.wait(lambda: "; no snapshot: " in service.status, "status that says so")
         service.reads(3)
+        service.wait(lambda: len(service.said) > 0, "warning")
         (warning,) = service.said
         filler.unlink()
         service.wait(lambda: len(service.said) == 2, "line that says it is written again")
@@ -417,6 +418,7 @@ def test_a_folder_that_is_not_there_is_said_and_survived(tables: Tables, tmp_pat
     options = ["--procfs", str(tables.folder), "--state", str(tmp_path / "no" / "snapshot"), "--interval", "100ms"]
     with Supervised(*options) as service:
         service.reads(2)
+        service.wait(lambda: len(service.said) > 0, "warning")
         (warning,) = service.said
         assert warning.startswith(f"tcpnewconn: {tmp_path}/no/snapshot: No such file or directory; ")
         (tmp_path / "no").mkdir()
