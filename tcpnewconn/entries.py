@@ -119,7 +119,9 @@ class Renderer:
     def _summary(self, event: Summary) -> Entry:
         sources = address_text(event.source.address) if event.source.address is not None else _sources(event)
         destination = event.destination if event.destination.address is not None else "many destinations"
-        entry = _entry("summary", f"{event.count} new connections: {sources} -> {destination}", 6)
+        entry = _entry(
+            "summary", f"{event.count} new connection{'' if event.count == 1 else 's'}: {sources} -> {destination}", 6
+        )
         entry.update(_ends(event.source, event.destination, event.direction))
         if event.destination.address is None:
             # Of both families.

@@ -128,14 +128,20 @@ class Folding:
 
 def _summary(key: Key, group: Group) -> Summary:
     direction, source, destination, port, cgroup = key
-    top = heapq.nlargest(_TOP, group.sources.items(), key=lambda item: item[1])
+    exact = not group.untold
+    sources = group.sources
+    if exact and len(sources) == 1:
+        # They share it after all.
+        ((source, _),) = sources.items()
+        sources = {}
+    top = heapq.nlargest(_TOP, sources.items(), key=lambda item: item[1])
     return Summary(
         source=Endpoint(source, None),
         destination=Endpoint(destination, port),
         direction=direction,
         cgroup=cgroup,
         count=group.count,
-        sources=len(group.sources),
-        exact=not group.untold,
+        sources=len(sources),
+        exact=exact,
         top=tuple((address, count) for address, count in top if address is not None),
     )

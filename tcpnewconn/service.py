@@ -70,6 +70,8 @@ class Service:
         self._before = 0
         self._took = 0.0
         self._told = 0.0
+        # Not before it is ready.
+        self._sign_of_life = float("inf")
 
     # --- once --------------------------------------------------------------------------------------------------------
 
@@ -94,15 +96,12 @@ class Service:
             due = time.monotonic()
             self._first_read(due)
             self._notifier.ready(self._status())
-            sign_of_life = due
+            self._sign_of_life = due
             due = self._next(due, time.monotonic())
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
-                now = time.monotonic()
-                if now >= sign_of_life and self._notifier.watchdog is not None:
-                    # Here everything that was due has been done: a loop that hangs does not come by.
-                    self._notifier.alive()
-                    sign_of_life = now + self._notifier.watchdog
-                woken = selector.select(self._timeout(now, due, sign_of_life))
+                # Here everything that was due has been done: a loop that hangs does not come by.
+                now = self._live()
+                woken = selector.select(self._timeout(now, due))
                 if any(key.fd == self._outbox.pipe for key, _ in woken):
                     raise BrokenPipeError
                 self._drain(wake)
@@ -136,10 +135,18 @@ class Service:
         self._outbox.interval_over()
         self._save()
 
-    def _timeout(self, now: float, due: float, sign_of_life: float) -> float:
+    def _live(self) -> float:
+        """Give a sign of life, if the watchdog wants one: where something was done. The time."""
+        now = time.monotonic()
+        if now >= self._sign_of_life and self._notifier.watchdog is not None:
+            self._notifier.alive()
+            self._sign_of_life = now + self._notifier.watchdog
+        return now
+
+    def _timeout(self, now: float, due: float) -> float:
         until = due
         if self._notifier.watchdog is not None:
-            until = min(until, sign_of_life)
+            until = min(until, self._sign_of_life)
         timeout = max(0.0, until - now)
         if self._outbox.waiting:
             timeout = min(timeout, _RETRY)
@@ -201,6 +208,9 @@ class Service:
                 self._last_end = end.cookie
             ends.consume()
             most -= 1
+            if most % _ENDS_AT_ONCE == 0:
+                # On a starved machine, those before a read can take longer than the watchdog waits.
+                self._live()
 
     def _count_losses(self, now: float) -> bool:
         """Whether announcements were lost since the last time."""
@@ -232,6 +242,7 @@ class Service:
         return events
 
     def _take(self, events: Iterator[Event]) -> None:
+        self._live()
         self._outbox.from_read(events)
         self._outbox.interval_over()
         self._save()

@@ -65,7 +65,7 @@ class Count:
     def write(self, entry: Entry) -> None:
         if "TCPNEWCONN_CONNECTION_ID" in entry:
             self.connections += 1
-        elif " new connections: " in entry["MESSAGE"]:
+        elif " new connection" in entry["MESSAGE"]:
             self.summaries += 1
             self.counted += int(entry["TCPNEWCONN_COUNT"])
 

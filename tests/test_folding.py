@@ -132,3 +132,12 @@ def test_what_was_counted_before_a_restart_is_told_after_it() -> None:
     for key, count in before.counted():
         after.restore(key, count)
     assert [summary.count for summary in after.flush()] == [4]
+
+
+def test_a_source_that_all_of_a_group_share_is_told() -> None:
+    folder = Folding(burst=100, total=1)
+    for port in (80, 81, 81):
+        folder.fold(connection(7, port), 0.5)
+    [summary] = folder.flush()
+    assert (summary.source, summary.destination.port) == (Endpoint(bytes([192, 0, 0, 7]), None), 81)
+    assert (summary.count, summary.sources, summary.top) == (2, 0, ())

@@ -442,7 +442,7 @@ def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: 
     outbox.send()
     outbox.interval_over()
     assert outbox.waiting == 0
-    summaries = [entry for entry in sink.entries if " new connections: " in entry["MESSAGE"]]
+    summaries = [entry for entry in sink.entries if " new connection" in entry["MESSAGE"]]
     losses = {
         entry["TCPNEWCONN_REASON"]: int(entry["TCPNEWCONN_COUNT"])
         for entry in sink.entries
