@@ -106,9 +106,9 @@ class ProcNet:
             tcp.take_back(first)
             raise
         return Read(
-            changed=chain(tcp.changed(first), tcp6.changed(second)),
+            changed=chain(tcp.rows(first, first.changed), tcp6.rows(second, second.changed)),
             gone=[table.pair(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone],
-            listeners=[table.row(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.listeners],
+            listeners=[*tcp.rows(first, first.listeners), *tcp6.rows(second, second.listeners)],
             gone_listeners=[
                 table.pair(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone_listeners
             ],
@@ -244,9 +244,9 @@ class _Table:
             del self._known[head]
             (part.gone_listeners if head.endswith(_LISTEN) else part.gone).append(head)
 
-    def changed(self, part: _Part) -> Iterator[Row]:
-        """The rows that are new or not as they were, decoded."""
-        for head in part.changed:
+    def rows(self, part: _Part, heads: list[bytes]) -> Iterator[Row]:
+        """The rows of one read that begin with these heads, decoded."""
+        for head in heads:
             yield self._decoded(head, self._known.get(head) or part.replaced[head])
 
     def row(self, head: bytes) -> Row:

@@ -136,6 +136,7 @@ def test_nor_does_json_that_is_nested_without_end(folder: Path) -> None:
 @given(boot=st.binary(max_size=60), ports=st.binary(max_size=30))
 @example(boot=b"\xff\xfe", ports="²\t³".encode())
 @example(boot=b"", ports=b"1\t" + b"9" * 5000)
+@example(boot=b"", ports=b"9" * 5000 + b"\t1")
 def test_any_boot_id_and_range_of_ports_are_read(folder: Path, boot: bytes, ports: bytes) -> None:
     for name, content in (("kernel/random/boot_id", boot), ("net/ipv4/ip_local_port_range", ports)):
         (folder / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -254,6 +255,8 @@ def replayed(snapshot: Snapshot) -> object:
 
 @settings(deadline=None, max_examples=200)
 @given(history=HISTORY, announced=st.booleans())
+# A listener that has a peer, and a connection on its addresses: no kernel writes that.
+@example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 1), state) for state in (10, 1)], [])], announced=False)
 @example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 40000), 1, 10**30, 10**30)], [])], announced=True)
 def test_any_history_is_reported_and_the_snapshot_holds_what_the_tracker_does(
     folder: Path, history: list[End | tuple[list[Line], list[Change]]], announced: bool
