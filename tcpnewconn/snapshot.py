@@ -74,6 +74,7 @@ class Snapshot(Changes):
         self.path = path
         self.problem: str | None = None
         self._place = place
+        self._valid_for = f'{{"tcpnewconn":{VERSION},"place":"{place}"'.encode()
         self._lines: list[str] = []
         self._descriptor = -1
         self._length = 0
@@ -183,7 +184,7 @@ class Snapshot(Changes):
         lines, self._lines = self._lines, []
         if self._descriptor < 0:
             return
-        block = "".join([_checked(line) for line in lines]).encode()
+        block = b"".join([_checked(line) for line in lines])
         try:
             _write(self._descriptor, block)
             self._length += len(block)
@@ -237,8 +238,8 @@ class Snapshot(Changes):
             yield f'["e",{number},{text}]'
 
     def _header(self) -> bytes:
-        text = _checked(f'{{"tcpnewconn":{VERSION},"place":"{self._place}","length":"{self._length:015}"}}')
-        return text.rstrip("\n").ljust(_HEADER_SIZE - 1).encode() + b"\n"
+        text = b'%b,"length":"%015d"}' % (self._valid_for, self._length)
+        return (b"%08x %b" % (zlib.crc32(text), text)).ljust(_HEADER_SIZE - 1) + b"\n"
 
     def _failed(self, error: OSError) -> None:
         self.problem = f"{self.path}: {error.strerror}"
@@ -266,13 +267,14 @@ def _object(entry: Entry) -> str:
     return "{" + ",".join([f"{quoted(name)}:{quoted(value)}" for name, value in entry.items()]) + "}"
 
 
-def _checked(line: str) -> str:
-    return f"{zlib.crc32(line.encode()):08x} {line}\n"
+def _checked(line: str) -> bytes:
+    text = line.encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
 def _blocks(lines: Iterator[str]) -> Iterator[bytes]:
-    while block := "".join([_checked(line) for line in islice(lines, 1000)]):
-        yield block.encode()
+    while block := b"".join([_checked(line) for line in islice(lines, 1000)]):
+        yield block
 
 
 def _write(descriptor: int, block: bytes) -> int:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tcpnewconn.model import (
     CLOSE,
@@ -53,8 +54,7 @@ _CLAIMED_WITHIN = 0.2
 _WIPED_PATIENCE = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class New:
+class New(NamedTuple):
     """A connection to be reported: by one of its sockets. `seen` is startup, read or closed.
 
     Where it is `wiped`, the pair's local address may be zero and its remote port is.
@@ -70,8 +70,7 @@ class New:
     wiped: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(NamedTuple):
     """A connection that was reported has ended; one of its sockets is gone. `opened` as in Socket, None where not seen."""
 
     pair: Pair
