@@ -62,6 +62,9 @@ def directed(pair: Pair, internal: bool, listeners: Listeners) -> tuple[Endpoint
     if internal:
         if accepted == (listeners.on(there) is not None):
             accepted = not listeners.ephemeral(here) and listeners.ephemeral(there)
+            if listeners.ephemeral(here) == listeners.ephemeral(there):
+                # Nothing tells; but what is said of one of its sockets must hold for the other.
+                accepted = (here[-2:], here) < (there[-2:], there)
         return (remote, local, INTERNAL) if accepted else (local, remote, INTERNAL)
     if accepted:
         return remote, local, INGRESS

@@ -98,6 +98,7 @@ class Service:
             self._notifier.ready(self._status())
             self._sign_of_life = due
             due = self._next(due, time.monotonic())
+            blocked = False
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Here everything that was due has been done: a loop that hangs does not come by.
                 now = self._live()
@@ -109,7 +110,8 @@ class Service:
                     self._signals.discard(signal.SIGHUP)
                     due = self._reloaded(due)
                 self._outbox.send()
-                if self._outbox.waiting and time.monotonic() > self._told + _STATUS_EVERY:
+                if (self._outbox.waiting or blocked) and time.monotonic() > self._told + _STATUS_EVERY:
+                    blocked = self._outbox.waiting > 0
                     self._told = time.monotonic()
                     self._notifier.status(self._status())
                 self._take_ends(_ENDS_AT_ONCE)
@@ -280,10 +282,9 @@ class Service:
             self._problem = self._snapshot.problem
 
     def _status(self) -> str:
-        new = self._outbox.connections - self._before
-        status = (
-            f"{self._observer.connections:,} connections open, {new:,} new in the last read ({self._took * 1e3:.1f} ms)"
-        )
+        count, new = self._observer.connections, self._outbox.connections - self._before
+        noun = "connection" if count == 1 else "connections"
+        status = f"{count:,} {noun} open, {new:,} new in the last read ({self._took * 1e3:.1f} ms)"
         if self._ends is None:
             status += "; reads only: ended connections are not announced"
         if self._lost:

@@ -166,3 +166,8 @@ def test_whether_the_listeners_known_decide() -> None:
     # From outside, a listener at the other end would be the other host's.
     assert not decided(mirrored(pair(INSIDE)), False, known)
     assert not decided(pair(V4), False, known)
+
+
+def test_where_nothing_tells_both_sockets_of_a_connection_within_this_host_say_the_same() -> None:
+    pair = pair_of(bytes([127, 0, 0, 1]), 40001, bytes([127, 0, 0, 1]), 50001)
+    assert directed(pair, True, Listeners()) == directed(mirrored(pair), True, Listeners())

@@ -397,7 +397,8 @@ def test_what_is_in_time_wait_at_the_start_is_told_once_and_what_follows_on_its_
 
         connect(150)
         before = here.table().count(b" 06 00000000")
-        assert before >= 100
+        # On a slow machine tcp_tw_reuse has given some ports back by now.
+        assert before >= 10
         with running(here, interval="1h") as program:
             connect(601)
             program.wait_for_connections(before + 601)
