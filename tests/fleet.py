@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -19,10 +20,18 @@ from tests.signed_repository import Signer, published, signer
 HOSTS = ("host1", "host2", "host3", "host4", "host5", "host6")
 CENTRE = "centre"
 BRIDGE_ADDRESS = "10.78.0.1"
-REPOSITORY_URL = f"http://{BRIDGE_ADDRESS}:8080/"
+SERVER = f"http://{BRIDGE_ADDRESS}:8080"
+REPOSITORY_URL = f"{SERVER}/repository/"
 ANSIBLE = built.TREE / "ansible"
+# The only source that a host has at first; it stands for Debian's mirror.
+MIRROR = f"""\
+Types: deb
+URIs: {SERVER}/mirror/
+Suites: ./
+Signed-By: /etc/apt/keyrings/mirror.asc
+"""
 
-# What the roles install besides tcpnewconn: no host has it at first, all find it in the tests' own repository.
+# What the roles install besides tcpnewconn: no host has it at first, all find it in the mirror.
 INSTALLED_LATER = ("systemd-journal-remote", "rsyslog", "rsyslog-relp")
 PACKAGES = "/srv/packages"
 HOOK = (
@@ -119,7 +128,7 @@ class Fleet:
         self.hosts = hosts
         self.centre = centre
         self.key = key
-        self.repository = place / "repository"
+        self.repository = place / "served/repository"
         self._bridge = bridge
         self.variables: dict[str, str] = {}
 
@@ -176,10 +185,12 @@ def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
         root_image.unpack(root_tar(distribution), place / "root")
         (place / "home").mkdir()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / "ssh"], check=True)
-        (place / "root/root/.ssh").mkdir(mode=0o700)
+        (place / "root/root/.ssh").mkdir(mode=0o700, exist_ok=True)
         (place / "root/root/.ssh/authorized_keys").write_text((place / "ssh.pub").read_text())
-        # Every host's only source; the packages that a real host would have from its mirror are in there too.
-        published(key, place / "repository", *(place / f"root{PACKAGES}").glob("*.deb"), built.deb())
+        published(key, place / "served/mirror", *(place / f"root{PACKAGES}").glob("*.deb"))
+        published(key, place / "served/repository", built.deb())
+        (place / "root/etc/apt/sources.list.d/mirror.sources").write_text(MIRROR)
+        shutil.copy(place / "served/mirror/key.asc", place / "root/etc/apt/keyrings/mirror.asc")
 
         bridge = subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL
@@ -198,6 +209,13 @@ def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
             ["link", "set", "lo", "up"],
         ):
             centre.from_peer("ip", *arguments)
+        server = centre.start_from_peer(
+            sys.executable, "-m", "http.server", "8080", f"--directory={place / 'served'}", f"--bind={BRIDGE_ADDRESS}"
+        )
+        stack.callback(_end, server)
+        centre.from_peer("curl", "--silent", "--retry", "30", "--retry-connrefused", "--output", "/dev/null", SERVER)
+        # As on a host that has been up for a while.
+        centre.from_peer("chroot", str(place / "root"), "/usr/bin/apt-get", "update", "--error-on=any")
         for host in (*hosts.values(), centre):
             stack.callback(host.stop)
         for host in (*hosts.values(), centre):
@@ -205,10 +223,6 @@ def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
             stack.callback(host.begin_to_stop)
         for host in (*hosts.values(), centre):
             host.wait_until_up()
-        server = centre.start_from_peer(
-            sys.executable, "-m", "http.server", "8080", f"--directory={place / 'repository'}", f"--bind={BRIDGE_ADDRESS}"
-        )
-        stack.callback(_end, server)
         _write_inventory(place, hosts, centre)
         yield Fleet(place, bridge, key, hosts, centre)
 
