@@ -10,7 +10,9 @@ class Authority:
         folder.mkdir(parents=True, exist_ok=True)
         self.certificate = folder / "ca.pem"
         self._key = folder / "ca-key.pem"
-        _openssl("req", "-x509", *_new_key(self._key), "-subj", "/CN=tests", "-days", "2", "-out", str(self.certificate))
+        _openssl(
+            "req", "-x509", *_new_key(self._key), "-subj", "/CN=tests", "-days", "2", "-out", str(self.certificate)
+        )
 
     def give(self, name: str, address: str) -> tuple[Path, Path]:
         """A certificate and its key, for a host of this name and address."""

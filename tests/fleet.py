@@ -1,5 +1,6 @@
 """Six booted hosts and a centre that share one read-only root, on a bridge of their own, and Ansible to reach them by ssh."""
 
+import json
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests import booted, built, root_image
 from tests.booted import Booted
@@ -48,7 +50,9 @@ def root_tar(distribution: str) -> Path:
 class Host(Booted):
     """One of the fleet. Its root is an overlay in memory over the shared one, which nothing writes to."""
 
-    def __init__(self, name: str, address: str, distribution: str, place: Path, bridge: "subprocess.Popen[bytes]") -> None:
+    def __init__(
+        self, name: str, address: str, distribution: str, place: Path, bridge: "subprocess.Popen[bytes]"
+    ) -> None:
         self.distribution = distribution
         self.root = place / "root"
         self.name = f"tcpnewconn-{name}-{os.getpid()}"
@@ -123,14 +127,24 @@ class Played:
 
 
 class Fleet:
-    def __init__(self, place: Path, bridge: "subprocess.Popen[bytes]", key: Signer, hosts: dict[str, Host], centre: Host) -> None:
+    def __init__(
+        self, place: Path, bridge: "subprocess.Popen[bytes]", key: Signer, hosts: dict[str, Host], centre: Host
+    ) -> None:
         self.place = place
         self.hosts = hosts
         self.centre = centre
         self.key = key
         self.repository = place / "served/repository"
         self._bridge = bridge
-        self.variables: dict[str, str] = {}
+
+    @property
+    def all(self) -> list[Host]:
+        return list(self.hosts.values())
+
+    def variables(self, group: str, values: dict[str, Any]) -> None:
+        """What an administrator would write into group_vars. JSON is YAML too."""
+        (self.place / "group_vars").mkdir(exist_ok=True)
+        (self.place / f"group_vars/{group}.yml").write_text(json.dumps(values))
 
     def play(self, playbook: Path, *options: str, check: bool = True, within: float = 300) -> Played:
         command = ["nsenter", f"--target={self._bridge.pid}", "--net", "--", "/usr/bin/ansible-playbook"]
@@ -185,6 +199,8 @@ def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
         root_image.unpack(root_tar(distribution), place / "root")
         (place / "home").mkdir()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / "ssh"], check=True)
+        # Else it would be the name of all of them.
+        (place / "root/etc/hostname").unlink()
         (place / "root/root/.ssh").mkdir(mode=0o700, exist_ok=True)
         (place / "root/root/.ssh/authorized_keys").write_text((place / "ssh.pub").read_text())
         published(key, place / "served/mirror", *(place / f"root{PACKAGES}").glob("*.deb"))
@@ -197,7 +213,8 @@ def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
         )
         stack.callback(_end, bridge)
         hosts = {
-            name: Host(name, f"10.78.0.{number}", distribution, place, bridge) for number, name in enumerate(HOSTS, start=11)
+            name: Host(name, f"10.78.0.{number}", distribution, place, bridge)
+            for number, name in enumerate(HOSTS, start=11)
         }
         centre = Host(CENTRE, "10.78.0.10", distribution, place, bridge)
         # The namespace is there once unshare has become sleep.
