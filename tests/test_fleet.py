@@ -1,5 +1,6 @@
 """Six hosts and a centre: rolled out, upgraded, rolled back, and every event in one place, whatever fails in between."""
 
+import itertools
 import json
 import signal
 import subprocess
@@ -84,7 +85,7 @@ def written(host: Host) -> dict[str, str]:
     """The files that the roles may write, and what is in there."""
     folders = ["/etc/tcpnewconn.conf.d", "/etc/apt", "/etc/systemd/system", "/etc/tcpnewconn-upload", "/etc/nginx"]
     sums = host.run("sh", "-c", f"find {' '.join(folders)} -type f -exec sha256sum {{}} + 2>/dev/null", check=False)
-    return dict(reversed(line.split(maxsplit=1)) for line in sums.splitlines())
+    return {path: checksum for checksum, path in (line.split(maxsplit=1) for line in sums.splitlines())}
 
 
 def main_pids(hosts: Fleet) -> dict[str, str]:
@@ -352,6 +353,43 @@ def test_naming_the_version_before_goes_back(hosts: Fleet) -> None:
         assert host.property("tcpnewconn.service", "ActiveState") == "active"
         candidate = host.run("apt-cache", "policy", "tcpnewconn")
         assert f"Candidate: {FIRST}" in candidate, "an upgrade of the whole host would take it away"
+
+
+# --- another engine ------------------------------------------------------------------------------------------------------
+
+
+def documented(file: str) -> str:
+    """The configuration that docs/fleet.md shows for this file."""
+    text = (built.TREE / "docs/fleet.md").read_text().split(f"`{file}`", 1)[1]
+    lines = itertools.dropwhile(lambda line: not line.startswith("    "), text.splitlines())
+    block = itertools.takewhile(lambda line: line.startswith("    "), lines)
+    return "".join(f"{line[4:]}\n" for line in block)
+
+
+def test_rsyslog_as_documented_delivers_every_event_with_its_fields(hosts: Fleet) -> None:
+    sender, centre = hosts.hosts["host4"], hosts.centre
+    files = {sender: "/etc/rsyslog.d/tcpnewconn.conf", centre: "/etc/rsyslog.d/tcpnewconn-centre.conf"}
+    for host in (centre, sender):
+        for name, file in (("ca", "ca"), ("certificate", host.hostname), ("key", f"{host.hostname}-key")):
+            host.write(f"/etc/rsyslog-tls/{name}.pem", (hosts.place / f"ca/{file}.pem").read_text())
+        host.write(files[host], documented(files[host]).replace("centre.example.org", CENTRE))
+        host.write("/etc/hosts", f"127.0.0.1 localhost\n{centre.address} {CENTRE}\n")
+        host.run("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", "rsyslog", "rsyslog-relp")
+        host.run("rsyslogd", "-N1")
+    sender.run("curl", "--silent", "--output", "/dev/null", f"http://{hosts.hosts['host5'].address}/")
+
+    def delivered() -> dict[str, dict[str, Any]]:
+        # The last line may be still in the writing.
+        lines = centre.run("cat", "/var/log/tcpnewconn.json", check=False).rpartition("\n")[0].splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        return {event["TCPNEWCONN_CONNECTION_ID"]: event for event in events if event.get("MESSAGE_ID") == CONNECTION}
+
+    own = {event["TCPNEWCONN_CONNECTION_ID"]: event for event in sender.journal(f"MESSAGE_ID={CONNECTION}")}
+    centre.wait_for(lambda: delivered().keys() >= own.keys(), "every event by way of rsyslog")
+    told = delivered()
+    for connection_id, event in own.items():
+        for field in ("SOURCE_ADDRESS", "DESTINATION_PORT", "NETWORK_DIRECTION", "NETWORK_COMMUNITY_ID", "MESSAGE_ID"):
+            assert str(told[connection_id][field]) == event[field]
 
 
 # --- leaving -------------------------------------------------------------------------------------------------------------

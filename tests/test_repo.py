@@ -102,8 +102,17 @@ def test_apt_finds_every_version_and_fetches_any_of_them(apt: Apt) -> None:
     apt("dpkg", "--purge", "tcpnewconn")
 
 
+def test_a_host_that_reads_while_the_next_version_is_published_sees_one_state(apt: Apt) -> None:
+    """InRelease is read first; the index that it names must be there although another has taken its place."""
+    for index in apt.repository.glob("Packages*"):
+        index.write_text("of the next version")
+    status, said = apt("apt-get", "update", "--error-on=any")
+    assert status == 0, said
+    assert "tcpnewconn" in apt("apt-cache", "pkgnames")[1].split()
+
+
 def test_a_tampered_index_is_refused(apt: Apt) -> None:
-    for index in [*apt.repository.glob("Packages*"), *apt.repository.glob("by-hash/SHA256/*")]:
+    for index in [*apt.repository.glob("Packages*"), *apt.repository.glob("by-hash/*/*")]:
         contents = bytearray(index.read_bytes())
         contents[len(contents) // 2] ^= 1
         index.write_bytes(contents)
@@ -140,6 +149,14 @@ def test_a_tampered_package_is_refused(apt: Apt) -> None:
     assert status != 0
     assert "mismatch" in said.lower()
     assert apt("dpkg-query", "--show", "tcpnewconn")[0] != 0
+
+
+def test_make_repo_publishes_what_it_is_given(key: Signer, tmp_path: Path) -> None:
+    made = tmp_path / "repository"
+    command = ["make", "--silent", "repo", f"REPOSITORY={made}", f"DEBS={built.deb()}", "KEY=tests@example.org"]
+    done = subprocess.run(command, cwd=built.TREE, env=key.environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Version: {OLD}" in (made / "Packages").read_text()
 
 
 def test_what_is_published_is_never_replaced(key: Signer, repository: Path, tmp_path: Path) -> None:
