@@ -297,7 +297,9 @@ def test_a_host_without_a_certificate_of_the_authority_is_refused(hosts: Fleet, 
     def upload(*identity: str) -> str:
         kind = "Content-Type: application/vnd.fdo.journal"
         post = ["--request", "POST", "--header", kind, "--data-binary", entry, "--cacert", f"{own}/ca.pem"]
-        return host.run("curl", "--silent", "--output", "/dev/null", "--write-out=%{http_code}", *post, *identity, url)
+        return host.run(
+            "curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", *post, *identity, url
+        )
 
     assert upload() == "400"
     assert upload("--cert", "/opt/stranger.pem") == "400"
