@@ -44,6 +44,7 @@ def main() -> None:
             {
                 "tcpnewconn_repository_url": REPOSITORY_URL,
                 "tcpnewconn_repository_key": str(hosts.repository / "key.asc"),
+                "tcpnewconn_settings": {"Report": {"BurstLimit": 0, "TotalLimit": 0}},
                 "tcpnewconn_upload_url": f"https://{centre.address}:19532",
                 "tcpnewconn_upload_ca": f"{ca}/ca.pem",
                 "tcpnewconn_upload_certificate": f"{ca}/host1.pem",

@@ -16,7 +16,7 @@ ANSIBLE = built.TREE / "ansible"
 ROLES = ("tcpnewconn", "tcpnewconn_centre")
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # What a settings' kind is as an Ansible variable.
-TYPES = {"boolean": "bool", "rules": "list"}
+TYPES = {"boolean": "bool", "rules": "list", "limit": "int"}
 
 
 def run(tmp_path: Path, *command: str, folder: Path = ANSIBLE) -> subprocess.CompletedProcess[str]:
