@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from tests import built, root_image
 from tests.booted_package import HIGHER_VERSION
+from tests.namespace import Namespace, namespace
 from tests.signed_repository import Signer, published, signer
 
 OLD, NEW = "0.1.0-1", f"{HIGHER_VERSION}-1"
 SOURCES = """\
 Types: deb
-URIs: file:/srv/repository
+URIs: http://127.0.0.1:8080/
 Suites: ./
 Signed-By: /etc/apt/keyrings/tcpnewconn.asc
 """
@@ -50,10 +52,11 @@ def root(request: pytest.FixtureRequest) -> Iterator[Path]:
 
 
 class Apt:
-    """apt of a root, with a copy of the repository that a test may spoil."""
+    """apt of a root, with a copy of the repository that a test may spoil, on a web server on loopback."""
 
-    def __init__(self, root: Path, repository: Path) -> None:
+    def __init__(self, root: Path, repository: Path, network: Namespace) -> None:
         self.root = root
+        self.network = network
         self.repository = root / "srv/repository"
         shutil.rmtree(self.repository, ignore_errors=True)
         shutil.copytree(repository, self.repository)
@@ -67,7 +70,7 @@ class Apt:
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         done = subprocess.run(
-            ["chroot", self.root, *arguments],
+            self.network.command("chroot", str(self.root), *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -85,8 +88,17 @@ class Apt:
 
 
 @pytest.fixture
-def apt(root: Path, repository: Path) -> Apt:
-    return Apt(root, repository)
+def apt(root: Path, repository: Path) -> Iterator[Apt]:
+    with namespace() as network:
+        apt = Apt(root, repository, network)
+        serve = ["-m", "http.server", "8080", "--bind=127.0.0.1", f"--directory={apt.repository}"]
+        server = subprocess.Popen(network.command(sys.executable, *serve), stderr=subprocess.DEVNULL)
+        try:
+            network.output(*"curl --silent --retry 30 --retry-connrefused http://127.0.0.1:8080/".split())
+            yield apt
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def test_apt_finds_every_version_and_fetches_any_of_them(apt: Apt) -> None:

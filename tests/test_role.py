@@ -9,7 +9,7 @@ import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from tcpnewconn.config import SETTINGS
-from tcpnewconn.sinks import FIELDS
+from tcpnewconn.entries import FIELDS
 from tests import built, role_variables
 
 ANSIBLE = built.TREE / "ansible"
