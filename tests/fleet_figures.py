@@ -13,7 +13,7 @@ from tests.booted_events import CONNECTION
 from tests.certificates import Authority
 from tests.fleet import ANSIBLE, CENTRE, REPOSITORY_URL, Host, fleet
 
-RATE, SECONDS = 500, 30
+RATE, SECONDS = 1000, 60
 REMOTE = "/var/log/journal/remote"
 PLAY = "- {hosts: tcpnewconn, gather_facts: false, roles: [tcpnewconn]}\n"
 

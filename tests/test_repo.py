@@ -94,7 +94,7 @@ def apt(root: Path, repository: Path) -> Iterator[Apt]:
         serve = ["-m", "http.server", "8080", "--bind=127.0.0.1", f"--directory={apt.repository}"]
         server = subprocess.Popen(network.command(sys.executable, *serve), stderr=subprocess.DEVNULL)
         try:
-            network.output(*"curl --silent --retry 30 --retry-connrefused http://127.0.0.1:8080/".split())
+            network.output(*["curl", "--silent", "--retry", "30", "--retry-connrefused", "http://127.0.0.1:8080/"])
             yield apt
         finally:
             server.terminate()
