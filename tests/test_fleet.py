@@ -361,6 +361,20 @@ def test_naming_the_version_before_goes_back(hosts: Fleet) -> None:
         assert f"Candidate: {FIRST}" in candidate, "an upgrade of the whole host would take it away"
 
 
+def test_a_program_that_an_earlier_run_left_behind_is_restarted_by_the_next(hosts: Fleet, play: Path) -> None:
+    host = hosts.hosts["host1"]
+    pid = host.property("tcpnewconn.service", "MainPID")
+    only = (ONLY_THE_PACKAGE, "--limit=host1")
+    wrong = given(tcpnewconn_version=HIGHER, tcpnewconn_settings=settings("1fortnight"))
+    assert hosts.play(play, *wrong, *only, check=False).each("failed") == {"host1": 1}
+    assert version(host) == HIGHER
+    assert host.property("tcpnewconn.service", "MainPID") == pid, "the old program goes on with its old settings"
+    hosts.play(play, *given(tcpnewconn_version=HIGHER), *only)
+    assert host.property("tcpnewconn.service", "MainPID") != pid
+    hosts.play(play, *only)
+    assert version(host) == FIRST
+
+
 # --- another engine ------------------------------------------------------------------------------------------------------
 
 
