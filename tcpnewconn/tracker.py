@@ -244,7 +244,7 @@ class Tracker:
         if identity is None:
             identity = self._identity(row)
         cookie = identity.cookie if identity else 0
-        if announced:
+        if announced and (identity is None or identity.remnant):
             self._unclaimed[row.pair] = (cookie or self._next_serial(), seen)
             return None
         leaving = self._leaving.pop(cookie, None)
@@ -283,7 +283,8 @@ class Tracker:
 
         `state` is that of its row, `open_now` whether the kernel says that it is established at this moment.
         """
-        number = self._settle(pair)
+        # Whose other end has been destroyed is not established: that is a later connection.
+        number = None if open_now else self._settle(pair)
         if number is not None:
             return number
         other = mirrored(pair)
