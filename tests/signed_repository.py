@@ -29,6 +29,10 @@ class Signer:
             check=False,
         )
 
+    def end(self) -> None:
+        """Ends the agent that gpg has started."""
+        subprocess.run(["gpgconf", "--kill", "all"], env=self.environment(), check=True)
+
     def environment(self) -> dict[str, str]:
         return {**os.environ, "GNUPGHOME": str(self.home), "PATH": "/usr/bin:/bin"}
 
@@ -43,8 +47,7 @@ def signer(name: str = "tests") -> Iterator[Signer]:
         try:
             yield made
         finally:
-            # The agent that gpg has started.
-            subprocess.run(["gpgconf", "--kill", "all"], env=made.environment(), check=True)
+            made.end()
 
 
 def published(signer: Signer, repository: Path, *debs: Path) -> None:

@@ -185,6 +185,9 @@ def test_what_is_published_is_never_replaced(key: Signer, repository: Path, tmp_
 def test_a_repository_that_cannot_be_signed_stays_as_it_was(repository: Path, tmp_path: Path) -> None:
     nobody = Signer(tmp_path)
     before = (repository / "InRelease").read_bytes()
-    done = nobody.publish(repository, built.deb_of_version(HIGHER_VERSION))
+    try:
+        done = nobody.publish(repository, built.deb_of_version(HIGHER_VERSION))
+    finally:
+        nobody.end()
     assert done.returncode != 0
     assert (repository / "InRelease").read_bytes() == before
