@@ -101,6 +101,10 @@ class Run:
         Two that wait to be accepted look alike, and so do two in TIME_WAIT if no read came between; and while a read is
         under way, one could take the other's place before it is looked up.
         """
+        waiting = self.kernel.sockets.get(pair)
+        if self.reading and waiting is not None and not waiting.accepted:
+            # Gone before it is looked up, it would look like one that was accepted if another takes its place.
+            return True
         if pair not in self.used:
             return False
         if name.startswith("open"):
