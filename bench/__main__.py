@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, cost, load, peers, reads
+from bench import apart, cost, curves, load, peers, reads, rest
 from bench.figures import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -18,11 +18,15 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "little": reads.little,
     "memory": cost.memory,
     "new": cost.new,
+    "announced": cost.announced,
     "ended": cost.ended,
+    "rest": rest.at_rest,
+    "sustained": load.sustained,
     "load": load.from_another_host,
     "loopback": load.over_loopback,
     "delay": load.delay,
     "peers": peers.compared,
+    "growth": curves.growth,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import statistics
 import tempfile
 import time
 from dataclasses import replace
@@ -11,16 +12,16 @@ from dataclasses import replace
 from bench.client import Client, allow_many_files
 from bench.figures import Figure, Group, at_most
 from bench.journal import Journal
-from bench.load import Nginx, storm
+from bench.load import Nginx, accepted, storm
 from bench.reads import observer
 from bench.service import Service
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call
 from tcpnewconn import config, sockdiag
-from tcpnewconn.entries import Renderer
+from tcpnewconn.entries import Entry, Renderer
 from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
-from tcpnewconn.sinks import open_sink
+from tcpnewconn.sinks import Sink, open_sink
 from tcpnewconn.snapshot import Snapshot
 
 
@@ -45,12 +46,12 @@ def memory(small: bool) -> Group:
 class _Reporting:
     """The rooms from a row to the datagram, in this process, as the service joins them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, burst: int = 0, sink: Sink | None = None) -> None:
         self._ends = sockdiag.Ends(sockdiag.open_ends())
         self._snapshot = Snapshot(path, "here")
         self._observer = observer(self._snapshot)
-        settings = replace(config.load(os.devnull), burst_limit=0, total_limit=0)
-        self._outbox = Outbox(open_sink("journal"), self._snapshot, Renderer(Units(), Users()), settings)
+        settings = replace(config.load(os.devnull), burst_limit=burst, total_limit=0)
+        self._outbox = Outbox(sink or open_sink("journal"), self._snapshot, Renderer(Units(), Users()), settings)
         self.read()
 
     def read(self) -> None:
@@ -66,6 +67,33 @@ class _Reporting:
             while self._outbox.waiting:
                 self._outbox.send()
             self._ends.consume()
+
+
+class _Nowhere:
+    """A sink that takes everything: what it costs to send is left out."""
+
+    pipe: int | None = None
+
+    def write(self, entry: Entry) -> None: ...
+
+
+def announced(small: bool) -> Group:
+    """What an announced connection costs from recv() to counted or queued, and written down as that."""
+    seconds, rounds = (1, 1) if small else (2, 5)
+    figures = []
+    with open("/proc/sys/net/ipv4/tcp_max_tw_buckets", "w") as file:
+        file.write("0")
+    for what, burst, goal in (("told by itself", 0, 6), ("folded", 1, 4)):
+        each = []
+        with Client() as client, tempfile.TemporaryDirectory() as folder, Nginx():
+            for number in range(rounds):
+                reporting = _Reporting(f"{folder}/{number}", burst, _Nowhere())
+                before = accepted()
+                storm(client, seconds)
+                time.sleep(0.5)
+                each.append(of_call(reporting.take_ends).cpu / (accepted() - before))
+        figures.append(at_most(f"CPU time of each, {what}", statistics.median(each) * 1e6, goal, " us", 1))
+    return Group("Announced connections, from recv to counted or queued", figures)
 
 
 def ended(small: bool) -> Group:

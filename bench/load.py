@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -59,10 +60,10 @@ def accepted() -> int:
     return int(dict(zip(names, values, strict=True))["PassiveOpens"])
 
 
-def storm(client: Client | None, seconds: int) -> float:
+def storm(client: Client | None, seconds: int, at_once: int = 100) -> float:
     """A connection for each request, for so many seconds, from another host or over loopback. Returns the seconds it took."""
     address = "127.0.0.1" if client is None else client.host_address
-    wrk = ["wrk", "-t1", "-c100", f"-d{seconds}s", "-H", "Connection: close", f"http://{address}:{PORT}/"]
+    wrk = ["wrk", "-t1", f"-c{at_once}", f"-d{seconds}s", "-H", "Connection: close", f"http://{address}:{PORT}/"]
     begin = time.monotonic()
     subprocess.run(wrk if client is None else client.command(*wrk), check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - begin
@@ -78,6 +79,30 @@ def over_loopback(small: bool) -> Group:
     """As many connections a second as this machine makes, each with two sockets here."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     return _under_load(None, 1 if small else 10, "this host itself, over loopback")
+
+
+def sustained(small: bool) -> Group:
+    """5,000 connections per second or more, each told by itself."""
+    with Client() as client, Nginx():
+        journal = Journal()
+        with Service() as service:
+            cpu, before = service.cpu(), accepted()
+            took = storm(client, 1 if small else 20, 10)
+            during = service.cpu() - cpu
+            service.caught_up()
+            journal.quiet()
+            made, lost = accepted() - before, service.lost()
+        reported = len({entry.id for entry in journal.entries() if entry.destination_port == PORT})
+    rate = made / took
+    return Group(
+        "Connections that are told by themselves, sustained",
+        [
+            Figure("rate reached", f"{rate:,.0f} per second for {took:.0f} s", "at least 5,000", rate >= 5000),
+            Figure("reported", f"{reported:,} of {made:,}", "all", reported == made),
+            Figure("lost announcements", f"{lost:,}", "0", lost == 0),
+            at_most("cores during that", during / took, 1, "", 2, f"CPU time of each: {during / made * 1e6:.1f} us"),
+        ],
+    )
 
 
 def _under_load(client: Client | None, seconds: int, whence: str) -> Group:
@@ -125,16 +150,24 @@ while True:
 """
 
 
+@contextmanager
+def serving() -> Iterator[None]:
+    """A server that accepts and closes, and does nothing else."""
+    with subprocess.Popen(["/usr/bin/python3", "-c", _SERVER], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        try:
+            yield
+        finally:
+            server.kill()
+
+
 def delay(small: bool) -> Group:
     """From the close of a connection to its entry in the journal."""
     per_second, count = (200, 100) if small else (1000, 20_000)
     with ExitStack() as stack:
         client = stack.enter_context(Client())
-        server = subprocess.Popen(["/usr/bin/python3", "-c", _SERVER], stdout=subprocess.PIPE)
-        stack.callback(server.wait)
-        stack.callback(server.kill)
-        assert server.stdout is not None
-        server.stdout.readline()
+        stack.enter_context(serving())
         journal = Journal()
         service = stack.enter_context(Service())
         begin = time.monotonic()

@@ -76,7 +76,8 @@ class Peer:
 
 _TRACEFS = ("mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing")
 # Connections are tracked where a rule asks for it.
-_TRACK = "add table inet bench; add chain inet bench input { type filter hook input priority 0; ct state new accept; }"
+TRACK = "add table inet bench; add chain inet bench input { type filter hook input priority 0; ct state new accept; }"
+CONNTRACK = ("conntrack", "-E", "-e", "NEW", "-b", str(64 << 20))
 _BPFTRACE = 'tracepoint:sock:inet_sock_set_state /args->newstate == 1/ { printf("%d\\n", args->sport); }'
 _BPF_NEEDS = "CAP_BPF, CAP_PERFMON, a kernel with BTF"
 
@@ -106,10 +107,10 @@ _PEERS = (
     Peer("ss -E", ("ss", "-E", "-H", "-t", "-n"), "nothing", lambda line: f":{PORT} " in line),
     Peer(
         "conntrack -E",
-        ("conntrack", "-E", "-e", "NEW", "-b", str(64 << 20)),
+        CONNTRACK,
         "CAP_NET_ADMIN, connection tracking",
         lambda line: f"dport={PORT} " in line,
-        before=(("nft", _TRACK),),
+        before=(("nft", TRACK),),
     ),
     Peer(
         "tcplife (libbpf-tools)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from bench import apart
 from bench.figures import Figure, Group, at_most
@@ -16,8 +16,8 @@ from tcpnewconn.observer import Observer
 from tcpnewconn.procnet import ProcNet, net_folder
 from tcpnewconn.snapshot import Snapshot
 
-_CAT = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
-_SS = ("ss", "-tan")
+CAT = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
+SS = ("ss", "-tan")
 
 # psutil is measured without its import: a program that polls has it loaded.
 _PSUTIL = """
@@ -54,7 +54,7 @@ def quiet_read(of: Observer) -> Cost:
     return of_call(read)
 
 
-def _psutil() -> Callable[[], Cost]:
+def psutil_reading() -> Callable[[], Cost]:
     program = subprocess.Popen(
         [sys.executable, "-c", _PSUTIL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -76,8 +76,8 @@ def compared(small: bool) -> Group:
     table = Table()
     table.grow(rows)
     reader = read_once()
-    ours, cat, ss = in_turns(rounds, lambda: quiet_read(reader), lambda: of_command(_CAT), lambda: of_command(_SS))
-    ours_again, psutil = in_turns(max(2, rounds // 3), lambda: quiet_read(reader), _psutil())
+    ours, cat, ss = in_turns(rounds, lambda: quiet_read(reader), lambda: of_command(CAT), lambda: of_command(SS))
+    ours_again, psutil = in_turns(max(2, rounds // 3), lambda: quiet_read(reader), psutil_reading())
     table.close()
     figures = []
     for name, mine, theirs, limit in (
@@ -104,7 +104,7 @@ def linear(small: bool) -> Group:
     for size in sizes:
         table.grow(size)
         reader = read_once()
-        ours, cat = in_turns(rounds, lambda reader=reader: quiet_read(reader), lambda: of_command(_CAT))  # type: ignore[misc]
+        ours, cat = in_turns(rounds, lambda reader=reader: quiet_read(reader), lambda: of_command(CAT))  # type: ignore[misc]
         read = median(ours)
         per_row.append(read.cpu / size)
         rows.append(
@@ -130,16 +130,22 @@ def linear(small: bool) -> Group:
 _BUCKETS = 16_384
 
 
-def little(small: bool) -> Group:
-    """What a read of a usual host's table costs. The kernel walks its whole hash table for that, twice, however empty."""
-    rows, rounds = (200, 3) if small else (200, 300)
-    figures = []
+def hash_tables() -> Iterator[str]:
+    """Hash tables of sockets, each of which the network namespaces that are made meanwhile have; says which it is."""
     with open("/proc/sys/net/ipv4/tcp_ehash_entries") as file:
         buckets = abs(int(file.read()))
     # A network namespace made from this one shares this host's table, or gets one of its own of this size.
     for entries, what in ((0, f"this host's {buckets:,} buckets"), (_BUCKETS, f"{_BUCKETS:,} buckets, as with 2 GiB")):
         with open("/proc/sys/net/ipv4/tcp_child_ehash_entries", "w") as file:
             file.write(str(entries))
+        yield what
+
+
+def little(small: bool) -> Group:
+    """What a read of a usual host's table costs. The kernel walks its whole hash table for that, twice, however empty."""
+    rows, rounds = (200, 3) if small else (200, 300)
+    figures = []
+    for what in hash_tables():
         printed = apart.run("bench.little", str(rows), str(rounds))
         if printed is None:
             raise RuntimeError("the read could not be measured")

@@ -22,17 +22,17 @@ _PATIENCE = 120.0
 class Service:
     """Running from its first complete read on, until the end of the `with` block."""
 
-    def __init__(self, output: str = "journal", interval: str = "10s") -> None:
+    def __init__(self, output: str = "journal", interval: str = "10s", folded: bool = False) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
         folder = Path(self._folder.name)
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(folder / "notify"))
         self._notified.settimeout(_PATIENCE)
-        # Every connection is told one by one: what is measured is the cost of that.
-        (folder / "conf").write_text("[Report]\nBurstLimit=0\nTotalLimit=0\n")
+        # Unless `folded`, every connection is told one by one: what is measured is the cost of that.
+        (folder / "conf").write_text("" if folded else "[Report]\nBurstLimit=0\nTotalLimit=0\n")
         with sockdiag.open_ends() as ends:
             # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
-            passing = ["sh", "-c", f'exec 3<&{ends.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "sh"]
+            passing = ["bash", "-c", f'exec 3<&{ends.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "bash"]
             self._program = subprocess.Popen(
                 [
                     *(*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval),

@@ -1,0 +1,128 @@
+"""How costs grow: with the rows of the table, and with the rate of new connections; as tables and as a picture."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from bench.client import Client
+from bench.figures import Group, at_most
+from bench.journal import Journal
+from bench.load import PORT, Nginx, accepted, serving, storm
+from bench.peers import CONNTRACK, TRACK
+from bench.plot import Curve, Panel, svg
+from bench.reads import CAT, SS, psutil_reading, quiet_read, read_once
+from bench.service import Service
+from bench.table import Table
+from bench.timing import cpu_of, in_turns, median, of_command
+
+_PICTURE = Path(__file__).resolve().parent.parent / "docs/figures.svg"
+_NETSTAT = ("netstat", "-tan")
+
+
+def by_rows(small: bool) -> tuple[list[list[str]], list[Curve]]:
+    """CPU time of one look at the whole table."""
+    sizes, rounds = ((200, 1000), 2) if small else ((1000, 10_000, 100_000, 400_000), 5)
+    table, psutil = Table(), psutil_reading()
+    names = ("tcpnewconn", "cat", "ss -tan", "netstat -tan", "psutil")
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for size in sizes:
+        # Each of its connections has two rows.
+        table.grow(size)
+        reader = read_once()
+        costs = in_turns(
+            rounds if size < 400_000 else 2,
+            lambda reader=reader: quiet_read(reader),  # type: ignore[misc]
+            lambda: of_command(CAT),
+            lambda: of_command(SS),
+            lambda: of_command(_NETSTAT),
+            psutil,
+        )
+        for name, each in zip(names, costs, strict=True):
+            points[name].append((size, median(each).cpu * 1e3))
+    table.close()
+    rows = [["CPU time of one look, by rows", *(f"{size:,}" for size in sizes)]]
+    rows += [[name, *(f"{cost:.1f} ms" for _, cost in points[name])] for name in names]
+    return rows, [Curve(name, points[name]) for name in names]
+
+
+def _rate(client: Client, rate: int, seconds: int) -> float:
+    """Connections at a rate, as near to it as this machine comes; how many a second there were."""
+    before, begin = accepted(), time.monotonic()
+    if rate <= 1000:
+        with serving():
+            client.pace(rate, rate * seconds, PORT)
+            took = time.monotonic() - begin
+    else:
+        with Nginx():
+            # Four clients at a time come to about 10,000 where there is nothing else to do; 100 to as many as there can be.
+            took = storm(client, seconds, 4 if rate <= 10_000 else 100)
+    return (accepted() - before) / took
+
+
+def by_rate(small: bool) -> tuple[list[list[str]], list[Curve]]:
+    """The share of a core that new connections take."""
+    rates, seconds = ((50, 100), 1) if small else ((100, 1000, 10_000, 20_000), 8)
+    rows = [["share of a core, by connections per second (rate reached)", *(f"{rate:,}" for rate in rates)]]
+    curves = []
+    with open("/proc/sys/net/ipv4/tcp_max_tw_buckets", "w") as file:
+        # The table stays small, whatever the rate.
+        file.write("0")
+    with Client() as client:
+        for name, folded in (("tcpnewconn, each told", False), ("tcpnewconn, folded", True)):
+            journal = Journal()
+            shares: list[tuple[float, float]] = []
+            with Service(folded=folded) as service:
+                for rate in rates:
+                    cpu, begin = service.cpu(), time.monotonic()
+                    reached = _rate(client, rate, seconds)
+                    service.caught_up()
+                    shares.append((reached, (service.cpu() - cpu) / (time.monotonic() - begin)))
+                lost = service.lost()
+            journal.entries()
+            rows.append([name, *(f"{share:.1%} ({reached:,.0f})" for reached, share in shares)])
+            curves.append(Curve(name, shares))
+            if lost:
+                rows[-1][0] += f", {lost:,} ends lost"
+        # Not ss -E, which gives up at the first announcement that finds no room in its buffer.
+        subprocess.run(["nft", TRACK], check=True)
+        shares = []
+        with subprocess.Popen(CONNTRACK, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
+            for rate in rates:
+                cpu, begin = cpu_of(program.pid), time.monotonic()
+                reached = _rate(client, rate, seconds)
+                shares.append((reached, (cpu_of(program.pid) - cpu) / (time.monotonic() - begin)))
+            program.terminate()
+        rows.append(["conntrack -E", *(f"{share:.1%} ({reached:,.0f})" for reached, share in shares)])
+        curves.append(Curve("conntrack -E", shares))
+    return rows, curves
+
+
+def growth(small: bool) -> Group:
+    """Both, and docs/figures.svg with them."""
+    # In this order: the end of each row is announced too.
+    rates, shares = by_rate(small)
+    table, looks = by_rows(small)
+    picture = svg(
+        [
+            Panel("One look at the table", "rows", "CPU time, ms", looks),
+            Panel(
+                "New connections",
+                "connections per second",
+                "share of a core, %",
+                # The rate that was asked for is not always the one that was reached.
+                [Curve(curve.name, sorted((x, max(1e-3, 100 * y)) for x, y in curve.points)) for curve in shares],
+            ),
+        ]
+    )
+    if small:
+        assert picture.endswith("</svg>\n")
+    else:
+        _PICTURE.write_text(picture)
+    (before_rows, before), (last_rows, last) = looks[0].points[-2:]
+    figure = at_most(
+        f"CPU time per row, {last_rows:,} rows : {before_rows:,}", last / last_rows / (before / before_rows), 1.25
+    )
+    # Both have as many columns: one table.
+    return Group(f"How costs grow ({_PICTURE.name})", [figure], [*table, [""] * len(table[0]), *rates])
