@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tcpnewconn.config import load
-from tcpnewconn.entries import Entry, Renderer
+from tcpnewconn.entries import MESSAGE_IDS, Entry, Renderer
 from tcpnewconn.host import Host
 from tcpnewconn.model import End, Traffic, mirrored, pair_of
 from tcpnewconn.observer import Observer
@@ -21,7 +21,11 @@ from tcpnewconn.owner import Units, Users
 from tcpnewconn.procnet import ProcNet
 from tcpnewconn.snapshot import Snapshot
 
-TITLES = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+# Who listens on port 80 of every address.
+TABLE = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
+"""
 HERE = bytes([10, 0, 0, 5])
 LOOPBACK = bytes([127, 0, 0, 1])
 TRAFFIC = Traffic(1000, 1002, 501, 40, 0)
@@ -38,9 +42,9 @@ class Count:
         self.connections = 0
 
     def write(self, entry: Entry) -> None:
-        if "TCPNEWCONN_CONNECTION_ID" in entry:
+        if entry["MESSAGE_ID"] == MESSAGE_IDS["connection"]:
             self.connections += 1
-        elif "TCPNEWCONN_SOURCES" in entry or entry["MESSAGE"].endswith(":80"):
+        elif entry["MESSAGE_ID"] == MESSAGE_IDS["summary"]:
             self.connections += int(entry["TCPNEWCONN_COUNT"])
 
 
@@ -51,7 +55,7 @@ def resident() -> int:
 
 def main(folder: Path, total: int) -> None:
     (folder / "net").mkdir()
-    (folder / "net/tcp").write_text(TITLES)
+    (folder / "net/tcp").write_text(TABLE)
     host = Host("boot", "1", (32768, 60999), live=False, users=True)
     snapshot = Snapshot(str(folder / "snapshot"), host.place)
     observer = Observer(ProcNet(str(folder)), host, None, True, True, snapshot, 10.0)

@@ -329,7 +329,8 @@ def test_400_000_connections_at_the_first_start_are_all_counted_and_a_quiet_tabl
         for _ in range(3):
             quiet = reading.read()
             assert replace(quiet, peak=0, resident=0) == replace(first, peak=0, resident=0)
-            assert quiet.peak <= first.peak
+            # Some pages may come and go; anything per row would be megabytes.
+            assert quiet.peak < first.peak + 1024
         after = (folder / "snapshot").stat()
         assert (after.st_ino, after.st_mtime_ns) == (content.st_ino, content.st_mtime_ns)
 
