@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, cost, curves, load, peers, reads, rest
+from bench import apart, cost, curves, journald, load, peers, reads, rest
 from bench.figures import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -22,12 +22,15 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "ended": cost.ended,
     "rest": rest.at_rest,
     "sustained": load.sustained,
+    "journald": journald.logged,
     "load": load.from_another_host,
     "loopback": load.over_loopback,
     "delay": load.delay,
     "peers": peers.compared,
     "growth": curves.growth,
 }
+# A booted container is apart as it is.
+BOOTED = {"journald"}
 
 
 def main() -> int:
@@ -48,7 +51,8 @@ def main() -> int:
     print(_machine(), flush=True)
     failed = False
     for name in options.groups or GROUPS:
-        group = apart.run("bench", "--inside", name, *(["--small"] if options.small else []))
+        small = ["--small"] if options.small else []
+        group = apart.run("bench", "--inside", name, *small, apart=name not in BOOTED)
         if group is None:
             print(f"bench: {name} could not be measured, see above", file=sys.stderr)
             failed = True

@@ -19,7 +19,8 @@ _UNSHARE = (
 )
 
 
-def run(module: str, *arguments: str) -> str | None:
+def run(module: str, *arguments: str, apart: bool = True) -> str | None:
     """What `python -m MODULE ARGUMENTS` prints when it runs apart; None if it fails, which it has told on stderr."""
-    done = subprocess.run([*_UNSHARE, sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
+    unshare = _UNSHARE if apart else ()
+    done = subprocess.run([*unshare, sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
     return done.stdout if done.returncode == 0 else None

@@ -82,12 +82,13 @@ def _hold(count: int, port: int) -> list[socket.socket]:
     return [socket.create_connection((_HOST, port)) for _ in range(count)]
 
 
-def _pace(rate: int, count: int, port: int) -> dict[int, float]:
+def pace(host: str, rate: int, count: int, port: int) -> dict[int, float]:
+    """Open and close connections, so many a second; by local port the time (monotonic) at which each was closed."""
     closed = {}
     begin = time.monotonic()
     for number in range(count):
         time.sleep(max(0.0, begin + number / rate - time.monotonic()))
-        connection = socket.create_connection((_HOST, port))
+        connection = socket.create_connection((host, port))
         local = connection.getsockname()[1]
         closed[local] = time.monotonic()
         connection.close()
@@ -111,7 +112,7 @@ def _serve(requests: Sequence[str] | Any) -> None:
             for connection in held.pop(arguments[0]):
                 connection.close()
         elif what == "pace":
-            answer = _pace(*arguments)
+            answer = pace(_HOST, *arguments)
         print(json.dumps(answer), flush=True)
 
 

@@ -84,8 +84,27 @@ def first_boot() -> None:
         run("curl --silent --output /dev/null --header Connection:close http://127.0.0.3/")
     wait_for(lambda: len(connections("127.0.0.3")) >= 47, "47 short connections")
     say("short connections", [entry["TCPNEWCONN_CONNECTION_ID"] for entry in connections("127.0.0.3")])
+
+    say("clock steps", [clock_step("+1 day", "127.0.0.4"), clock_step("-2 days", "127.0.0.5")])
     say("warnings", [entry["MESSAGE"] for entry in entries() if int(entry["PRIORITY"]) <= 4])
     say("snapshot", snapshot())
+
+
+def clock_step(by: str, server: str) -> dict[str, object]:
+    """Sets the machine's clock by so much, then makes a connection that a read sees and one that none can see."""
+    before = run("systemctl show --property=MainPID,NRestarts tcpnewconn.service")
+    run(f"date --set='{by}'")
+    with subprocess.Popen([*SLOW.split(), f"http://{server}/page"]) as slow:
+        run(f"curl --silent --output /dev/null --header Connection:close http://{server}/")
+        wait_for(lambda: len(connections(server)) >= 2, f"two connections after the clock went {by}")
+        slow.kill()
+    after = run("systemctl show --property=MainPID,NRestarts tcpnewconn.service")
+    found = connections(server)
+    return {
+        "same process": before == after,
+        "seen": [entry["TCPNEWCONN_SEEN"] for entry in found],
+        "ids": [entry["TCPNEWCONN_CONNECTION_ID"] for entry in found],
+    }
 
 
 def second_boot() -> None:

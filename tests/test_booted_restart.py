@@ -104,13 +104,18 @@ def test_the_watchdog_restarts_a_service_that_hangs(container: Booted) -> None:
     assert made.repeated() == []
 
 
+def states(container: Booted) -> list[str]:
+    return container.run("systemctl", "is-active", "tcpnewconn.service", "tcpnewconn.socket", check=False).split()
+
+
 def test_stop_under_traffic_stays_stopped(container: Booted) -> None:
     with traffic(container, 200):
         container.run("systemctl", "stop", "tcpnewconn.service")
+        # The socket is stopped by a job of its own, which `systemctl stop` of the service does not wait for.
+        container.wait_for(lambda: states(container)[1] == "inactive", "the socket to be stopped")
         # Long enough for a socket unit that still listened to start the service again: one connection would do.
         for _ in range(20):
-            states = container.run("systemctl", "is-active", "tcpnewconn.service", "tcpnewconn.socket", check=False)
-            assert states.split() == ["inactive", "inactive"]
+            assert states(container) == ["inactive", "inactive"]
             time.sleep(0.1)
     container.run("systemctl", "start", "tcpnewconn.service")
     assert container.run("systemctl", "is-active", "tcpnewconn.socket").strip() == "active"

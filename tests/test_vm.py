@@ -44,6 +44,13 @@ def test_connections_that_no_read_could_see_are_reported_once_each(told: dict[st
     assert len(set(told["short connections"])) == 47
 
 
+def test_a_step_of_the_clock_stops_no_read_and_reports_nothing_twice(told: dict[str, Any]) -> None:
+    for step in told["clock steps"]:
+        assert step["same process"]
+        assert "read" in step["seen"]
+        assert len(step["ids"]) == len(set(step["ids"])) == 2
+
+
 def test_after_a_reboot_it_runs_and_the_old_snapshot_is_not_believed(told: dict[str, Any]) -> None:
     assert told["installed after reboot"] == {"service": "active", "socket": "active"}
     assert len(told["connections after reboot"]) == 1

@@ -1,0 +1,59 @@
+"""The package in a booted container, and its journald: every connection told by itself."""
+
+from __future__ import annotations
+
+import sys
+
+from bench.figures import Figure, Group, at_most
+from tests import booted_events
+from tests.booted import CONTAINER_ADDRESS, Booted
+from tests.booted_package import booted_with_package
+
+_PORT = 80  # of the container's nginx
+_CLIENT = """
+import sys, time
+from bench.client import pace
+begin = time.monotonic()
+pace(sys.argv[1], *map(int, sys.argv[2:]))
+print(time.monotonic() - begin)
+"""
+
+
+def logged(small: bool) -> Group:
+    """5,000 connections per second from another host, none folded, into a real journal."""
+    rate, seconds = (200, 1) if small else (5000, 20)
+    count = rate * seconds
+    with booted_with_package("trixie", folded=False) as container:
+        units = ("tcpnewconn.service", "systemd-journald.service")
+        before = [_cpu(container, unit) for unit in units]
+        client = (sys.executable, "-c", _CLIENT, CONTAINER_ADDRESS, str(rate), str(count), str(_PORT))
+        took = float(container.from_peer(*client, within=600))
+        during = [_cpu(container, unit) - start for unit, start in zip(units, before, strict=True)]
+        container.wait_for(lambda: len(_ids(container)) + booted_events.lost(container) >= count, "all", within=300)
+        ids, lost = _ids(container), booted_events.lost(container)
+    reached = count / took
+    return Group(
+        "Into a real journald, in a booted container under the package's own unit",
+        [
+            Figure("rate", f"{reached:,.0f} per second for {took:.0f} s", f"{rate:,}", reached >= 0.99 * rate),
+            Figure("reported", f"{len(set(ids)):,} of {count:,}", "all", len(set(ids)) == count),
+            Figure("reported twice with one id", f"{len(ids) - len(set(ids)):,}", "0", len(ids) == len(set(ids))),
+            Figure("lost announcements", f"{lost:,}", "0", lost == 0),
+            at_most(
+                "cores during that", during[0] / took, 1, "", 2, f"CPU time of each: {during[0] / count * 1e6:.1f} us"
+            ),
+            Figure("cores of journald meanwhile", f"{during[1] / took:.2f}"),
+        ],
+    )
+
+
+def _ids(container: Booted) -> list[str]:
+    fields = "--output-fields=TCPNEWCONN_CONNECTION_ID"
+    matches = (f"DESTINATION_PORT={_PORT}", f"DESTINATION_ADDRESS={CONTAINER_ADDRESS}")
+    told = booted_events.events(container, booted_events.CONNECTION, *matches, fields)
+    return [event["TCPNEWCONN_CONNECTION_ID"] for event in told]
+
+
+def _cpu(container: Booted, unit: str) -> float:
+    """Seconds of CPU time that the unit has used so far."""
+    return int(container.property(unit, "CPUUsageNSec")) / 1e9
