@@ -54,6 +54,9 @@ HOOKS = (
     *(f'ln -s /dev/null "$1/etc/systemd/system/{unit}"' for unit in NOT_BY_ITSELF),
 )
 
+# Run by the tests where they are: nothing of them is installed, so that no service of theirs is started on this machine.
+MONITORING = ("prometheus", "prometheus-alertmanager", "promtool")
+
 # A machine's second disk is a tar that brings what is to be done in it.
 STEPS_UNIT = r"""
 [Unit]
@@ -80,6 +83,22 @@ def cache_directory() -> Path:
 
 def container_tar(distribution: str) -> Path:
     return _root_tar(distribution, "container", IN_EVERY_ROOT + IN_A_CONTAINER, HOOKS)
+
+
+def monitoring_programs() -> Path:
+    """A folder with prometheus, promtool, prometheus-alertmanager and amtool."""
+    key = hashlib.sha256("\n".join(MONITORING).encode()).hexdigest()[:12]
+
+    def make(programs: Path) -> None:
+        packages = programs.with_name(f"{programs.name}.packages")
+        _run("rm", "-rf", str(packages))
+        _run("mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(MONITORING)}", "trixie", str(packages))
+        programs.mkdir()
+        for program in ("prometheus", "promtool", "prometheus-alertmanager", "amtool"):
+            (packages / "usr" / "bin" / program).rename(programs / program)
+        _run("rm", "-rf", str(packages))
+
+    return _made_once(cache_directory() / f"monitoring-{key}", make)
 
 
 def machine_disk(distribution: str) -> tuple[Path, Path, Path]:
