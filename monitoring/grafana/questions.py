@@ -1,0 +1,58 @@
+"""What the rows ask alike, and how it is shown: which hosts, their state, what is usual."""
+
+from __future__ import annotations
+
+from monitoring.grafana.panels import GREEN, RED, YELLOW, Query, override
+
+# All hosts of the chosen jobs; the chosen host.
+FLEET = 'job=~"$job"'
+HOST = 'job=~"$job",instance=~"$instance"'
+
+# A colour for each direction, the same in every panel.
+DIRECTIONS = tuple(
+    override(direction, color={"mode": "fixed", "fixedColor": colour})
+    for direction, colour in {"ingress": "blue", "egress": "green", "internal": "purple", "unknown": "orange"}.items()
+)
+
+
+def usual(rate: str) -> tuple[Query, ...]:
+    """A rate, and between which values it was for nine tenths of the last day."""
+    return (
+        Query(f"quantile_over_time(0.05, {rate}[1d:1m])", "usual, lower"),
+        Query(f"quantile_over_time(0.95, {rate}[1d:1m])", "usual, upper"),
+        Query(rate, "now"),
+    )
+
+
+def state(chosen: str) -> str:
+    """0 where all is well, 1 where a source is missing, 2 or more where the last read is older than three intervals."""
+    age = f"max by (job, instance) (instance:tcpnewconn_read_age_seconds:max{{{chosen}}})"
+    interval = f"max by (job, instance) (tcpnewconn_read_interval_seconds{{{chosen}}})"
+    degraded = f"max by (job, instance) (tcpnewconn_source_degraded{{{chosen}}})"
+    return f"2 * ({age} > bool 3 * {interval}) + {degraded}"
+
+
+STATES = [
+    {
+        "type": "value",
+        "options": {
+            "0": {"text": "sees all", "color": GREEN, "index": 0},
+            "1": {"text": "degraded", "color": YELLOW, "index": 1},
+            "2": {"text": "stale", "color": RED, "index": 2},
+            "3": {"text": "stale, degraded", "color": RED, "index": 3},
+        },
+    }
+]
+
+# The band between the two, without lines of its own.
+BAND = (
+    override("usual, lower", custom__lineWidth=0, custom__fillOpacity=0, color={"mode": "fixed", "fixedColor": "text"}),
+    override(
+        "usual, upper",
+        custom__lineWidth=0,
+        custom__fillOpacity=25,
+        custom__fillBelowTo="usual, lower",
+        color={"mode": "fixed", "fixedColor": "text"},
+    ),
+    override("now", color={"mode": "fixed", "fixedColor": "blue"}, custom__fillOpacity=0, custom__lineWidth=2),
+)
