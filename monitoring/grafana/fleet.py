@@ -104,6 +104,7 @@ def fleet() -> list[Panel]:
             Query(f"count(instance:tcpnewconn_lost:increase1h{{{FLEET}}} > 0) or vector(0)", "lost something"),
             Query(f"count(instance:tcpnewconn_read_overruns:ratio15m{{{FLEET}}} > 0) or vector(0)", "skip reads"),
             Query(f"count(tcpnewconn_journal_waiting{{{FLEET}}} > 0) or vector(0)", "wait for the journal"),
+            soft_max=5,
         ),
         bars(
             "Lost, all hosts",
@@ -131,7 +132,14 @@ def column(name: str, unit: str, expr: str, **properties: Any) -> tuple[str, str
 def hosts() -> Panel:
     """One line for each host; a click on its name shows that host below."""
     columns = [
-        column("State", "short", state(FLEET), mappings=STATES, custom__cellOptions={"type": "color-text"}),
+        column(
+            "State",
+            "short",
+            state(FLEET),
+            mappings=STATES,
+            custom__cellOptions={"type": "color-text"},
+            custom__align="left",
+        ),
         column("Connections/s", "cps", f"instance:tcpnewconn_connections:rate5m{{{FLEET}}}", decimals=1),
         column("Sockets", "short", f"instance:tcpnewconn_sockets:sum{{{FLEET}}}"),
         column("Lost in an hour", "short", f"instance:tcpnewconn_lost:increase1h{{{FLEET}}}", decimals=0),

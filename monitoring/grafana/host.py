@@ -111,6 +111,7 @@ def host() -> list[Panel]:
             "short",
             "Entries that wait because journald, stopped or too slow, takes none. 0 is right; nothing is lost meanwhile.",
             Query(f"tcpnewconn_journal_waiting{{{HOST}}}", "entries"),
+            soft_max=5,
         ),
         bars(
             "Lost, by reason",
@@ -126,6 +127,7 @@ def host() -> list[Panel]:
             "between two reads are not seen. No is right.",
             Query(f"max by (source) (tcpnewconn_source_degraded{{{HOST}}})", "{{source}}"),
             stepped=True,
+            width=6,
         ),
         bars(
             "Bursts, port scans, listeners",
@@ -134,18 +136,21 @@ def host() -> list[Panel]:
             Query(f"increase(tcpnewconn_folded_total{{{HOST}}}[$__rate_interval])", "folded connections"),
             Query(f"increase(tcpnewconn_port_scans_total{{{HOST}}}[$__rate_interval])", "port scans"),
             Query(f"increase(tcpnewconn_listeners_total{{{HOST}}}[$__rate_interval])", "new listeners"),
+            width=6,
         ),
         lines(
             "CPU of the service",
             "percentunit",
             "Of one core. Grows with the number of connections, hardly with that of open sockets.",
             Query(f"rate(tcpnewconn_process_cpu_seconds_total{{{HOST}}}[$__rate_interval])", "CPU"),
+            width=6,
         ),
         lines(
             "Memory of the service",
             "bytes",
             "Resident memory. Grows with the number of open sockets, and is bounded.",
             Query(f"tcpnewconn_process_resident_memory_bytes{{{HOST}}}", "resident"),
+            width=6,
         ),
     ]
 

@@ -102,6 +102,7 @@ def stat(title: str, unit: str, description: str, query: Query, limits: Json | N
             "colorMode": "value",
             "graphMode": "none" if query.instant else "area",
             "justifyMode": "center",
+            "text": {"valueSize": 30},
             "showPercentChange": False,
             "percentChangeColorMode": "standard",
         },
@@ -121,16 +122,19 @@ def lines(
     stacked: bool = False,
     stepped: bool = False,
     log: bool = False,
+    soft_max: float | None = None,
+    width: int = 8,
     overrides: tuple[Json, ...] = (),
 ) -> Panel:
     """Series over time. They begin at 0; `stacked` where the sum means something, `stepped` for states, `log` where sizes
-    differ by decades."""
+    differ by decades. The axis reaches `soft_max` at least: where all is 0 it would reach 100."""
     return Panel(
         "timeseries",
         title,
         unit,
         description,
         queries,
+        width=width,
         options={
             "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []},
             "tooltip": {"mode": "multi", "sort": "desc"},
@@ -146,6 +150,7 @@ def lines(
             "stacking": {"mode": "normal" if stacked else "none", "group": "A"},
             "scaleDistribution": {"type": "log", "log": 10} if log else {"type": "linear"},
             "axisPlacement": "auto",
+            **({} if soft_max is None else {"axisSoftMax": soft_max}),
         },
         defaults={
             "color": {"mode": "palette-classic"},
@@ -156,9 +161,9 @@ def lines(
     )
 
 
-def bars(title: str, unit: str, description: str, *queries: Query) -> Panel:
+def bars(title: str, unit: str, description: str, *queries: Query, width: int = 8) -> Panel:
     """What happened in each interval, as bars: a rare event stays visible."""
-    panel = lines(title, unit, description, *queries, stacked=True)
+    panel = lines(title, unit, description, *queries, stacked=True, soft_max=5, width=width)
     return replace(panel, custom={**panel.custom, "drawStyle": "bars", "fillOpacity": 70, "lineWidth": 0})
 
 

@@ -25,11 +25,18 @@ def usual(rate: str) -> tuple[Query, ...]:
 
 
 def state(chosen: str) -> str:
-    """0 where all is well, 1 where a source is missing, 2 or more where the last read is older than three intervals."""
-    age = f"max by (job, instance) (instance:tcpnewconn_read_age_seconds:max{{{chosen}}})"
-    interval = f"max by (job, instance) (tcpnewconn_read_interval_seconds{{{chosen}}})"
-    degraded = f"max by (job, instance) (tcpnewconn_source_degraded{{{chosen}}})"
-    return f"2 * ({age} > bool 3 * {interval}) + {degraded}"
+    """0 where all is well, 1 where a source is missing, 2 or more where the last read is too old, or there was none.
+
+    Too old is what it is for the alert TcpnewconnStale.
+    """
+
+    def of_host(metric: str) -> str:
+        return f"max by (job, instance) ({metric}{{{chosen}}})"
+
+    age, limit = of_host("instance:tcpnewconn_read_age_seconds:max"), of_host("tcpnewconn_read_interval_seconds")
+    never_read = f"2 * ({of_host('tcpnewconn_last_read_timestamp_seconds')} == bool 0)"
+    too_old = f"2 * ({age} > bool clamp_min(3 * {limit}, 5))"
+    return f"{too_old} + {of_host('tcpnewconn_source_degraded')} or {never_read}"
 
 
 STATES = [
