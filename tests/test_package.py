@@ -119,7 +119,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/lib/systemd/(system/tcpnewconn\.(service|socket)|catalog/tcpnewconn\.catalog)
         |/usr/share/bash-completion/completions/tcpnewconn
         |/usr/share/doc/tcpnewconn/(changelog\.gz|changelog\.Debian\.gz|copyright)
-        |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.\w+)?\.yml)
+        |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.\w+)?\.yml|grafana/tcpnewconn\.json)
         |/usr/share/lintian/overrides/tcpnewconn
         |/usr/share/man/man[578]/tcpnewconn(\.conf|\.fields)?\.[578]\.gz""",
         re.VERBOSE,
