@@ -12,3 +12,7 @@ execute_before_dh_installman:
 # Were it named in the maintainer scripts, an upgrade would restart it and so empty it.
 override_dh_installsystemd:
 	dh_installsystemd --exclude=tcpnewconn.socket
+
+# debhelper does this by itself from compatibility level 14 on. The user must be there before its files are made.
+execute_before_dh_installtmpfiles:
+	dh_installsysusers

@@ -57,6 +57,9 @@ def parser() -> argparse.ArgumentParser:
         "--procfs", metavar="DIR", default="/proc", help="where /proc is mounted, or a folder of captured files"
     )
     top.add_argument("--state", metavar="FILE", help="keep there what was reported; default: under systemd only")
+    top.add_argument(
+        "--metrics", metavar="FILE", help="write figures there for Prometheus; default: under systemd only"
+    )
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return top
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tcpnewconn.model import Endpoint, Pair, Row, ends_of
 
-INGRESS, EGRESS, INTERNAL, UNKNOWN = "ingress", "egress", "internal", "unknown"
+INGRESS, EGRESS, INTERNAL, UNKNOWN = DIRECTIONS = ("ingress", "egress", "internal", "unknown")
 
 # net/ipv4/af_inet.c: inet_init_net()
 DEFAULT_PORT_RANGE = (32768, 60999)

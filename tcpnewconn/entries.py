@@ -140,7 +140,7 @@ class Renderer:
         entry["DESTINATION_ADDRESS"] = address_text(event.endpoint.address)
         entry["DESTINATION_PORT"] = str(event.endpoint.port)
         entry["NETWORK_TRANSPORT"] = "tcp"
-        entry["NETWORK_TYPE"] = _family(event.endpoint)
+        entry["NETWORK_TYPE"] = family(event.endpoint)
         self._owner(entry, event.uid, event.cgroup)
         entry["TCP_STATE"] = "LISTEN"
         return entry
@@ -212,7 +212,7 @@ def _ends(source: Endpoint, destination: Endpoint, direction: str) -> Entry:
     if destination.port is not None:
         entry["DESTINATION_PORT"] = str(destination.port)
     entry["NETWORK_TRANSPORT"] = "tcp"
-    entry["NETWORK_TYPE"] = _family(source if source.address is not None else destination)
+    entry["NETWORK_TYPE"] = family(source, destination)
     entry["NETWORK_DIRECTION"] = direction
     if None not in (source.address, source.port, destination.address, destination.port):
         entry["NETWORK_COMMUNITY_ID"] = community_id(
@@ -224,8 +224,10 @@ def _ends(source: Endpoint, destination: Endpoint, direction: str) -> Entry:
     return entry
 
 
-def _family(end: Endpoint) -> str:
-    return "ipv4" if end.address is not None and len(end.address) == 4 else "ipv6"
+def family(*ends: Endpoint) -> str:
+    """Of the first that has an address."""
+    address = next((end.address for end in ends if end.address is not None), b"")
+    return "ipv4" if len(address) == 4 else "ipv6"
 
 
 def size_text(count: int) -> str:

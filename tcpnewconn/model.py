@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Pair = bytes
 
@@ -207,12 +207,20 @@ class PortScan:
     ports: tuple[int, ...]
 
 
+# Where a connection was seen: before the first start, in a read, or by its announced end alone.
+SEEN = ("startup", "read", "closed")
+# What a loss can be of.
+Reason = Literal["announcements", "malformed", "folding", "journal", "scan"]
+# Where connections are seen.
+Source = Literal["proc", "announcements"]
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
     """What could not be seen: how many, of what kind (`reason`), where, and what to do about it."""
 
     count: int
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -220,7 +228,7 @@ class Loss:
 class Degraded:
     """A source is missing: which, and what that means."""
 
-    source: str
+    source: Source
     message: str
 
 
@@ -228,7 +236,7 @@ class Degraded:
 class Recovered:
     """A source that was missing is back."""
 
-    source: str
+    source: Source
     message: str
 
 

@@ -56,6 +56,8 @@ class Observer:
         interval: float,
     ) -> None:
         self.rows = 0
+        # How many rows of each state stood in the last read.
+        self.states: dict[int, int] = {}
         self._proc = proc
         self._host = host
         self._lookup = lookup
@@ -120,7 +122,7 @@ class Observer:
         read = self._proc.read(time_wait)
         if self._host.live:
             self._addresses.refresh()
-        self._read, self.rows = read, read.rows
+        self._read, self.rows, self.states = read, read.rows, read.states
         return self._events(read, now)
 
     def leave(self) -> None:

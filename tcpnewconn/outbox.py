@@ -16,6 +16,7 @@ from tcpnewconn.config import Settings
 from tcpnewconn.entries import Entry, Renderer
 from tcpnewconn.folding import Folding, Second
 from tcpnewconn.ignore import ignored
+from tcpnewconn.metrics import Counters
 from tcpnewconn.model import Closed, Connection, Event, Listener, Loss, PortScan
 from tcpnewconn.scan import Scans
 from tcpnewconn.sinks import Sink
@@ -42,6 +43,7 @@ class Outbox:
         self.settings = settings
         self._kept = kept
         self.connections = 0
+        self.counters = Counters()
         self.folding = Folding(settings.burst_limit, settings.total_limit)
         self._scans = Scans(settings.ports, settings.within)
         self._sink = sink
@@ -130,6 +132,7 @@ class Outbox:
             self.connections += 1
             scan = self._scans.notice(event, now) if self._suspect(event) else None
             key = self.folding.fold(event, now, crowded)
+            self.counters.connection(event, key is not None)
             if key is None:
                 yield event
             elif self._snapshot is not None:
@@ -142,6 +145,7 @@ class Outbox:
         ):
             self._left_out += 1
         else:
+            self.counters.event(event)
             yield event
 
     def send(self) -> None:

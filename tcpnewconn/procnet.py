@@ -58,7 +58,8 @@ class Read:
     """One read of both tables.
 
     `changed` decodes lazily, in the order of the tables (a first read of 400,000 rows must not hold them all decoded);
-    it is to be gone through before the next read. `rows` counts the rows of both tables, `malformed` those not understood.
+    it is to be gone through before the next read. `rows` counts the rows of both tables, `malformed` those not understood,
+    `states` those of each state.
     """
 
     changed: Iterator[Row]
@@ -68,6 +69,7 @@ class Read:
     rows: int
     malformed: int
     first_malformed: Malformed | None
+    states: dict[int, int]
     _tables: tuple[_Table, _Table] = field(repr=False)
 
     def find(self, pair: Pair) -> Row | None:
@@ -115,6 +117,7 @@ class ProcNet:
             rows=first.rows + second.rows,
             malformed=first.malformed + second.malformed,
             first_malformed=first.first_malformed or second.first_malformed,
+            states=_states((tcp, first), (tcp6, second)),
             _tables=self._tables,
         )
 
@@ -146,6 +149,21 @@ class _Part:
     rows: int = 0
     malformed: int = 0
     first_malformed: Malformed | None = None
+    # Rows that are not remembered, and (below zero) remembered ones that did not stand in this read, by state.
+    apart: dict[bytes, int] = field(default_factory=dict)
+
+    def count(self, state: bytes, sign: int = 1) -> None:
+        self.apart[state] = self.apart.get(state, 0) + sign
+
+
+def _states(*read: tuple[_Table, _Part]) -> dict[int, int]:
+    """How many rows of each state stood in a read, where there were any."""
+    states: dict[int, int] = {}
+    for counts in (counts for table, part in read for counts in (table.states, part.apart)):
+        for state, count in counts.items():
+            number = _STATES[state]
+            states[number] = states.get(number, 0) + count
+    return {state: count for state, count in states.items() if count}
 
 
 class _Table:
@@ -160,6 +178,8 @@ class _Table:
         self._head = 2 * (digits + 5) + 4
         self._owner = self._head + 40
         self._known: dict[bytes, _Seen] = {}
+        # How many of the known rows have each state: counting them anew would cost as much as a quiet table (measured).
+        self.states = dict.fromkeys(_REPORTED, 0)
         self._read = 0
         address = rb"[0-9A-F]{%d}:[0-9A-F]{4}" % digits
         self._pattern = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST)
@@ -170,7 +190,7 @@ class _Table:
         part = _Part()
         # Bound to local names: this loop runs once a row, and is the cost of a quiet table.
         known, read, head, owner = self._known.get, self._read, self._head, self._owner
-        unlike = 0
+        unlike = passed = 0
         before = len(self._known)
         try:
             for line, bodies in _bodies(self._path):
@@ -182,10 +202,13 @@ class _Table:
                         unlike += 1
                         if time_wait or body[head - 2 : head] != _TIME_WAIT:
                             self._look(body, line, bodies, part)
+                        else:
+                            passed += 1
                 part.rows += len(bodies)
         except OSError:
             self.take_back(part)
             raise
+        part.count(_TIME_WAIT, passed)
         if unlike or part.rows != before:
             self._forget(part)
         return part
@@ -204,9 +227,9 @@ class _Table:
             if head in self._known:
                 self._known[head].owner = _UNTOLD
         for head in part.listeners:
-            del self._known[head]
+            self._drop(head)
         for head in (*part.gone, *part.gone_listeners):
-            self._known[head] = _Seen(_UNTOLD, self._read - 1)
+            self._keep(head, _Seen(_UNTOLD, self._read - 1))
 
     def _look(self, body: bytes, line: int, bodies: list[bytes], part: _Part) -> None:
         """Remember a row that is not as it was."""
@@ -220,15 +243,16 @@ class _Table:
         head = body[: self._head]
         state = head[-2:]
         if state not in _REPORTED:
+            part.count(state)
             return
         owner = body[self._owner : match.end()] + b" "
         seen = self._known.get(head)
         if seen is None:
             for other in _REPORTED:
-                replaced = self._known.pop(head[:-2] + other, None)
+                replaced = self._drop(head[:-2] + other)
                 if replaced is not None and replaced.read == self._read:
                     part.replaced[head[:-2] + other] = replaced
-            self._known[head] = _Seen(owner, self._read)
+            self._keep(head, _Seen(owner, self._read))
         else:
             seen.owner, seen.read = owner, self._read
             if state == _LISTEN:
@@ -239,9 +263,11 @@ class _Table:
     def _forget(self, part: _Part) -> None:
         """Drop the rows that were absent from two reads, this one and the one before."""
         before = self._read - 1
-        absent = [head for head, seen in self._known.items() if seen.read < before]
-        for head in absent:
-            del self._known[head]
+        for head in [head for head, seen in self._known.items() if seen.read != self._read]:
+            if self._known[head].read == before:
+                part.count(head[-2:], -1)
+                continue
+            self._drop(head)
             (part.gone_listeners if head.endswith(_LISTEN) else part.gone).append(head)
 
     def rows(self, part: _Part, heads: list[bytes]) -> Iterator[Row]:
@@ -290,7 +316,17 @@ class _Table:
     def forget(self, pair: Pair) -> None:
         """Know nothing of a pair's row."""
         for head in self._heads(pair):
-            self._known.pop(head, None)
+            self._drop(head)
+
+    def _keep(self, head: bytes, seen: _Seen) -> None:
+        self._known[head] = seen
+        self.states[head[-2:]] += 1
+
+    def _drop(self, head: bytes) -> _Seen | None:
+        seen = self._known.pop(head, None)
+        if seen is not None:
+            self.states[head[-2:]] -= 1
+        return seen
 
     def _heads(self, pair: Pair) -> list[bytes]:
         """How a row of this pair can begin."""

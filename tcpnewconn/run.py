@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tcpnewconn import host, sockdiag
 from tcpnewconn.config import Settings
 from tcpnewconn.entries import Renderer
+from tcpnewconn.metrics import FILE, MetricsFile
 from tcpnewconn.model import Degraded
 from tcpnewconn.notify import Notifier
 from tcpnewconn.observer import Observer
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         _restore(kept, here.place, observer, outbox)
     if sources.degraded is not None and not options.once:
         outbox.take(sources.degraded)
-    service = Service(observer, outbox, snapshot, ends, last_end, notifier, reload)
+    service = Service(observer, outbox, snapshot, ends, last_end, notifier, reload, _metrics(options))
     try:
         service.once() if options.once else service.run()
     except NoProc as error:
@@ -104,6 +105,13 @@ def _state(options: argparse.Namespace) -> str | None:
         return str(options.state)
     directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return f"{directory}/snapshot" if directory else None
+
+
+def _metrics(options: argparse.Namespace) -> MetricsFile | None:
+    if options.metrics is not None:
+        return MetricsFile(options.metrics)
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return MetricsFile(f"{directory}/{FILE}") if directory and not options.once else None
 
 
 def _reads_only(why: str) -> Degraded:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tcpnewconn.config import ConfigError, Settings
+from tcpnewconn.metrics import Course, MetricsFile, exposition
 from tcpnewconn.model import Degraded, Event, Recovered
 from tcpnewconn.notify import Notifier
 from tcpnewconn.observer import Observer
@@ -55,6 +56,7 @@ class Service:
         last_end: int,
         notifier: Notifier,
         reload: Callable[[], Settings],
+        metrics: MetricsFile | None = None,
     ) -> None:
         self._observer = observer
         self._outbox = outbox
@@ -63,6 +65,9 @@ class Service:
         self._last_end = last_end
         self._notifier = notifier
         self._reload = reload
+        self._metrics = metrics
+        self._metrics_problem: str | None = None
+        self._course = Course(outbox.settings.interval)
         self._signals: set[int] = set()
         self._lost = 0
         self._proc_degraded = False
@@ -79,6 +84,7 @@ class Service:
         """Read once and report. Raises NoProc, and OSError where it cannot be written."""
         self._save()
         self._first_read(time.monotonic())
+        self._tell_figures()
 
     # --- until stopped -----------------------------------------------------------------------------------------------
 
@@ -95,6 +101,7 @@ class Service:
                 selector.register(self._outbox.pipe, selectors.EVENT_READ)
             due = time.monotonic()
             self._first_read(due)
+            self._tell_figures()
             self._notifier.ready(self._status())
             self._sign_of_life = due
             due = self._next(due, time.monotonic())
@@ -136,6 +143,7 @@ class Service:
         self._outbox.from_read(self._observer.overdue(time.monotonic()))
         self._outbox.interval_over()
         self._save()
+        self._tell_figures()
 
     def _live(self) -> float:
         """Give a sign of life, if the watchdog wants one: where something was done. The time."""
@@ -160,6 +168,7 @@ class Service:
         """When to read next: on the schedule that the first read began, however long a read takes."""
         interval = self._outbox.settings.interval
         missed = max(0, int((now - due) / interval))
+        self._course.overruns += missed
         if self._observer.losing:
             return now + _AFTER_LOSS
         return due + (missed + 1) * interval
@@ -241,6 +250,9 @@ class Service:
         self._before = self._outbox.connections
         events = self._observer.read(now)
         self._took = time.perf_counter() - began
+        self._course.reads += 1
+        self._course.seconds += self._took
+        self._course.last_read = time.time()
         return events
 
     def _take(self, events: Iterator[Event]) -> None:
@@ -253,6 +265,7 @@ class Service:
         try:
             events = self._events(now)
         except OSError as error:
+            self._course.failed += 1
             if not self._proc_degraded:
                 self._proc_degraded = True
                 self._outbox.take(
@@ -267,8 +280,24 @@ class Service:
                 self._proc_degraded = False
                 self._outbox.take(Recovered("proc", "/proc can be read again"))
             self._take(events)
+        self._tell_figures()
         self._told = now
         self._notifier.status(self._status())
+
+    def _tell_figures(self) -> None:
+        if self._metrics is None:
+            return
+        course = self._course
+        course.interval, course.waiting = self._outbox.settings.interval, self._outbox.waiting
+        course.states = self._observer.states
+        course.look()
+        self._metrics.write(exposition(self._outbox.counters, course))
+        if self._metrics.problem != self._metrics_problem:
+            if self._metrics.problem is None:
+                say(f"{self._metrics.path} is written again", 6)
+            elif self._metrics_problem is None:
+                say(f"{self._metrics.problem}; there are no metrics until it can be written. It is tried at every read")
+            self._metrics_problem = self._metrics.problem
 
     def _save(self) -> None:
         if self._snapshot is None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
 DEADLINE = 120.0
 ONE_BOOT_DONE = "/var/lib/one-boot-done"
-STATE = "/var/lib/private/tcpnewconn/snapshot"
+STATE = "/var/lib/tcpnewconn/snapshot"
 # A client that is still reading when tcpnewconn reads /proc.
 SLOW = "curl --silent --limit-rate 1k --output /dev/null"
 

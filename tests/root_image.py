@@ -27,7 +27,7 @@ IN_EVERY_ROOT = (
     "systemd",
     "systemd-sysv",
 )
-IN_A_CONTAINER = ("openssh-client", "openssh-server", "wrk")
+IN_A_CONTAINER = ("openssh-client", "openssh-server", "prometheus-node-exporter", "wrk")
 IN_A_MACHINE = ("initramfs-tools", "linux-image-cloud-amd64")
 
 # Maintenance that Debian starts by itself some time after boot would only add noise: the tests start what they need.
@@ -44,6 +44,9 @@ NOT_BY_ITSELF = (
     "systemd-timesyncd.service",
 )
 
+# What listens, and would be in the way of the tests that do not need it: those that do start it.
+NOT_ENABLED = ("prometheus-node-exporter.service",)
+
 HOOKS = (
     'printf "127.0.0.1 localhost\\n::1 localhost\\n" >"$1/etc/hosts"',
     'echo debian >"$1/etc/hostname"',
@@ -52,6 +55,7 @@ HOOKS = (
     # Persistent, as on a real host: what was logged before a reboot can be read after it.
     'mkdir -p "$1/var/log/journal"',
     *(f'ln -s /dev/null "$1/etc/systemd/system/{unit}"' for unit in NOT_BY_ITSELF),
+    *(f'rm -f "$1/etc/systemd/system/multi-user.target.wants/{unit}"' for unit in NOT_ENABLED),
 )
 
 # Run by the tests where they are: nothing of them is installed, so that no service of theirs is started on this machine.

@@ -13,7 +13,7 @@ from tests.booted_package import add_repository, install, is_active, on_each_dis
 NOT_THE_PACKAGES = re.compile(
     r"/var/(log|cache|backups|tmp)/|/var/lib/(apt|dpkg|private$|systemd/(catalog/|timers/|random-seed))|/root/|/etc/ld.so.cache"
 )
-STATE = "/var/lib/private/tcpnewconn/snapshot"
+STATE = "/var/lib/tcpnewconn/snapshot"
 CONFIGURATION = "/etc/tcpnewconn.conf"
 HOLD = """
 import socket, time

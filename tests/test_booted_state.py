@@ -9,7 +9,8 @@ from tests.booted import Booted
 from tests.booted_events import traffic, wait_for_all
 from tests.booted_package import assert_same_process, booted_with_package, is_active, main_pid, on_each_distribution
 
-STATE = "/var/lib/private/tcpnewconn"
+STATE = "/var/lib/tcpnewconn"
+BEFORE = f"{STATE}.before"
 HOLD = """
 import socket, time
 server = socket.create_server(("127.0.0.1", 9000))
@@ -26,33 +27,33 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
 
 @pytest.fixture
 def small_disk(container: Booted) -> Iterator[None]:
-    """A tmpfs of 1 MiB in place of /var/lib/private, with what was there."""
+    """A tmpfs of 1 MiB in place of the folder, with what was there."""
     container.run("systemctl", "stop", "tcpnewconn.service")
-    container.run("cp", "-a", "/var/lib/private", "/var/lib/private.before")
-    container.run("mount", "-t", "tmpfs", "-o", "size=1M,mode=0700", "tmpfs", "/var/lib/private")
-    container.run("cp", "-a", "/var/lib/private.before/.", "/var/lib/private")
+    container.run("cp", "-a", STATE, BEFORE)
+    container.run("mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", STATE)
+    container.run("cp", "-a", f"{BEFORE}/.", STATE)
     container.run("systemctl", "start", "tcpnewconn.service")
     yield
     container.run("systemctl", "stop", "tcpnewconn.service")
-    container.run("umount", "/var/lib/private")
-    container.run("rm", "-r", "/var/lib/private.before")
+    container.run("umount", STATE)
+    container.run("rm", "-r", BEFORE)
     container.run("systemctl", "start", "tcpnewconn.service")
 
 
 def fill(container: Booted) -> None:
-    container.run("sh", "-c", "cat /dev/zero >/var/lib/private/filler", check=False)
+    container.run("sh", "-c", f"cat /dev/zero >{STATE}/filler", check=False)
 
 
 def free(container: Booted) -> None:
-    container.run("rm", "/var/lib/private/filler")
+    container.run("rm", f"{STATE}/filler")
 
 
 def make_read_only(container: Booted) -> None:
-    container.run("mount", "-o", "remount,ro", "/var/lib/private")
+    container.run("mount", "-o", "remount,ro", STATE)
 
 
 def make_writable(container: Booted) -> None:
-    container.run("mount", "-o", "remount,rw", "/var/lib/private")
+    container.run("mount", "-o", "remount,rw", STATE)
 
 
 def said(container: Booted, what: str) -> Callable[[], int]:

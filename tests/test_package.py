@@ -54,7 +54,9 @@ def test_what_it_needs_is_derived_from_setup_cfg() -> None:
     oldest = needed["python_requires"].removeprefix(">=")
     package = fields_of(built.deb())
     assert package["Architecture"] == "all"
-    assert sorted(package["Depends"].split(", ")) == ["python3-systemd", f"python3:any (>= {oldest}~)"]
+    # Whatever there is that makes the service's user, which debhelper adds.
+    users = "systemd | systemd-standalone-sysusers | systemd-sysusers"
+    assert sorted(package["Depends"].split(", ")) == ["python3-systemd", f"python3:any (>= {oldest}~)", users]
     # Nothing of it is written by hand.
     assert "Depends: ${misc:Depends}, ${python3:Depends}\n" in (TREE / "debian" / "control").read_text()
 
@@ -116,6 +118,7 @@ def test_files_are_where_policy_wants_them() -> None:
         rf"""/etc/tcpnewconn\.conf
         |/usr/bin/tcpnewconn
         |/usr/lib/python3/dist-packages/tcpnewconn(-{re.escape(version)}\.dist-info)?/.*
+        |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
         |/usr/lib/systemd/(system/tcpnewconn\.(service|socket)|catalog/tcpnewconn\.catalog)
         |/usr/share/bash-completion/completions/tcpnewconn
         |/usr/share/doc/tcpnewconn/(changelog\.gz|changelog\.Debian\.gz|copyright)
@@ -191,9 +194,10 @@ def test_the_purge_removes_the_state_and_nothing_else_does(tmp_path: Path) -> No
     def state() -> list[str]:
         return sorted(str(path.relative_to(tmp_path / "var/lib")) for path in (tmp_path / "var/lib").rglob("*"))
 
+    (tmp_path / "var/lib/tcpnewconn").mkdir(parents=True)
+    (tmp_path / "var/lib/tcpnewconn/snapshot").touch()
+    # Where it was while the service's user was a dynamic one.
     (tmp_path / "var/lib/private/tcpnewconn").mkdir(parents=True)
-    (tmp_path / "var/lib/private/tcpnewconn/snapshot").touch()
-    (tmp_path / "var/lib/tcpnewconn").symlink_to("private/tcpnewconn")
     before = state()
     for action in ("remove", "upgrade", "failed-upgrade", "abort-install", "disappear"):
         run("sh", script, action)

@@ -296,8 +296,8 @@ def test_no_event_has_another_field(entry: Entry, unit: int) -> None:
         Connection(PEER, HERE, "ingress", "read", "x", 1, NOBODY, unit),
         Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0),
         Listener(HERE, False),
-        Loss(1, "x", "y"),
-        Degraded("x", "y"),
+        Loss(1, "journal", "y"),
+        Degraded("proc", "y"),
         Summary(Endpoint(None, None), HERE, "ingress", unit, 3, 1, True, ((NINE, 3),)),
         PortScan(NINE, HERE.address, (22, 23)),
     )

@@ -1,0 +1,32 @@
+"""What stands in an exposition for Prometheus, read as its text format says, and by promtool."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+_SAMPLE = re.compile(r'([a-z_]+)(?:\{([a-z_]+="[^"\\]*"(?:,[a-z_]+="[^"\\]*")*)\})? (\S+)')
+
+
+def series(text: str, prefix: str = "tcpnewconn_") -> dict[str, float]:
+    """Each series of a prefix, as it is written, with its value. One that is there twice, or has a timestamp, is an error."""
+    found: dict[str, float] = {}
+    for line in text.splitlines():
+        if line.startswith(prefix):
+            match = _SAMPLE.fullmatch(line)
+            assert match is not None, line
+            name = line.rpartition(" ")[0]
+            assert name not in found, line
+            found[name] = float(match[3])
+    return found
+
+
+def summed(text: str, name: str) -> float:
+    """All series of a name."""
+    return sum(value for one, value in series(text).items() if re.split(r"\{", one)[0] == name)
+
+
+def check(text: str) -> None:
+    """promtool, which parses it as Prometheus does, finds nothing to say about it."""
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), text
