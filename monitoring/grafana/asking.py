@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from monitoring.grafana.panels import Json
 
-# What Grafana makes of $__rate_interval for a Prometheus that scrapes every 15 seconds.
-RATE_INTERVAL = "1m"
+# What Grafana makes of $__rate_interval with panels.INTERVAL, for a Prometheus that scrapes every 15 seconds.
+RATE_INTERVAL = "75s"
 
 
 class Asked(NamedTuple):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from monitoring.grafana.panels import RED, YELLOW, Json, Panel, Query, bars, lines, override, stat, steps
-from monitoring.grafana.questions import BAND, DIRECTIONS, FLEET, STATES, state, usual
+from monitoring.grafana.questions import BAND, DIRECTIONS, FLEET, SCANS, STATES, state, usual
 
 
 def fleet() -> list[Panel]:
     return [
         stat(
             "Hosts",
-            "short",
+            "locale",
             "Hosts that report. Fewer than you installed it on: see TcpnewconnAbsent.",
             Query(f"sum(job:tcpnewconn_hosts:count{{{FLEET}}})"),
         ),
@@ -24,21 +24,21 @@ def fleet() -> list[Panel]:
         ),
         stat(
             "Stale hosts",
-            "short",
+            "locale",
             "Hosts whose last read of the tables is older than three intervals: stopped, hanging or failed. 0 is right.",
             Query(f"sum(job:tcpnewconn_hosts_stale:count{{{FLEET}}})"),
             steps((1, RED)),
         ),
         stat(
             "Degraded hosts",
-            "short",
+            "locale",
             "Hosts on which a source is missing, so that they see less than everything. 0 is right.",
             Query(f"count(max by (job, instance) (tcpnewconn_source_degraded{{{FLEET}}}) > 0) or vector(0)"),
             steps((1, YELLOW)),
         ),
         stat(
             "Lost in an hour",
-            "short",
+            "locale",
             "What could not be seen or told in the last hour. 0 is right; the journals of the hosts have the reasons.",
             Query(f"sum(instance:tcpnewconn_lost:increase1h{{{FLEET}}})"),
             steps((1, YELLOW), (1000, RED)),
@@ -46,7 +46,7 @@ def fleet() -> list[Panel]:
         ),
         stat(
             "Folded in an hour",
-            "short",
+            "locale",
             "Connections that were told as one entry with a count because they came in a burst. Nothing is lost by that.",
             Query(f"sum(increase(tcpnewconn_folded_total{{{FLEET}}}[1h]))"),
             decimals=0,
@@ -116,9 +116,10 @@ def fleet() -> list[Panel]:
         bars(
             "Bursts and port scans, all hosts",
             "short",
-            "Connections that were told in summaries, and port scans that were noticed.",
+            "Connections that were told in summaries, and port scans that were noticed (axis on the right).",
             Query(f"sum(increase(tcpnewconn_folded_total{{{FLEET}}}[$__rate_interval]))", "folded connections"),
             Query(f"sum(increase(tcpnewconn_port_scans_total{{{FLEET}}}[$__rate_interval]))", "port scans"),
+            overrides=(SCANS,),
         ),
         hosts(),
     ]
@@ -141,8 +142,8 @@ def hosts() -> Panel:
             custom__align="left",
         ),
         column("Connections/s", "cps", f"instance:tcpnewconn_connections:rate5m{{{FLEET}}}", decimals=1),
-        column("Sockets", "short", f"instance:tcpnewconn_sockets:sum{{{FLEET}}}"),
-        column("Lost in an hour", "short", f"instance:tcpnewconn_lost:increase1h{{{FLEET}}}", decimals=0),
+        column("Sockets", "locale", f"instance:tcpnewconn_sockets:sum{{{FLEET}}}"),
+        column("Lost in an hour", "locale", f"instance:tcpnewconn_lost:increase1h{{{FLEET}}}", decimals=0),
         column("Last read ago", "s", f"instance:tcpnewconn_read_age_seconds:max{{{FLEET}}}", decimals=0),
         column("CPU", "percentunit", f"instance:tcpnewconn_process_cpu:rate5m{{{FLEET}}}", decimals=2),
         column("Memory", "bytes", f"tcpnewconn_process_resident_memory_bytes{{{FLEET}}}", decimals=0),

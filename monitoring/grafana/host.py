@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from monitoring.grafana.panels import RED, YELLOW, Panel, Query, bars, lines, stat, steps
-from monitoring.grafana.questions import BAND, DIRECTIONS, HOST, STATES, state, usual
+from monitoring.grafana.questions import BAND, DIRECTIONS, HOST, LISTENERS, SCANS, STATES, state, usual
 
 
 def host() -> list[Panel]:
@@ -27,13 +27,13 @@ def host() -> list[Panel]:
         ),
         stat(
             "Sockets",
-            "short",
+            "locale",
             "Rows of /proc/net/tcp and tcp6 at the last read, in all states.",
             Query(f"instance:tcpnewconn_sockets:sum{{{HOST}}}"),
         ),
         stat(
             "Lost in an hour",
-            "short",
+            "locale",
             "What could not be seen or told in the last hour. 0 is right; the journal of the host has the reason.",
             Query(f"instance:tcpnewconn_lost:increase1h{{{HOST}}}"),
             steps((1, YELLOW), (1000, RED)),
@@ -132,11 +132,12 @@ def host() -> list[Panel]:
         bars(
             "Bursts, port scans, listeners",
             "short",
-            "Connections told in summaries, port scans noticed, and new listening sockets.",
+            "Connections told in summaries; on the right, port scans noticed and new listening sockets.",
             Query(f"increase(tcpnewconn_folded_total{{{HOST}}}[$__rate_interval])", "folded connections"),
             Query(f"increase(tcpnewconn_port_scans_total{{{HOST}}}[$__rate_interval])", "port scans"),
             Query(f"increase(tcpnewconn_listeners_total{{{HOST}}}[$__rate_interval])", "new listeners"),
             width=6,
+            overrides=(SCANS, LISTENERS),
         ),
         lines(
             "CPU of the service",

@@ -63,3 +63,17 @@ BAND = (
     ),
     override("now", color={"mode": "fixed", "fixedColor": "blue"}, custom__fillOpacity=0, custom__lineWidth=2),
 )
+
+# Few beside the thousands that are folded: on an axis of their own.
+SCANS = override(
+    "port scans",
+    color={"mode": "fixed", "fixedColor": "red"},
+    custom__axisPlacement="right",
+    custom__stacking={"mode": "none", "group": "A"},
+)
+LISTENERS = override(
+    "new listeners",
+    color={"mode": "fixed", "fixedColor": "purple"},
+    custom__axisPlacement="right",
+    custom__stacking={"mode": "none", "group": "A"},
+)

@@ -1,7 +1,7 @@
 // node draw.mjs DASHBOARD RECORDED PNG: bundles the page, opens it in Debian's Chromium, and takes its picture.
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { dirname, extname, join } from "node:path";
+import { basename, dirname, extname, join } from "node:path";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
 
@@ -9,6 +9,7 @@ const [dashboard, recorded, picture] = process.argv.slice(2);
 // No such host: every request is answered here.
 const HERE = "http://dashboard.invalid/";
 const ICONS = new URL("node_modules/@grafana/ui/dist/public/", import.meta.url).pathname;
+const FONTS = "/usr/share/fonts/opentype/inter";
 const TYPES = { ".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".svg": "image/svg+xml", ".html": "text/html" };
 const PAGE = '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="page.css"><div id="root"></div><script src="page.js"></script>';
 
@@ -48,6 +49,8 @@ async function answer(path) {
     if (bundled) return bundled.text;
     if (path === "/dashboard.json") return readFile(dashboard);
     if (path === "/recorded.json") return readFile(recorded);
+    // Grafana's font, of Debian's package fonts-inter.
+    if (path.startsWith("/public/fonts/inter/")) return readFile(join(FONTS, basename(path, ".woff2") + ".otf"));
     if (path.startsWith("/public/img/icons/")) return readFile(join(ICONS, path.slice("/public/".length)));
     throw new Error(`nothing is there: ${path}`);
 }

@@ -31,7 +31,6 @@ class Host:
     def watched(self, *options: str, through: Sequence[str] = ()) -> Iterator[None]:
         """tcpnewconn runs in it with these options, started by the command `through`, and node_exporter beside it."""
         self._folder.mkdir()
-        self._folder.chmod(0o777)
         self._options = options
         self._through = through
         exporter = subprocess.Popen(
@@ -79,9 +78,9 @@ class Host:
             self._service.send_signal(signal.SIGCONT)
 
 
-def unprivileged() -> list[str]:
-    """A command that runs another as nobody: its buffer for announcements stays small."""
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+def with_a_small_buffer() -> list[str]:
+    """A command that runs another without the capability to have more than net.core.rmem_max for announcements."""
+    return ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", "--"]
 
 
 def without_announcements(folder: Path) -> list[str]:

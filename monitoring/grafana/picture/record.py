@@ -18,12 +18,13 @@ from pathlib import Path
 
 from monitoring.grafana.asking import expressions
 from monitoring.grafana.panels import Json
-from monitoring.grafana.picture.fleet import Host, hosts, unprivileged, without_announcements
+from monitoring.grafana.picture.fleet import Host, hosts, with_a_small_buffer, without_announcements
 from monitoring.grafana.picture.traffic import Flow, Traffic
 from tests.terminal import TREE
 
+# What panels.INTERVAL says.
+STEP = 60
 PROMETHEUS = "127.0.0.1:19190"
-STEP = 15
 RULES = TREE / "monitoring" / "prometheus" / "tcpnewconn.recording.yml"
 DASHBOARD = TREE / "monitoring" / "grafana" / "tcpnewconn.json"
 # Whose row the picture has.
@@ -68,7 +69,7 @@ def prometheus(fleet: list[Host], folder: Path) -> Iterator[None]:
     """One that scrapes these hosts as Debian's would, and has the recording rules."""
     targets = [{"targets": [host.exporter], "labels": {"instance": host.name}} for host in fleet]
     configuration = {
-        "global": {"scrape_interval": f"{STEP}s", "evaluation_interval": f"{STEP}s"},
+        "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": [str(RULES)] if fleet else [],
         "scrape_configs": [{"job_name": "node", "static_configs": targets}],
     }
@@ -93,12 +94,11 @@ def asked(path: str, **parameters: object) -> list[Json]:
 def run(minutes: float, folder: Path) -> None:
     with ExitStack() as stack:
         folder.mkdir()
-        folder.chmod(0o755)
         settings = folder / "settings"
         settings.write_text("[Scan]\nPorts=3\n")
         client, *fleet = stack.enter_context(hosts(("client", *WATCHED), folder))
         web_1, web_2, database, cache, mail = fleet
-        through = {cache.name: unprivileged(), mail.name: without_announcements(folder)}
+        through = {cache.name: with_a_small_buffer(), mail.name: without_announcements(folder)}
         for host in fleet:
             options = ("--config", str(settings))
             stack.enter_context(host.watched(*options, through=through.get(host.name, ())))
@@ -117,7 +117,8 @@ def run(minutes: float, folder: Path) -> None:
 
 def ask(folder: Path) -> Json:
     """The answer to every expression of the dashboard, over the recorded time or at its end."""
-    begin, end = json.loads((folder / "time.json").read_text())
+    # Grafana asks for whole steps, too.
+    begin, end = (STEP * (moment // STEP) for moment in json.loads((folder / "time.json").read_text()))
     dashboard = json.loads(DASHBOARD.read_text())
     answers = []
     with prometheus([], folder):
