@@ -52,13 +52,14 @@ def flows(client: Host, web_1: Host, web_2: Host, database: Host, cache: Host, m
 
 
 def events(client: Host, web: Host, cache: Host, traffic: Traffic) -> list[tuple[float, Callable[[], None]]]:
-    """What happens besides, and when, as a share of the time. What the cache is told while suspended is more than fits."""
-    burst = Flow(client, web, 443, 1)
+    """What happens besides, and when, as a share of the time. What the cache is told while it hangs is more than fits."""
+    burst, flood = Flow(client, web, 443, 1), Flow(client, cache, 6379, 1)
     return [
         (0.3, web.restart),
         (0.45, lambda: traffic.connect(burst, 600)),
         (0.55, lambda: traffic.scan(client, web, range(8000, 8008))),
         (0.6, cache.suspend),
+        (0.7, lambda: traffic.connect(flood, 8000)),
         (0.75, cache.resume),
         (0.85, lambda: traffic.connect(burst, 300)),
     ]
