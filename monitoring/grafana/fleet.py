@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from monitoring.grafana.panels import RED, YELLOW, Json, Panel, Query, bars, lines, override, stat, steps
@@ -93,19 +94,7 @@ def fleet() -> list[Panel]:
             },
             defaults={"min": 0, "color": {"mode": "fixed", "fixedColor": "blue"}, "thresholds": steps()},
         ),
-        lines(
-            "Hosts that need a look",
-            "short",
-            "How many hosts are stale, miss a source, lost something in the last hour, skip reads, or wait for their journal.",
-            Query(f"sum(job:tcpnewconn_hosts_stale:count{{{FLEET}}})", "stale"),
-            Query(
-                f"count(max by (job, instance) (tcpnewconn_source_degraded{{{FLEET}}}) > 0) or vector(0)", "degraded"
-            ),
-            Query(f"count(instance:tcpnewconn_lost:increase1h{{{FLEET}}} > 0) or vector(0)", "lost something"),
-            Query(f"count(instance:tcpnewconn_read_overruns:ratio15m{{{FLEET}}} > 0) or vector(0)", "skip reads"),
-            Query(f"count(tcpnewconn_journal_waiting{{{FLEET}}} > 0) or vector(0)", "wait for the journal"),
-            soft_max=5,
-        ),
+        troubled(),
         bars(
             "Lost, all hosts",
             "short",
@@ -123,6 +112,32 @@ def fleet() -> list[Panel]:
         ),
         hosts(),
     ]
+
+
+def troubled() -> Panel:
+    colours = {
+        "stale": RED,
+        "degraded": YELLOW,
+        "lost something": "orange",
+        "skip reads": "purple",
+        "wait for the journal": "blue",
+    }
+    panel = lines(
+        "Hosts that need a look",
+        "short",
+        "How many hosts are stale, miss a source, lost something in the last hour, skip reads, or wait for their journal.",
+        Query(f"sum(job:tcpnewconn_hosts_stale:count{{{FLEET}}})", "stale"),
+        Query(f"count(max by (job, instance) (tcpnewconn_source_degraded{{{FLEET}}}) > 0) or vector(0)", "degraded"),
+        Query(f"count(instance:tcpnewconn_lost:increase1h{{{FLEET}}} > 0) or vector(0)", "lost something"),
+        Query(f"count(instance:tcpnewconn_read_overruns:ratio15m{{{FLEET}}} > 0) or vector(0)", "skip reads"),
+        Query(f"count(tcpnewconn_journal_waiting{{{FLEET}}} > 0) or vector(0)", "wait for the journal"),
+        soft_max=5,
+        overrides=tuple(
+            override(name, color={"mode": "fixed", "fixedColor": colour}) for name, colour in colours.items()
+        ),
+    )
+    # Whole numbers, and no area hides a line.
+    return replace(panel, custom={**panel.custom, "lineInterpolation": "stepAfter", "lineWidth": 2, "fillOpacity": 0})
 
 
 def column(name: str, unit: str, expr: str, **properties: Any) -> tuple[str, str, Json]:
