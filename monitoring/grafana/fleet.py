@@ -125,19 +125,20 @@ def troubled() -> Panel:
     panel = lines(
         "Hosts that need a look",
         "short",
-        "How many hosts are stale, miss a source, lost something in the last hour, skip reads, or wait for their journal.",
+        "How many hosts are stale, miss a source, lost something in the last hour, skip reads, or wait for their journal. "
+        "A host with two of these counts twice.",
         Query(f"sum(job:tcpnewconn_hosts_stale:count{{{FLEET}}})", "stale"),
         Query(f"count(max by (job, instance) (tcpnewconn_source_degraded{{{FLEET}}}) > 0) or vector(0)", "degraded"),
         Query(f"count(instance:tcpnewconn_lost:increase1h{{{FLEET}}} > 0) or vector(0)", "lost something"),
         Query(f"count(instance:tcpnewconn_read_overruns:ratio15m{{{FLEET}}} > 0) or vector(0)", "skip reads"),
         Query(f"count(tcpnewconn_journal_waiting{{{FLEET}}} > 0) or vector(0)", "wait for the journal"),
+        stacked=True,
         soft_max=5,
         overrides=tuple(
             override(name, color={"mode": "fixed", "fixedColor": colour}) for name, colour in colours.items()
         ),
     )
-    # Whole numbers, and no area hides a line.
-    return replace(panel, custom={**panel.custom, "lineInterpolation": "stepAfter", "lineWidth": 2, "fillOpacity": 0})
+    return replace(panel, custom={**panel.custom, "lineInterpolation": "stepAfter", "fillOpacity": 60})
 
 
 def column(name: str, unit: str, expr: str, **properties: Any) -> tuple[str, str, Json]:

@@ -170,7 +170,7 @@ def bars(
 ) -> Panel:
     """What happened in each interval, as bars: a rare event stays visible."""
     panel = lines(title, unit, description, *queries, stacked=True, soft_max=5, width=width, overrides=overrides)
-    return replace(panel, custom={**panel.custom, "drawStyle": "bars", "fillOpacity": 70, "lineWidth": 0})
+    return replace(panel, custom={**panel.custom, "drawStyle": "bars", "fillOpacity": 70})
 
 
 def arranged(panels: list[Panel], first: int, top: int) -> tuple[list[Json], int]:

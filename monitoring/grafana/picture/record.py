@@ -51,17 +51,16 @@ def flows(client: Host, web_1: Host, web_2: Host, database: Host, cache: Host, m
     ]
 
 
-def events(client: Host, web: Host, cache: Host, traffic: Traffic) -> list[tuple[float, Callable[[], None]]]:
-    """What happens besides, and when, as a share of the time. What the cache is told while it hangs is more than fits."""
-    burst, flood = Flow(client, web, 443, 1), Flow(client, cache, 6379, 1)
+def events(client: Host, web: Host, traffic: Traffic) -> list[tuple[float, Callable[[], None]]]:
+    """What happens to a host besides, and when, as a share of the time. What it is told while it hangs is more than fits."""
+    burst, flood = Flow(client, web, 443, 1), Flow(client, web, 80, 1)
     return [
-        (0.3, web.restart),
-        (0.45, lambda: traffic.connect(burst, 600)),
-        (0.55, lambda: traffic.scan(client, web, range(8000, 8008))),
-        (0.6, cache.suspend),
+        (0.25, web.restart),
+        (0.4, lambda: traffic.connect(burst, 600)),
+        (0.5, lambda: traffic.scan(client, web, range(8000, 8008))),
+        (0.65, web.suspend),
         (0.7, lambda: traffic.connect(flood, 8000)),
-        (0.75, cache.resume),
-        (0.85, lambda: traffic.connect(burst, 300)),
+        (0.74, web.resume),
     ]
 
 
@@ -99,7 +98,7 @@ def run(minutes: float, folder: Path) -> None:
         settings.write_text("[Scan]\nPorts=3\n")
         client, *fleet = stack.enter_context(hosts(("client", *WATCHED), folder))
         web_1, web_2, database, cache, mail = fleet
-        through = {cache.name: with_a_small_buffer(), mail.name: without_announcements(folder)}
+        through = {web_1.name: with_a_small_buffer(), mail.name: without_announcements(folder)}
         for host in fleet:
             options = ("--config", str(settings))
             stack.enter_context(host.watched(*options, through=through.get(host.name, ())))
@@ -108,7 +107,7 @@ def run(minutes: float, folder: Path) -> None:
         traffic.start()
         stack.callback(traffic.stop)
         begin = time.time()
-        for share, happens in events(client, web_1, cache, traffic):
+        for share, happens in events(client, web_1, traffic):
             time.sleep(max(0.0, begin + 60 * minutes * share - time.time()))
             happens()
         time.sleep(max(0.0, begin + 60 * minutes - time.time()))
