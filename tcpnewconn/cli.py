@@ -13,6 +13,8 @@ from tcpnewconn.config import ConfigError, Settings, load
 from tcpnewconn.values import parse_interval
 
 EXIT_CANNOT_RUN = 1
+# What status ends with when something is not as it should be.
+EXIT_DEGRADED = 1
 # As sysexits.h and systemd know it: the unit is not started again then.
 EXIT_CONFIG = 78
 
@@ -21,6 +23,7 @@ examples:
   tcpnewconn                                what is connected now, then each new connection as it comes
   tcpnewconn --once --output json | jq .    the same for programs, once
   tcpnewconn check-config                   say what is wrong with the configuration, if anything
+  tcpnewconn status                         how the service fares, and what it has counted
 
 The service is read with journalctl -u tcpnewconn. See tcpnewconn(8), tcpnewconn.conf(5) and tcpnewconn.fields(7).
 """
@@ -41,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("command", nargs="?", choices=("run", "check-config"), default="run", help="default: run")
+    top.add_argument(
+        "command", nargs="?", choices=("run", "check-config", "status"), default="run", help="default: run"
+    )
     top.add_argument("--once", action="store_true", help="read once, report, exit")
     top.add_argument("--interval", metavar="SPAN", type=_interval, help="time between two reads, such as 10s or 500ms")
     top.add_argument(
@@ -58,8 +63,11 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--state", metavar="FILE", help="keep there what was reported; default: under systemd only")
     top.add_argument(
-        "--metrics", metavar="FILE", help="write figures there for Prometheus; default: under systemd only"
+        "--metrics",
+        metavar="FILE",
+        help="write figures there for Prometheus, under systemd only by default; or read them",
     )
+    top.add_argument("--json", action="store_true", help="with status: for programs")
     top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return top
 
@@ -75,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
     try:
         options = _parsed(arguments)
+        if options.command == "status":
+            return _status(options)
         settings = _settings(options)
         if options.command == "check-config":
             return 0
@@ -96,7 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     try:
-        return parser().parse_args(arguments)
+        top = parser()
+        options = top.parse_args(arguments)
+        if options.json and options.command != "status":
+            top.error("--json is for status; there is --output json")
+        return options
     except SystemExit:
         # What --help and --version print goes out here, or fails here.
         if sys.stdout is not None:
@@ -115,6 +129,14 @@ def _settings(options: argparse.Namespace) -> Settings:
 
     settings = load(options.config)
     return settings if options.interval is None else dataclasses.replace(settings, interval=options.interval)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from tcpnewconn import metrics, status
+
+    text, well = status.told(options.metrics or metrics.PATH, options.json)
+    print(text, flush=True)
+    return 0 if well else EXIT_DEGRADED
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar, get_args
 
@@ -202,11 +202,3 @@ class MetricsFile:
             self.problem = f"{self.path}: {error.strerror}"
         else:
             self.problem = None
-
-
-def values(text: str) -> Iterator[tuple[str, float]]:
-    """Name and labels, as they are written, and value of each sample in an exposition of this program."""
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            series, _, value = line.rpartition(" ")
-            yield series, float(value)

@@ -47,11 +47,12 @@ def test_every_option_and_command_is_offered() -> None:
     options = set(re.findall(r"(?m)^  (?:-\w, )?(--[a-z-]+)", help_text()))
     assert len(options) >= 8
     assert offered("tcpnewconn ") == options | choices(r"(?m)^  \{([a-z,-]+)\}")
-    assert offered("tcpnewconn run ") == options - {"--version"}
+    assert offered("tcpnewconn run ") == options - {"--version", "--json"}
 
 
-def test_after_check_config_only_what_it_heeds() -> None:
+def test_after_a_command_only_what_it_heeds() -> None:
     assert offered("tcpnewconn check-config ") == {"--config", "--help"}
+    assert offered("tcpnewconn status ") == {"--metrics", "--json", "--help"}
 
 
 def test_a_beginning_narrows_it() -> None:
