@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -54,14 +53,11 @@ def verdict(file: Path) -> tuple[int, str, list[str]]:
 def test_a_service_that_runs_is_ok_and_fits_on_a_screen(tmp_path: Path, file: Path) -> None:
     tables = Tables(tmp_path / "proc")
     tables.write([listener("0.0.0.0:22", inode=10), line("10.0.0.5:22", "203.0.113.9:50000", inode=100)])
-    with Supervised("--procfs", str(tables.folder), "--interval", "2s", "--metrics", str(file)) as service:
+    with Supervised("--procfs", str(tables.folder), "--interval", "1min", "--metrics", str(file)) as service:
         service.ready()
         assert verdict(file) == (0, "ok", [])
         lines = status(file).stdout.splitlines()
         found = json.loads(status(file, "--json").stdout)["figures"]
-        service.send(signal.SIGSTOP)
-        service.wait(lambda: status(file).stdout.startswith("tcpnewconn is stale\n"), "it to be called stale", 60)
-        assert verdict(file)[0] == 1
     assert len(lines) <= 24
     assert all(len(line) <= 100 for line in lines)
     assert "    direction  1 ingress, 0 egress, 0 internal, 0 unknown" in lines
