@@ -45,3 +45,11 @@ deb:
 release:
 	@packaging/install-tools
 	packaging/make-release "$(VERSION)"
+
+# A signed apt repository (docs/fleet.md), of the package of this tree and what was published before:
+#   make repo [REPOSITORY=dist/repository] [KEY=whose secret key signs] [DEBS="several .deb"]
+.PHONY: repo
+REPOSITORY := dist/repository
+DEBS = dist/*.deb
+repo: $(if $(filter command line,$(origin DEBS)),,deb)
+	packaging/make-repo $(if $(KEY),--key "$(KEY)") "$(REPOSITORY)" $(DEBS)
