@@ -51,7 +51,7 @@ class Booted:
         self.root = place / "root"
         self.name = f"tcpnewconn-{distribution}-{os.getpid()}-{next(_numbers)}"
         self._console = place / "console"
-        self._cgroup = _cgroup(self.name)
+        self._cgroup = cgroup_of_its_own(self.name)
         self._peer = subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL
         )
@@ -90,7 +90,7 @@ class Booted:
         self._peer.terminate()
         self._peer.wait(60)
         if self._cgroup:
-            _remove_cgroup(self._cgroup)
+            remove_cgroup(self._cgroup)
 
     def reboot(self) -> None:
         assert self._nspawn
@@ -249,7 +249,7 @@ class Booted:
 
 @contextlib.contextmanager
 def booted(distribution: str) -> Iterator[Booted]:
-    with _place() as place:
+    with place_of_its_own() as place:
         root_image.unpack(root_image.container_tar(distribution), place / "root")
         container = Booted(distribution, place)
         try:
@@ -260,7 +260,7 @@ def booted(distribution: str) -> Iterator[Booted]:
 
 
 @contextlib.contextmanager
-def _place() -> Iterator[Path]:
+def place_of_its_own() -> Iterator[Path]:
     """A folder for one container; it is locked while in use, so that a killed run's leftovers are known as such."""
     PLACES.mkdir(mode=0o700, exist_ok=True)
     _remove_leftovers()
@@ -287,7 +287,7 @@ def _remove(place: Path) -> None:
     subprocess.run(["rm", "--recursive", "--force", "--one-file-system", str(place)], check=True)
 
 
-def _cgroup(name: str) -> Path | None:
+def cgroup_of_its_own(name: str) -> Path | None:
     """A cgroup for one container, on a host without systemd. Containers that share one end each other's units."""
     if Path("/run/systemd/system").is_dir():
         return None
@@ -295,7 +295,7 @@ def _cgroup(name: str) -> Path | None:
     for left in tree.glob("tcpnewconn-*"):
         if not Path(f"/proc/{left.name.split('-')[2]}").exists():
             warnings.warn(f"removing {left}, left over by a test run that was killed", stacklevel=2)
-            _remove_cgroup(left)
+            remove_cgroup(left)
     cgroup = tree / name
     cgroup.mkdir()
     return cgroup
@@ -309,7 +309,7 @@ def _cgroups() -> Path:
     raise RuntimeError("no cgroup2 file system is mounted here: the containers' systemd needs one")
 
 
-def _remove_cgroup(cgroup: Path) -> None:
+def remove_cgroup(cgroup: Path) -> None:
     # Else it is in use, or another test worker has just removed it.
     with contextlib.suppress(OSError):
         for folder, _, _ in os.walk(cgroup, topdown=False):

@@ -43,8 +43,7 @@ HOOK = (
 
 
 def root_tar(distribution: str) -> Path:
-    packages = (*root_image.IN_EVERY_ROOT, *root_image.IN_A_CONTAINER, "python3-apt")
-    return root_image._root_tar(distribution, "fleet", packages, (HOOK, *root_image.HOOKS))
+    return root_image.container_tar_with(distribution, "fleet", ("python3-apt",), (HOOK,))
 
 
 class Host(Booted):
@@ -61,7 +60,7 @@ class Host(Booted):
         # A machine of this run, not one that an earlier run has left.
         self.machine_id = uuid.uuid4().hex
         self._console = place / f"console-{name}"
-        self._cgroup = booted._cgroup(self.name)
+        self._cgroup = booted.cgroup_of_its_own(self.name)
         self._peer = bridge
         self._nspawn = None
 
@@ -96,7 +95,7 @@ class Host(Booted):
                 self._nspawn.terminate()
                 self._nspawn.wait(60)
         if self._cgroup:
-            booted._remove_cgroup(self._cgroup)
+            booted.remove_cgroup(self._cgroup)
 
     def path(self, inside: str) -> Path:
         return Path(f"/proc/{self.leader}/root") / inside.lstrip("/")
@@ -195,7 +194,7 @@ def _write_inventory(place: Path, hosts: dict[str, Host], centre: Host) -> None:
 
 @contextmanager
 def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
-    with booted._place() as place, signer() as key, ExitStack() as stack:
+    with booted.place_of_its_own() as place, signer() as key, ExitStack() as stack:
         root_image.unpack(root_tar(distribution), place / "root")
         (place / "home").mkdir()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / "ssh"], check=True)

@@ -131,6 +131,11 @@ def unpack(tar: Path, root: Path) -> None:
     _run("tar", "-C", str(root), "-xf", str(tar))
 
 
+def container_tar_with(distribution: str, kind: str, packages: tuple[str, ...], hooks: tuple[str, ...]) -> Path:
+    """A container's root with more packages, for the tests of this kind; the hooks run while apt still has its sources."""
+    return _root_tar(distribution, kind, (*IN_EVERY_ROOT, *IN_A_CONTAINER, *packages), (*hooks, *HOOKS))
+
+
 def _root_tar(distribution: str, kind: str, packages: tuple[str, ...], hooks: tuple[str, ...]) -> Path:
     ingredients = "\n".join((distribution, *packages, *hooks, str(DISK_BYTES)))
     key = hashlib.sha256(ingredients.encode()).hexdigest()[:12]

@@ -2,15 +2,16 @@
 
 import itertools
 import json
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tcpnewconn
 from tests import booted_traffic, built
 from tests.booted_events import CONNECTION
 from tests.booted_package import HIGHER_VERSION
@@ -20,7 +21,7 @@ from tests.signed_repository import published
 
 pytestmark = pytest.mark.xdist_group("fleet")
 
-FIRST, HIGHER, BROKEN = "0.1.0-1", f"{HIGHER_VERSION}-1", f"{HIGHER_VERSION}-2"
+FIRST, HIGHER, BROKEN = f"{tcpnewconn.__version__}-1", f"{HIGHER_VERSION}-1", f"{HIGHER_VERSION}-2"
 PLAY = """\
 - hosts: tcpnewconn
   gather_facts: false
@@ -30,6 +31,7 @@ ROLLOUT = ANSIBLE / "playbooks/rollout.yml"
 # The uploader is not looked at: the test takes long enough.
 ONLY_THE_PACKAGE = "--tags=tcpnewconn_install"
 REMOTE = "/var/log/journal/remote"
+UPLOADER, RECEIVER = "systemd-journal-upload.service", "systemd-journal-remote.service"
 PORT = 19532
 DOWN = 60  # seconds that the centre is down
 
@@ -92,6 +94,16 @@ def written(host: Host) -> dict[str, str]:
     return {path: checksum for checksum, path in (line.split(maxsplit=1) for line in sums.splitlines())}
 
 
+def starts(host: Host) -> int:
+    """How often the service has been started since the host booted."""
+    return len(host.journal("--unit=tcpnewconn.service", "MESSAGE_ID=39f53479d3a045ac8e11786248231fbf"))
+
+
+def by_systemd(host: Host) -> str:
+    """What systemd says of the service, for a failure: who started it, and why."""
+    return host.run("journalctl", "--quiet", "--output=short-precise", "_PID=1", "UNIT=tcpnewconn.service")
+
+
 def main_pids(hosts: Fleet) -> dict[str, str]:
     return {host.hostname: host.property("tcpnewconn.service", "MainPID") for host in hosts.all}
 
@@ -124,8 +136,7 @@ def test_the_first_run_installs_all_and_the_second_changes_nothing(hosts: Fleet,
         assert host.property("tcpnewconn.service", "ActiveState") == "active"
         assert host.property("tcpnewconn.service", "UnitFileState") == "enabled"
         # Started once, with its settings in place.
-        starts = host.journal("--unit=tcpnewconn.service", "MESSAGE_ID=39f53479d3a045ac8e11786248231fbf")
-        assert len(starts) == 1, starts
+        assert starts(host) == 1, by_systemd(host)
     before = [written(host) for host in hosts.all]
     pids = main_pids(hosts)
 
@@ -172,28 +183,65 @@ def test_a_connection_between_two_hosts_is_in_both_journals_and_twice_at_the_cen
             assert told[name][field] == event[field]
 
 
+# --- 5, first half: the centre goes down ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Outage:
+    """The centre is down, and every host makes connections."""
+
+    since: float
+    traffic: list["subprocess.Popen[str]"]
+
+    def end_of_traffic(self) -> list[int]:
+        """How many connections each host has made."""
+        return [json.loads(program.communicate(timeout=120)[0])["made"] for program in self.traffic]
+
+
+@pytest.fixture(scope="module")
+def outage(hosts: Fleet) -> Iterator[Outage]:
+    """From here on the tests of settings run while it lasts, and cost no time of their own."""
+    source = Path(booted_traffic.__file__).read_text()
+    running: list[subprocess.Popen[str]] = []
+    try:
+        for host in hosts.all:
+            host.write("/opt/traffic.py", source)
+            running.append(host.start("/usr/bin/python3", "/opt/traffic.py", "7001", "20"))
+        for host in hosts.all:
+            host.wait_for(lambda host=host: traffic_of(host) > 0, "traffic")  # type: ignore[misc]
+        hosts.centre.run("systemctl", "stop", "nginx.service", "systemd-journal-remote.socket", RECEIVER)
+        yield Outage(time.monotonic(), running)
+    finally:
+        for program in running:
+            program.kill()
+            program.wait()
+
+
 # --- 4: wrong settings ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"Read": {"Intervall": "2s"}},
-        {"Report": {"Closed": "perhaps"}},
-        {"Reed": {"Interval": "2s"}},
-        "Interval=2s",
+        {"tcpnewconn_settings": {"Read": {"Intervall": "2s"}}},
+        {"tcpnewconn_settings": {"Report": {"Closed": "perhaps"}}},
+        {"tcpnewconn_settings": {"Reed": {"Interval": "2s"}}},
+        {"tcpnewconn_settings": "Interval=2s"},
+        {"tcpnewconn_state": "gone"},
+        {"tcpnewconn_repository_key": ""},
     ],
-    ids=["unknown setting", "wrong type", "unknown section", "text"],
+    ids=["unknown setting", "wrong type", "unknown section", "text", "unknown state", "repository without a key"],
 )
-def test_wrong_variables_are_refused_before_a_host_is_reached(hosts: Fleet, play: Path, wrong: Any) -> None:
+def test_wrong_variables_are_refused_before_a_host_is_reached(hosts: Fleet, play: Path, wrong: dict[str, Any]) -> None:
     # Nobody listens there: a task that wanted the host would say unreachable.
-    nowhere = given(tcpnewconn_settings=wrong, ansible_host=hosts.centre.address, ansible_port=1)
+    nowhere = given(**wrong, ansible_host=hosts.centre.address, ansible_port=1)
     refused = hosts.play(play, *nowhere, "--limit=host1", check=False)
     assert refused.status != 0
     assert refused.each("failed") == {"host1": 1}, refused.said
     assert refused.each("unreachable") == {"host1": 0}, refused.said
 
 
+@pytest.mark.usefixtures("outage")
 def test_settings_that_only_the_host_can_refuse_leave_what_runs(hosts: Fleet, play: Path) -> None:
     before = [written(host) for host in hosts.all]
     pids = main_pids(hosts)
@@ -205,6 +253,7 @@ def test_settings_that_only_the_host_can_refuse_leave_what_runs(hosts: Fleet, pl
     assert main_pids(hosts) == pids
 
 
+@pytest.mark.usefixtures("outage")
 def test_new_settings_reload_and_do_not_restart(hosts: Fleet, play: Path) -> None:
     host = hosts.hosts["host1"]
     pid = host.property("tcpnewconn.service", "MainPID")
@@ -218,39 +267,19 @@ def test_new_settings_reload_and_do_not_restart(hosts: Fleet, play: Path) -> Non
     hosts.play(play, *only)
 
 
-# --- 5: faults on the way to the centre ----------------------------------------------------------------------------------
+# --- 5, second half: an uploader is killed, the centre comes back ---------------------------------------------------------
 
 
-def test_every_event_arrives_though_the_centre_was_down_and_an_uploader_was_killed(hosts: Fleet) -> None:
-    centre = hosts.centre
-    source = Path(booted_traffic.__file__).read_text()
-    running: list[subprocess.Popen[str]] = []
-    for host in hosts.all:
-        host.write("/opt/traffic.py", source)
-        running.append(host.start("/usr/bin/python3", "/opt/traffic.py", "7001", "20"))
-    try:
-        time.sleep(2)
-        down = time.monotonic()
-        centre.run(
-            "systemctl", "stop", "nginx.service", "systemd-journal-remote.socket", "systemd-journal-remote.service"
-        )
-        time.sleep(DOWN / 2)
-        victim = hosts.hosts["host2"]
-        victim.run(
-            "systemctl", "kill", f"--signal={signal.SIGKILL.name}", "systemd-journal-upload.service", check=False
-        )
-        while time.monotonic() < down + DOWN:
-            time.sleep(0.5)
-        centre.run("systemctl", "start", "systemd-journal-remote.socket", "nginx.service")
-        # And while it is at it.
-        victim.wait_for(lambda: running_uploader(victim), "the uploader to run")
-        victim.run("systemctl", "kill", f"--signal={signal.SIGKILL.name}", "systemd-journal-upload.service")
-        made = [json.loads(program.communicate(timeout=60)[0])["made"] for program in running]
-    except BaseException:
-        for program in running:
-            program.kill()
-            program.wait()
-        raise
+def test_every_event_arrives_though_the_centre_was_down_and_an_uploader_was_killed(
+    hosts: Fleet, outage: Outage
+) -> None:
+    centre, victim = hosts.centre, hosts.hosts["host2"]
+    while time.monotonic() < outage.since + DOWN:
+        time.sleep(0.5)
+    centre.run("systemctl", "start", "systemd-journal-remote.socket", "nginx.service")
+    # While it catches up.
+    victim.wait_for(lambda: killed(victim, UPLOADER), "the uploader to be killed")
+    made = outage.end_of_traffic()
     assert min(made) > 10 * DOWN
 
     for host, count in zip(hosts.all, made, strict=True):
@@ -277,8 +306,9 @@ def test_every_event_arrives_though_the_centre_was_down_and_an_uploader_was_kill
     print(f"{len(there)} unique events, {entries} entries at the centre, all there {caught_up:.1f} s after the traffic")
 
 
-def running_uploader(host: Host) -> bool:
-    return host.property("systemd-journal-upload.service", "SubState") == "running"
+def killed(host: Host, unit: str) -> bool:
+    pid = host.property(unit, "MainPID")
+    return pid != "0" and host.status_of("kill", "-KILL", pid) == 0
 
 
 def traffic_of(host: Host) -> int:
@@ -330,6 +360,7 @@ def broken(deb: Path, folder: Path) -> Path:
 
 def test_an_upgrade_goes_from_host_to_host(hosts: Fleet) -> None:
     published(hosts.key, hosts.repository, built.deb_of_version(HIGHER_VERSION))
+    before = {host.hostname: starts(host) for host in hosts.all}
     upgraded = hosts.play(ROLLOUT, *given(tcpnewconn_version=HIGHER), ONLY_THE_PACKAGE)
     assert [version(host) for host in hosts.all] == [HIGHER] * 6
     batches = [part.split("]", 1)[0] for part in upgraded.said.split("TASK [tcpnewconn : Install the package")[1:]]
@@ -337,8 +368,7 @@ def test_an_upgrade_goes_from_host_to_host(hosts: Fleet) -> None:
     # What runs is what was installed, and a pin keeps it.
     for host in hosts.all:
         assert host.property("tcpnewconn.service", "ActiveState") == "active"
-        starts = host.journal("--unit=tcpnewconn.service", "MESSAGE_ID=39f53479d3a045ac8e11786248231fbf")
-        assert len(starts) == 2, "started by the first run, restarted by this one, never twice"
+        assert starts(host) == before[host.hostname] + 1, f"restarted, never twice\n{by_systemd(host)}"
 
 
 def test_a_version_that_does_not_start_stops_after_the_first_host(hosts: Fleet, tmp_path: Path) -> None:
@@ -352,8 +382,8 @@ def test_a_version_that_does_not_start_stops_after_the_first_host(hosts: Fleet, 
     assert {name: after[name] for name in HOSTS[1:]} == {name: pids[name] for name in HOSTS[1:]}
 
 
-def test_naming_the_version_before_goes_back(hosts: Fleet) -> None:
-    hosts.play(ROLLOUT, *given(tcpnewconn_version=FIRST), ONLY_THE_PACKAGE)
+def test_naming_the_version_before_goes_back(hosts: Fleet, play: Path) -> None:
+    hosts.play(play, *given(tcpnewconn_version=FIRST), ONLY_THE_PACKAGE)
     for host in hosts.all:
         assert version(host) == FIRST
         assert host.property("tcpnewconn.service", "ActiveState") == "active"
@@ -445,3 +475,28 @@ def test_a_file_is_installed_without_a_repository(hosts: Fleet, play: Path) -> N
     assert version(host) == FIRST
     assert host.property("tcpnewconn.service", "ActiveState") == "active"
     assert hosts.play(play, *of_a_file, "--limit=host6").each("changed") == {"host6": 0}
+
+
+def test_a_host_with_a_degraded_source_fails_unless_that_is_allowed(hosts: Fleet, play: Path) -> None:
+    host = hosts.hosts["host6"]
+    # As where the kernel has no inet_diag: neither systemd's socket nor one of its own.
+    host.write(
+        "/etc/systemd/system/tcpnewconn.service.d/test.conf",
+        "[Service]\nRestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX\n",
+    )
+    host.run("systemctl", "stop", "tcpnewconn.service")
+    host.run("systemctl", "mask", "--now", "tcpnewconn.socket")
+    host.run("systemctl", "start", "tcpnewconn.service")
+    only = ("--limit=host6", "--tags=tcpnewconn_verify")
+    refused = hosts.play(play, *only, check=False)
+    assert refused.each("failed") == {"host6": 1}, refused.said
+    assert "does not announce ended connections" in refused.said
+    assert hosts.play(play, *given(tcpnewconn_sources_required=False), *only).each("failed") == {"host6": 0}
+
+
+def test_a_host_whose_service_does_not_run_fails(hosts: Fleet, play: Path) -> None:
+    host = hosts.hosts["host6"]
+    host.run("systemctl", "stop", "tcpnewconn.service")
+    refused = hosts.play(play, "--limit=host6", "--tags=tcpnewconn_verify", check=False)
+    assert refused.each("failed") == {"host6": 1}, refused.said
+    assert "journalctl -u tcpnewconn says why" in refused.said

@@ -129,4 +129,14 @@ def test_what_is_missing_is_said_in_one_line(clone: Path) -> None:
     subprocess.run(dch, cwd=clone, env=SURROUNDINGS | {"DEBEMAIL": "maintainer@example.org"}, check=True)
     commit(clone)
 
+    assert refused() == f"ansible/galaxy.yml says {VERSION}; set version: 9.8.7 there"
+    collection = clone / "ansible" / "galaxy.yml"
+    collection.write_text(collection.read_text().replace(f"version: {VERSION}", "version: 9.8.7"))
+    commit(clone)
+
+    assert refused().startswith(f"ansible/CHANGELOG.md begins with {VERSION}")
+    its_changes = clone / "ansible" / "CHANGELOG.md"
+    its_changes.write_text(its_changes.read_text().replace(f"## {VERSION}", f"## 9.8.7\n\nNew.\n\n## {VERSION}", 1))
+    commit(clone)
+
     assert refused().startswith("debian/changelog says UNRELEASED")

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import tcpnewconn
 from tests import built, root_image
 from tests.booted_package import HIGHER_VERSION
 from tests.namespace import Namespace, namespace
 from tests.signed_repository import Signer, published, signer
 
-OLD, NEW = "0.1.0-1", f"{HIGHER_VERSION}-1"
+OLD, NEW = f"{tcpnewconn.__version__}-1", f"{HIGHER_VERSION}-1"
 SOURCES = """\
 Types: deb
 URIs: http://127.0.0.1:8080/

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
+import tcpnewconn
 from tcpnewconn.config import SETTINGS
 from tcpnewconn.entries import FIELDS
 from tests import built, role_variables
@@ -70,6 +71,25 @@ def test_every_setting_of_the_program_is_a_setting_of_the_role() -> None:
     assert named == {
         (setting.section, setting.name): (TYPES.get(setting.kind, "str"), setting.meaning) for setting in SETTINGS
     }
+
+
+def test_what_is_shown_sets_variables_that_there_are() -> None:
+    known = {name for role in ROLES for name in role_variables.options(role)}
+    for document in ("README.md", "ansible/README.md", "docs/fleet.md", "ansible/playbooks/rollout.yml"):
+        named = set(re.findall(r"(?m)\b(tcpnewconn_[a-z_]+)=", (built.TREE / document).read_text()))
+        assert named <= known, document
+
+
+def test_the_readme_shows_the_roll_out_in_ten_lines() -> None:
+    section = (built.TREE / "README.md").read_text().split("## Roll it out\n", 1)[1].split("\n## ", 1)[0]
+    assert len([line for line in section.splitlines() if line.startswith("    ")]) == 10
+
+
+def test_the_collection_has_the_version_of_the_program() -> None:
+    assert yaml.safe_load((ANSIBLE / "galaxy.yml").read_text())["version"] == tcpnewconn.__version__
+    newest = re.search(r"(?m)^## (\S+)", (ANSIBLE / "CHANGELOG.md").read_text())
+    assert newest is not None
+    assert newest[1] == tcpnewconn.__version__
 
 
 def test_the_mapping_for_other_collectors_names_every_field() -> None:
