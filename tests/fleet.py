@@ -182,7 +182,8 @@ def _write_inventory(place: Path, hosts: dict[str, Host], centre: Host) -> None:
     known = "".join(f"{host.address} {key}\n" for host in (*hosts.values(), centre))
     (place / "known_hosts").write_text(known)
     lines = ["[tcpnewconn]", *(f"{name} ansible_host={host.address}" for name, host in hosts.items())]
-    lines += ["[tcpnewconn_centre]", f"{CENTRE} ansible_host={centre.address}", "[all:vars]"]
+    lines += ["[tcpnewconn_centre]", f"{CENTRE} ansible_host={centre.address}"]
+    lines += ["[tcpnewconn_prometheus]", CENTRE, "[all:vars]"]
     lines += [
         "ansible_user=root",
         "ansible_python_interpreter=/usr/bin/python3",

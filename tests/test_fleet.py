@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import tcpnewconn
-from tests import booted_traffic, built
+from tests import booted_traffic, built, root_image
 from tests.booted_events import CONNECTION
 from tests.booted_package import HIGHER_VERSION
 from tests.certificates import Authority
@@ -50,6 +51,7 @@ def hosts() -> Iterator[Fleet]:
                 "tcpnewconn_repository_key": str(made.repository / "key.asc"),
                 "tcpnewconn_version": FIRST,
                 "tcpnewconn_settings": settings(),
+                "tcpnewconn_textfile": True,
                 "tcpnewconn_upload_url": f"https://{made.centre.address}:{PORT}",
                 "tcpnewconn_upload_ca": f"{ca}/ca.pem",
                 "tcpnewconn_upload_certificate": f"{ca}/{{{{ inventory_hostname }}}}.pem",
@@ -405,6 +407,52 @@ def test_a_program_that_an_earlier_run_left_behind_is_restarted_by_the_next(host
     assert version(host) == FIRST
 
 
+# --- Prometheus ----------------------------------------------------------------------------------------------------------
+
+
+def test_node_exporter_reads_the_figures(hosts: Fleet) -> None:
+    host = hosts.hosts["host1"]
+    host.run("systemctl", "start", "prometheus-node-exporter.service")
+    figures = host.run("curl", "--silent", "--retry", "30", "--retry-connrefused", "http://localhost:9100/metrics")
+    assert f'tcpnewconn_build_info{{version="{tcpnewconn.__version__}"}} 1' in figures
+    assert "node_textfile_scrape_error 0" in figures
+
+
+PROMETHEUS = """\
+[Service]
+ExecStart=/usr/local/bin/prometheus --config.file=/etc/prometheus/prometheus.yml --storage.tsdb.path=/run/prometheus
+ExecReload=kill -HUP $MAINPID
+"""
+
+
+def test_prometheus_gets_the_rules_and_is_seen_to_load_them(hosts: Fleet) -> None:
+    centre = hosts.centre
+    for program in ("prometheus", "promtool"):
+        shutil.copy(root_image.monitoring_programs() / program, centre.path("/usr/local/bin"))
+    centre.write("/etc/systemd/system/prometheus.service", PROMETHEUS)
+    config = "/etc/prometheus/prometheus.yml"
+    centre.write(config, "global: {}\n")
+    centre.run("systemctl", "start", "prometheus.service")
+    playbook = ANSIBLE / "playbooks/prometheus.yml"
+    assert hosts.play(playbook, "--check").each("failed") == {CENTRE: 0}
+    not_named = hosts.play(playbook, check=False)
+    assert not_named.each("failed") == {CENTRE: 1}, not_named.said
+
+    centre.write(config, 'rule_files: ["rules/tcpnewconn.*.yml"]\n')
+    centre.run("systemctl", "reload", "prometheus.service")
+    hosts.play(playbook)
+    assert hosts.play(playbook).each("changed") == {CENTRE: 0}
+
+    # What promtool refuses does not take the place of what is there.
+    rules = centre.path("/etc/prometheus/rules/tcpnewconn.rules.yml")
+    rules.write_text("groups: []\n")
+    promtool = centre.path("/usr/local/bin/promtool")
+    promtool.unlink()
+    promtool.symlink_to("/bin/false")
+    assert hosts.play(playbook, check=False).each("failed") == {CENTRE: 1}
+    assert rules.read_text() == "groups: []\n"
+
+
 # --- another engine ------------------------------------------------------------------------------------------------------
 
 
@@ -457,12 +505,14 @@ def test_a_host_is_left_as_it_was_found(hosts: Fleet, play: Path) -> None:
     hosts.play(play, *purge, only)
     assert hosts.play(play, *purge, only).each("changed") == {"host6": 0}
     for left in (
+        "/var/lib/prometheus/node-exporter/tcpnewconn.prom",
+        "/var/lib/tcpnewconn",
         "/etc/tcpnewconn.conf",
         "/etc/tcpnewconn.conf.d",
         "/var/lib/private/tcpnewconn",
         "/etc/tcpnewconn-upload",
     ):
-        assert host.status_of("test", "-e", left) != 0, left
+        assert host.status_of("find", left, "-maxdepth", "0") != 0, left
 
 
 def test_a_file_is_installed_without_a_repository(hosts: Fleet, play: Path) -> None:

@@ -14,7 +14,8 @@ from tcpnewconn.entries import FIELDS
 from tests import built, role_variables
 
 ANSIBLE = built.TREE / "ansible"
-ROLES = ("tcpnewconn", "tcpnewconn_centre")
+ROLES = ("tcpnewconn", "tcpnewconn_centre", "tcpnewconn_prometheus")
+RULES = sorted((built.TREE / "monitoring" / "prometheus").glob("*.yml"))
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # What a settings' kind is as an Ansible variable.
 TYPES = {"boolean": "bool", "rules": "list", "limit": "int"}
@@ -43,6 +44,14 @@ def test_the_collection_can_be_built(tmp_path: Path) -> None:
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as packed:
         names = packed.getnames()
+        packed_rules = {
+            name: packed.extractfile(f"roles/tcpnewconn_prometheus/files/{name}")
+            for name in (path.name for path in RULES)
+        }
+        # Contents, not links that lead out of the collection.
+        assert {name: file.read() for name, file in packed_rules.items() if file} == {
+            path.name: path.read_bytes() for path in RULES
+        }
     assert {"roles/tcpnewconn/tasks/main.yml", "playbooks/rollout.yml", "README.md"} <= set(names)
 
 
