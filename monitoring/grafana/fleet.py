@@ -171,7 +171,7 @@ def hosts() -> Panel:
     names |= {f"Value #{chr(ord('A') + number)}": name for number, (name, _, _) in enumerate(columns, 1)}
     link = {
         "title": "Show ${__value.text} below",
-        "url": "/d/${__dashboard.uid}?${datasource:queryparam}&${job:queryparam}&var-instance=${__value.raw}",
+        "url": "/d/${__dashboard.uid}?${__url_time_range}&${datasource:queryparam}&${job:queryparam}&var-instance=${__value.raw}",
     }
     return Panel(
         "table",
