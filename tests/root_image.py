@@ -90,17 +90,18 @@ def container_tar(distribution: str) -> Path:
 
 
 def monitoring_programs() -> Path:
-    """A folder with prometheus, promtool, prometheus-alertmanager and amtool."""
-    key = hashlib.sha256("\n".join(MONITORING).encode()).hexdigest()[:12]
+    """A folder with bin (prometheus, promtool, prometheus-alertmanager, amtool) and share (what Alertmanager looks for there)."""
+    key = hashlib.sha256("\n".join((*MONITORING, "bin", "share")).encode()).hexdigest()[:12]
 
-    def make(programs: Path) -> None:
-        packages = programs.with_name(f"{programs.name}.packages")
-        _run("rm", "-rf", str(packages))
-        _run("mmdebstrap", "--quiet", "--variant=extract", f"--include={','.join(MONITORING)}", "trixie", str(packages))
-        programs.mkdir()
+    def make(folder: Path) -> None:
+        packages = ("--variant=extract", f"--include={','.join(MONITORING)}", "trixie", str(folder / "packages"))
+        folder.mkdir(parents=True)
+        _run("mmdebstrap", "--quiet", *packages)
+        (folder / "packages" / "usr" / "share").rename(folder / "share")
+        (folder / "bin").mkdir()
         for program in ("prometheus", "promtool", "prometheus-alertmanager", "amtool"):
-            (packages / "usr" / "bin" / program).rename(programs / program)
-        _run("rm", "-rf", str(packages))
+            (folder / "packages" / "usr" / "bin" / program).rename(folder / "bin" / program)
+        _run("rm", "-rf", str(folder / "packages"))
 
     return _made_once(cache_directory() / f"monitoring-{key}", make)
 

@@ -32,7 +32,7 @@ def recorded() -> list[str]:
 
 
 def ran(program: str, *arguments: str | Path) -> str:
-    command = [root_image.monitoring_programs() / program, *arguments]
+    command = [root_image.monitoring_programs() / "bin" / program, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, done.stdout
     return done.stdout
