@@ -186,3 +186,5 @@ def monitored(folder: Path) -> Iterator[Chain]:
             yield chain
         finally:
             chain.stop()
+            # By itself it may take 20 s to stop.
+            container.run("systemctl", "kill", "--signal=KILL", "prometheus-node-exporter.service", check=False)
