@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, cost, curves, journald, load, peers, reads, rest
+from bench import apart, cost, curves, journald, load, metrics, peers, reads, rest
 from bench.figures import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "announced": cost.announced,
     "ended": cost.ended,
     "rest": rest.at_rest,
+    "metrics": metrics.written,
     "sustained": load.sustained,
     "journald": journald.logged,
     "load": load.from_another_host,

@@ -37,6 +37,7 @@ class Service:
                 [
                     *(*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval),
                     *("--config", str(folder / "conf"), "--state", str(folder / "snapshot")),
+                    *("--metrics", str(folder / "metrics")),
                 ],
                 cwd=_TREE,
                 env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},

@@ -9,9 +9,10 @@ execute_before_dh_installman:
 	$(MAKE) man
 
 # The socket holds what happens while the service is down, and comes and goes with the service (Wants=, StopWhenUnneeded=).
-# Were it named in the maintainer scripts, an upgrade would restart it and so empty it.
+# Were it named in the maintainer scripts, an upgrade would restart it and so empty it. The figures by HTTP are off until asked for.
 override_dh_installsystemd:
 	dh_installsystemd --exclude=tcpnewconn.socket
+	dh_installsystemd --name=tcpnewconn-metrics --no-enable --no-start --no-stop-on-upgrade
 
 # debhelper does this by itself from compatibility level 14 on. The user must be there before its files are made.
 execute_before_dh_installtmpfiles:

@@ -18,6 +18,8 @@ EXIT_DEGRADED = 1
 # As sysexits.h and systemd know it: the unit is not started again then.
 EXIT_CONFIG = 78
 
+COMMANDS = ("run", "check-config", "status", "metrics-http")
+
 _EPILOG = """\
 examples:
   tcpnewconn                                what is connected now, then each new connection as it comes
@@ -44,9 +46,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument(
-        "command", nargs="?", choices=("run", "check-config", "status"), default="run", help="default: run"
-    )
+    top.add_argument("command", nargs="?", choices=COMMANDS, default="run", help="default: run")
     top.add_argument("--once", action="store_true", help="read once, report, exit")
     top.add_argument("--interval", metavar="SPAN", type=_interval, help="time between two reads, such as 10s or 500ms")
     top.add_argument(
@@ -85,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parsed(arguments)
         if options.command == "status":
             return _status(options)
+        if options.command == "metrics-http":
+            return _metrics_http(options)
         settings = _settings(options)
         if options.command == "check-config":
             return 0
@@ -137,6 +139,18 @@ def _status(options: argparse.Namespace) -> int:
     text, well = status.told(options.metrics or metrics.PATH, options.json)
     print(text, flush=True)
     return 0 if well else EXIT_DEGRADED
+
+
+def _metrics_http(options: argparse.Namespace) -> int:
+    from tcpnewconn import exporter, metrics
+
+    try:
+        listening = exporter.passed_socket()
+    except exporter.NoSocket as error:
+        _complain(str(error))
+        return EXIT_CANNOT_RUN
+    exporter.Exporter(listening, options.metrics or metrics.PATH).run()
+    return 0
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:

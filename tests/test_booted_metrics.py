@@ -16,6 +16,8 @@ SERVICE = "tcpnewconn.service"
 FILE = "/run/tcpnewconn/tcpnewconn.prom"
 FOLDER = "/var/lib/prometheus/node-exporter"
 LINK = f"{FOLDER}/tcpnewconn.prom"
+HTTP_UNITS = ("tcpnewconn-metrics.socket", "tcpnewconn-metrics.service")
+ADDRESS = "http://127.0.0.1:19117/metrics"
 LAST_READ = "tcpnewconn_last_read_timestamp_seconds"
 HOLD = """
 import socket, time
@@ -136,10 +138,85 @@ def test_with_its_folder_gone_the_service_goes_on_and_the_next_start_makes_it_an
     assert len(told()) == 1
 
 
+# --- by HTTP ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_being_asked_for_there_is_no_http(container: Booted) -> None:
+    for unit in HTTP_UNITS:
+        assert container.property(unit, "ActiveState") == "inactive"
+    assert container.property(HTTP_UNITS[0], "UnitFileState") == "disabled"
+    assert container.status_of("curl", "--silent", ADDRESS) == 7, "refused"
+    assert container.run("systemd-analyze", "verify", *HTTP_UNITS) == ""
+    judged = container.run("systemd-analyze", "security", "--no-pager", HTTP_UNITS[1])
+    exposure = re.search(r"Overall exposure level for \S+: ([\d.]+)", judged)
+    assert exposure is not None
+    assert float(exposure[1]) <= 0.7, judged
+
+
+def test_asked_for_it_answers_on_this_host_alone(container: Booted) -> None:
+    container.run("systemctl", "enable", "--now", "--quiet", "tcpnewconn-metrics.socket")
+    assert container.property(HTTP_UNITS[1], "ActiveState") == "inactive"
+    text = container.run("curl", "--silent", "--show-error", "--fail", "--include", ADDRESS).replace("\r\n", "\n")
+    head, _, body = text.partition("\n\n")
+    assert "\nContent-Type: text/plain; version=0.0.4; charset=utf-8\n" in head
+    exposition.check(body)
+    assert set(exposition.series(body)) == set(exposition.series(content(container)))
+    assert container.run("ss", "-Hltn", "sport = :19117").split()[3] == "127.0.0.1:19117"
+    pid = container.property(HTTP_UNITS[1], "MainPID")
+    uid = re.search(r"(?m)^Uid:\t(\d+)", container.run("cat", f"/proc/{pid}/status"))
+    assert uid is not None
+    assert int(uid[1]) > 60000, "a dynamic user"
+
+
+def test_prometheus_scrapes_it(container: Booted, tmp_path: Path) -> None:
+    (tmp_path / "prometheus.yml").write_text(
+        f"""
+global: {{scrape_interval: 1s}}
+scrape_configs:
+  - job_name: tcpnewconn
+    static_configs: [{{targets: ['{ADDRESS.split("/")[2]}']}}]
+"""
+    )
+    prometheus = subprocess.Popen(
+        [
+            *("nsenter", f"--target={container.leader}", "--net", "--", "setpriv", "--pdeathsig", "TERM", "prometheus"),
+            *(f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/data"),
+            *("--web.listen-address=127.0.0.1:19090", "--log.level=error"),
+        ],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        query = "http://127.0.0.1:19090/api/v1/query?query=count({__name__=~%22tcpnewconn_.*%22})%20and%20on()%20up==1"
+
+        def series() -> int:
+            answer = container.run("curl", "--silent", "--globoff", query, check=False)
+            value = re.search(r'"value":\[[\d.]+,"(\d+)"\]', answer)
+            return int(value[1]) if value else 0
+
+        found = container.wait_for(series, "Prometheus to have scraped")
+        assert found == len(exposition.series(content(container)))
+    finally:
+        prometheus.terminate()
+        prometheus.wait(60)
+
+
+def test_when_nobody_asks_it_ends_and_says_nothing(container: Booted) -> None:
+    container.wait_for(lambda: container.property(HTTP_UNITS[1], "ActiveState") == "inactive", "it to end by itself")
+    assert container.property(HTTP_UNITS[1], "Result") == "success"
+    assert container.property(HTTP_UNITS[0], "ActiveState") == "active"
+    assert container.journal(f"_SYSTEMD_UNIT={HTTP_UNITS[1]}") == []
+    container.run("curl", "--silent", "--show-error", "--fail", "--head", ADDRESS)
+
+
+# --- its end ---------------------------------------------------------------------------------------------------------
+
+
 def test_removed_it_takes_the_link_with_it(container: Booted) -> None:
     container.run("apt-get", "remove", "--yes", "--quiet=2", "tcpnewconn")
     assert container.run("ls", "-A", FOLDER) == ""
     assert scraped(container) == {}
+    for unit in HTTP_UNITS:
+        assert container.property(unit, "ActiveState") == "inactive"
 
 
 def test_what_is_no_link_to_it_stays(container: Booted) -> None:
@@ -148,6 +225,7 @@ def test_what_is_no_link_to_it_stays(container: Booted) -> None:
     container.run("apt-get", "purge", "--yes", "--quiet=2", "tcpnewconn")
     assert scraped(container) == {"tcpnewconn_mine": 1}
     container.run("rm", LINK)
+    assert container.run("find", "/etc/systemd", "/run/systemd", "-name", "*tcpnewconn*") == ""
 
 
 # --- from a version that had a dynamic user --------------------------------------------------------------------------

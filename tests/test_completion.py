@@ -53,6 +53,7 @@ def test_every_option_and_command_is_offered() -> None:
 def test_after_a_command_only_what_it_heeds() -> None:
     assert offered("tcpnewconn check-config ") == {"--config", "--help"}
     assert offered("tcpnewconn status ") == {"--metrics", "--json", "--help"}
+    assert offered("tcpnewconn metrics-http ") == {"--metrics", "--help"}
 
 
 def test_a_beginning_narrows_it() -> None:

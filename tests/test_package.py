@@ -119,7 +119,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/bin/tcpnewconn
         |/usr/lib/python3/dist-packages/tcpnewconn(-{re.escape(version)}\.dist-info)?/.*
         |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
-        |/usr/lib/systemd/(system/tcpnewconn\.(service|socket)|catalog/tcpnewconn\.catalog)
+        |/usr/lib/systemd/(system/tcpnewconn(-metrics)?\.(service|socket)|catalog/tcpnewconn\.catalog)
         |/usr/share/bash-completion/completions/tcpnewconn
         |/usr/share/doc/tcpnewconn/(changelog\.gz|changelog\.Debian\.gz|copyright)
         |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.\w+)?\.yml|grafana/tcpnewconn\.json)
