@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 
@@ -20,14 +21,15 @@ _LOOPBACK6 = b"\0" * 15 + b"\1"
 
 
 class Addresses:
-    """The local addresses as of the last `refresh`, packed. Before one, only those that are always local are known."""
+    """The local addresses as of the last `refresh`, packed. Without one, only those that are always local are known."""
 
     def __init__(self) -> None:
         self._local: frozenset[bytes] = frozenset()
 
     def refresh(self) -> None:
-        """Ask the kernel anew, by way of rtnetlink; needs no capability. Raises OSError."""
-        self._local = frozenset(_assigned())
+        """Ask the kernel anew, by way of rtnetlink; needs no capability. Where it does not answer, what was known stays."""
+        with contextlib.suppress(OSError):
+            self._local = frozenset(_assigned())
 
     def internal(self, pair: Pair) -> bool:
         """Whether both ends of a local socket's pair are on this host."""

@@ -74,3 +74,15 @@ def test_it_has_no_capability_and_gets_none(probed: dict[str, Any]) -> None:
     assert probed["no_new_privileges"] == "1"
     assert 0 < probed["user"] < 1000, "a system user"
     assert [attempt for attempt, outcome in probed["attempts"].items() if outcome == "done"] == []
+
+
+def test_where_netlink_is_forbidden_it_reads_and_says_what_is_missing(container: Booted) -> None:
+    only_unix = ("RestrictAddressFamilies=AF_UNIX",)
+    container.start_unit("reader.service", "/usr/bin/tcpnewconn", "--output=text", properties=only_unix)
+    said = ("does not announce ended connections", "New listener: 0.0.0.0:80")
+    container.wait_for(
+        lambda: all(part in container.run("journalctl", "--quiet", "--unit=reader.service") for part in said),
+        "it to say what is missing, and what it reads",
+    )
+    assert container.property("reader.service", "ActiveState") == "active"
+    container.run("systemctl", "stop", "reader.service")
