@@ -40,7 +40,7 @@ def fleet() -> list[Panel]:
         stat(
             "Lost in an hour",
             "locale",
-            "What could not be seen or told in the last hour. 0 is right; the journals of the hosts have the reasons.",
+            "What could not be seen in the last hour, estimated by increase(): journals have the exact numbers. 0 is right.",
             Query(f"sum(instance:tcpnewconn_lost:increase1h{{{FLEET}}})"),
             steps((1, YELLOW), (1000, RED)),
             decimals=0,

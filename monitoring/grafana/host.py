@@ -34,7 +34,7 @@ def host() -> list[Panel]:
         stat(
             "Lost in an hour",
             "locale",
-            "What could not be seen or told in the last hour. 0 is right; the journal of the host has the reason.",
+            "What could not be seen in the last hour, estimated by increase(): the journal has the exact number. 0 is right.",
             Query(f"instance:tcpnewconn_lost:increase1h{{{HOST}}}"),
             steps((1, YELLOW), (1000, RED)),
             decimals=0,
