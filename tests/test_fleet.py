@@ -129,7 +129,8 @@ def ids(host: Host, *where: str) -> set[tuple[str, str]]:
 
 def test_check_mode_works_on_fresh_hosts_and_touches_nothing(hosts: Fleet, play: Path) -> None:
     before = [written(host) for host in hosts.all]
-    checked = hosts.play(play, "--check", "--diff")
+    checked = hosts.play(play, "--check", "--diff", "--limit=host1,host2")
+    assert set(checked.recap) == {"host1", "host2"}
     assert min(checked.each("changed").values()) > 0
     assert "+URIs: " + REPOSITORY_URL in checked.said
     assert "Interval=2s" in checked.said
@@ -418,15 +419,13 @@ def test_a_program_that_an_earlier_run_left_behind_is_restarted_by_the_next(host
     assert host.property("tcpnewconn.service", "MainPID") == pid, "the old program goes on with its old settings"
     hosts.play(play, *given(tcpnewconn_version=HIGHER), *only)
     assert host.property("tcpnewconn.service", "MainPID") != pid
-    hosts.play(play, *only)
-    assert version(host) == FIRST
 
 
 # --- Prometheus ----------------------------------------------------------------------------------------------------------
 
 
 def test_node_exporter_reads_the_figures(hosts: Fleet) -> None:
-    host = hosts.hosts["host1"]
+    host = hosts.hosts["host2"]
     host.run("systemctl", "start", "prometheus-node-exporter.service")
     figures = host.run("curl", "--silent", "--retry", "30", "--retry-connrefused", "http://localhost:9100/metrics")
     assert f'tcpnewconn_build_info{{version="{tcpnewconn.__version__}"}} 1' in figures
