@@ -442,7 +442,7 @@ ExecReload=kill -HUP $MAINPID
 def test_prometheus_gets_the_rules_and_is_seen_to_load_them(hosts: Fleet) -> None:
     centre = hosts.centre
     for program in ("prometheus", "promtool"):
-        shutil.copy(root_image.monitoring_programs() / program, centre.path("/usr/local/bin"))
+        shutil.copy(root_image.monitoring_programs() / "bin" / program, centre.path("/usr/local/bin"))
     centre.write("/etc/systemd/system/prometheus.service", PROMETHEUS)
     config = "/etc/prometheus/prometheus.yml"
     centre.write(config, "global: {}\n")
