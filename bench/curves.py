@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -85,6 +86,9 @@ def by_rate(small: bool) -> tuple[list[list[str]], list[Curve]]:
             curves.append(Curve(name, shares))
             if lost:
                 rows[-1][0] += f", {lost:,} ends lost"
+        if shutil.which("nft") is None or shutil.which(CONNTRACK[0]) is None:
+            rows.append(["conntrack -E", *("not installed" for _ in rates)])
+            return rows, curves
         # Not ss -E, which gives up at the first announcement that finds no room in its buffer.
         subprocess.run(["nft", TRACK], check=True)
         shares = []
