@@ -53,7 +53,7 @@ def test_a_step_of_the_clock_stops_no_read_and_reports_nothing_twice(told: dict[
 
 def test_after_a_reboot_it_runs_and_the_old_snapshot_is_not_believed(told: dict[str, Any]) -> None:
     assert told["installed after reboot"] == {"service": "active", "socket": "active"}
-    assert len(told["connections after reboot"]) == 1
+    assert len(told["connections after reboot"]) == 1, told["connections after reboot"]
     assert told["warnings after reboot"] == []
     old, new = told["snapshot"], told["snapshot after reboot"]
     assert old["boot_id"].replace("-", "") in old["text"].replace("-", "")
