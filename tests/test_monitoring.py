@@ -1,6 +1,7 @@
 """The chain from tcpnewconn to a webhook: connections are a rate; each fault fires the alerts meant, no other, until mended."""
 
 import json
+import math
 import os
 import re
 import time
@@ -10,10 +11,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from monitoring.grafana.asking import expressions
 from tests.booted import CONTAINER_ADDRESS, Booted
 from tests.booted_events import traffic
 from tests.booted_package import drop_in, main_pid
-from tests.monitoring_chain import INTERVAL, LINK, MONITORING, SPEED, Chain, monitored
+from tests.monitoring_chain import INSTANCE, INTERVAL, LINK, MONITORING, SPEED, Chain, monitored
 
 pytestmark = pytest.mark.xdist_group("monitoring")
 
@@ -36,6 +38,7 @@ time.sleep(9999)
 """
 RULES = MONITORING / "prometheus" / "tcpnewconn.rules.yml"
 SERVICE = "tcpnewconn.service"
+DASHBOARD = json.loads((MONITORING / "grafana" / "tcpnewconn.json").read_text())
 WRONG = "/etc/tcpnewconn.conf.d/wrong.conf"
 
 
@@ -94,6 +97,35 @@ def test_every_recording_rule_has_data(chain: Chain) -> None:
         return [name for name in rules if not chain.query(name)]
 
     chain.wait_for(lambda: not empty(), "every recording rule to have data")
+
+
+def test_every_expression_of_the_dashboard_has_data(chain: Chain) -> None:
+    chosen = {"job": "node", "instance": INSTANCE}
+    missing = {each.expr: each.title for each in expressions(DASHBOARD, chosen)}
+    assert len(missing) > 40
+
+    def all_were_seen() -> bool:
+        for expr in list(missing):
+            if any(math.isfinite(value) for value in chain.values(expr)):
+                del missing[expr]
+        return not missing
+
+    # Its mark is there for a while only.
+    chain.container.run("systemctl", "restart", SERVICE)
+    try:
+        chain.wait_for(all_were_seen, "every expression of the dashboard to have data", within=300)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\nno data: {missing}") from None
+
+
+@pytest.mark.parametrize(("name", "value"), [("job", "node"), ("instance", INSTANCE)])
+def test_a_variable_of_the_dashboard_offers_the_host(chain: Chain, name: str, value: str) -> None:
+    (variable,) = (each for each in DASHBOARD["templating"]["list"] if each["name"] == name)
+    asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+    assert asked is not None
+
+    series = chain.query(asked[1].replace("$job", ".*"))
+    assert {each["metric"][asked[2]] for each in series} == {value}
 
 
 # --- faults: made on entering, mended on leaving -----------------------------------------------------------------------
