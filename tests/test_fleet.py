@@ -543,7 +543,8 @@ def test_a_file_is_installed_without_a_repository(hosts: Fleet, play: Path) -> N
 
 def test_a_host_with_a_degraded_source_fails_unless_that_is_allowed(hosts: Fleet, play: Path) -> None:
     host = hosts.hosts["host6"]
-    host.run("systemctl", "stop", "tcpnewconn.service")
+    # The socket by name too, or nobody waits for its stop.
+    host.run("systemctl", "stop", "tcpnewconn.service", "tcpnewconn.socket")
     # A socket that announces other things, so that nobody announces ended connections.
     other = "[Socket]\nListenNetlink=\nListenNetlink=route 0\n"
     host.write("/etc/systemd/system/tcpnewconn.socket.d/test.conf", other)
