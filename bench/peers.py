@@ -221,6 +221,8 @@ def compared(small: bool) -> Group:
 
 
 def _inside(name: str, seconds: int) -> list[str]:
+    # A shell's background job ignores it, and what it starts would too: pollers end by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with Client() as client:
         if name == _OURS:
             return _ours(client, seconds)

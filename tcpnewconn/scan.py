@@ -51,8 +51,9 @@ class Scans:
         if len(ports) <= self.ports:
             return None
         if now < source.told + self.within:
-            # Told of already: what is remembered of it stays as small as what tells it.
-            ports.popitem(last=False)
+            # Told of already: what is remembered of it stays as small as what will tell it again.
+            while len(ports) > self.ports + 1:
+                ports.popitem(last=False)
             return None
         source.told = now
         return PortScan(address, connection.destination.address, tuple(sorted(ports)))

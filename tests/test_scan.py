@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tcpnewconn import scan
@@ -77,6 +77,7 @@ def test_a_scan_from_many_addresses_is_bounded_and_counted(monkeypatch: pytest.M
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.floats(0, 30)), max_size=200), st.integers(1, 4))
+@example([(2, 1, 0.0), (2, 2, 0.0), (2, 1, 1.0), (2, 2, 29.0), (2, 2, 30.0)], 1)
 def test_as_defined(visits: list[tuple[int, int, float]], ports: int) -> None:
     """More than so many ports within a minute, not told within a minute: the same as from the whole history."""
     scans = Scans(ports, 60.0)
