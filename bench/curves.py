@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.client import Client
@@ -16,7 +17,7 @@ from bench.plot import Curve, Panel, svg
 from bench.reads import CAT, SS, psutil_reading, quiet_read, read_once
 from bench.service import Service
 from bench.table import Table
-from bench.timing import cpu_of, in_turns, median, of_command
+from bench.timing import Cost, cpu_of, in_turns, median, of_command
 
 _PICTURE = Path(__file__).resolve().parent.parent / "docs/figures.svg"
 _NETSTAT = ("netstat", "-tan")
@@ -26,25 +27,27 @@ def by_rows(small: bool) -> tuple[list[list[str]], list[Curve]]:
     """CPU time of one look at the whole table."""
     sizes, rounds = ((200, 1000), 2) if small else ((1000, 10_000, 100_000, 400_000), 5)
     table, psutil = Table(), psutil_reading()
-    names = ("tcpnewconn", "cat", "ss -tan", "netstat -tan", "psutil")
-    points: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    looks: dict[str, Callable[[], Cost]] = {
+        "tcpnewconn": lambda: quiet_read(reader),
+        "cat": lambda: of_command(CAT),
+        "ss -tan": lambda: of_command(SS),
+        "netstat -tan": lambda: of_command(_NETSTAT),
+        "psutil": psutil,
+    }
+    names = [name for name in looks if name != "netstat -tan" or shutil.which(_NETSTAT[0])]
+    points: dict[str, list[tuple[float, float]]] = {name: [] for name in looks}
     for size in sizes:
         # Each of its connections has two rows.
         table.grow(size)
         reader = read_once()
-        costs = in_turns(
-            rounds if size < 400_000 else 2,
-            lambda reader=reader: quiet_read(reader),  # type: ignore[misc]
-            lambda: of_command(CAT),
-            lambda: of_command(SS),
-            lambda: of_command(_NETSTAT),
-            psutil,
-        )
+        costs = in_turns(rounds if size < 400_000 else 2, *(looks[name] for name in names))
         for name, each in zip(names, costs, strict=True):
             points[name].append((size, median(each).cpu * 1e3))
     table.close()
     rows = [["CPU time of one look, by rows", *(f"{size:,}" for size in sizes)]]
-    rows += [[name, *(f"{cost:.1f} ms" for _, cost in points[name])] for name in names]
+    rows += [
+        [name, *([f"{cost:.1f} ms" for _, cost in points[name]] or ["not installed" for _ in sizes])] for name in looks
+    ]
     return rows, [Curve(name, points[name]) for name in names]
 
 
