@@ -100,7 +100,7 @@ class Observer:
         self._restored = True
         self._unbroken = kept.buffer == self._buffer != 0
         self.tracker.serial = kept.serial
-        self.tracker.restore(kept.sockets)
+        self.tracker.restore(kept.sockets, self._unbroken)
         for pair, numbers in kept.owed.items():
             for number in numbers:
                 self.tracker.restore_owed(pair, number, now)

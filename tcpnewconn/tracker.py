@@ -168,9 +168,13 @@ class Tracker:
 
     # --- building it again -------------------------------------------------------------------------------------------
 
-    def restore(self, sockets: Sockets) -> None:
-        """The sockets of connections that were reported before a restart."""
+    def restore(self, sockets: Sockets, unbroken: bool = False) -> None:
+        """The sockets of connections that were reported before a restart.
+
+        `unbroken` where every announcement since has been waiting: then the first read is like any later one.
+        """
         self.sockets = sockets
+        self._first = not unbroken
         for pair, socket in sockets.items():
             self._count(socket, 1)
             if not socket.cookie and self.announced:

@@ -137,6 +137,32 @@ def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Boot
     assert before.repeated() == []
 
 
+HALF_CLOSED = """
+import socket, time
+listener = socket.create_server(("127.0.0.1", 9001))
+client = socket.create_connection(("127.0.0.1", 9001))
+listener.accept()[0].close()
+time.sleep(600)
+"""
+
+
+def test_what_its_server_has_closed_and_its_client_not_is_not_reported_again(container: Booted) -> None:
+    # What is left of the server's socket stays in FIN_WAIT2 for a minute, after it was announced.
+    container.start_unit("half.service", "/usr/bin/python3", "-c", HALF_CLOSED)
+    matches = ("DESTINATION_PORT=9001",)
+    container.wait_for(lambda: booted_events.events(container, booted_events.CONNECTION, *matches), "it to be reported")
+    before = main_pid(container)
+    restart(container)
+    wait_for_another_process(container, before)
+    # One more connection, so that what was to be told by then has been told.
+    with traffic(container, 20) as after:
+        after.wait_for_some(container)
+    wait_for_all(container, after)
+    assert container.run("ss", "-Htan", "state", "fin-wait-2", "sport", "=", ":9001"), "the row should still be there"
+    assert len(booted_events.events(container, booted_events.CONNECTION, *matches)) == 1
+    container.run("systemctl", "stop", "half.service")
+
+
 CONNECT_AND_CLOSE = """
 import socket, sys
 for port in range(20001, 20001 + int(sys.argv[2])):
