@@ -76,7 +76,6 @@ class Observer:
         self._reads = 0
         self._restored = False
         self._buffer = buffer
-        self._unbroken = False
         self._read: Read | None = None
         self._listeners_asked = float("-inf")
         self._malformed = 0
@@ -98,9 +97,8 @@ class Observer:
     def restore(self, kept: Kept, now: float) -> None:
         """Continue where a snapshot ends."""
         self._restored = True
-        self._unbroken = kept.buffer == self._buffer != 0
         self.tracker.serial = kept.serial
-        self.tracker.restore(kept.sockets, self._unbroken)
+        self.tracker.restore(kept.sockets, unbroken=kept.buffer == self._buffer != 0)
         for pair, numbers in kept.owed.items():
             for number in numbers:
                 self.tracker.restore_owed(pair, number, now)
@@ -116,9 +114,7 @@ class Observer:
     def read(self, now: float) -> Iterator[Event]:
         """Read the tables; what is new in them. To be gone through to its end. Raises OSError where /proc cannot be read."""
         tracker = self.tracker
-        # Where no announcement was missed before the first read either, no row in TIME_WAIT is news.
-        first = self._reads == 0 and not self._unbroken
-        time_wait = not tracker.announced or tracker.remember_closed or first
+        time_wait = not tracker.announced or tracker.remember_closed or tracker.first
         read = self._proc.read(time_wait)
         if self._host.live:
             self._addresses.refresh()

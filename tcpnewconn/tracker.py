@@ -149,7 +149,8 @@ class Tracker:
         self._wiped: list[tuple[float, End]] = []
         self._lost = 0
         self._lost_since = 0.0
-        self._first = True
+        # Whether rows in TIME_WAIT can be news, though announcements arrive: some can have been missed before.
+        self.first = True
         self._first_read = 0.0
         self._caught_up = 0.0
         # Pairs in TIME_WAIT at the first read: were they announced before we listened, or will they be? By the number and
@@ -174,7 +175,7 @@ class Tracker:
         `unbroken` where every announcement since has been waiting: then the first read is like any later one.
         """
         self.sockets = sockets
-        self._first = not unbroken
+        self.first = not unbroken
         for pair, socket in sockets.items():
             self._count(socket, 1)
             if not socket.cookie and self.announced:
@@ -192,8 +193,8 @@ class Tracker:
 
     def read_done(self, now: float) -> None:
         """The first read is over: from now on rows in TIME_WAIT were announced."""
-        if self._first:
-            self._first, self._first_read = False, now
+        if self.first:
+            self.first, self._first_read = False, now
         if not self.remember_closed:
             self.closed.clear()
 
@@ -243,7 +244,7 @@ class Tracker:
 
     def _appeared(self, row: Row, identity: Identity | None, seen: str, now: float) -> New | None:
         announced = self.announced and _in_time_wait(row.inode, row.state)
-        if announced and (not self._first or row.pair in self.closed):
+        if announced and (not self.first or row.pair in self.closed):
             return None
         if identity is None:
             identity = self._identity(row)
@@ -360,7 +361,7 @@ class Tracker:
 
     def _close(self, pair: Pair, now: float) -> None:
         """Remember a connection that ended, where a row of it in TIME_WAIT could be taken for a new one."""
-        if self._first or self.remember_closed:
+        if self.first or self.remember_closed:
             self.closed[pair] = now + _TIME_WAIT_LASTS
             self._changes.close(pair)
 
