@@ -16,6 +16,14 @@ import sys
 import threading
 import time
 
+# A program that keeps one connection open, within the host that it runs on.
+HOLD = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 9000))
+client = socket.create_connection(("127.0.0.1", 9000))
+time.sleep(9999)
+"""
+
 FIRST = 127 << 24 | 64 << 16
 SERVER_FIRST, CLIENT_FIRST = b"s", b"c"
 

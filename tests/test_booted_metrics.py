@@ -11,6 +11,7 @@ import pytest
 from tests import booted_events, built, exposition
 from tests.booted import Booted, booted
 from tests.booted_package import add_repository, install, is_active, on_each_distribution
+from tests.booted_traffic import HOLD
 
 SERVICE = "tcpnewconn.service"
 FILE = "/run/tcpnewconn/tcpnewconn.prom"
@@ -19,12 +20,6 @@ LINK = f"{FOLDER}/tcpnewconn.prom"
 HTTP_UNITS = ("tcpnewconn-metrics.socket", "tcpnewconn-metrics.service")
 ADDRESS = "http://127.0.0.1:19117/metrics"
 LAST_READ = "tcpnewconn_last_read_timestamp_seconds"
-HOLD = """
-import socket, time
-server = socket.create_server(("127.0.0.1", 9000))
-client = socket.create_connection(("127.0.0.1", 9000))
-time.sleep(9999)
-"""
 
 
 @pytest.fixture(scope="module", params=on_each_distribution("metrics"))

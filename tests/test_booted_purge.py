@@ -8,6 +8,7 @@ import pytest
 from tests import booted_events, built
 from tests.booted import Booted, booted
 from tests.booted_package import add_repository, install, is_active, on_each_distribution
+from tests.booted_traffic import HOLD
 
 # What apt, dpkg, systemd and the journal write for themselves, whatever is installed.
 NOT_THE_PACKAGES = re.compile(
@@ -15,12 +16,6 @@ NOT_THE_PACKAGES = re.compile(
 )
 STATE = "/var/lib/tcpnewconn/snapshot"
 CONFIGURATION = "/etc/tcpnewconn.conf"
-HOLD = """
-import socket, time
-server = socket.create_server(("127.0.0.1", 9000))
-client = socket.create_connection(("127.0.0.1", 9000))
-time.sleep(9999)
-"""
 
 
 @pytest.fixture(scope="module", params=on_each_distribution("purge"))

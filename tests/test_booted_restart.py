@@ -20,13 +20,8 @@ from tests.booted_package import (
     main_pid,
     on_each_distribution,
 )
+from tests.booted_traffic import HOLD
 
-HOLD = """
-import socket, time
-server = socket.create_server(("127.0.0.1", 9000))
-client = socket.create_connection(("127.0.0.1", 9000))
-time.sleep(9999)
-"""
 TIMES = 50
 SEED = 20210809
 

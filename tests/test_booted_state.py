@@ -8,15 +8,10 @@ from tests import booted_events
 from tests.booted import Booted
 from tests.booted_events import traffic, wait_for_all
 from tests.booted_package import assert_same_process, booted_with_package, is_active, main_pid, on_each_distribution
+from tests.booted_traffic import HOLD
 
 STATE = "/var/lib/tcpnewconn"
 BEFORE = f"{STATE}.before"
-HOLD = """
-import socket, time
-server = socket.create_server(("127.0.0.1", 9000))
-client = socket.create_connection(("127.0.0.1", 9000))
-time.sleep(9999)
-"""
 
 
 @pytest.fixture(scope="module", params=on_each_distribution("state"))
