@@ -128,7 +128,8 @@ class End(NamedTuple):
     """One socket as the kernel announces it when it is destroyed.
 
     `pair` is as the kernel tells it; where it `wiped` the socket's addresses before the announcement, the local address
-    and the remote port in it are zero. `established` says whether the socket ever was a connection.
+    and the remote port in it are zero. `established` says whether the socket ever was a connection. It has been `idle` for
+    so many seconds: its peer acknowledged nothing.
     """
 
     pair: Pair
@@ -136,6 +137,7 @@ class End(NamedTuple):
     established: bool
     wiped: bool
     traffic: Traffic
+    idle: float = 0.0
 
 
 class Connection(NamedTuple):

@@ -28,9 +28,10 @@ from tcpnewconn.model import (
     mirrored,
 )
 from tcpnewconn.procnet import Malformed, ProcNet, Read
+from tcpnewconn.sameness import owner
 from tcpnewconn.snapshot import Kept, Snapshot
 from tcpnewconn.sockdiag import Lookup
-from tcpnewconn.tracker import Changes, New, Over, Tracker, owner
+from tcpnewconn.tracker import New, Over, Tracker
 
 # Seconds between two loss events of one kind.
 _LOSS_EVERY = 60.0
@@ -69,7 +70,7 @@ class Observer:
             self._identify,
             self._addresses.internal,
             announced,
-            snapshot or Changes(),
+            snapshot,
             patience=max(60.0, 3 * interval),
             remember_closed=announced and not buffer and snapshot is not None,
         )
@@ -82,13 +83,15 @@ class Observer:
         self._first_malformed: Malformed | None = None
         self._malformed_told = float("-inf")
         self._ends = 0
+        # Connections that were lost and not told of, and with how many announcements.
         self._lost = 0
+        self._lost_with = 0
         self._lost_told = float("-inf")
 
     @property
     def connections(self) -> int:
         """How many connections are open, those within this host counted once."""
-        return self.tracker.open
+        return self.tracker.table.open
 
     @property
     def reported_listeners(self) -> set[str]:
@@ -97,13 +100,7 @@ class Observer:
     def restore(self, kept: Kept, now: float) -> None:
         """Continue where a snapshot ends."""
         self._restored = True
-        self.tracker.serial = kept.serial
-        self.tracker.restore(kept.sockets, unbroken=kept.buffer == self._buffer != 0)
-        for pair, numbers in kept.owed.items():
-            for number in numbers:
-                self.tracker.restore_owed(pair, number, now)
-        for pair in kept.closed:
-            self.tracker.restore_closed(pair, now)
+        kept.restore(self.tracker, unbroken=kept.buffer == self._buffer != 0, now=now)
         self._reported_listeners = kept.listeners
 
     def _identify(self, pair: Pair) -> Identity | None:
@@ -145,15 +142,14 @@ class Observer:
         for row in read.listeners:
             yield from self._listener(row, listening.get(row.pair), seen == "startup")
         if self._reads == 2 and self._restored:
-            for pair in [pair for pair in tracker.sockets if read.find(pair) is None]:
-                tracker.gone(pair, now)
+            tracker.missing(read.find, now)
         for pair in read.gone:
             tracker.gone(pair, now)
         for row in read.changed:
             new = tracker.row(row, seen, now)
             if new is not None:
                 yield self._connection(new, now)
-        tracker.read_done(now)
+        tracker.read_done()
         yield from self.overdue(now)
 
     def _listening(self) -> dict[Pair, Identity]:
@@ -295,31 +291,38 @@ class Observer:
     @property
     def losing(self) -> bool:
         """Whether a loss waits for the reads that tell how many connections it means."""
-        return self.tracker.losing
+        return self.tracker.losing > 0
 
-    def overdue(self, now: float) -> Iterator[Event]:
-        """What time brings: ends that stay incomplete, and losses that are to be told."""
+    @property
+    def untold(self) -> int:
+        """How many announcements were lost of which nothing was told yet."""
+        return self._lost_with + self.tracker.losing
+
+    def overdue(self, now: float, last: bool = False) -> Iterator[Event]:
+        """What time brings: ends that stay incomplete, and losses that are to be told; all of them where these are the `last`."""
         for outcome in self.tracker.overdue(now):
             if isinstance(outcome, New):
                 yield self._connection(outcome, now)
             else:
                 self._proc.forget(outcome.pair)
-        if self.tracker.unannounced and not self._ends and self.tracker.announced:
+        if not self._ends and self.tracker.announced and (unannounced := self.tracker.unannounced(now)):
             self.tracker.announced = False
             yield Degraded(
                 "announcements",
-                f"{self.tracker.unannounced} connections ended and the kernel announced none of them: what opens and closes "
+                f"{unannounced} connections ended and the kernel announced none of them: what opens and closes "
                 "between two reads of /proc is not seen. Is tcpnewconn.socket of this network namespace?",
             )
+        losing = self.tracker.losing
         self._lost += self.tracker.lost(now)
-        if self._lost and now >= self._lost_told + _LOSS_EVERY:
+        self._lost_with = self._lost_with + losing - self.tracker.losing if self._lost else 0
+        if self._lost and (last or now >= self._lost_told + _LOSS_EVERY):
             yield Loss(
                 self._lost,
                 "announcements",
                 f"{self._lost} ends of connections were lost because the receive buffer was full: connections that no "
                 "read showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
             )
-            self._lost, self._lost_told = 0, now
+            self._lost, self._lost_with, self._lost_told = 0, 0, now
         if self._malformed and now >= self._malformed_told + _LOSS_EVERY:
             first = self._first_malformed
             assert first is not None

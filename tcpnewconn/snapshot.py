@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
 
+from tcpnewconn.changes import Changes
 from tcpnewconn.entries import Entry
 from tcpnewconn.folding import Folding, Key
 from tcpnewconn.model import Pair
 from tcpnewconn.sockets import Socket, Sockets
-from tcpnewconn.tracker import Changes, Tracker
+from tcpnewconn.tracker import Tracker
 
 VERSION = 1
 _HEADER_SIZE = 192
@@ -45,12 +46,13 @@ class Kept:
     """What a snapshot holds.
 
     `folded` are connections that were counted and not told yet, its `keys` by the number that the file has for them.
-    `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been counted then,
+    `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been told of by then,
     `buffer` the inode of the socket on which they were announced (0 if that did not outlive the program).
     """
 
     place: str
     sockets: Sockets = field(default_factory=Sockets)
+    leaving: dict[Pair, list[Socket]] = field(default_factory=dict)
     owed: dict[Pair, list[int]] = field(default_factory=dict)
     closed: set[Pair] = field(default_factory=set)
     listeners: set[str] = field(default_factory=set)
@@ -61,6 +63,19 @@ class Kept:
     drops: int = 0
     buffer: int = 0
     undelivered: dict[int, Entry] = field(default_factory=dict)
+
+    def restore(self, tracker: Tracker, unbroken: bool, now: float) -> None:
+        """Let a tracker continue; `unbroken` where every announcement since has been waiting."""
+        tracker.serial = self.serial
+        tracker.restore(self.sockets, unbroken)
+        for pair, sockets in self.leaving.items():
+            for socket in sockets:
+                tracker.restore_leaving(pair, socket, now)
+        for pair, numbers in self.owed.items():
+            for number in numbers:
+                tracker.restore_owed(pair, number, now)
+        for pair in self.closed:
+            tracker.restore_closed(pair, now)
 
 
 class Snapshot(Changes):
@@ -119,16 +134,22 @@ class Snapshot(Changes):
     # --- writing it --------------------------------------------------------------------------------------------------
 
     def put(self, pair: Pair, socket: Socket) -> None:
-        self._lines.append(_put(pair, socket))
+        self._lines.append(_socket("+", pair, socket))
 
     def drop(self, pair: Pair) -> None:
         self._lines.append(f'["-","{pair.hex()}"]')
 
+    def leave(self, pair: Pair, socket: Socket) -> None:
+        self._lines.append(_socket("v", pair, socket))
+
+    def left(self, pair: Pair, cookie: int) -> None:
+        self._lines.append(f'["w","{pair.hex()}",{cookie}]')
+
     def owe(self, pair: Pair, number: int) -> None:
         self._lines.append(f'["o","{pair.hex()}",{number}]')
 
-    def settle(self, pair: Pair) -> None:
-        self._lines.append(f'["s","{pair.hex()}"]')
+    def settle(self, pair: Pair, number: int) -> None:
+        self._lines.append(f'["s","{pair.hex()}",{number}]')
 
     def close(self, pair: Pair) -> None:
         self._lines.append(f'["c","{pair.hex()}"]')
@@ -143,8 +164,10 @@ class Snapshot(Changes):
 
     def last_end(self, cookie: int, drops: int) -> None:
         """The announced end with this cookie was dealt with, and so many lost ones were counted."""
-        self._last_end = f'["x",{cookie},{drops}]'
-        self._lines.append(self._last_end)
+        line = f'["x",{cookie},{drops}]'
+        if line != self._last_end:
+            self._last_end = line
+            self._lines.append(line)
 
     def fold(self, key: Key) -> None:
         """A connection was counted in this group."""
@@ -213,7 +236,7 @@ class Snapshot(Changes):
         except OSError as error:
             self._failed(error)
             return
-        self._close()
+        self.done()
         self._descriptor = descriptor
         self._needed = self._length
         self.problem = None
@@ -222,11 +245,12 @@ class Snapshot(Changes):
         yield f'["n",{tracker.serial}]'
         yield self._last_end
         yield f'["b",{self._buffer}]'
-        for pair, socket in tracker.sockets.items():
-            yield _put(pair, socket)
-        for pair, halves in tracker.owed.items():
-            for half in halves:
-                yield f'["o","{pair.hex()}",{half.number}]'
+        for pair, socket in tracker.table.items():
+            yield _socket("+", pair, socket)
+        for gone in tracker.leaving:
+            yield _socket("v", gone.pair, gone.socket)
+        for pair, number in tracker.owed:
+            yield f'["o","{pair.hex()}",{number}]'
         for pair in tracker.closed:
             yield f'["c","{pair.hex()}"]'
         for name in listeners:
@@ -243,17 +267,21 @@ class Snapshot(Changes):
 
     def _failed(self, error: OSError) -> None:
         self.problem = f"{self.path}: {error.strerror}"
-        self._close()
+        self.done()
 
-    def _close(self) -> None:
+    def done(self) -> None:
+        """Write no more."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
-def _put(pair: Pair, socket: Socket) -> str:
+def _socket(kind: str, pair: Pair, socket: Socket) -> str:
     paired = "true" if socket.paired else "false"
-    return f'["+","{pair.hex()}",{socket.cookie},{socket.inode},{socket.state},{socket.number},{paired},{socket.opened:.3f}]'
+    return (
+        f'["{kind}","{pair.hex()}",{socket.cookie},{socket.inode},{socket.state},{socket.number},{paired},'
+        f"{socket.opened:.3f}]"
+    )
 
 
 def _group(number: int, key: Key, count: int) -> str:
@@ -328,17 +356,25 @@ def _unchecked(line: bytes):  # type: ignore[no-untyped-def]
 def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
     """Take one line into account; raises one of _NOT_OURS."""
     kind = record[0]
-    if kind == "+":
+    if kind in ("+", "v"):
         _, pair, cookie, inode, state, number, paired, opened = record
         socket = Socket(int(cookie), int(inode), int(state), int(number), bool(paired), float(opened))
-        kept.sockets[bytes.fromhex(pair)] = socket
         kept.serial = max(kept.serial, -socket.number)
+        if kind == "+":
+            kept.sockets[bytes.fromhex(pair)] = socket
+        else:
+            kept.leaving.setdefault(bytes.fromhex(pair), []).append(socket)
     elif kind == "-":
         kept.sockets.pop(bytes.fromhex(record[1]))
+    elif kind == "w":
+        several = kept.leaving[bytes.fromhex(record[1])]
+        del several[[socket.cookie for socket in several].index(record[2])]
     elif kind == "o":
         kept.owed.setdefault(bytes.fromhex(record[1]), []).append(int(record[2]))
     elif kind == "s":
-        kept.owed[bytes.fromhex(record[1])].pop(0)
+        numbers = kept.owed[bytes.fromhex(record[1])]
+        # Which of them was not written down at first: it was the first then.
+        numbers.remove(record[2] if len(record) > 2 else numbers[0])
     elif kind == "c":
         kept.closed.add(bytes.fromhex(record[1]))
     elif kind == "l":

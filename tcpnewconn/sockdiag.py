@@ -49,10 +49,10 @@ _NO_COOKIE = b"\xff" * 8
 _ONE_SECOND = struct.pack("ll", 1, 0)  # struct timeval
 _TIMER_TIME_WAIT = 3  # net/ipv4/inet_diag.c, inet_twsk_diag_fill()
 
-# Offsets in struct tcp_info: of tcpi_rtt, tcpi_min_rtt, tcpi_bytes_sent (and tcpi_bytes_retrans, since Linux 4.19).
-_RTT, _MIN_RTT, _SENT = 68, 148, 200
-# From tcpi_rtt by way of tcpi_total_retrans, tcpi_bytes_acked and tcpi_bytes_received to tcpi_min_rtt.
-_INFO = struct.Struct("=I28xI16xQQ12xI")
+# Offsets in struct tcp_info: of tcpi_last_ack_recv, tcpi_min_rtt, tcpi_bytes_sent (and tcpi_bytes_retrans, since Linux 4.19).
+_LAST_ACK, _MIN_RTT, _SENT = 56, 148, 200
+# From tcpi_last_ack_recv by way of tcpi_rtt, tcpi_total_retrans, tcpi_bytes_acked and tcpi_bytes_received to tcpi_min_rtt.
+_INFO = struct.Struct("=I8xI28xI16xQQ12xI")
 _INFO_SIZE = _MIN_RTT + 4
 _SENT_BYTES = struct.Struct("=QQ")
 _NEVER = 0xFFFFFFFF
@@ -172,7 +172,7 @@ def parse_end(message: bytes | bytearray) -> End | None:
     at = _attribute(message, length, _INET_DIAG_INFO, _INFO_SIZE)
     if at is None:
         return None
-    rtt, retransmits, acked, received, min_rtt = _INFO.unpack_from(message, at + _RTT)
+    idle, rtt, retransmits, acked, received, min_rtt = _INFO.unpack_from(message, at + _LAST_ACK)
     sent = acked
     if _ATTRIBUTE.unpack_from(message, at - _ATTRIBUTE.size)[0] >= _ATTRIBUTE.size + _SENT + _SENT_BYTES.size:
         total, again = _SENT_BYTES.unpack_from(message, at + _SENT)
@@ -184,6 +184,7 @@ def parse_end(message: bytes | bytearray) -> End | None:
         min_rtt != _NEVER or received > 0,
         dport == _ZERO_PORT,
         Traffic(sent, acked, received, rtt, retransmits),
+        idle / 1000,
     )
 
 

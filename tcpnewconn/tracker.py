@@ -20,16 +20,14 @@ The rules, with the facts behind them measured (Linux 6.1, 6.12, 6.18):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from tcpnewconn.changes import Changes
+from tcpnewconn.claims import Claims
+from tcpnewconn.leaving import Gone, Leaving
 from tcpnewconn.model import (
     CLOSE,
-    CLOSE_WAIT,
-    CLOSING,
     ESTABLISHED,
-    FIN_WAIT1,
-    FIN_WAIT2,
     LAST_ACK,
     TIME_WAIT,
     End,
@@ -39,19 +37,18 @@ from tcpnewconn.model import (
     Traffic,
     mirrored,
 )
+from tcpnewconn.owed import Owed
+from tcpnewconn.sameness import AGE, can_be, in_time_wait, is_of, owner
 from tcpnewconn.sockets import Socket, Sockets
-
-# How far a connection has come to its end.
-_AGE = {ESTABLISHED: 0, FIN_WAIT1: 1, CLOSE_WAIT: 1, FIN_WAIT2: 2, CLOSING: 2, LAST_ACK: 2, TIME_WAIT: 3}
+from tcpnewconn.table import Table
+from tcpnewconn.wiped import Wiped
 
 # Seconds for which a socket can stand in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h), and then some.
 _TIME_WAIT_LASTS = 90.0
 # Seconds after which an announcement that has not come was lost, if some were: they are some milliseconds late (measured).
 _LATE = 2.0
-# Seconds within which the sockets that were in TIME_WAIT at the first read are announced, if they were not before.
-_CLAIMED_WITHIN = 0.2
-# Seconds for which the other half of an end without addresses is waited for.
-_WIPED_PATIENCE = 1.0
+# How many sockets are waited for longer than is usual whose announcement may have been missed.
+_DOUBTFUL = 1024
 
 
 class New(NamedTuple):
@@ -80,39 +77,13 @@ class Over(NamedTuple):
     opened: float | None
 
 
-@dataclass(slots=True)
-class _Owed:
-    number: int
-    until: float
-
-
-@dataclass(slots=True)
-class _Leaving:
-    socket: Socket
-    pair: Pair
-    since: float
-
-
-class Changes:
-    """What must be written down so that the tracker can be built again after a restart: one call per change."""
-
-    def put(self, pair: Pair, socket: Socket) -> None: ...
-
-    def drop(self, pair: Pair) -> None: ...
-
-    def owe(self, pair: Pair, number: int) -> None: ...
-
-    def settle(self, pair: Pair) -> None: ...
-
-    def close(self, pair: Pair) -> None: ...
-
-
 class Tracker:
     """Which connections were reported.
 
     `identify` asks the kernel for the socket of a pair (None if it is gone or cannot be asked); `internal` says whether
-    both ends of a pair are on this host; `announced` whether the kernel's announcements arrive. `patience` is how many
-    seconds to wait for the other half of a connection: it should cover some reads.
+    both ends of a pair are on this host; `announced` whether the kernel's announcements arrive. `patience` is within how
+    many seconds what belongs together comes, as a rule: it should cover some reads. What comes later than that must have
+    been idle since.
 
     Where announcements that come while nobody runs are lost, a row in TIME_WAIT at the first read after a restart is new
     unless its connection was reported when it ended: `remember_closed` keeps those.
@@ -131,41 +102,22 @@ class Tracker:
         self.remember_closed = remember_closed
         self.patience = patience
         self.closed: dict[Pair, float] = {}
-        # How many sockets left the table and were never announced.
-        self.unannounced = 0
-        self.sockets = Sockets()
-        self.owed: dict[Pair, list[_Owed]] = {}
         self.serial = 0
         self._identify = identify
         self._internal = internal
         self._changes = changes or Changes()
-        self._halves = 0
-        # Pairs by their cookie, which only ends without addresses must be found by: None until the first of those.
-        self._cookies: dict[int, Pair] | None = None
-        # Those of `sockets` whose cookie is not known.
-        self._nameless: set[Pair] = set()
-        # By the cookie, or by the pair where that is not known.
-        self._leaving: dict[int | Pair, _Leaving] = {}
-        self._wiped: list[tuple[float, End]] = []
-        self._lost = 0
+        self.table = Table(self._changes)
+        self.leaving = Leaving(self._changes)
+        self.owed = Owed(self._changes)
+        self._claims = Claims(identify)
+        self._wiped = Wiped(self.table, self.owed, self.leaving, identify, internal, patience)
+        # How many announcements were lost of which lost() has not told yet.
+        self.losing = 0
         self._lost_since = 0.0
         # Whether rows in TIME_WAIT can be news, though announcements arrive: some can have been missed before.
         self.first = True
-        self._first_read = 0.0
-        self._caught_up = 0.0
-        # Pairs in TIME_WAIT at the first read: were they announced before we listened, or will they be? By the number and
-        # the `seen` of the connection that each is, if it was before.
-        self._unclaimed: dict[Pair, tuple[int, str]] = {}
-
-    @property
-    def open(self) -> int:
-        """How many connections are open, as far as rows have shown them; those within this host counted once."""
-        return self._halves // 2
-
-    def _count(self, socket: Socket, sign: int) -> None:
-        """Count a socket (1), or stop doing so (-1)."""
-        if socket.state != TIME_WAIT:
-            self._halves += sign * (1 if socket.paired else 2)
+        # Whether announcements were missed since what was restored.
+        self._gap = False
 
     # --- building it again -------------------------------------------------------------------------------------------
 
@@ -174,16 +126,17 @@ class Tracker:
 
         `unbroken` where every announcement since has been waiting: then the first read is like any later one.
         """
-        self.sockets = sockets
-        self.first = not unbroken
-        for pair, socket in sockets.items():
-            self._count(socket, 1)
-            if not socket.cookie and self.announced:
-                self._nameless.add(pair)
+        self.first = self._gap = not unbroken
+        self.table.restore(sockets, nameless=self.announced)
+
+    def restore_leaving(self, pair: Pair, socket: Socket, now: float) -> None:
+        """A socket whose announcement was waited for before a restart."""
+        if self.announced:
+            self.leaving.restore(Gone(socket, pair, now, doubtful=self._gap))
 
     def restore_owed(self, pair: Pair, number: int, now: float) -> None:
         """A half that was owed before a restart."""
-        self.owed.setdefault(pair, []).append(_Owed(number, now + self.patience))
+        self.owed.restore(pair, number, now)
 
     def restore_closed(self, pair: Pair, now: float) -> None:
         """A connection that was reported when it ended, before a restart."""
@@ -191,139 +144,162 @@ class Tracker:
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
-    def read_done(self, now: float) -> None:
+    def read_done(self) -> None:
         """The first read is over: from now on rows in TIME_WAIT were announced."""
-        if self.first:
-            self.first, self._first_read = False, now
+        self.first = False
         if not self.remember_closed:
             self.closed.clear()
 
     def row(self, row: Row, seen: str, now: float) -> New | None:
         """A row that is new or has changed; the connection, if it is a new one. `seen` is startup or read."""
-        known = self.sockets.get(row.pair)
-        if known is None:
-            return self._appeared(row, None, seen, now)
-        forward = _AGE[row.state] >= _AGE[known.state]
-        if row.inode and row.inode == known.inode and forward:
+        pair = row.pair
+        known = self.table.get(pair)
+        if known is None and self._was_announced(row) and not self.first:
+            return None
+        if known is not None and row.inode and row.inode == known.inode and can_be(row, known):
             if row.state != known.state:
                 known.state = row.state
-                self._put(row.pair, known)
+                self.table.put(pair, known)
             return None
-        identity = self._identity(row)
+        current = self._identify(pair)
+        identity = current if is_of(row, current, self.announced) else None
+        if known is None:
+            return self._appeared(row, identity, seen, now)
         if identity is not None and known.cookie:
             same = identity.cookie == known.cookie
+        elif identity is not None and self.table.nameless(pair):
+            # The known one was gone when it was asked for its cookie.
+            same = False
         else:
-            same = forward and not _other_inode(known, row)
-        if not same:
-            self._leave(row.pair, now)
-            return self._appeared(row, identity, seen, now)
-        known.inode, known.state = row.inode, row.state
-        known.cookie = known.cookie or self._announced_as(identity)
-        self._put(row.pair, known)
-        return None
-
-    def _identity(self, row: Row) -> Identity | None:
-        """Whose row it is; None if that socket is gone, or has another on its addresses by now."""
-        identity = self._identify(row.pair)
-        if identity is None or (row.inode and identity.inode and identity.inode != row.inode):
+            same = can_be(row, known)
+        if same:
+            known.inode, known.state = row.inode, row.state
+            known.cookie = known.cookie or (identity.cookie if identity else 0)
+            self.table.put(pair, known)
             return None
-        if _AGE.get(identity.state, 0) < _AGE[row.state]:
-            return None
-        ended = identity.remnant or (row.inode and not identity.inode)
-        if self.announced and ended and not _in_time_wait(row.inode, row.state):
-            # What is left of it can have another cookie than the one that will be announced: its pair will tell.
-            return None
-        return identity
+        if identity is None and current is not None and current.cookie == known.cookie:
+            # The known one has taken the place of the one that the row is of.
+            return self._appeared(row, None, seen, now, over=True)
+        self._leave(pair, now)
+        return self._appeared(row, identity, seen, now)
 
-    def _announced_as(self, identity: Identity | None) -> int:
-        """The cookie by which a socket will be announced, 0 if it is not known.
+    def _was_announced(self, row: Row) -> bool:
+        return self.announced and in_time_wait(row)
 
-        What is left of a connection in TIME_WAIT has another one, unless its socket had been asked for it before.
-        """
-        return 0 if identity is None or (self.announced and identity.remnant) else identity.cookie
-
-    def _appeared(self, row: Row, identity: Identity | None, seen: str, now: float) -> New | None:
-        announced = self.announced and _in_time_wait(row.inode, row.state)
-        if announced and (not self.first or row.pair in self.closed):
-            return None
-        if identity is None:
-            identity = self._identity(row)
+    def _appeared(self, row: Row, identity: Identity | None, seen: str, now: float, over: bool = False) -> New | None:
+        """A row of another socket than the one that its pair had; `over` if it does not have the pair any more."""
+        pair = row.pair
         cookie = identity.cookie if identity else 0
-        if announced and (identity is None or identity.remnant):
-            self._unclaimed[row.pair] = (cookie or self._next_serial(), seen)
-            return None
-        leaving = self._leaving.pop(cookie, None)
-        if leaving is not None and leaving.pair == row.pair:
-            # It was left out of two reads, and is there after all.
-            self._put(row.pair, leaving.socket)
-            return None
-        opened = 0.0 if seen == "startup" else now
-        socket = Socket(self._announced_as(identity), row.inode, row.state, 0, False, opened)
-        internal = self._internal(row.pair)
-        if internal:
-            number = self._other_half(row.pair, row.state, identity is not None and identity.state == ESTABLISHED)
-            if number is not None:
-                socket.number, socket.paired = number, True
-                self._put(row.pair, socket)
+        if self._was_announced(row):
+            if not self.first or pair in self.closed:
                 return None
+            if identity is None or identity.remnant:
+                self._claims.add(pair, cookie or self._next_serial(), seen, now)
+                return None
+        gone = self.leaving.named(cookie)
+        if gone is not None and gone.pair == pair:
+            # It was left out of two reads, and is there after all.
+            self.leaving.remove(gone)
+            self.table.put(pair, gone.socket)
+            return None
+        if identity is None and row.inode and self.leaving.had(pair, row.inode):
+            return None
+        socket = Socket(cookie, row.inode, row.state, 0, False, 0.0 if seen == "startup" else now)
+        internal = self._internal(pair)
+        number = self._other_half(pair, row.state, identity, now - self.patience) if internal else None
+        if number is not None:
+            socket.number, socket.paired = number, True
+            self._keep(pair, socket, over, now)
+            return None
         socket.number = cookie or self._next_serial()
-        if internal and identity is not None:
-            self._put_mirror(row.pair, socket)
-        self._put(row.pair, socket)
+        if internal and identity is not None and pair != mirrored(pair):
+            self._put_mirror(pair, socket, now)
+        self._keep(pair, socket, over, now)
         uid, cgroup = owner(row, identity)
-        return New(row.pair, socket.number, seen, row.state, uid, cgroup, internal)
+        return New(pair, socket.number, seen, row.state, uid, cgroup, internal)
 
-    def _put_mirror(self, pair: Pair, socket: Socket) -> None:
+    def _keep(self, pair: Pair, socket: Socket, over: bool, now: float) -> None:
+        if not over:
+            self.table.put(pair, socket)
+        elif self.announced:
+            self.leaving.add(Gone(socket, pair, now))
+
+    def _put_mirror(self, pair: Pair, socket: Socket, now: float) -> None:
         """Know a new internal connection's other socket too, so that its row, or its end, is expected."""
         other = mirrored(pair)
-        if other == pair or other in self.sockets:
-            return
         identity = self._identify(other)
-        if identity is not None and not identity.remnant:
-            socket.paired = True
-            self._put(other, Socket(identity.cookie, identity.inode, ESTABLISHED, socket.number, True, socket.opened))
+        if identity is None or identity.remnant:
+            return
+        known = self.table.get(other)
+        if known is not None:
+            if known.cookie in (0, identity.cookie):
+                return
+            self._leave(other, now)
+        socket.paired = True
+        self.table.put(other, Socket(identity.cookie, identity.inode, ESTABLISHED, socket.number, True, socket.opened))
 
-    def _other_half(self, pair: Pair, state: int, open_now: bool) -> int | None:
-        """The number of the connection whose other half this socket is, if that has been reported.
+    def _other_half(self, pair: Pair, state: int, identity: Identity | None, since: float) -> int | None:
+        """The number of the connection whose other half this socket is, if that was reported, since then or later.
 
-        `state` is that of its row, `open_now` whether the kernel says that it is established at this moment.
+        `state` is that of its row, CLOSE if it was announced; `identity` what the kernel says of it at this moment.
         """
-        # Whose other end has been destroyed is not established: that is a later connection.
-        number = None if open_now else self._settle(pair)
-        if number is not None:
-            return number
         other = mirrored(pair)
-        known = self.sockets.get(other)
+        if state == CLOSE or self._bereft(state, identity, other):
+            half = self.leaving.half(pair, since)
+            if half is not None:
+                self.leaving.pair_up(half)
+                return half.socket.number
+            number = self.owed.take(pair, since)
+            if number is not None:
+                return number
+        known = self.table.get(other)
         if known is None or other == pair or known.paired:
             return None
-        if known.state == TIME_WAIT and _AGE.get(state, 3) < _AGE[LAST_ACK]:
+        if known.state == TIME_WAIT and AGE.get(state, 3) < AGE[LAST_ACK]:
             # The other end of a connection in TIME_WAIT has had its FIN acknowledged: this is a later connection.
             return None
-        if open_now and other in self._nameless:
-            # That end was gone when it was looked up: so is this one's connection with it.
+        if state == CLOSE and known.cookie and self._lives(other, known) and self._lives(pair):
+            # That end has another one.
             return None
-        known.paired = True
-        self._put(other, known)
+        if identity is not None and self._replaced(other, known, identity.state == ESTABLISHED):
+            return None
+        self.table.pair_up(other, known)
         return known.number
 
-    def _leaving_half(self, pair: Pair) -> bool:
-        """Whether an end is that of the other half of a connection that was reported, and has left the table unannounced."""
-        other = mirrored(pair)
-        for leaving in self._leaving.values():
-            if leaving.pair == other and not leaving.socket.paired:
-                leaving.socket.paired = True
-                return True
-        return False
+    def _lives(self, pair: Pair, known: Socket | None = None) -> bool:
+        """Whether a pair has a socket now, that is not what is left of one; and if one is `known`, whether it is that."""
+        identity = self._identify(pair)
+        if identity is None or identity.remnant:
+            return False
+        return known is None or identity.cookie == known.cookie
+
+    def _bereft(self, state: int, identity: Identity | None, other: Pair) -> bool:
+        """Whether the other end of a socket can have been destroyed: then it is not established, and has none that lives."""
+        if ESTABLISHED in (state, identity and identity.state):
+            return False
+        return identity is None or not self._lives(other)
+
+    def _replaced(self, pair: Pair, known: Socket, live: bool) -> bool:
+        """Whether a pair has another socket than the known one now; or, if the other end of it is `live`, none."""
+        identity = self._identify(pair)
+        if identity is None or identity.remnant:
+            return live
+        return identity.cookie != known.cookie
 
     def gone(self, pair: Pair, now: float) -> None:
         """A pair that was absent from two reads."""
-        if pair in self.sockets:
+        if pair in self.table:
             self._leave(pair, now)
 
-    def _leave(self, pair: Pair, now: float) -> None:
-        socket = self._drop(pair)
+    def missing(self, there: Callable[[Pair], object], now: float) -> None:
+        """After a restart: what was restored and is not `there`, in the second read either."""
+        for pair in [pair for pair in self.table if not there(pair)]:
+            self._leave(pair, now, doubtful=self._gap)
+
+    def _leave(self, pair: Pair, now: float, doubtful: bool = False) -> None:
+        socket = self.table.drop(pair)
         if self.announced:
-            self._leaving[socket.cookie or pair] = _Leaving(socket, pair, now)
+            self.leaving.add(Gone(socket, pair, now, doubtful))
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -334,30 +310,38 @@ class Tracker:
         if end.wiped:
             return self._wiped_end(end, now)
         pair = end.pair
-        if self._unclaimed:
-            self._claim(pair)
-            self._claim(mirrored(pair))
-        known = self.sockets.get(pair)
-        if known is not None and known.cookie in (0, end.cookie):
-            return self._over(pair, self._drop(pair), end, now)
-        leaving = self._leaving.pop(end.cookie, None) or self._leaving.pop(pair, None)
-        if leaving is not None:
-            return self._over(pair, leaving.socket, end, now)
+        if self._claims:
+            self._claims.ended(pair)
+        gone = self.leaving.named(end.cookie)
+        if gone is not None:
+            return self._gone_over(gone, end, now)
+        known = self.table.get(pair)
+        if known is not None and known.cookie == end.cookie:
+            return self._over(pair, self.table.drop(pair), end, now)
+        # Nothing that came later than that can be of an earlier connection.
+        since = now - self.patience - end.idle
+        # One of those whose cookie is not known: of several that had these addresses any will do, and the first is the likeliest.
+        gone = self.leaving.nameless(pair, since)
+        if gone is not None:
+            return self._gone_over(gone, end, now)
+        if known is not None and not known.cookie:
+            return self._over(pair, self.table.drop(pair), end, now)
         internal = self._internal(pair)
-        if internal:
-            if self._leaving_half(pair) or self._other_half(pair, CLOSE, open_now=False) is not None:
-                self._close(pair, now)
-                return None
-            self._owe(mirrored(pair), end.cookie, now)
+        if internal and self._other_half(pair, CLOSE, None, since) is not None:
+            self._close(pair, now)
+            return None
+        if self._wiped.taken_back(end, now):
+            return None
+        if internal and not self._wiped.was_other_end(end, now):
+            self._await_half(pair, end.cookie, now)
         self._close(pair, now)
         return New(pair, end.cookie, "closed", CLOSE, None, 0, internal)
 
-    def _claim(self, pair: Pair) -> None:
-        """An end that can be of this pair has come: if the pair is as it was at the first read, it is that one's."""
-        number, _ = self._unclaimed.get(pair, (0, ""))
-        identity = self._identify(pair) if number > 0 else None
-        if number < 0 or (identity is not None and identity.cookie == number):
-            del self._unclaimed[pair]
+    def _await_half(self, pair: Pair, number: int, now: float) -> None:
+        """Wait for the other half of a reported connection, one of whose sockets has ended."""
+        other = mirrored(pair)
+        if other != pair:
+            self.owed.add(other, number, now)
 
     def _close(self, pair: Pair, now: float) -> None:
         """Remember a connection that ended, where a row of it in TIME_WAIT could be taken for a new one."""
@@ -365,74 +349,55 @@ class Tracker:
             self.closed[pair] = now + _TIME_WAIT_LASTS
             self._changes.close(pair)
 
+    def _gone_over(self, gone: Gone, end: End, now: float) -> Over:
+        self.leaving.remove(gone)
+        if gone.lost:
+            # It was another one that was lost.
+            self.lose(1, now)
+        return self._over(gone.pair, gone.socket, end, now)
+
     def _over(self, pair: Pair, socket: Socket, end: End, now: float) -> Over:
         internal = self._internal(pair)
         if internal and not socket.paired:
-            self._owe(mirrored(pair), socket.number, now)
+            self._await_half(pair, socket.number, now)
         self._close(pair, now)
         return Over(pair, socket.number, internal, end.traffic, socket.opened or None)
 
     def _wiped_end(self, end: End, now: float) -> New | Over | None:
         """An end whose addresses the kernel wiped: its cookie tells, or its other half, or nothing does."""
-        pair = self._by_cookie(end.cookie)
+        gone = self.leaving.named(end.cookie)
+        if gone is not None:
+            return self._gone_over(gone, end, now)
+        pair = self.table.by_cookie(end.cookie)
         if pair is not None:
-            return self._over(pair, self._drop(pair), end, now)
-        leaving = self._leaving.pop(end.cookie, None)
-        if leaving is not None:
-            return self._over(leaving.pair, leaving.socket, end, now)
-        if self._internal(end.pair) or self._owed_of(end) is not None or self._nameless_of(end) is not None:
-            # Its other half may come; or the end of the socket that it may be, and then it was not that. Of the halves that
-            # are owed it can be any with its port: those that it is not are announced meanwhile, with their addresses.
-            self._wiped.append((now + _WIPED_PATIENCE, end))
-            return None
-        return _partial(end)
-
-    def _nameless_of(self, end: End) -> Pair | None:
-        """A socket without a cookie, which was gone when it was asked for one, that an end without addresses can be of."""
-        for pair in self._nameless:
-            if _may_be(end, pair):
-                return pair
-        for key in self._leaving:
-            if isinstance(key, bytes) and _may_be(end, key):
-                return key
-        return None
-
-    def _owed_of(self, end: End) -> Pair | None:
-        """The half that has been owed for the shortest time of those that an end without addresses can be."""
-        return next((pair for pair in reversed(self.owed) if _may_be(end, pair)), None)
+            return self._over(pair, self.table.drop(pair), end, now)
+        return None if self._wiped.wait(end, now) else _partial(end)
 
     # --- what time brings --------------------------------------------------------------------------------------------
 
     def overdue(self, now: float) -> Iterator[New | Over]:
         """What was waited for and did not come: ends without addresses are reported with what is known. Also forgets."""
-        while self._wiped and self._wiped[0][0] <= now:
-            end = self._wiped.pop(0)[1]
-            owed = self._owed_of(end)
-            pair = self._nameless_of(end) if owed is None else None
-            if owed is not None:
-                self._settle(owed)
-            elif pair is None:
-                yield _partial(end)
+        for verdict in self._wiped.overdue(now):
+            if verdict.pair is None:
+                yield _partial(verdict.end)
+            elif (gone := self.leaving.nameless(verdict.pair, 0.0)) is not None:
+                yield self._gone_over(gone, verdict.end, now)
             else:
-                socket = self._drop(pair) if pair in self._nameless else self._leaving.pop(pair).socket
-                yield self._over(pair, socket, end, now)
-        if self._unclaimed and self._caught_up > self._first_read + _CLAIMED_WITHIN:
-            yield from self._from_before(now)
-        for pair in [pair for pair, halves in self.owed.items() if halves[0].until <= now]:
-            self._settle(pair)
-        for key in [key for key, leaving in self._leaving.items() if leaving.since <= now - self.patience]:
-            del self._leaving[key]
-            self.unannounced += 1
+                yield self._over(verdict.pair, self.table.drop(verdict.pair), verdict.end, now)
+        yield from self._from_before(now)
+        self.owed.forget(now - self.patience)
+        for gone in self.leaving.before(now - self.patience, doubtful=True)[:-_DOUBTFUL]:
+            self.leaving.remove(gone)
         for pair in [pair for pair, until in self.closed.items() if until <= now]:
             del self.closed[pair]
 
     def _from_before(self, now: float) -> Iterator[New]:
         """The connections that were in TIME_WAIT at the first read, and had been announced before we listened."""
-        unclaimed, self._unclaimed = self._unclaimed, {}
         told: set[Pair] = set()
-        for pair, (number, seen) in unclaimed.items():
+        for pair, number, seen in self._claims.from_before():
             internal = self._internal(pair)
-            if mirrored(pair) in told or (internal and self._other_half(pair, TIME_WAIT, open_now=False) is not None):
+            half = internal and self._other_half(pair, CLOSE, None, now - self.patience) is not None
+            if half or mirrored(pair) in told:
                 continue
             if internal:
                 told.add(pair)
@@ -441,122 +406,38 @@ class Tracker:
 
     def caught_up(self, now: float) -> None:
         """Every end that was announced by now has been dealt with."""
-        self._caught_up = now
+        self._claims.caught_up(now)
 
     @property
     def waiting(self) -> bool:
         """Whether overdue() will soon have something to tell."""
-        return bool(self._wiped or self._unclaimed)
+        return self._wiped.waiting or bool(self._claims)
+
+    def unannounced(self, now: float) -> int:
+        """How many sockets have left the table long ago, and were not announced."""
+        return len(self.leaving.before(now - self.patience, doubtful=False))
 
     def lose(self, count: int, now: float) -> None:
         """So many announcements were lost."""
-        self._lost += count
+        self.losing += count
         self._lost_since = now
-
-    @property
-    def losing(self) -> bool:
-        """Whether announcements were lost of which lost() has not told yet."""
-        return self._lost > 0
 
     def lost(self, now: float) -> int:
         """How many connections were lost with their announcements, once that can be told; then they are forgotten.
 
         Connections that were reported before, by their rows, do not count: they left, and their announcement did not come.
         """
-        if not self._lost or now < self._lost_since + 2 * _LATE:
+        if not self.losing or now < self._lost_since + 2 * _LATE:
             return 0
-        late = [key for key, leaving in self._leaving.items() if leaving.since <= now - _LATE][: self._lost]
-        for key in late:
-            del self._leaving[key]
-        count, self._lost = self._lost - len(late), 0
+        late = self.leaving.before(now - _LATE, doubtful=False)[: self.losing]
+        for gone in late:
+            gone.doubtful, gone.lost, gone.since = True, True, now
+        count, self.losing = self.losing - len(late), 0
         return count
-
-    # --- state -------------------------------------------------------------------------------------------------------
 
     def _next_serial(self) -> int:
         self.serial += 1
         return -self.serial
-
-    def _put(self, pair: Pair, socket: Socket) -> None:
-        self._store(pair, socket)
-        self._changes.put(pair, socket)
-
-    def _store(self, pair: Pair, socket: Socket) -> None:
-        self._forget(pair)
-        self.sockets[pair] = socket
-        self._count(socket, 1)
-        if not socket.cookie:
-            if self.announced:
-                self._nameless.add(pair)
-        elif self._cookies is not None:
-            self._cookies[socket.cookie] = pair
-
-    def _drop(self, pair: Pair) -> Socket:
-        socket = self._forget(pair)
-        assert socket is not None
-        self._changes.drop(pair)
-        return socket
-
-    def _forget(self, pair: Pair) -> Socket | None:
-        socket = self.sockets.pop(pair)
-        if socket is not None:
-            self._count(socket, -1)
-            self._nameless.discard(pair)
-            if self._cookies is not None and self._cookies.get(socket.cookie) == pair:
-                del self._cookies[socket.cookie]
-        return socket
-
-    def _by_cookie(self, cookie: int) -> Pair | None:
-        if self._cookies is None:
-            self._cookies = {socket.cookie: pair for pair, socket in self.sockets.items() if socket.cookie}
-        return self._cookies.get(cookie)
-
-    def _owe(self, pair: Pair, number: int, now: float) -> None:
-        if pair == mirrored(pair):
-            return
-        self.owed.setdefault(pair, []).append(_Owed(number, now + self.patience))
-        self._changes.owe(pair, number)
-
-    def _settle(self, pair: Pair) -> int | None:
-        halves = self.owed.get(pair)
-        if halves is None:
-            return None
-        number = halves.pop(0).number
-        if not halves:
-            del self.owed[pair]
-        self._changes.settle(pair)
-        return number
-
-
-def owner(row: Row | None, identity: Identity | None) -> tuple[int | None, int]:
-    """User and cgroup of a socket; None and 0 where not known."""
-    if identity is None:
-        return (row.uid if row is not None else None), 0
-    if identity.inode:
-        return identity.uid, identity.cgroup
-    return (row.uid if row is not None else None), identity.cgroup
-
-
-def _other_inode(known: Socket, row: Row) -> bool:
-    """Whether the inodes say that a row is not the known socket."""
-    if row.inode and known.inode:
-        return row.inode != known.inode
-    # An owned socket leaves ESTABLISHED and CLOSE_WAIT when it is closed: without an inode this one was never accepted.
-    return bool(known.inode) and row.state in (ESTABLISHED, CLOSE_WAIT)
-
-
-def _in_time_wait(inode: int, state: int) -> bool:
-    """Whether a row is of a connection that has ended: its socket was announced, or will be at once."""
-    return inode == 0 and state in (TIME_WAIT, FIN_WAIT2)
-
-
-def _may_be(end: End, pair: Pair) -> bool:
-    """Whether an end without addresses can be that of this pair: its local port and its remote address remain."""
-    if len(pair) != len(end.pair):
-        return False
-    half = len(pair) // 2
-    address = end.pair[: half - 2]
-    return end.pair[half - 2 : -2] == pair[half - 2 : -2] and (not any(address) or address == pair[: half - 2])
 
 
 def _partial(end: End) -> New:

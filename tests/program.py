@@ -32,6 +32,10 @@ Event = dict[str, Any]
 Flow = tuple[str, int, str, int]
 
 
+# Tells of ends too.
+CLOSED_CONFIGURATION = str(TREE / "tests/closed.conf")
+
+
 def command(*options: str) -> list[str]:
     """tcpnewconn with no configuration but the options given, reporting in JSON, every connection by itself."""
     given = [] if "--config" in options else ["--config", str(TREE / "tests/unfolded.conf")]

@@ -2,7 +2,8 @@
 
 It does what was measured of the real one (Linux 6.18): cookies are given out when they are first asked for or announced,
 and TIME_WAIT copies the cookie its socket had *before* that; a socket that enters TIME_WAIT is announced then; closing with
-SO_LINGER 0 wipes addresses; announcements are late and out of order; a read of the table is not atomic.
+SO_LINGER 0 wipes addresses; a program that holds a socket which was reset has it announced when it lets it go; announcements are
+late and out of order; a read of the table is not atomic.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Socket:
     pair: Pair
     connection: Connection
     cookie: int = 0
+    aborted: float = float("inf")
     inode: int = 0
     state: int = model.ESTABLISHED
     minisock: bool = False  # struct inet_timewait_sock: announced already
@@ -48,9 +50,14 @@ class Kernel:
     def __init__(self, room: int = 1_000_000) -> None:
         self.sockets: dict[Pair, Socket] = {}
         self.connections: list[Connection] = []
+        # Those that programs hold after they were reset.
+        self.held: list[Socket] = []
+        # When pairs lost their addresses.
+        self.wiped: dict[Pair, float] = {}
         self.destroyed: list[tuple[End, Connection]] = []
         self.buffer: list[tuple[End, Connection]] = []
         self._left_out = False
+        self.now = 0.0
         self.listening = False
         self.dropped = 0
         self._room = room
@@ -126,12 +133,33 @@ class Kernel:
         socket = self.sockets.get(pair)
         if socket is None or socket.minisock:
             return
-        # An orphan has nobody who could reset it; what waits to be accepted is reset when its listener closes.
-        linger = linger and (socket.inode > 0 or not socket.accepted)
+        linger = linger and _wipes(socket)
         other = self.sockets.get(mirrored(pair))
         if other is not None and other is not socket and other.connection is socket.connection and not other.minisock:
             self._destroy(other)
         self._destroy(socket, wiped=linger)
+
+    def aborted(self, pair: Pair) -> None:
+        """The peer, which may be here too, resets it; the program holds its end, which is announced once it lets go."""
+        socket = self.sockets.get(pair)
+        if socket is None or socket.minisock or not socket.inode:
+            return
+        if self._other_here(socket):
+            other = self.sockets[mirrored(pair)]
+            self._destroy(other, wiped=_wipes(other))
+        del self.sockets[pair]
+        socket.aborted = self.now
+        self.held.append(socket)
+
+    def wiped_lately(self, pair: Pair) -> bool:
+        """Whether an end that had these addresses lost them within a moment, or the other end of one that did is held."""
+        wiped = max(self.wiped.get(pair, -9.0), self.wiped.get(mirrored(pair), -9.0))
+        return wiped > self.now - 1.0 or any(socket.pair in (pair, mirrored(pair)) for socket in self.held)
+
+    def let_go(self, index: int) -> None:
+        """A program closes one of the sockets that were reset."""
+        if self.held:
+            self._announce_socket(self.held.pop(index % len(self.held)), wiped=False)
 
     def refused(self, pair: Pair) -> None:
         """A connect that failed: announced, never established."""
@@ -142,11 +170,17 @@ class Kernel:
         if socket is not None and socket.minisock:
             del self.sockets[pair]
 
+    def ended(self) -> set[Pair]:
+        """Both pairs of every connection that is in TIME_WAIT, or FIN_WAIT2 as a remnant."""
+        return {one for pair, socket in self.sockets.items() if socket.minisock for one in (pair, mirrored(pair))}
+
     # --- what the kernel does ----------------------------------------------------------------------------------------
 
     def _other_here(self, socket: Socket) -> bool:
         other = self.sockets.get(mirrored(socket.pair))
-        return other is not None and other is not socket and other.connection is socket.connection
+        return (
+            other is not None and other is not socket and other.connection is socket.connection and not other.minisock
+        )
 
     def _inode(self) -> int:
         self._next_inode += 1
@@ -170,8 +204,11 @@ class Kernel:
         if not socket.cookie:
             socket.cookie = self._cookie()
         socket.connection.cookies.add(socket.cookie)
+        if wiped:
+            self.wiped[socket.pair] = self.now
         pair = _wiped(socket.pair) if wiped else socket.pair
-        self._announce(End(pair, socket.cookie, True, wiped, NO_TRAFFIC), socket.connection)
+        idle = max(0.0, self.now - socket.aborted)
+        self._announce(End(pair, socket.cookie, True, wiped, NO_TRAFFIC, idle), socket.connection)
 
     def _announce(self, end: End, connection: Connection) -> None:
         if self.listening:
@@ -232,6 +269,11 @@ class Kernel:
             socket,
             f"{ends} {socket.state:02X} 00000000:00000000 00:00000000 00000000 {uid:5}        0 {socket.inode} 1",
         )
+
+
+def _wipes(socket: Socket) -> bool:
+    """An orphan has nobody who could reset it; what waits to be accepted is reset when its listener closes."""
+    return socket.inode > 0 or not socket.accepted
 
 
 def _wiped(pair: Pair) -> Pair:

@@ -73,7 +73,7 @@ def main(folder: Path, total: int) -> None:
             done += 1
             client = generator.randrange(1024, 65536)
             if done % 4:
-                pair = pair_of(HERE, 80, generator.randbytes(4), client)
+                pair = pair_of(HERE, 80, bytes([203, *generator.randbytes(3)]), client)
                 ends = [End(pair, cookie, True, False, TRAFFIC)]
             else:
                 pair = pair_of(LOOPBACK, client, LOOPBACK, 80)

@@ -10,7 +10,7 @@ import json
 import socket
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import astuple
 from pathlib import Path
 from typing import cast
@@ -246,11 +246,19 @@ HISTORY = st.lists(
 )
 
 
+def grouped(items: Iterable[tuple[bytes, object]]) -> dict[bytes, list[object]]:
+    groups: dict[bytes, list[object]] = {}
+    for key, value in items:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 def replayed(snapshot: Snapshot) -> object:
     kept, warning = Snapshot(snapshot.path, PLACE).load()
     assert kept is not None, warning
     sockets = {pair: astuple(known) for pair, known in kept.sockets.items()}
-    return sockets, {pair: numbers for pair, numbers in kept.owed.items() if numbers}, kept.listeners
+    leaving = {pair: list(map(astuple, gone)) for pair, gone in kept.leaving.items() if gone}
+    return sockets, leaving, {pair: numbers for pair, numbers in kept.owed.items() if numbers}, kept.listeners
 
 
 @settings(deadline=None, max_examples=200)
@@ -282,7 +290,8 @@ def test_any_history_is_reported_and_the_snapshot_holds_what_the_tracker_does(
         snapshot.save(observer.tracker, observer.reported_listeners, folding)
         tracker = observer.tracker
         assert replayed(snapshot) == (
-            {pair: astuple(known) for pair, known in tracker.sockets.items()},
-            {pair: [half.number for half in halves] for pair, halves in tracker.owed.items() if halves},
+            {pair: astuple(known) for pair, known in tracker.table.items()},
+            grouped((gone.pair, astuple(gone.socket)) for gone in tracker.leaving),
+            grouped(tracker.owed),
             observer.reported_listeners,
         )

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from types import TracebackType
 
@@ -22,11 +22,26 @@ import pytest
 from tcpnewconn import outbox as outbox_room
 from tcpnewconn.config import load
 from tcpnewconn.entries import Entry, Renderer
-from tcpnewconn.model import ESTABLISHED, LISTEN, TIME_WAIT, Closed, Connection, Endpoint, Event, Listener
+from tcpnewconn.model import (
+    ESTABLISHED,
+    LISTEN,
+    TIME_WAIT,
+    Closed,
+    Connection,
+    End,
+    Endpoint,
+    Event,
+    Identity,
+    Listener,
+    Row,
+    Traffic,
+    pair_of,
+)
 from tcpnewconn.outbox import Outbox
 from tcpnewconn.owner import Units, Users
 from tcpnewconn.snapshot import Snapshot
 from tcpnewconn.sockdiag import Ends, open_ends
+from tcpnewconn.tracker import Over, Tracker
 from tests.journal import Journal
 from tests.large import Numbers, Outcome, write
 from tests.namespace import Namespace, namespace
@@ -399,6 +414,26 @@ def test_real_rows_in_time_wait_are_passed_over(here: Namespace) -> None:
         assert here.table().count(b" 06 ") >= 4000
         assert len(program.connections) == 6000
         assert program.status.startswith("0 connections open, 0 new")
+
+
+def test_sockets_that_programs_never_let_go_are_forgotten_at_last() -> None:
+    """Those that were reset longest ago, where there are very many; of the others it is known that they were reported."""
+    cookies = count(1)
+    tracker = Tracker(
+        lambda pair: Identity(next(cookies), 0, 1000, 7, ESTABLISHED, False), lambda _: False, announced=True
+    )
+    pairs = [pair_of(HERE, 80, bytes([203, 0, *divmod(number, 256)]), 40000) for number in range(50_000)]
+    for pair in pairs:
+        assert tracker.row(Row(pair, ESTABLISHED, 1000, 7), "read", 1.0) is not None
+        tracker.gone(pair, 2.0)
+    kept = {gone.pair: gone.socket.cookie for gone in tracker.leaving}
+    assert 30_000 < len(kept) < 35_000
+    assert set(kept) == set(pairs[-len(kept) :])
+    outcomes = [
+        tracker.end(End(pair, cookie, True, False, Traffic(0, 0, 0, 0, 0), 100.0), 200.0)
+        for pair, cookie in kept.items()
+    ]
+    assert all(isinstance(outcome, Over) for outcome in outcomes)
 
 
 # --- a journal that does not read ------------------------------------------------------------------------------------

@@ -5,12 +5,11 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.namespace import Namespace, joined
-from tests.program import CLOSED, flow, of_kind, running
+from tests.program import CLOSED, CLOSED_CONFIGURATION, flow, of_kind, running
 from tests.traffic import connect, listen
 
 HERE, THERE = "10.74.0.1", "10.74.0.2"
@@ -27,13 +26,6 @@ EXCHANGES = [
 def hosts() -> Iterator[tuple[Namespace, Namespace]]:
     with joined([f"{HERE}/24", f"{HERE6}/64"], [f"{THERE}/24", f"{THERE6}/64"]) as made:
         yield made
-
-
-@pytest.fixture
-def configuration(tmp_path: Path) -> str:
-    file = tmp_path / "tcpnewconn.conf"
-    file.write_text("[Report]\nClosed=yes\nBurstLimit=0\nTotalLimit=0\n[Scan]\nPorts=off\n")
-    return str(file)
 
 
 def carry(sender: socket.socket, receiver: socket.socket, count: int) -> None:
@@ -55,7 +47,7 @@ def close_in_order(first: socket.socket, second: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("place", ["within", "within6", "opening", "accepting", "opening6"])
-def test_what_went_each_way_is_told_once(place: str, hosts: tuple[Namespace, Namespace], configuration: str) -> None:
+def test_what_went_each_way_is_told_once(place: str, hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
     server, client, address, direction = {
         "within": (here, here, "127.0.0.1", "internal"),
@@ -65,7 +57,7 @@ def test_what_went_each_way_is_told_once(place: str, hosts: tuple[Namespace, Nam
         "accepting": (here, there, HERE, "ingress"),
     }[place]
     expected = {}
-    with running(here, "--config", configuration) as program, listen(server, address, 8080) as listener:
+    with running(here, "--config", CLOSED_CONFIGURATION) as program, listen(server, address, 8080) as listener:
         program.read_again()
         # Those that a read sees open, and those that end before the next one, or at once.
         for seen in (True, False):
@@ -96,9 +88,9 @@ def test_what_went_each_way_is_told_once(place: str, hosts: tuple[Namespace, Nam
         assert ("event.duration" in event) == by_read
 
 
-def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Namespace], configuration: str) -> None:
+def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
-    with running(here, "--config", configuration) as program, listen(there, THERE, 8080) as listener:
+    with running(here, "--config", CLOSED_CONFIGURATION) as program, listen(there, THERE, 8080) as listener:
         began = time.monotonic()
         opener = connect(here, THERE, 8080)
         accepted = listener.accept()[0]
@@ -114,14 +106,12 @@ def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Names
         assert closing - seen <= event["event.duration"] / 1e9 <= ended - began
 
 
-def test_a_connection_that_was_there_at_the_start_has_no_duration(
-    hosts: tuple[Namespace, Namespace], configuration: str
-) -> None:
+def test_a_connection_that_was_there_at_the_start_has_no_duration(hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
     with listen(there, THERE, 8080) as listener:
         opener = connect(here, THERE, 8080)
         accepted = listener.accept()[0]
-        with running(here, "--config", configuration) as program:
+        with running(here, "--config", CLOSED_CONFIGURATION) as program:
             carry(opener, accepted, 500)
             close_in_order(opener, accepted)
             program.wait(lambda: of_kind(program.events, CLOSED), "end")

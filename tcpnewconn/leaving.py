@@ -1,0 +1,113 @@
+"""Sockets of reported connections that have left the table, and whose announcement has not come yet.
+
+It comes some milliseconds later; or after days, where the peer has reset the connection and a program holds the socket: it is
+announced when the program lets it go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from tcpnewconn.changes import Changes
+from tcpnewconn.model import End, Pair, mirrored
+from tcpnewconn.remains import Index
+from tcpnewconn.sockets import Socket
+
+# How many pairs are kept: 15 MiB of them. Whoever has more sockets that were reset and lets none of them go has some told twice.
+_MOST = 32_768
+# How many are forgotten at once.
+_AT_ONCE = 1024
+
+
+@dataclass(slots=True, eq=False)
+class Gone:
+    """A socket that has left the table, `since` a time in seconds.
+
+    `doubtful` where its announcement may have come while nobody listened, or is taken for `lost`: of those not very many are
+    waited for for long.
+    """
+
+    socket: Socket
+    pair: Pair
+    since: float
+    doubtful: bool = False
+    lost: bool = False
+
+
+class Leaving:
+    """Each pair can have had several, the first first."""
+
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
+        self._named: dict[int, Gone] = {}
+        self._pairs: dict[Pair, list[Gone]] = {}
+        # The pairs of those whose cookie is not known.
+        self._nameless = Index()
+
+    def __iter__(self) -> Iterator[Gone]:
+        for several in self._pairs.values():
+            yield from several
+
+    def restore(self, gone: Gone) -> None:
+        """One that was waited for before a restart."""
+        self._pairs.setdefault(gone.pair, []).append(gone)
+        if gone.socket.cookie:
+            self._named[gone.socket.cookie] = gone
+        else:
+            self._nameless.add(gone.pair)
+
+    def add(self, gone: Gone) -> None:
+        self.restore(gone)
+        self._changes.leave(gone.pair, gone.socket)
+        if len(self._pairs) >= _MOST + _AT_ONCE:
+            for pair in list(islice(self._pairs, _AT_ONCE)):
+                for oldest in list(self._pairs[pair]):
+                    self.remove(oldest)
+
+    def remove(self, gone: Gone) -> None:
+        """Its announcement has come, or is not waited for any longer."""
+        several = self._pairs[gone.pair]
+        several.remove(gone)
+        if gone.socket.cookie:
+            del self._named[gone.socket.cookie]
+        if all(other.socket.cookie for other in several):
+            self._nameless.discard(gone.pair)
+        if not several:
+            del self._pairs[gone.pair]
+        self._changes.left(gone.pair, gone.socket.cookie)
+
+    def pair_up(self, gone: Gone) -> None:
+        """The other half of one has shown itself."""
+        self.remove(gone)
+        gone.socket.paired = True
+        self.add(gone)
+
+    def named(self, cookie: int) -> Gone | None:
+        """The one with this cookie."""
+        return self._named.get(cookie)
+
+    def nameless(self, pair: Pair, since: float) -> Gone | None:
+        """The first of this pair whose cookie is not known, if it has been leaving since then or later."""
+        several = self._pairs.get(pair)
+        if several is None:
+            return None
+        return next((gone for gone in several if gone.since >= since and not gone.socket.cookie), None)
+
+    def half(self, pair: Pair, since: float) -> Gone | None:
+        """The other half of a pair, where that was neither seen nor announced, and has been leaving since then or later."""
+        several = self._pairs.get(mirrored(pair), ())
+        return next((gone for gone in several if gone.since >= since and not gone.socket.paired), None)
+
+    def had(self, pair: Pair, inode: int) -> bool:
+        """Whether one of this pair had this inode."""
+        return any(gone.socket.inode == inode for gone in self._pairs.get(pair, ()))
+
+    def nameless_of(self, end: End) -> Iterator[Pair]:
+        """The pairs of those without a cookie that an end without addresses can be of."""
+        return self._nameless.of(end)
+
+    def before(self, time: float, doubtful: bool) -> list[Gone]:
+        """Those that have been leaving for longer."""
+        return [gone for gone in self if gone.since <= time and gone.doubtful == doubtful]

@@ -1,0 +1,142 @@
+"""Announced ends whose addresses the kernel wiped (SO_LINGER 0), and whose cookie nobody had asked for: which socket was it?
+
+What remains of its pair can be that of several sockets, so it waits a moment for those to be announced that it is not. If it is
+taken for one that is announced later after all, it is taken back. The other end of a connection within this host is not wiped:
+that one tells of the connection, but a program can hold it for days.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from tcpnewconn.leaving import Leaving
+from tcpnewconn.model import ESTABLISHED, End, Identity, Pair, mirrored
+from tcpnewconn.owed import Owed
+from tcpnewconn.remains import may_be
+from tcpnewconn.table import Table
+
+# Seconds for which others are waited for.
+_MOMENT = 1.0
+# How many of each kind are kept at most.
+_MOST = 1024
+
+
+class Verdict(NamedTuple):
+    """What an end was: that of this pair, which was reported; or, without a pair, a connection's only trace."""
+
+    end: End
+    pair: Pair | None
+
+
+class Wiped:
+    """`identify` and `internal` as in Tracker; `patience` in seconds."""
+
+    def __init__(
+        self,
+        table: Table,
+        owed: Owed,
+        leaving: Leaving,
+        identify: Callable[[Pair], Identity | None],
+        internal: Callable[[Pair], bool],
+        patience: float,
+    ) -> None:
+        self._table = table
+        self._owed = owed
+        self._leaving = leaving
+        self._identify = identify
+        self._internal = internal
+        self._patience = patience
+        # With the time that each came, the first first.
+        self._waiting: deque[tuple[float, End]] = deque()
+        # Those within this host whose other end, which has its addresses, may be held; by their cookie.
+        self._unknown: dict[int, tuple[float, End]] = {}
+        # What was taken for the end of a pair, with the time that it came.
+        self._guesses: dict[Pair, tuple[float, End]] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether overdue() will soon have something to tell."""
+        return bool(self._waiting)
+
+    def wait(self, end: End, now: float) -> bool:
+        """Wait for what an end can be of; False if that is nothing that is known."""
+        nameless = chain(self._leaving.nameless_of(end), self._table.nameless_of(end))
+        if not self._internal(end.pair) and next(nameless, None) is None:
+            return False
+        self._waiting.append((now, end))
+        return True
+
+    def overdue(self, now: float) -> Iterator[Verdict]:
+        """Those that nothing has explained in time."""
+        while self._waiting and self._waiting[0][0] <= now - _MOMENT:
+            since, end = self._waiting.popleft()
+            if self._is_half(end, since, now):
+                continue
+            elif (pair := self._nameless(end)) is not None:
+                self._guesses[pair] = (since, end)
+                yield Verdict(end, pair)
+            elif not self._internal(end.pair):
+                yield Verdict(end, None)
+            else:
+                self._unknown[end.cookie] = (since, end)
+        _shorten(self._unknown)
+        _shorten(self._guesses)
+
+    def _nameless(self, end: End) -> Pair | None:
+        return next(chain(self._leaving.nameless_of(end), self._table.nameless_of(end)), None)
+
+    def _is_half(self, end: End, came: float, now: float) -> bool:
+        """Whether an end can be that of a half that is owed; then that is not owed any more."""
+        since = now - self._patience
+        pair = next((pair for pair in self._owed.of(end, since) if not self._bereft(pair)), None)
+        if pair is None:
+            return False
+        self._owed.take(pair, since)
+        self._guesses[pair] = (came, end)
+        return True
+
+    def _lives(self, pair: Pair) -> bool:
+        identity = self._identify(pair)
+        return identity is not None and not identity.remnant
+
+    def _bereft(self, pair: Pair) -> bool:
+        """Whether a pair has a socket now that has lost its other end."""
+        identity = self._identify(pair)
+        if identity is None or identity.remnant or identity.state == ESTABLISHED:
+            return False
+        return not self._lives(mirrored(pair))
+
+    # --- what came later ---------------------------------------------------------------------------------------------
+
+    def taken_back(self, end: End, now: float) -> bool:
+        """Whether one was taken for an end that has come now, and that a program had held since before."""
+        guessed = self._guesses.get(end.pair)
+        if guessed is None or not _held(end, guessed[0], now):
+            return False
+        del self._guesses[end.pair]
+        self._waiting.append((now, guessed[1]))
+        return True
+
+    def was_other_end(self, end: End, now: float) -> bool:
+        """Whether the other end of one that a program had held came without its addresses before."""
+        for cookie, (came, other) in reversed(self._unknown.items()):
+            if not _held(end, came, now):
+                return False
+            if may_be(other, mirrored(end.pair)):
+                del self._unknown[cookie]
+                return True
+        return False
+
+
+def _held(end: End, since: float, now: float) -> bool:
+    """Whether an end had been reset by then, or within a moment, and is announced only now."""
+    return now - end.idle < since + _MOMENT
+
+
+def _shorten(kept: dict[Any, tuple[float, End]]) -> None:
+    """Forget the oldest where there are too many."""
+    for key in list(islice(kept, max(0, len(kept) - _MOST))):
+        del kept[key]
