@@ -34,6 +34,9 @@ _AFTER_LOSS = 2.0
 # Announcements come from a work queue: some milliseconds late.
 _ANNOUNCED_AFTER = 0.05
 
+# Seconds within which all has come that belongs to what a loss is or an end without addresses; at the end that is now.
+_AT_THE_LATEST = 5.0
+
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
 
@@ -140,7 +143,13 @@ class Service:
         # What is in TIME_WAIT by now is all announced after this.
         time.sleep(_ANNOUNCED_AFTER)
         self._take_ends(_ENDS_BEFORE_READ)
-        self._outbox.from_read(self._observer.overdue(time.monotonic()))
+        self._count_losses(time.monotonic())
+        if self._observer.losing:
+            # Two more reads tell which connections it does not mean.
+            for _ in range(2):
+                with contextlib.suppress(OSError):
+                    self._take(self._events(time.monotonic()))
+        self._outbox.from_read(self._observer.overdue(time.monotonic() + _AT_THE_LATEST, last=True))
         self._outbox.interval_over()
         self._save()
         self._tell_figures()
@@ -215,7 +224,9 @@ class Service:
                 return
             # One that was dealt with, but not taken from the buffer, before a SIGKILL.
             if end.cookie != self._last_end:
-                self._outbox.from_end(self._observer.end(end, time.monotonic(), closed), end.cookie, ends.drops)
+                self._outbox.from_end(
+                    self._observer.end(end, time.monotonic(), closed), end.cookie, self._told_drops(ends)
+                )
                 self._last_end = end.cookie
             ends.consume()
             most -= 1
@@ -229,9 +240,11 @@ class Service:
         if lost:
             self._lost += lost
             self._observer.lose(lost, now)
-            if self._snapshot is not None and self._ends is not None:
-                self._snapshot.last_end(self._last_end, self._ends.drops)
         return bool(lost)
+
+    def _told_drops(self, ends: Ends) -> int:
+        """The value of the counter of lost announcements up to which they were told: after a restart the rest is."""
+        return (ends.drops - self._observer.untold) & 0xFFFFFFFF
 
     # --- reads -------------------------------------------------------------------------------------------------------
 
@@ -302,6 +315,8 @@ class Service:
     def _save(self) -> None:
         if self._snapshot is None:
             return
+        if self._ends is not None:
+            self._snapshot.last_end(self._last_end, self._told_drops(self._ends))
         self._snapshot.save(self._observer.tracker, self._observer.reported_listeners, self._outbox.folding)
         if self._snapshot.problem != self._problem:
             if self._snapshot.problem is None:

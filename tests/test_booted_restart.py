@@ -160,13 +160,19 @@ def test_what_its_server_has_closed_and_its_client_not_is_not_reported_again(con
 
 CONNECT_AND_CLOSE = """
 import socket, sys
-for port in range(20001, 20001 + int(sys.argv[2])):
+for port in range(int(sys.argv[2]), int(sys.argv[3])):
     socket.create_connection((sys.argv[1], 80), source_address=("", port)).close()
 """
 
 
-def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Booted) -> None:
-    """The clients are in another network namespace, so that one connection is one socket here; they close first."""
+@pytest.mark.parametrize(
+    ("first", "then"), [(20001, ""), (21001, "kill --signal=KILL"), (22001, "restart"), (23001, "stop")]
+)
+def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Booted, first: int, then: str) -> None:
+    """The clients are in another network namespace, so that one connection is one socket here; they close first.
+
+    How many connections a loss means is known some seconds later. Also where it is killed, restarted or stopped before.
+    """
     number = 997
     drop_in(container, "tcpnewconn.socket", "[Socket]\nReceiveBuffer=32K\n")
     container.run("systemctl", "stop", "tcpnewconn.service")
@@ -174,13 +180,20 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
     before = booted_events.lost(container)
     # Hanging while the connections come and go: no read can see one of them, and only the buffer knows of them.
     container.run("systemctl", "kill", "--signal=STOP", "tcpnewconn.service")
-    container.from_peer(sys.executable, "-c", CONNECT_AND_CLOSE, CONTAINER_ADDRESS, str(number))
+    container.from_peer(sys.executable, "-c", CONNECT_AND_CLOSE, CONTAINER_ADDRESS, str(first), str(first + number))
     container.wait_for(lambda: not container.run("ss", "-Htn", "state", "connected", "sport = :80"), "their ends")
     container.run("systemctl", "kill", "--signal=CONT", "tcpnewconn.service")
+    if then:
+        container.wait_for(
+            lambda: "ends lost" in container.run("systemctl", "show", "-P", "StatusText", "tcpnewconn.service"),
+            "it to notice the loss",
+        )
+        container.run("systemctl", *then.split(), "tcpnewconn.service")
 
     def reported() -> list[str]:
         matches = (f"SOURCE_ADDRESS={PEER_ADDRESS}", "DESTINATION_PORT=80", "--output-fields=SOURCE_PORT")
-        return [event["SOURCE_PORT"] for event in booted_events.events(container, booted_events.CONNECTION, *matches)]
+        events = booted_events.events(container, booted_events.CONNECTION, *matches)
+        return [port for port in (event["SOURCE_PORT"] for event in events) if first <= int(port) < first + number]
 
     container.wait_for(lambda: booted_events.lost(container) > before, "the loss to be declared")
     declared = container.wait_for(
@@ -190,7 +203,7 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
     ports = reported()
     assert len(set(ports)) == len(ports) > 0, "the buffer held some"
     assert len(ports) + declared == number
-    (loss,) = booted_events.events(container, booted_events.LOSS, f"TCPNEWCONN_COUNT={declared}")
+    *_, loss = booted_events.events(container, booted_events.LOSS, f"TCPNEWCONN_COUNT={declared}")
     assert loss["TCPNEWCONN_REASON"]
     assert loss["PRIORITY"] == "4"
     assert str(declared) in loss["MESSAGE"].replace(",", "")
