@@ -14,7 +14,8 @@ The rules, with the facts behind them measured (Linux 6.1, 6.12, 6.18):
 - A connection within this host has two sockets, two rows and two announcements. It is reported with the first of them;
   the other half is then known to be *owed*, whichever way it comes.
 - Announcements can be late and out of order. A socket that is gone from the table, or whose addresses another one has, is
-  *leaving* until its announcement has come.
+  *leaving* until its announcement has come. That takes as long as its program holds it, where its peer has reset it; how long
+  it has been idle by then (tcpi_last_ack_recv) tells it from a later one on its addresses.
 """
 
 from __future__ import annotations
@@ -429,7 +430,8 @@ class Tracker:
         """
         if not self.losing or now < self._lost_since + 2 * _LATE:
             return 0
-        late = self.leaving.before(now - _LATE, doubtful=False)[: self.losing]
+        # The last that left: one that left long before can be held by its program.
+        late = self.leaving.before(now - _LATE, doubtful=False)[-self.losing :]
         for gone in late:
             gone.doubtful, gone.lost, gone.since = True, True, now
         count, self.losing = self.losing - len(late), 0

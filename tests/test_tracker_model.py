@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tcpnewconn.folding import Folding
-from tcpnewconn.model import Pair, mirrored
+from tcpnewconn.model import ESTABLISHED, End, Pair, Row, mirrored
 from tcpnewconn.procnet import ProcNet
 from tcpnewconn.snapshot import Snapshot
 from tcpnewconn.tracker import New, Over, Tracker
-from tests.simulated_kernel import LOOPBACK, Kernel, internal_pair, remote_pair
+from tests.simulated_kernel import LOOPBACK, NO_TRAFFIC, Kernel, internal_pair, remote_pair
 
 EXAMPLES = int(os.environ.get("TCPNEWCONN_EXAMPLES", "10000"))
 VARIANTS = 4
@@ -406,3 +406,20 @@ def test_what_is_lost_is_declared(tmp_path: Path) -> None:
         assert missing <= run.told, "\n".join([f"{missing} missing, {run.told} declared", *run.log])
 
     once()
+
+
+def test_one_that_its_program_holds_is_not_taken_for_one_that_was_lost() -> None:
+    kernel = Kernel()
+    tracker = Tracker(kernel.identify, Run.is_internal, announced=True)
+    held, lost = remote_pair(0), remote_pair(3)
+    for now, pair in ((1.0, held), (50.0, lost)):
+        kernel.open(pair, True, False)
+        assert tracker.row(Row(pair, ESTABLISHED, 1000, kernel.sockets[pair].inode), "read", now) is not None
+        tracker.gone(pair, now + 5)
+    tracker.lose(1, 56.0)
+    # A read has shown it before: no connection was lost.
+    assert tracker.lost(61.0) == 0
+    assert not tracker.losing
+    over = tracker.end(End(held, kernel.sockets[held].cookie, True, False, NO_TRAFFIC, 90.0), 100.0)
+    assert isinstance(over, Over)
+    assert not tracker.losing
