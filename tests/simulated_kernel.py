@@ -54,7 +54,7 @@ class Kernel:
         self.held: list[Socket] = []
         # When pairs lost their addresses.
         self.wiped: dict[Pair, float] = {}
-        self.destroyed: list[tuple[End, Connection]] = []
+        self.destroyed: list[tuple[End, Connection, float]] = []
         self.buffer: list[tuple[End, Connection]] = []
         self._left_out = False
         self.now = 0.0
@@ -212,18 +212,25 @@ class Kernel:
 
     def _announce(self, end: End, connection: Connection) -> None:
         if self.listening:
-            self.destroyed.append((end, connection))
+            self.destroyed.append((end, connection, self.now))
 
     def work(self, index: int) -> None:
         """The work queue runs for one of the destroyed sockets, in whatever order."""
         if not self.destroyed:
             return
-        end, connection = self.destroyed.pop(index % len(self.destroyed))
+        end, connection, _ = self.destroyed.pop(index % len(self.destroyed))
         if len(self.buffer) >= self._room:
             self.dropped += 1
             return
         connection.announced += 1
         self.buffer.append((end, connection))
+
+    def hurry(self) -> bool:
+        """No announcement is later than half a second; whether some would have been."""
+        late = bool(self.destroyed) and self.destroyed[0][2] < self.now - 0.5
+        while self.destroyed and self.destroyed[0][2] < self.now - 0.5:
+            self.work(0)
+        return late
 
     def identify(self, pair: Pair) -> Identity | None:
         socket = self.sockets.get(pair)

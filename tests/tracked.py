@@ -193,6 +193,8 @@ class Run:
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.kernel.now = self.now
+        if self.kernel.hurry():
+            self.take_ends()
         for outcome in self.tracker.overdue(self.now):
             self.take(outcome)
         self.told += self.tracker.lost(self.now)
