@@ -32,9 +32,6 @@ class Owed:
         self._pairs: dict[Pair, list[_Half]] = {}
         self._index = Index()
 
-    def __contains__(self, pair: Pair) -> bool:
-        return pair in self._pairs
-
     def __iter__(self) -> Iterator[tuple[Pair, int]]:
         """Each pair with the number of its connection."""
         return ((pair, half.number) for pair, halves in self._pairs.items() for half in halves)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from tcpnewconn.model import (
     CLOSE_WAIT,
     CLOSING,
@@ -45,6 +47,11 @@ def can_be(row: Row, known: Socket) -> bool:
         return row.inode == known.inode
     # An owned socket leaves ESTABLISHED and CLOSE_WAIT when it is closed: without an inode this one was never accepted.
     return not known.inode or row.state not in (ESTABLISHED, CLOSE_WAIT)
+
+
+def lives(current: Identity | None) -> TypeGuard[Identity]:
+    """Whether the kernel has a socket that is not just what is left of one."""
+    return current is not None and not current.remnant
 
 
 def owner(row: Row | None, identity: Identity | None) -> tuple[int | None, int]:

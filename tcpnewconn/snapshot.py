@@ -73,7 +73,7 @@ class Kept:
                 tracker.restore_leaving(pair, socket, now)
         for pair, numbers in self.owed.items():
             for number in numbers:
-                tracker.restore_owed(pair, number, now)
+                tracker.owed.restore(pair, number, now)
         for pair in self.closed:
             tracker.restore_closed(pair, now)
 

@@ -39,7 +39,7 @@ from tcpnewconn.model import (
     mirrored,
 )
 from tcpnewconn.owed import Owed
-from tcpnewconn.sameness import AGE, can_be, in_time_wait, is_of, owner
+from tcpnewconn.sameness import AGE, can_be, in_time_wait, is_of, lives, owner
 from tcpnewconn.sockets import Socket, Sockets
 from tcpnewconn.table import Table
 from tcpnewconn.wiped import Wiped
@@ -135,10 +135,6 @@ class Tracker:
         if self.announced:
             self.leaving.restore(Gone(socket, pair, now, doubtful=self._gap))
 
-    def restore_owed(self, pair: Pair, number: int, now: float) -> None:
-        """A half that was owed before a restart."""
-        self.owed.restore(pair, number, now)
-
     def restore_closed(self, pair: Pair, now: float) -> None:
         """A connection that was reported when it ended, before a restart."""
         self.closed[pair] = now + _TIME_WAIT_LASTS
@@ -229,7 +225,7 @@ class Tracker:
         """Know a new internal connection's other socket too, so that its row, or its end, is expected."""
         other = mirrored(pair)
         identity = self._identify(other)
-        if identity is None or identity.remnant:
+        if not lives(identity):
             return
         known = self.table.get(other)
         if known is not None:
@@ -270,9 +266,7 @@ class Tracker:
     def _lives(self, pair: Pair, known: Socket | None = None) -> bool:
         """Whether a pair has a socket now, that is not what is left of one; and if one is `known`, whether it is that."""
         identity = self._identify(pair)
-        if identity is None or identity.remnant:
-            return False
-        return known is None or identity.cookie == known.cookie
+        return lives(identity) and (known is None or identity.cookie == known.cookie)
 
     def _bereft(self, state: int, identity: Identity | None, other: Pair) -> bool:
         """Whether the other end of a socket can have been destroyed: then it is not established, and has none that lives."""
@@ -283,7 +277,7 @@ class Tracker:
     def _replaced(self, pair: Pair, known: Socket, live: bool) -> bool:
         """Whether a pair has another socket than the known one now; or, if the other end of it is `live`, none."""
         identity = self._identify(pair)
-        if identity is None or identity.remnant:
+        if not lives(identity):
             return live
         return identity.cookie != known.cookie
 

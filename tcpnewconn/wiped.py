@@ -16,6 +16,7 @@ from tcpnewconn.leaving import Leaving
 from tcpnewconn.model import ESTABLISHED, End, Identity, Pair, mirrored
 from tcpnewconn.owed import Owed
 from tcpnewconn.remains import may_be
+from tcpnewconn.sameness import lives
 from tcpnewconn.table import Table
 
 # Seconds for which others are waited for.
@@ -98,16 +99,12 @@ class Wiped:
         self._guesses[pair] = (came, end)
         return True
 
-    def _lives(self, pair: Pair) -> bool:
-        identity = self._identify(pair)
-        return identity is not None and not identity.remnant
-
     def _bereft(self, pair: Pair) -> bool:
         """Whether a pair has a socket now that has lost its other end."""
         identity = self._identify(pair)
-        if identity is None or identity.remnant or identity.state == ESTABLISHED:
+        if not lives(identity) or identity.state == ESTABLISHED:
             return False
-        return not self._lives(mirrored(pair))
+        return not lives(self._identify(mirrored(pair)))
 
     # --- what came later ---------------------------------------------------------------------------------------------
 

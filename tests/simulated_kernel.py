@@ -134,9 +134,8 @@ class Kernel:
         if socket is None or socket.minisock:
             return
         linger = linger and _wipes(socket)
-        other = self.sockets.get(mirrored(pair))
-        if other is not None and other is not socket and other.connection is socket.connection and not other.minisock:
-            self._destroy(other)
+        if self._other_here(socket):
+            self._destroy(self.sockets[mirrored(pair)])
         self._destroy(socket, wiped=linger)
 
     def aborted(self, pair: Pair) -> None:
@@ -224,6 +223,11 @@ class Kernel:
             return
         connection.announced += 1
         self.buffer.append((end, connection))
+
+    def work_all(self) -> None:
+        """The work queue runs until it is empty."""
+        while self.destroyed:
+            self.work(0)
 
     def hurry(self) -> bool:
         """No announcement is later than half a second; whether some would have been."""

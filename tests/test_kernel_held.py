@@ -5,8 +5,6 @@ Needs root, for namespaces.
 
 from __future__ import annotations
 
-import socket
-import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 
 from tests.namespace import Namespace, joined
 from tests.program import CLOSED, CLOSED_CONFIGURATION, Event, Program, of_kind, running
-from tests.traffic import connect, listen
+from tests.traffic import connect, listen, reset
 
 HERE, THERE = "10.76.0.1", "10.76.0.2"
 COUNT = 7
@@ -25,12 +23,6 @@ COUNT = 7
 def hosts() -> Iterator[tuple[Namespace, Namespace]]:
     with joined([f"{HERE}/24"], [f"{THERE}/24"]) as made:
         yield made
-
-
-def reset(which: socket.socket) -> None:
-    """Close with SO_LINGER 0."""
-    which.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    which.close()
 
 
 def ids(events: list[Event]) -> list[str]:

@@ -6,7 +6,6 @@ import errno
 import itertools
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ import pytest
 
 from tests.namespace import Namespace, joined
 from tests.program import CONNECTION, Event, Program, of_kind, running
-from tests.traffic import connect, listen
+from tests.traffic import connect, listen, reset
 from tests.truth import Established, Truth, Unavailable, truth
 
 # A prime number of connections of each kind.
@@ -239,12 +238,6 @@ def test_unread_bytes_reset_it(world: World, place: Place) -> None:
         assert other.recv(1, socket.MSG_PEEK) == b"n"
         other.close()
     assert world.expect_truth().total() == COUNT
-
-
-def reset(which: socket.socket) -> None:
-    """Close with SO_LINGER 0."""
-    which.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    which.close()
 
 
 def test_the_server_resets_it(world: World, place: Place) -> None:

@@ -55,8 +55,7 @@ class Run:
     def wait(self) -> None:
         """Longer than an end without addresses does. No announcement is that late."""
         if not (self.reading or self.starting):
-            while self.kernel.destroyed:
-                self.kernel.work(0)
+            self.kernel.work_all()
             self.take_ends()
             self.pass_time(1.1)
 
@@ -184,8 +183,7 @@ class Run:
         self.tracker.read_done()
         if self.starting:
             # What stands in TIME_WAIT at the start is announced within moments, or was before.
-            while self.kernel.destroyed:
-                self.kernel.work(0)
+            self.kernel.work_all()
             self.take_ends()
             self.starting = False
         self.pass_time(0.1)
@@ -233,8 +231,7 @@ class Run:
             for pair in list(self.kernel.sockets):
                 if self.kernel.sockets[pair].inode == 0:
                     self.kernel.orphan_times_out(pair)
-            while self.kernel.destroyed:
-                self.kernel.work(0)
+            self.kernel.work_all()
             self.take_ends()
             self.history = iter(b"")
             self.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,12 @@ def connect(where: Namespace, address: str, port: int, source: tuple[str, int] |
         client.bind(source)
     client.connect((address, port))
     return client
+
+
+def reset(which: socket.socket) -> None:
+    """Close with SO_LINGER 0."""
+    which.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    which.close()
 
 
 @contextmanager
