@@ -164,14 +164,15 @@ class Tracker:
             return self._appeared(row, identity, seen, now)
         if identity is not None and known.cookie:
             same = identity.cookie == known.cookie
-        elif identity is not None and self.table.nameless(pair):
-            # The known one was gone when it was asked for its cookie.
+        elif lives(identity) and self.table.nameless(pair):
+            # The known one was gone when it was asked for its cookie: what is left of it can be there, and no more.
             same = False
         else:
             same = can_be(row, known)
         if same:
             known.inode, known.state = row.inode, row.state
-            known.cookie = known.cookie or (identity.cookie if identity else 0)
+            if identity is not None and not (self.announced and identity.remnant):
+                known.cookie = known.cookie or identity.cookie
             self.table.put(pair, known)
             return None
         if identity is None and current is not None and current.cookie == known.cookie:
