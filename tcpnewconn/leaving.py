@@ -60,7 +60,7 @@ class Leaving:
 
     def add(self, gone: Gone) -> None:
         self.restore(gone)
-        self._changes.leave(gone.pair, gone.socket)
+        self._changes.leave(gone.pair, gone.socket, gone.doubtful, gone.lost)
         if len(self._pairs) >= _MOST + _AT_ONCE:
             for pair in list(islice(self._pairs, _AT_ONCE)):
                 for oldest in list(self._pairs[pair]):
@@ -84,6 +84,12 @@ class Leaving:
         gone.socket.paired = True
         self.add(gone)
 
+    def lose(self, gone: Gone, now: float) -> None:
+        """Take the announcement of one for lost."""
+        self.remove(gone)
+        gone.doubtful, gone.lost, gone.since = True, True, now
+        self.add(gone)
+
     def named(self, cookie: int) -> Gone | None:
         """The one with this cookie."""
         return self._named.get(cookie)
@@ -103,6 +109,10 @@ class Leaving:
     def had(self, pair: Pair, inode: int) -> bool:
         """Whether one of this pair had this inode."""
         return any(gone.socket.inode == inode for gone in self._pairs.get(pair, ()))
+
+    def can_be(self, pair: Pair, cookie: int) -> bool:
+        """Whether what is left of a socket, whose cookie is 0 where it is not known, can be of one of these."""
+        return any(not cookie or gone.socket.cookie in (0, cookie) for gone in self._pairs.get(pair, ()))
 
     def nameless_of(self, end: End) -> Iterator[Pair]:
         """The pairs of those without a cookie that an end without addresses can be of."""

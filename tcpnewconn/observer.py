@@ -11,7 +11,6 @@ from tcpnewconn.addresses import Addresses
 from tcpnewconn.direction import EGRESS, INGRESS, Listeners, decided, directed
 from tcpnewconn.host import Host
 from tcpnewconn.model import (
-    TIME_WAIT,
     Closed,
     Connection,
     Degraded,
@@ -119,12 +118,9 @@ class Observer:
         return self._events(read, now)
 
     def leave(self) -> None:
-        """Nobody runs from now on: what is in TIME_WAIT now was reported. Raises OSError where /proc cannot be read."""
-        if self._snapshot is None or not self._buffer:
-            return
-        for row in self._proc.read(time_wait=True).changed:
-            if row.state == TIME_WAIT:
-                self._snapshot.close(row.pair)
+        """The next read is the last."""
+        self.tracker.leave()
+        self._proc.forget_ended()
 
     def _events(self, read: Read, now: float) -> Iterator[Event]:
         tracker = self.tracker

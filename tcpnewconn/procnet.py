@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from tcpnewconn.model import CONNECTED, LISTEN, TIME_WAIT, Pair, Row, collapsed, pair_of
+from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, TIME_WAIT, Pair, Row, collapsed, pair_of
 
 # Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
 _BATCH = 64 * 1024
@@ -22,6 +22,8 @@ _BATCH = 64 * 1024
 _STATES = {b"%02X" % number: number for number in range(256)}
 _LISTEN = b"%02X" % LISTEN
 _TIME_WAIT = b"%02X" % TIME_WAIT
+# FIN_WAIT2 can be what is left of a socket too.
+_ENDED = (_TIME_WAIT, b"%02X" % FIN_WAIT2)
 # Stands for the columns from uid to inode of a row that is to be told by the next read, whatever they are.
 _UNTOLD = b"\n"
 _REPORTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
@@ -125,6 +127,11 @@ class ProcNet:
         """The socket of this pair is gone: whatever row the pair has from now on is new, however alike."""
         for table in self._tables:
             table.forget(pair)
+
+    def forget_ended(self) -> None:
+        """Let the next read have every row of a connection that has ended, however known."""
+        for table in self._tables:
+            table.forget_ended()
 
 
 def net_folder(root: str) -> str:
@@ -316,6 +323,10 @@ class _Table:
     def forget(self, pair: Pair) -> None:
         """Know nothing of a pair's row."""
         for head in self._heads(pair):
+            self._drop(head)
+
+    def forget_ended(self) -> None:
+        for head in [head for head in self._known if head[-2:] in _ENDED]:
             self._drop(head)
 
     def _keep(self, head: bytes, seen: _Seen) -> None:

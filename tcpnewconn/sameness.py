@@ -21,7 +21,7 @@ from tcpnewconn.sockets import Socket
 AGE = {ESTABLISHED: 0, FIN_WAIT1: 1, CLOSE_WAIT: 1, FIN_WAIT2: 2, CLOSING: 2, LAST_ACK: 2, TIME_WAIT: 3}
 
 
-def in_time_wait(row: Row) -> bool:
+def in_time_wait(row: Row | Socket) -> bool:
     """Whether a row is of a connection that has ended: its socket was announced, or will be at once."""
     return row.inode == 0 and row.state in (TIME_WAIT, FIN_WAIT2)
 

@@ -137,9 +137,10 @@ class Service:
             self._leave()
 
     def _leave(self) -> None:
+        self._observer.leave()
         # Without /proc, what is in TIME_WAIT now may be reported again.
         with contextlib.suppress(OSError):
-            self._observer.leave()
+            self._take(self._events(time.monotonic()))
         # What is in TIME_WAIT by now is all announced after this.
         time.sleep(_ANNOUNCED_AFTER)
         self._take_ends(_ENDS_BEFORE_READ)

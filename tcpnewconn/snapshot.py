@@ -21,7 +21,8 @@ from json.encoder import encode_basestring_ascii as quoted
 from tcpnewconn.changes import Changes
 from tcpnewconn.entries import Entry
 from tcpnewconn.folding import Folding, Key
-from tcpnewconn.model import Pair
+from tcpnewconn.leaving import Gone
+from tcpnewconn.model import End, Pair, Traffic
 from tcpnewconn.sockets import Socket, Sockets
 from tcpnewconn.tracker import Tracker
 
@@ -47,14 +48,18 @@ class Kept:
 
     `folded` are connections that were counted and not told yet, its `keys` by the number that the file has for them.
     `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been told of by then,
-    `buffer` the inode of the socket on which they were announced (0 if that did not outlive the program).
+    `buffer` the inode of the socket on which they were announced (0 if that did not outlive the program). `beginning` and
+    `doubtful` are as in Changes.knows(), `wiped` ends as Changes.wait() has them, by their cookie.
     """
 
     place: str
     sockets: Sockets = field(default_factory=Sockets)
-    leaving: dict[Pair, list[Socket]] = field(default_factory=dict)
+    leaving: dict[Pair, list[Gone]] = field(default_factory=dict)
     owed: dict[Pair, list[int]] = field(default_factory=dict)
     closed: set[Pair] = field(default_factory=set)
+    wiped: dict[int, tuple[End, float, Pair | None]] = field(default_factory=dict)
+    beginning: bool = False
+    doubtful: bool = False
     listeners: set[str] = field(default_factory=set)
     folded: dict[Key, int] = field(default_factory=dict)
     keys: dict[int, Key] = field(default_factory=dict)
@@ -67,15 +72,17 @@ class Kept:
     def restore(self, tracker: Tracker, unbroken: bool, now: float) -> None:
         """Let a tracker continue; `unbroken` where every announcement since has been waiting."""
         tracker.serial = self.serial
-        tracker.restore(self.sockets, unbroken)
-        for pair, sockets in self.leaving.items():
-            for socket in sockets:
-                tracker.restore_leaving(pair, socket, now)
+        tracker.restore(self.sockets, unbroken, self.beginning, self.doubtful)
+        for several in self.leaving.values():
+            for gone in several:
+                tracker.restore_leaving(gone, now)
         for pair, numbers in self.owed.items():
             for number in numbers:
                 tracker.owed.restore(pair, number, now)
         for pair in self.closed:
             tracker.restore_closed(pair, now)
+        for wiped in self.wiped.values():
+            tracker.wiped.restore(*wiped)
 
 
 class Snapshot(Changes):
@@ -133,14 +140,17 @@ class Snapshot(Changes):
 
     # --- writing it --------------------------------------------------------------------------------------------------
 
+    def serial(self, number: int) -> None:
+        self._lines.append(f'["n",{number}]')
+
     def put(self, pair: Pair, socket: Socket) -> None:
         self._lines.append(_socket("+", pair, socket))
 
     def drop(self, pair: Pair) -> None:
         self._lines.append(f'["-","{pair.hex()}"]')
 
-    def leave(self, pair: Pair, socket: Socket) -> None:
-        self._lines.append(_socket("v", pair, socket))
+    def leave(self, pair: Pair, socket: Socket, doubtful: bool, lost: bool) -> None:
+        self._lines.append(_socket("v", pair, socket, _doubts(doubtful, lost)))
 
     def left(self, pair: Pair, cookie: int) -> None:
         self._lines.append(f'["w","{pair.hex()}",{cookie}]')
@@ -153,6 +163,15 @@ class Snapshot(Changes):
 
     def close(self, pair: Pair) -> None:
         self._lines.append(f'["c","{pair.hex()}"]')
+
+    def wait(self, end: End, came: float, guess: Pair | None) -> None:
+        self._lines.append(_wiped(end, came, guess))
+
+    def explained(self, cookie: int) -> None:
+        self._lines.append(f'["z",{cookie}]')
+
+    def knows(self, beginning: bool, doubtful: bool) -> None:
+        self._lines.append(f'["i",{int(beginning)},{int(doubtful)}]')
 
     def listener(self, name: str) -> None:
         """A listener that was reported."""
@@ -248,11 +267,14 @@ class Snapshot(Changes):
         for pair, socket in tracker.table.items():
             yield _socket("+", pair, socket)
         for gone in tracker.leaving:
-            yield _socket("v", gone.pair, gone.socket)
+            yield _socket("v", gone.pair, gone.socket, _doubts(gone.doubtful, gone.lost))
         for pair, number in tracker.owed:
             yield f'["o","{pair.hex()}",{number}]'
         for pair in tracker.closed:
             yield f'["c","{pair.hex()}"]'
+        for end, came, guess in tracker.wiped:
+            yield _wiped(end, came, guess)
+        yield f'["i",{int(tracker.beginning)},{int(tracker.doubtful)}]'
         for name in listeners:
             yield f'["l","{name}"]'
         self._keys = {key: number for number, (key, _) in enumerate(folding.counted())}
@@ -276,12 +298,22 @@ class Snapshot(Changes):
             self._descriptor = -1
 
 
-def _socket(kind: str, pair: Pair, socket: Socket) -> str:
+def _socket(kind: str, pair: Pair, socket: Socket, more: str = "") -> str:
     paired = "true" if socket.paired else "false"
     return (
         f'["{kind}","{pair.hex()}",{socket.cookie},{socket.inode},{socket.state},{socket.number},{paired},'
-        f"{socket.opened:.3f}]"
+        f"{socket.opened:.3f}{more}]"
     )
+
+
+def _doubts(doubtful: bool, lost: bool) -> str:
+    """What is said of a socket that is in no row, beside what is said of each."""
+    return f",{int(lost)}" if doubtful else ""
+
+
+def _wiped(end: End, came: float, guess: Pair | None) -> str:
+    taken = None if guess is None else guess.hex()
+    return _ENCODE(["y", end.pair.hex(), end.cookie, list(end.traffic), round(came, 3), taken])
 
 
 def _group(number: int, key: Key, count: int) -> str:
@@ -357,18 +389,20 @@ def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
     """Take one line into account; raises one of _NOT_OURS."""
     kind = record[0]
     if kind in ("+", "v"):
-        _, pair, cookie, inode, state, number, paired, opened = record
+        _, text, cookie, inode, state, number, paired, opened, *doubts = record
+        pair = bytes.fromhex(text)
         socket = Socket(int(cookie), int(inode), int(state), int(number), bool(paired), float(opened))
         kept.serial = max(kept.serial, -socket.number)
         if kind == "+":
-            kept.sockets[bytes.fromhex(pair)] = socket
+            kept.sockets[pair] = socket
         else:
-            kept.leaving.setdefault(bytes.fromhex(pair), []).append(socket)
+            gone = Gone(socket, pair, 0.0, doubtful=bool(doubts), lost=doubts == [1])
+            kept.leaving.setdefault(pair, []).append(gone)
     elif kind == "-":
         kept.sockets.pop(bytes.fromhex(record[1]))
     elif kind == "w":
         several = kept.leaving[bytes.fromhex(record[1])]
-        del several[[socket.cookie for socket in several].index(record[2])]
+        del several[[gone.socket.cookie for gone in several].index(record[2])]
     elif kind == "o":
         kept.owed.setdefault(bytes.fromhex(record[1]), []).append(int(record[2]))
     elif kind == "s":
@@ -377,6 +411,15 @@ def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
         numbers.remove(record[2] if len(record) > 2 else numbers[0])
     elif kind == "c":
         kept.closed.add(bytes.fromhex(record[1]))
+    elif kind == "y":
+        _, pair, cookie, traffic, came, guess = record
+        end = End(bytes.fromhex(pair), int(cookie), True, True, Traffic(*map(int, traffic)))
+        kept.wiped.pop(end.cookie, None)
+        kept.wiped[end.cookie] = (end, float(came), None if guess is None else bytes.fromhex(guess))
+    elif kind == "z":
+        kept.wiped.pop(record[1], None)
+    elif kind == "i":
+        kept.beginning, kept.doubtful = bool(record[1]), bool(record[2])
     elif kind == "l":
         kept.listeners.add(str(record[1]))
     elif kind == "k":

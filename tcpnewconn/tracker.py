@@ -111,29 +111,38 @@ class Tracker:
         self.leaving = Leaving(self._changes)
         self.owed = Owed(self._changes)
         self._claims = Claims(identify)
-        self._wiped = Wiped(self.table, self.owed, self.leaving, identify, internal, patience)
+        self._last = False
+        self.wiped = Wiped(self.table, self.owed, self.leaving, self._changes, identify, internal, patience)
         # How many announcements were lost of which lost() has not told yet.
         self.losing = 0
         self._lost_since = 0.0
         # Whether rows in TIME_WAIT can be news, though announcements arrive: some can have been missed before.
         self.first = True
-        # Whether announcements were missed since what was restored.
-        self._gap = False
+        # Whether it is not known yet what was there at the first read.
+        self.beginning = True
+        # Whether it is not known yet which sockets ended while nobody listened, before what was restored.
+        self.doubtful = False
+        self._compared = False
 
     # --- building it again -------------------------------------------------------------------------------------------
 
-    def restore(self, sockets: Sockets, unbroken: bool = False) -> None:
+    def restore(
+        self, sockets: Sockets, unbroken: bool = False, beginning: bool = False, doubtful: bool = False
+    ) -> None:
         """The sockets of connections that were reported before a restart.
 
-        `unbroken` where every announcement since has been waiting: then the first read is like any later one.
+        `unbroken` where every announcement since has been waiting: then the first read is like any later one, unless it was
+        not known yet what was there at the `beginning`. `doubtful` where some of them can have been missed before.
         """
-        self.first = self._gap = not unbroken
+        self.first = self.beginning = beginning or not unbroken
+        self.doubtful = doubtful or not unbroken
         self.table.restore(sockets, nameless=self.announced)
 
-    def restore_leaving(self, pair: Pair, socket: Socket, now: float) -> None:
+    def restore_leaving(self, gone: Gone, now: float) -> None:
         """A socket whose announcement was waited for before a restart."""
         if self.announced:
-            self.leaving.restore(Gone(socket, pair, now, doubtful=self._gap))
+            gone.since, gone.doubtful = now, gone.doubtful or self.doubtful
+            self.leaving.restore(gone)
 
     def restore_closed(self, pair: Pair, now: float) -> None:
         """A connection that was reported when it ended, before a restart."""
@@ -143,15 +152,26 @@ class Tracker:
 
     def read_done(self) -> None:
         """The first read is over: from now on rows in TIME_WAIT were announced."""
+        if self.doubtful and self._compared:
+            self.doubtful = False
+            self._changes.knows(self.beginning, self.doubtful)
         self.first = False
-        if not self.remember_closed:
-            self.closed.clear()
+
+    def leave(self) -> None:
+        """The next read is the last, and announcements that come after that may be lost.
+
+        So what it shows in TIME_WAIT must be known for reported then, and whatever ends in the meantime.
+        """
+        self._last = not (self.remember_closed or self.beginning)
+        self.remember_closed = True
 
     def row(self, row: Row, seen: str, now: float) -> New | None:
         """A row that is new or has changed; the connection, if it is a new one. `seen` is startup or read."""
         pair = row.pair
         known = self.table.get(pair)
         if known is None and self._was_announced(row) and not self.first:
+            if self._last and (row.state == TIME_WAIT or not self._lives(pair)):
+                self._changes.close(pair)
             return None
         if known is not None and row.inode and row.inode == known.inode and can_be(row, known):
             if row.state != known.state:
@@ -166,6 +186,9 @@ class Tracker:
             same = identity.cookie == known.cookie
         elif lives(identity) and self.table.nameless(pair):
             # The known one was gone when it was asked for its cookie: what is left of it can be there, and no more.
+            same = False
+        elif lives(current) and current.cookie == known.cookie:
+            # It is not of that one, as is_of() says.
             same = False
         else:
             same = can_be(row, known)
@@ -189,10 +212,11 @@ class Tracker:
         pair = row.pair
         cookie = identity.cookie if identity else 0
         if self._was_announced(row):
-            if not self.first or pair in self.closed:
+            if not self.first:
                 return None
-            if identity is None or identity.remnant:
-                self._claims.add(pair, cookie or self._next_serial(), seen, now)
+            if not lives(identity):
+                if pair not in self.closed and not self.leaving.can_be(pair, cookie):
+                    self._claims.add(pair, cookie or self._next_serial(), seen, now)
                 return None
         gone = self.leaving.named(cookie)
         if gone is not None and gone.pair == pair:
@@ -256,7 +280,7 @@ class Tracker:
         if known.state == TIME_WAIT and AGE.get(state, 3) < AGE[LAST_ACK]:
             # The other end of a connection in TIME_WAIT has had its FIN acknowledged: this is a later connection.
             return None
-        if state == CLOSE and known.cookie and self._lives(other, known) and self._lives(pair):
+        if identity is None and known.cookie and self._lives(other, known) and self._lives(pair):
             # That end has another one.
             return None
         if identity is not None and self._replaced(other, known, identity.state == ESTABLISHED):
@@ -284,18 +308,26 @@ class Tracker:
 
     def gone(self, pair: Pair, now: float) -> None:
         """A pair that was absent from two reads."""
-        if pair in self.table:
+        known = self.table.get(pair)
+        if known is not None and not self._stays(pair, known):
             self._leave(pair, now)
 
     def missing(self, there: Callable[[Pair], object], now: float) -> None:
-        """After a restart: what was restored and is not `there`, in the second read either."""
-        for pair in [pair for pair in self.table if not there(pair)]:
-            self._leave(pair, now, doubtful=self._gap)
+        """After a restart: what was restored and is not `there`, in the second read either; or has ended unheard."""
+        unheard = self.announced and self.doubtful
+        for pair, known in list(self.table.items()):
+            if (unheard and in_time_wait(known)) or not (there(pair) or self._stays(pair, known)):
+                self._leave(pair, now)
+        self._compared = True
 
-    def _leave(self, pair: Pair, now: float, doubtful: bool = False) -> None:
+    def _stays(self, pair: Pair, known: Socket) -> bool:
+        """Whether a socket lives that no read shows: it can have come while one was under way, and be left out of the next."""
+        return self.announced and known.cookie != 0 and self._lives(pair, known)
+
+    def _leave(self, pair: Pair, now: float) -> None:
         socket = self.table.drop(pair)
         if self.announced:
-            self.leaving.add(Gone(socket, pair, now, doubtful))
+            self.leaving.add(Gone(socket, pair, now, doubtful=self.doubtful))
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
@@ -326,9 +358,9 @@ class Tracker:
         if internal and self._other_half(pair, CLOSE, None, since) is not None:
             self._close(pair, now)
             return None
-        if self._wiped.taken_back(end, now):
+        if self.wiped.taken_back(end, now):
             return None
-        if internal and not self._wiped.was_other_end(end, now):
+        if internal and not self.wiped.was_other_end(end, now):
             self._await_half(pair, end.cookie, now)
         self._close(pair, now)
         return New(pair, end.cookie, "closed", CLOSE, None, 0, internal)
@@ -341,7 +373,7 @@ class Tracker:
 
     def _close(self, pair: Pair, now: float) -> None:
         """Remember a connection that ended, where a row of it in TIME_WAIT could be taken for a new one."""
-        if self.first or self.remember_closed:
+        if self.beginning or self.remember_closed:
             self.closed[pair] = now + _TIME_WAIT_LASTS
             self._changes.close(pair)
 
@@ -367,13 +399,13 @@ class Tracker:
         pair = self.table.by_cookie(end.cookie)
         if pair is not None:
             return self._over(pair, self.table.drop(pair), end, now)
-        return None if self._wiped.wait(end, now) else _partial(end)
+        return None if self.wiped.wait(end, now) else _partial(end)
 
     # --- what time brings --------------------------------------------------------------------------------------------
 
     def overdue(self, now: float) -> Iterator[New | Over]:
         """What was waited for and did not come: ends without addresses are reported with what is known. Also forgets."""
-        for verdict in self._wiped.overdue(now):
+        for verdict in self.wiped.overdue(now):
             if verdict.pair is None:
                 yield _partial(verdict.end)
             elif (gone := self.leaving.nameless(verdict.pair, 0.0)) is not None:
@@ -381,6 +413,8 @@ class Tracker:
             else:
                 yield self._over(verdict.pair, self.table.drop(verdict.pair), verdict.end, now)
         yield from self._from_before(now)
+        if self.beginning and not self.first and not self._claims:
+            self._began()
         self.owed.forget(now - self.patience)
         for gone in self.leaving.before(now - self.patience, doubtful=True)[:-_DOUBTFUL]:
             self.leaving.remove(gone)
@@ -392,13 +426,20 @@ class Tracker:
         told: set[Pair] = set()
         for pair, number, seen in self._claims.from_before():
             internal = self._internal(pair)
+            self._close(pair, now)
             half = internal and self._other_half(pair, CLOSE, None, now - self.patience) is not None
             if half or mirrored(pair) in told:
                 continue
             if internal:
                 told.add(pair)
-            self._close(pair, now)
             yield New(pair, number, seen, TIME_WAIT, None, 0, internal)
+
+    def _began(self) -> None:
+        """What was there at the first read is known."""
+        self.beginning = False
+        if not self.remember_closed:
+            self.closed.clear()
+        self._changes.knows(self.beginning, self.doubtful)
 
     def caught_up(self, now: float) -> None:
         """Every end that was announced by now has been dealt with."""
@@ -407,7 +448,7 @@ class Tracker:
     @property
     def waiting(self) -> bool:
         """Whether overdue() will soon have something to tell."""
-        return self._wiped.waiting or bool(self._claims)
+        return self.wiped.waiting or bool(self._claims)
 
     def unannounced(self, now: float) -> int:
         """How many sockets have left the table long ago, and were not announced."""
@@ -428,12 +469,13 @@ class Tracker:
         # The last that left: one that left long before can be held by its program.
         late = self.leaving.before(now - _LATE, doubtful=False)[-self.losing :]
         for gone in late:
-            gone.doubtful, gone.lost, gone.since = True, True, now
+            self.leaving.lose(gone, now)
         count, self.losing = self.losing - len(late), 0
         return count
 
     def _next_serial(self) -> int:
         self.serial += 1
+        self._changes.serial(self.serial)
         return -self.serial
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
+from tcpnewconn.changes import Changes
 from tcpnewconn.leaving import Leaving
 from tcpnewconn.model import ESTABLISHED, End, Identity, Pair, mirrored
 from tcpnewconn.owed import Owed
@@ -40,6 +41,7 @@ class Wiped:
         table: Table,
         owed: Owed,
         leaving: Leaving,
+        changes: Changes,
         identify: Callable[[Pair], Identity | None],
         internal: Callable[[Pair], bool],
         patience: float,
@@ -47,6 +49,7 @@ class Wiped:
         self._table = table
         self._owed = owed
         self._leaving = leaving
+        self._changes = changes
         self._identify = identify
         self._internal = internal
         self._patience = patience
@@ -56,6 +59,27 @@ class Wiped:
         self._unknown: dict[int, tuple[float, End]] = {}
         # What was taken for the end of a pair, with the time that it came.
         self._guesses: dict[Pair, tuple[float, End]] = {}
+
+    def __iter__(self) -> Iterator[tuple[End, float, Pair | None]]:
+        """Each with the time that it came and what it was taken for, as Changes.wait() has them."""
+        yield from ((end, came, guess) for guess, (came, end) in self._guesses.items())
+        yield from ((end, came, None) for came, end in self._unknown.values())
+        yield from ((end, came, b"") for came, end in self._waiting)
+
+    def restore(self, end: End, came: float, guess: Pair | None) -> None:
+        """One that was waited with before a restart."""
+        if guess is None:
+            self._unknown[end.cookie] = (came, end)
+        elif guess:
+            self._guesses[guess] = (came, end)
+        else:
+            self._waiting.append((came, end))
+
+    def _put(self, end: End, came: float, guess: Pair | None) -> None:
+        if guess in self._guesses:
+            self._changes.explained(self._guesses[guess][1].cookie)
+        self.restore(end, came, guess)
+        self._changes.wait(end, came, guess)
 
     @property
     def waiting(self) -> bool:
@@ -67,7 +91,7 @@ class Wiped:
         nameless = chain(self._leaving.nameless_of(end), self._table.nameless_of(end))
         if not self._internal(end.pair) and next(nameless, None) is None:
             return False
-        self._waiting.append((now, end))
+        self._put(end, now, b"")
         return True
 
     def overdue(self, now: float) -> Iterator[Verdict]:
@@ -77,14 +101,20 @@ class Wiped:
             if self._is_half(end, since, now):
                 continue
             elif (pair := self._nameless(end)) is not None:
-                self._guesses[pair] = (since, end)
+                self._put(end, since, pair)
                 yield Verdict(end, pair)
             elif not self._internal(end.pair):
+                self._changes.explained(end.cookie)
                 yield Verdict(end, None)
             else:
-                self._unknown[end.cookie] = (since, end)
-        _shorten(self._unknown)
-        _shorten(self._guesses)
+                self._put(end, since, None)
+        self._shorten(self._unknown)
+        self._shorten(self._guesses)
+
+    def _shorten(self, kept: dict[Any, tuple[float, End]]) -> None:
+        """Forget the oldest where there are too many."""
+        for key in list(islice(kept, max(0, len(kept) - _MOST))):
+            self._changes.explained(kept.pop(key)[1].cookie)
 
     def _nameless(self, end: End) -> Pair | None:
         return next(chain(self._leaving.nameless_of(end), self._table.nameless_of(end)), None)
@@ -96,7 +126,7 @@ class Wiped:
         if pair is None:
             return False
         self._owed.take(pair, since)
-        self._guesses[pair] = (came, end)
+        self._put(end, came, pair)
         return True
 
     def _bereft(self, pair: Pair) -> bool:
@@ -114,7 +144,7 @@ class Wiped:
         if guessed is None or not _held(end, guessed[0], now):
             return False
         del self._guesses[end.pair]
-        self._waiting.append((now, guessed[1]))
+        self._put(guessed[1], now, b"")
         return True
 
     def was_other_end(self, end: End, now: float) -> bool:
@@ -124,6 +154,7 @@ class Wiped:
                 return False
             if may_be(other, mirrored(end.pair)):
                 del self._unknown[cookie]
+                self._changes.explained(cookie)
                 return True
         return False
 
@@ -131,9 +162,3 @@ class Wiped:
 def _held(end: End, since: float, now: float) -> bool:
     """Whether an end had been reset by then, or within a moment, and is announced only now."""
     return now - end.idle < since + _MOMENT
-
-
-def _shorten(kept: dict[Any, tuple[float, End]]) -> None:
-    """Forget the oldest where there are too many."""
-    for key in list(islice(kept, max(0, len(kept) - _MOST))):
-        del kept[key]

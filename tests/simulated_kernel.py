@@ -8,9 +8,10 @@ late and out of order; a read of the table is not atomic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tcpnewconn import model
 from tcpnewconn.model import End, Identity, Pair, Traffic, mirrored, pair_of
@@ -24,12 +25,22 @@ NO_TRAFFIC = Traffic(0, 0, 0, 0, 0)
 class Connection:
     """What really happened, to be compared with what was reported."""
 
-    label: str
+    number: int = -1
     pair: Pair = b""
-    cookies: set[int] = field(default_factory=set)
+    accepted: bool = True
+    # Whether it was there when it was looked up.
+    named: bool = False
+    # Whether a row of it was read; and in how many reads it must have been seen.
+    shown: bool = False
     in_rows: int = 0
     announced: int = 0
-    before_start: bool = False
+    # Whether there was no room for an announcement of it; or nobody to hear it.
+    dropped: bool = False
+    missed: bool = False
+
+    def had(self, pair: Pair) -> bool:
+        """Whether these were its addresses, of either of its ends."""
+        return pair in (self.pair, mirrored(self.pair))
 
 
 @dataclass(eq=False)
@@ -42,6 +53,14 @@ class Socket:
     state: int = model.ESTABLISHED
     minisock: bool = False  # struct inet_timewait_sock: announced already
     accepted: bool = True
+
+
+class Shown(NamedTuple):
+    """One row of a read, and whether its connection had ended."""
+
+    connection: Connection
+    text: str
+    ended: bool
 
 
 class Kernel:
@@ -71,7 +90,7 @@ class Kernel:
         pairs = [pair, mirrored(pair)] if internal else [pair]
         if any(one in self.sockets and not self.sockets[one].minisock for one in pairs):
             return None
-        connection = Connection(f"#{len(self.connections)}", pair)
+        connection = Connection(len(self.connections), pair, accepted)
         self.connections.append(connection)
         for index, one in enumerate(pairs):
             owned = accepted or (internal and index == 0)
@@ -82,6 +101,7 @@ class Kernel:
         socket = self.sockets.get(pair)
         if socket is not None and not socket.accepted:
             socket.accepted, socket.inode = True, self._inode()
+            socket.connection.accepted = True
 
     def half_close(self, pair: Pair) -> None:
         """The program closes; its peer has not. The socket is an orphan now."""
@@ -151,9 +171,15 @@ class Kernel:
         self.held.append(socket)
 
     def wiped_lately(self, pair: Pair) -> bool:
-        """Whether an end that had these addresses lost them within a moment, or the other end of one that did is held."""
+        """Whether an end that had these addresses lost them within a moment, or the other end of one that did is held or late."""
         wiped = max(self.wiped.get(pair, -9.0), self.wiped.get(mirrored(pair), -9.0))
-        return wiped > self.now - 1.0 or any(socket.pair in (pair, mirrored(pair)) for socket in self.held)
+        late = wiped > 0 and self.announces(pair)
+        return wiped > self.now - 1.0 or late or any(socket.pair in (pair, mirrored(pair)) for socket in self.held)
+
+    def heard_in_part(self, pair: Pair) -> bool:
+        """Whether of a connection on these addresses an announcement was missed, and another was or can be heard."""
+        heard = {connection for _, connection in self._announced()}
+        return any(one.had(pair) and one.missed and (one.announced or one in heard) for one in self.connections)
 
     def let_go(self, index: int) -> None:
         """A program closes one of the sockets that were reset."""
@@ -162,16 +188,56 @@ class Kernel:
 
     def refused(self, pair: Pair) -> None:
         """A connect that failed: announced, never established."""
-        self._announce(End(_wiped(pair), self._cookie(), False, True, NO_TRAFFIC), Connection("refused"))
+        self._announce(End(_wiped(pair), self._cookie(), False, True, NO_TRAFFIC), Connection())
 
     def time_wait_expires(self, pair: Pair) -> None:
         socket = self.sockets.get(pair)
         if socket is not None and socket.minisock:
             del self.sockets[pair]
 
+    def announces(self, pair: Pair, but: Connection | None = None) -> bool:
+        """Whether the announcement of a connection on these addresses is under way; but not of that one."""
+        return any(one.had(pair) and one is not but for _, one in self._announced())
+
+    def _announced(self) -> Iterator[tuple[End, Connection]]:
+        yield from ((end, connection) for end, connection, _ in self.destroyed)
+        yield from self.buffer
+
+    def nameless(self) -> list[Connection]:
+        """Those that a row has shown, and that were gone before they were looked up."""
+        here = {socket.connection for socket in (*self.sockets.values(), *self.held) if not socket.minisock}
+        return [one for one in self.connections if one.in_rows and not (one.named or one in here)]
+
+    def in_between(self) -> bool:
+        """Whether of what is announced at this moment some must not be lost: what is left would be taken for something else.
+
+        The end of a connection whose addresses another one had by now; and of one that was gone before it was looked up, where
+        another had its addresses before, or another end has lost its addresses.
+        """
+        if any(later.had(one.pair) for _, one in self._announced() for later in self.connections[one.number + 1 :]):
+            return True
+        unannounced = [one for one in self.nameless() if not one.announced]
+        if any(earlier.had(one.pair) for one in unannounced for earlier in self.connections[: one.number]):
+            return True
+        return bool(unannounced) and any(end.wiped for end, _ in self._announced())
+
+    def expire_successors(self) -> None:
+        """What is left of a connection that had the addresses of an earlier one: nothing says whose it is."""
+        for pair, socket in list(self.sockets.items()):
+            earlier = self.connections[: socket.connection.number]
+            if socket.minisock and any(other.had(pair) for other in earlier):
+                del self.sockets[pair]
+
     def ended(self) -> set[Pair]:
         """Both pairs of every connection that is in TIME_WAIT, or FIN_WAIT2 as a remnant."""
         return {one for pair, socket in self.sockets.items() if socket.minisock for one in (pair, mirrored(pair))}
+
+    def deaf(self) -> None:
+        """Nobody listens from now on, and what waited to be heard is lost."""
+        self.listening = False
+        for _, connection in self.buffer:
+            connection.missed = True
+        self.buffer.clear()
 
     # --- what the kernel does ----------------------------------------------------------------------------------------
 
@@ -202,7 +268,6 @@ class Kernel:
     def _announce_socket(self, socket: Socket, wiped: bool) -> None:
         if not socket.cookie:
             socket.cookie = self._cookie()
-        socket.connection.cookies.add(socket.cookie)
         if wiped:
             self.wiped[socket.pair] = self.now
         pair = _wiped(socket.pair) if wiped else socket.pair
@@ -212,17 +277,21 @@ class Kernel:
     def _announce(self, end: End, connection: Connection) -> None:
         if self.listening:
             self.destroyed.append((end, connection, self.now))
+        else:
+            connection.missed = True
 
     def work(self, index: int) -> None:
         """The work queue runs for one of the destroyed sockets, in whatever order."""
         if not self.destroyed:
             return
         end, connection, _ = self.destroyed.pop(index % len(self.destroyed))
-        if len(self.buffer) >= self._room:
+        if not self.listening:
+            connection.missed = True
+        elif len(self.buffer) >= self._room:
             self.dropped += 1
-            return
-        connection.announced += 1
-        self.buffer.append((end, connection))
+            connection.dropped = True
+        else:
+            self.buffer.append((end, connection))
 
     def work_all(self) -> None:
         """The work queue runs until it is empty."""
@@ -242,12 +311,12 @@ class Kernel:
             return None
         if not socket.cookie:
             socket.cookie = self._cookie()
-        socket.connection.cookies.add(socket.cookie)
+        socket.connection.named |= not socket.minisock
         return Identity(socket.cookie, 0, 1000, socket.inode, socket.state, socket.minisock)
 
     # --- /proc/net/tcp -----------------------------------------------------------------------------------------------
 
-    def write_table(self, path: Path, noise: int, between: Callable[[], None]) -> None:
+    def write_table(self, path: Path, noise: int, between: Callable[[], None]) -> list[Shown]:
         """The table as one read shows it: two pages with something happening in between; a row doubled or left out."""
         pairs = sorted(self.sockets)
         first, second = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
@@ -259,27 +328,24 @@ class Kernel:
         elif rows and noise % 4 == 2 and not self._left_out:
             # Never from two reads in a row.
             self._left_out = True
-            socket, _ = rows.pop(noise % len(rows))
-            socket.connection.in_rows -= 1
+            rows.pop(noise % len(rows))
         else:
             self._left_out = False
         text = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-        for slot, (_, body) in enumerate(rows):
-            text += f"{slot:4}: {body}\n"
+        for slot, row in enumerate(rows):
+            text += f"{slot:4}: {row.text}\n"
         path.write_text(text)
+        return rows
 
-    def _row(self, pair: Pair) -> tuple[Socket, str]:
+    def _row(self, pair: Pair) -> Shown:
         socket = self.sockets[pair]
-        socket.connection.in_rows += 1
         half = len(pair) // 2
         ends = " ".join(
             f"{int.from_bytes(end[:4], 'little'):08X}:{end[4:].hex().upper()}" for end in (pair[:half], pair[half:])
         )
         uid = 1000 if socket.inode else 0
-        return (
-            socket,
-            f"{ends} {socket.state:02X} 00000000:00000000 00:00000000 00000000 {uid:5}        0 {socket.inode} 1",
-        )
+        text = f"{ends} {socket.state:02X} 00000000:00000000 00:00000000 00000000 {uid:5}        0 {socket.inode} 1"
+        return Shown(socket.connection, text, not socket.inode and socket.state in (model.TIME_WAIT, model.FIN_WAIT2))
 
 
 def _wipes(socket: Socket) -> bool:

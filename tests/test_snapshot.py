@@ -234,12 +234,20 @@ def test_a_boot_id_that_is_none_does_not_damage_it(tables: Tables, state: Path, 
 def held(kept: Kept) -> object:
     """All that a snapshot holds, to be compared."""
     sockets = {pair.hex(): astuple(socket) for pair, socket in kept.sockets.items()}
-    leaving = {pair.hex(): [astuple(socket) for socket in sockets] for pair, sockets in kept.leaving.items() if sockets}
+    leaving = {
+        pair.hex(): [(astuple(gone.socket), gone.doubtful, gone.lost) for gone in several]
+        for pair, several in kept.leaving.items()
+        if several
+    }
     owed = {pair.hex(): numbers for pair, numbers in kept.owed.items() if numbers}
     closed = {pair.hex() for pair in kept.closed}
     folded = {key: count for key, count in kept.folded.items() if count}
-    last = (kept.serial, kept.last_end, kept.drops)
-    return kept.place, sockets, leaving, owed, closed, kept.listeners, folded, last, kept.undelivered
+    wiped = {
+        cookie: (end.pair.hex(), tuple(end.traffic), came, guess and guess.hex())
+        for cookie, (end, came, guess) in kept.wiped.items()
+    }
+    last = (kept.serial, kept.last_end, kept.drops, kept.buffer, kept.beginning, kept.doubtful)
+    return kept.place, sockets, leaving, owed, closed, wiped, kept.listeners, folded, last, kept.undelivered
 
 
 HELD_BY_VERSION_1 = (
@@ -250,15 +258,27 @@ HELD_BY_VERSION_1 = (
         "20010db800000000000000000000000501bb20010db80000000000000000000000099c41": (0, 31003, 8, -8, False, 1234.5),
         "7f0000019c427f0000011538": (882140, 0, 6, 882140, True, 1234.5),
     },
-    {"0a0000050016cb007109c95a": [(882150, 31009, 8, 882150, False, 1200.25), (0, 31010, 1, -9, False, 1201.0)]},
+    {
+        # And whether its announcement may have been missed; whether it is taken for lost.
+        "0a0000050016cb007109c95a": [
+            ((882150, 31009, 8, 882150, False, 1200.25), False, False),
+            ((0, 31010, 1, -9, False, 1201.0), False, False),
+        ],
+        "0a0000050016cb007109c95c": [((882160, 31020, 1, 882160, False, 1202.0), True, False)],
+        "0a0000050016cb007109c95d": [((882161, 31021, 1, 882161, False, 1202.0), True, True)],
+    },
     {"7f00000115387f0000019c42": [882141], "7f00000115397f0000019c43": [882152]},
     {"0a0000050016cb007109c959"},
+    {
+        882170: ("000000000016cb0071090000", (10, 20, 30, 40, 50), 1203.5, "0a0000050016cb007109c95e"),
+        882171: ("000000000016cb0071090000", (0, 0, 0, 0, 0), 1204.25, None),
+    },
     {"0.0.0.0:22", "127.0.0.1:5432"},
     {
         ("ingress", bytes([203, 0, 113, 9]), bytes([10, 0, 0, 5]), 22, 4711): 2,
         ("egress", None, bytes.fromhex("20010db8000000000000000000000009"), 443, 0): 1,
     },
-    (9, 882131, 3),
+    (9, 882131, 3, 77123, True, False),
     {2: {"MESSAGE": "second, of \udcff\n", "PRIORITY": "6"}},
 )
 

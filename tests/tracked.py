@@ -10,43 +10,56 @@ from tcpnewconn.procnet import ProcNet
 from tcpnewconn.snapshot import Snapshot
 from tcpnewconn.tracker import New, Over, Tracker
 from tests.histories import ACTIONS
-from tests.simulated_kernel import LOOPBACK, Kernel, internal_pair, remote_pair
+from tests.simulated_kernel import LOOPBACK, Connection, Kernel, internal_pair, remote_pair
 
 
 class Run:
-    """One history: bytes are what happens. Keeps a log, which a failing example prints."""
+    """One history: bytes are what happens. Keeps a log, which a failing example prints.
 
-    def __init__(self, folder: Path, history: bytes, announced: bool, internal: bool, room: int = 1_000_000) -> None:
+    `source` is "rows" where nothing is announced; "own" where announcements come on a socket of the program, so that those
+    are lost that come while it does not run; "kept" where somebody keeps that socket for it.
+    """
+
+    def __init__(self, folder: Path, history: bytes, source: str, internal: bool, room: int = 1_000_000) -> None:
         self.log: list[str] = []
         self.kernel = Kernel(room)
         self.internal = internal
-        self.announced = announced
+        self.source = source
+        self.announced = source != "rows"
         self.now = self.kernel.now = 100.0
         self.lives = 0
         self.told = 0
         self.reading = False
+        # Whether all was told that was there at the first read since when announcements are heard.
+        self.begun = False
         self.starting = False
+        self.stopping = False
+        self.down = False
         self.used: set[Pair] = set()
         self.looked_up: set[int] = set()
         # Pairs in TIME_WAIT at the first read, until it is known whether they are announced.
         self.ended_at_start: set[Pair] = set()
+        # What that read has shown of connections that had ended: nothing is said of it before.
+        self.shown_ended: list[Connection] = []
         self.reported: list[New] = []
         (folder / "net").mkdir(exist_ok=True)
         self.table = folder / "net/tcp"
         self.state = folder / "state"
         self.state.unlink(missing_ok=True)
-        self.start()
+        self.start(unbroken=False)
         self.history = iter(history)
 
-    def start(self) -> None:
+    def start(self, unbroken: bool) -> None:
         """The program begins, or continues where its snapshot ends."""
         snapshot = Snapshot(str(self.state), "here")
         kept, problem = snapshot.load()
         assert problem is None
         self.proc = ProcNet(str(self.table.parent.parent), "little")
-        self.tracker = Tracker(self.kernel.identify, self.is_internal, self.announced, snapshot)
+        self.tracker = Tracker(
+            self.kernel.identify, self.is_internal, self.announced, snapshot, remember_closed=self.source == "own"
+        )
         if kept is not None:
-            kept.restore(self.tracker, unbroken=self.announced, now=self.now)
+            kept.restore(self.tracker, unbroken, now=self.now)
         snapshot.save(self.tracker, set(), Folding(0, 0))
         self.snapshot = snapshot
         self.lives += 1
@@ -54,22 +67,50 @@ class Run:
 
     def wait(self) -> None:
         """Longer than an end without addresses does. No announcement is that late."""
-        if not (self.reading or self.starting):
+        if not (self.reading or self.starting or self.down):
             self.kernel.work_all()
             self.take_ends()
             self.pass_time(1.1)
 
-    def restart(self) -> None:
-        """The program ends and begins again; announcements wait for it meanwhile.
-
-        Not while it waits for what moments bring: an end without addresses, or what was in TIME_WAIT at the first start.
-        """
-        if self.reads and not (self.reading or self.starting or self.tracker.waiting):
-            self.snapshot.flush()
-            self.snapshot.done()
+    def restart(self, choice: int) -> None:
+        """The program is killed or stopped, and begins again some moments later."""
+        if not self.reads or self.reading or self.starting or self.down:
+            return
+        unbroken = self.source == "kept" and choice % 2 == 0
+        if not unbroken and (self.kernel.in_between() or (self.tracker.wiped.waiting and self.kernel.nameless())):
+            return
+        self.log.append("restart" if unbroken else "restart, with announcements lost")
+        if self.source == "kept" and not unbroken:
+            self.stop(choice // 6 % 3)
+        self.snapshot.flush()
+        self.snapshot.done()
+        self.shown_ended.clear()
+        self.down = True
+        if not unbroken:
+            self.kernel.deaf()
+            self.begun = False
+        self.several(choice // 2 % 3)
+        self.kernel.listening = self.announced
+        self.down = False
+        if not unbroken and self.announced:
+            self.kernel.expire_successors()
+        if unbroken:
             # Up to which of them was told outlives it.
             self.kernel.dropped += self.tracker.losing
-            self.start()
+        self.start(unbroken)
+
+    def stop(self, count: int) -> None:
+        """As the service does: nobody keeps its socket from now on. Meanwhile, so many things happen."""
+        self.tracker.leave()
+        self.proc.forget_ended()
+        self.stopping = True
+        self.read()
+        self.stopping = False
+        self.down = True
+        self.several(count)
+        self.kernel.work_all()
+        self.take_ends()
+        self.pass_time(5.0)
 
     @staticmethod
     def is_internal(pair: Pair) -> bool:
@@ -89,17 +130,7 @@ class Run:
         kernel = self.kernel
         pair = self.pair()
         name = ACTIONS[action % len(ACTIONS)]
-        if not self.announced and self.indistinguishable(name, pair):
-            return
-        if name.startswith("open") and pair in (self.used if self.starting else self.ended_at_start):
-            # A pair that enters TIME_WAIT while the first read is under way, and has another connection before that was
-            # announced, some milliseconds later: its row and its announcement cannot be told to be of one connection.
-            return
-        if name == "abort" and (self.reading or (self.announced and not kernel.listening)):
-            # Between its row and its look-up are microseconds. And of what was announced before the start nothing is known.
-            return
-        if name.startswith("open") and self.is_internal(pair) and kernel.wiped_lately(pair):
-            # Of two that follow each other within a moment on the same addresses, nothing tells whose an end without them is.
+        if self.indistinguishable(name, pair):
             return
         self.log.append(f"{name} {pair.hex()}")
         if name.startswith("open"):
@@ -128,13 +159,41 @@ class Run:
         elif name == "wait":
             self.wait()
         elif name == "restart":
-            self.restart()
+            self.restart(self.byte())
         elif name == "expire":
             kernel.time_wait_expires(pair)
         else:
             kernel.work(self.byte())
 
     def indistinguishable(self, name: str, pair: Pair) -> bool:
+        """Whether of what this would bring nothing says which connection it is of."""
+        if not self.announced:
+            return self.alike_in_rows(name, pair)
+        kernel = self.kernel
+        if name == "abort":
+            # Between its row and its look-up are microseconds. And of what was announced before the start nothing is known.
+            return self.reading or not kernel.listening
+        missed = [one for one in kernel.nameless() if one.missed]
+        if missed and (name == "linger" or (name.startswith("open") and any(one.had(pair) for one in missed))):
+            # Of one that was gone before it was looked up, the announcement was lost: the next that can be its is taken for it.
+            return True
+        if not name.startswith("open"):
+            return False
+        if pair in (self.used if self.starting else self.ended_at_start):
+            # A pair that enters TIME_WAIT while the first read is under way, and has another connection before that was
+            # announced, some milliseconds later: its row and its announcement cannot be told to be of one connection.
+            return True
+        unaccepted = [one for one in kernel.connections if one.missed and not one.accepted and one.had(pair)]
+        if unaccepted and self.reads < 2:
+            # If it is gone before it is looked up, its row looks like that of the earlier one, which has been accepted since.
+            return True
+        if not kernel.listening and kernel.announces(pair):
+            # Some milliseconds after another on its addresses, and announcements of that one can be lost.
+            return True
+        # Within a moment of another on its addresses, whose end has lost them; or of whose ends one was heard and one was not.
+        return self.is_internal(pair) and (kernel.wiped_lately(pair) or kernel.heard_in_part(pair))
+
+    def alike_in_rows(self, name: str, pair: Pair) -> bool:
         """Whether this would give a pair a second connection that its rows alone cannot tell from the first.
 
         Two that wait to be accepted look alike, and so do two in TIME_WAIT if no read came between; and while a read is
@@ -157,16 +216,25 @@ class Run:
         noise = self.byte()
         # The first reads of a life are complete: a row that is left out of them says nothing about the start.
         self.reading = True
-        self.starting = self.reads == 0 and self.lives == 1
+        self.starting = not (self.begun or self.reads)
         if self.starting and self.announced:
             self.ended_at_start = self.kernel.ended()
-        self.kernel.write_table(
-            self.table, noise if self.reads or self.lives > 1 else 0, lambda: self.several(noise // 4 % 3)
-        )
+        if (self.starting and (self.announced or self.lives == 1)) or self.stopping:
+            # A row that is left out of the first read, or the last, says nothing about what was there then.
+            noise -= noise % 4
+        shown = self.kernel.write_table(self.table, noise, lambda: self.several(noise // 4 % 3))
+        for one in shown:
+            one.connection.shown = True
+            if not self.announced or not (one.ended or self.kernel.announces(one.connection.pair, one.connection)):
+                one.connection.in_rows += 1
+            elif self.starting and one.ended:
+                self.shown_ended.append(one.connection)
+            # What has ended is else not told by its row, but by its announcement; and a row that looks like that of an earlier
+            # connection is told once that has been announced. Before that, a restart can come in between.
         self.log.append("read:\n" + self.table.read_text())
         if self.starting and self.announced:
             self.ended_at_start |= self.kernel.ended()
-        read = self.proc.read(not self.announced or self.tracker.first)
+        read = self.proc.read(not self.announced or self.tracker.first or self.tracker.remember_closed)
         self.reads += 1
         if self.announced:
             # Between a row and the look-up of its socket there are microseconds. What then takes its place is told from it
@@ -196,12 +264,19 @@ class Run:
         for outcome in self.tracker.overdue(self.now):
             self.take(outcome)
         self.told += self.tracker.lost(self.now)
-        if not self.tracker.waiting:
+        if self.reads and not self.tracker.waiting:
+            self.begun = True
             self.ended_at_start = set()
+            for connection in self.shown_ended:
+                connection.in_rows += 1
+            self.shown_ended.clear()
 
     def take_ends(self) -> None:
         while self.kernel.buffer:
-            end, _ = self.kernel.buffer.pop(0)
+            end, connection = self.kernel.buffer.pop(0)
+            if not (end.wiped and self.is_internal(end.pair)):
+                # What it is the end of is told by its other end alone.
+                connection.announced += 1
             self.log.append(f"end {end}")
             self.take(self.tracker.end(end, self.now))
         self.tracker.caught_up(self.now)
@@ -239,13 +314,10 @@ class Run:
         self.pass_time(self.tracker.patience)
 
 
-def played(folder: Path, history: bytes, announced: bool, internal: bool, room: int = 1_000_000) -> Run:
-    run = Run(folder, history, announced, internal, room)
+def played(folder: Path, history: bytes, source: str, internal: bool, room: int = 1_000_000) -> Run:
+    run = Run(folder, history, source, internal, room)
     run.several(run.byte() % 8)
-    before = len(run.kernel.connections)
-    for connection in run.kernel.connections[:before]:
-        connection.before_start = True
-    run.kernel.listening = announced
+    run.kernel.listening = run.announced
     run.read()
     for step in run.history:
         if step % 6 == 0:
