@@ -71,9 +71,14 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 
 
 class Program:
-    """A running tcpnewconn. Its events are gathered as they come; `ready` is set after its first read."""
+    """A running tcpnewconn. Its events are gathered as they come; `ready` is set after its first read.
 
-    def __init__(self, where: Namespace, *options: str, interval: str = "100ms") -> None:
+    `announcements` is a socket for them that is kept for it, as systemd does (sd_listen_fds(3)).
+    """
+
+    def __init__(
+        self, where: Namespace, *options: str, interval: str = "100ms", announcements: socket.socket | None = None
+    ) -> None:
         self.events: list[Event] = []
         # What stands behind the last whole line.
         self.cut = ""
@@ -84,14 +89,20 @@ class Program:
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._notify.bind(f"{self._folder.name}/notify")
         self.started = time.monotonic()
+        asked = where.command(*command("--interval", interval, *options))
+        descriptors = [announcements.fileno()] if announcements is not None else []
+        if descriptors:
+            passed = f'exec 3<&{descriptors[0]}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+            asked = ["bash", "-c", passed, "bash", *asked]
         self.process = subprocess.Popen(
-            where.command(*command("--interval", interval, *options)),
+            asked,
             cwd=TREE,
             env=os.environ | {"NOTIFY_SOCKET": f"{self._folder.name}/notify"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=descriptors,
         )
         self._threads = [threading.Thread(target=each) for each in (self._gather, self._listen)]
         for thread in self._threads:
@@ -180,9 +191,11 @@ class Program:
 
 
 @contextmanager
-def running(where: Namespace, *options: str, interval: str = "100ms") -> Iterator[Program]:
+def running(
+    where: Namespace, *options: str, interval: str = "100ms", announcements: socket.socket | None = None
+) -> Iterator[Program]:
     """tcpnewconn after its first read; stopped at the end, when it must have had nothing to complain of."""
-    program = Program(where, *options, interval=interval)
+    program = Program(where, *options, interval=interval, announcements=announcements)
     try:
         program.ready()
         yield program

@@ -1,7 +1,8 @@
-"""SIGKILL at any moment, while connections come and go: none is lost, and what is told twice is told as the same.
+"""Killed or stopped at any moment, while connections come and go: none is lost, and what is told twice is told as the same.
 
-In a terminal nobody keeps the kernel's announcements while the program is down. What must be reported then is what some read
-can show: every connection here leaves a row in TIME_WAIT on this host, for longer than the test lasts.
+In a terminal nobody keeps the kernel's announcements while the program is down, nor does systemd while the service is stopped.
+What must be reported then is what some read can show: every connection here leaves a row in TIME_WAIT on this host, for longer
+than the test lasts.
 """
 
 from __future__ import annotations
@@ -12,17 +13,20 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.namespace import Namespace, joined
-from tests.program import CONNECTION, Event, Flow, Program, flow, of_kind
+from tcpnewconn.sockdiag import open_ends
+from tests.namespace import Namespace, joined, namespace
+from tests.program import CONNECTION, Event, Flow, Program, flow, of_kind, running
 from tests.traffic import connect, listen
 
 HERE, THERE = "10.73.0.1", "10.73.0.2"
 # With the four tests 200.
 KILLS = 50
+COUNT = 17
 
 
 class Traffic(threading.Thread):
@@ -74,8 +78,28 @@ class Traffic(threading.Thread):
             raise self.problem
 
 
+def opened(host: Namespace) -> socket.socket:
+    """A socket on which the announcements of a host wait for the program."""
+    with host.entered():
+        return open_ends()
+
+
 @pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a read"])
 def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
+    interrupted(place, "own", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["within", "accepting, hardly a read"])
+def test_killed_at_any_moment_while_its_announcements_are_kept(place: str, tmp_path: Path) -> None:
+    interrupted(place, "kept", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["within", "opening", "accepting, hardly a read"])
+def test_stopped_at_any_moment_and_started_with_another_socket(place: str, tmp_path: Path) -> None:
+    interrupted(place, "renewed", tmp_path)
+
+
+def interrupted(place: str, announcements: str, tmp_path: Path) -> None:
     chance = random.Random(place)
     with joined([f"{HERE}/24"], [f"{THERE}/24"]) as (here, there):
         for host in (here, there):
@@ -83,28 +107,37 @@ def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
         server, client, address, first = {
             "opening": (there, here, THERE, "client"),
             "accepting": (here, there, HERE, "server"),
-        }.get(place, (here, here, "127.0.0.1", "either"))
+        }.get(place.split(",")[0], (here, here, "127.0.0.1", "either"))
         traffic = Traffic(server, client, address, first, chance)
         options = ("--state", str(tmp_path / "state"))
         interval = "1h" if "hardly" in place else "100ms"
         runs: list[list[Event]] = []
+        kept: socket.socket | None = None
         traffic.start()
         try:
-            for _ in range(KILLS):
-                program = Program(here, *options, interval=interval)
-                if chance.random() < 0.7:
-                    program.ready()
-                # From before it has begun to read, to some reads later.
-                time.sleep(chance.uniform(0, 0.15))
-                program.kill()
-                runs.append(of_kind(program.events, CONNECTION))
+            with ExitStack() as sockets:
+                for _ in range(KILLS):
+                    if kept is None or announcements == "renewed":
+                        sockets.close()
+                        kept = sockets.enter_context(opened(here)) if announcements != "own" else None
+                    program = Program(here, *options, interval=interval, announcements=kept)
+                    if announcements == "renewed" or chance.random() < 0.7:
+                        program.ready()
+                    # From before it has begun to read, to some reads later.
+                    time.sleep(chance.uniform(0, 0.15))
+                    if announcements == "renewed":
+                        program.stop()
+                    else:
+                        program.kill()
+                    runs.append(of_kind(program.events, CONNECTION))
+                traffic.stop()
+                last = Program(here, *options, announcements=kept)
+                last.ready()
+                last.read_again()
+                last.stop()
+                runs.append(of_kind(last.events, CONNECTION))
         finally:
             traffic.stop()
-        last = Program(here, *options)
-        last.ready()
-        last.read_again()
-        last.stop()
-        runs.append(of_kind(last.events, CONNECTION))
     assert sum(len(run) > 0 for run in runs) > KILLS / 2
     assert set(traffic.made.values()) == {1}
     ids: dict[Flow, set[str]] = defaultdict(set)
@@ -118,3 +151,30 @@ def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
         again = [flow(event) in told for event in run]
         assert again == sorted(again, reverse=True)
         told.update(flow(event) for event in run)
+
+
+def test_what_had_ended_before_the_first_start_is_told_though_that_is_killed_at_once(tmp_path: Path) -> None:
+    """Until it is known which of them were announced before. Whoever has read them once must not take them for told then."""
+    with namespace() as here:
+        with listen(here, "127.0.0.1", 8080) as listener:
+            for _ in range(COUNT):
+                client, accepted = connect(here, *listener.getsockname()), listener.accept()[0]
+                client.close()
+                assert accepted.recv(1) == b""
+                accepted.close()
+        options = ("--state", str(tmp_path / "state"))
+        runs: list[list[Event]] = []
+        with opened(here) as kept:
+            for _ in range(5):
+                program = Program(here, *options, announcements=kept)
+                program.ready()
+                program.kill()
+                runs.append(program.connections)
+            with running(here, *options, announcements=kept) as last:
+                last.wait(
+                    lambda: len({flow(event) for run in [*runs, last.connections] for event in run}) == COUNT,
+                    "what had ended before",
+                )
+                last.read_again(2)
+    ids = [event["tcpnewconn.connection_id"] for run in [*runs, last.connections] for event in run]
+    assert len(ids) >= COUNT == len(set(ids))
