@@ -31,8 +31,8 @@ _SOON = 0.25
 # Seconds between the reads that follow a loss: what they no longer show is what ended unannounced.
 _AFTER_LOSS = 2.0
 
-# Announcements come from a work queue: some milliseconds late.
-_ANNOUNCED_AFTER = 0.05
+# Announcements come from a work queue: some milliseconds late, more on a starved machine. After the last read none may be.
+_ANNOUNCED_AFTER = 0.25
 
 # Seconds within which all has come that belongs to what a loss is or an end without addresses; at the end that is now.
 _AT_THE_LATEST = 5.0

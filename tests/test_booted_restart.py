@@ -4,6 +4,8 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -130,6 +132,53 @@ def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Boot
     container.run("systemctl", "stop", "holder.service")
     before.read(container)
     assert before.repeated() == []
+
+
+def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(container: Booted) -> None:
+    # What comes and goes while nobody listens is in TIME_WAIT for a minute.
+    with traffic(container, 100) as made:
+        for _ in range(10):
+            container.run("systemctl", "stop", "tcpnewconn.service")
+            container.wait_for(lambda: states(container) == ["inactive", "inactive"], "the socket to be stopped")
+            container.run("systemctl", "start", "tcpnewconn.service")
+    wait_for_all(container, made)
+    assert made.missing() == []
+    assert made.never_made() == []
+    assert made.repeated() == []
+
+
+def test_what_opened_since_the_last_read_is_told_by_the_stop(container: Booted) -> None:
+    with next_read_in_an_hour(container):
+        container.start_unit("holder.service", "/usr/bin/python3", "-c", HOLD.replace("9000", "9002"))
+        container.wait_for(lambda: container.run("ss", "-Htn", "sport", "=", ":9002"), "the connection to be open")
+        assert held(container) == []
+        container.run("systemctl", "stop", "tcpnewconn.service")
+        container.wait_for(lambda: held(container), "it to be reported")
+        # It ends while nobody listens. The next start, whose first read is not the first, does not tell it again.
+        container.run("systemctl", "stop", "holder.service")
+        container.run("systemctl", "start", "tcpnewconn.service")
+    with traffic(container, 20) as after:
+        after.wait_for_some(container)
+    wait_for_all(container, after)
+    (told,) = held(container)
+    assert told["TCPNEWCONN_SEEN"] == "read"
+
+
+def held(container: Booted) -> list[dict[str, Any]]:
+    return booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=9002")
+
+
+@contextmanager
+def next_read_in_an_hour(container: Booted) -> Iterator[None]:
+    """The service has been started with this, and its first read is done."""
+    settings = "/etc/tcpnewconn.conf.d/seldom.conf"
+    container.write(settings, "[Read]\nInterval=1h\n")
+    try:
+        restart(container)
+        yield
+    finally:
+        container.path(settings).unlink()
+        restart(container)
 
 
 HALF_CLOSED = """
