@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from tcpnewconn.addresses import Addresses
 from tcpnewconn.direction import EGRESS, INGRESS, Listeners, decided, directed
 from tcpnewconn.host import Host
+from tcpnewconn.kept import Kept
 from tcpnewconn.model import (
     Closed,
     Connection,
@@ -28,7 +29,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.procnet import Malformed, ProcNet, Read
 from tcpnewconn.sameness import owner
-from tcpnewconn.snapshot import Kept, Snapshot
+from tcpnewconn.snapshot import Snapshot
 from tcpnewconn.sockdiag import Lookup
 from tcpnewconn.tracker import New, Over, Tracker
 

@@ -16,11 +16,12 @@ from tcpnewconn.config import Settings
 from tcpnewconn.entries import Entry, Renderer
 from tcpnewconn.folding import Folding, Second
 from tcpnewconn.ignore import ignored
+from tcpnewconn.kept import Kept
 from tcpnewconn.metrics import Counters
 from tcpnewconn.model import Closed, Connection, Event, Listener, Loss, PortScan
 from tcpnewconn.scan import Scans
 from tcpnewconn.sinks import Sink
-from tcpnewconn.snapshot import Kept, Snapshot
+from tcpnewconn.snapshot import Snapshot
 
 # So many entries wait for the sink; then connections are counted, and told when there is room again.
 _MOST_WAITING = 10_000

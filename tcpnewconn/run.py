@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tcpnewconn import host, sockdiag
 from tcpnewconn.config import Settings
 from tcpnewconn.entries import Renderer
+from tcpnewconn.kept import Kept
 from tcpnewconn.metrics import FILE, MetricsFile
 from tcpnewconn.model import Degraded
 from tcpnewconn.notify import Notifier
@@ -21,7 +22,7 @@ from tcpnewconn.owner import Units, Users
 from tcpnewconn.procnet import ProcNet, net_folder
 from tcpnewconn.service import NoProc, Service, passed_descriptors
 from tcpnewconn.sinks import open_sink, say
-from tcpnewconn.snapshot import Kept, Snapshot
+from tcpnewconn.snapshot import Snapshot
 
 
 class CannotRun(Exception):

@@ -14,22 +14,19 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import islice
 from json.encoder import encode_basestring_ascii as quoted
 
 from tcpnewconn.changes import Changes
 from tcpnewconn.entries import Entry
 from tcpnewconn.folding import Folding, Key
-from tcpnewconn.leaving import Gone
-from tcpnewconn.model import End, Pair, Traffic
-from tcpnewconn.sockets import Socket, Sockets
+from tcpnewconn.kept import Kept, apply, gone_line, group_line, socket_line, wiped_line
+from tcpnewconn.model import End, Pair
+from tcpnewconn.sockets import Socket
 from tcpnewconn.tracker import Tracker
 
 VERSION = 1
 _HEADER_SIZE = 192
-# json.dumps() would make an encoder for each line.
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 # Below this size the log is not rewritten, whatever part of it is still needed.
 _SMALL = 256 * 1024
 
@@ -40,49 +37,6 @@ _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError
 
 class Damaged(Exception):
     """The file is not to be believed; says why."""
-
-
-@dataclass(slots=True)
-class Kept:
-    """What a snapshot holds.
-
-    `folded` are connections that were counted and not told yet, its `keys` by the number that the file has for them.
-    `last_end` is the cookie of the last announced end that was dealt with, `drops` how many lost ones had been told of by then,
-    `buffer` the inode of the socket on which they were announced (0 if that did not outlive the program). `beginning` and
-    `doubtful` are as in Changes.knows(), `wiped` ends as Changes.wait() has them, by their cookie.
-    """
-
-    place: str
-    sockets: Sockets = field(default_factory=Sockets)
-    leaving: dict[Pair, list[Gone]] = field(default_factory=dict)
-    owed: dict[Pair, list[int]] = field(default_factory=dict)
-    closed: set[Pair] = field(default_factory=set)
-    wiped: dict[int, tuple[End, float, Pair | None]] = field(default_factory=dict)
-    beginning: bool = False
-    doubtful: bool = False
-    listeners: set[str] = field(default_factory=set)
-    folded: dict[Key, int] = field(default_factory=dict)
-    keys: dict[int, Key] = field(default_factory=dict)
-    serial: int = 0
-    last_end: int = 0
-    drops: int = 0
-    buffer: int = 0
-    undelivered: dict[int, Entry] = field(default_factory=dict)
-
-    def restore(self, tracker: Tracker, unbroken: bool, now: float) -> None:
-        """Let a tracker continue; `unbroken` where every announcement since has been waiting."""
-        tracker.serial = self.serial
-        tracker.restore(self.sockets, unbroken, self.beginning, self.doubtful)
-        for several in self.leaving.values():
-            for gone in several:
-                tracker.restore_leaving(gone, now)
-        for pair, numbers in self.owed.items():
-            for number in numbers:
-                tracker.owed.restore(pair, number, now)
-        for pair in self.closed:
-            tracker.restore_closed(pair, now)
-        for wiped in self.wiped.values():
-            tracker.wiped.restore(*wiped)
 
 
 class Snapshot(Changes):
@@ -144,13 +98,13 @@ class Snapshot(Changes):
         self._lines.append(f'["n",{number}]')
 
     def put(self, pair: Pair, socket: Socket) -> None:
-        self._lines.append(_socket("+", pair, socket))
+        self._lines.append(socket_line("+", pair, socket))
 
     def drop(self, pair: Pair) -> None:
         self._lines.append(f'["-","{pair.hex()}"]')
 
     def leave(self, pair: Pair, socket: Socket, doubtful: bool, lost: bool) -> None:
-        self._lines.append(_socket("v", pair, socket, _doubts(doubtful, lost)))
+        self._lines.append(gone_line(pair, socket, doubtful, lost))
 
     def left(self, pair: Pair, cookie: int) -> None:
         self._lines.append(f'["w","{pair.hex()}",{cookie}]')
@@ -165,7 +119,7 @@ class Snapshot(Changes):
         self._lines.append(f'["c","{pair.hex()}"]')
 
     def wait(self, end: End, came: float, guess: Pair | None) -> None:
-        self._lines.append(_wiped(end, came, guess))
+        self._lines.append(wiped_line(end, came, guess))
 
     def explained(self, cookie: int) -> None:
         self._lines.append(f'["z",{cookie}]')
@@ -193,7 +147,7 @@ class Snapshot(Changes):
         number = self._keys.get(key)
         if number is None:
             number = self._keys[key] = len(self._keys)
-            self._lines.append(_group(number, key, 0))
+            self._lines.append(group_line(number, key, 0))
         self._lines.append(f'["f",{number}]')
 
     def told(self) -> None:
@@ -265,21 +219,21 @@ class Snapshot(Changes):
         yield self._last_end
         yield f'["b",{self._buffer}]'
         for pair, socket in tracker.table.items():
-            yield _socket("+", pair, socket)
+            yield socket_line("+", pair, socket)
         for gone in tracker.leaving:
-            yield _socket("v", gone.pair, gone.socket, _doubts(gone.doubtful, gone.lost))
+            yield gone_line(gone.pair, gone.socket, gone.doubtful, gone.lost)
         for pair, number in tracker.owed:
             yield f'["o","{pair.hex()}",{number}]'
         for pair in tracker.closed:
             yield f'["c","{pair.hex()}"]'
         for end, came, guess in tracker.wiped:
-            yield _wiped(end, came, guess)
+            yield wiped_line(end, came, guess)
         yield f'["i",{int(tracker.beginning)},{int(tracker.doubtful)}]'
         for name in listeners:
             yield f'["l","{name}"]'
         self._keys = {key: number for number, (key, _) in enumerate(folding.counted())}
         for number, (key, count) in enumerate(folding.counted()):
-            yield _group(number, key, count)
+            yield group_line(number, key, count)
         for number, text in self._undelivered.items():
             yield f'["e",{number},{text}]'
 
@@ -296,30 +250,6 @@ class Snapshot(Changes):
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _socket(kind: str, pair: Pair, socket: Socket, more: str = "") -> str:
-    paired = "true" if socket.paired else "false"
-    return (
-        f'["{kind}","{pair.hex()}",{socket.cookie},{socket.inode},{socket.state},{socket.number},{paired},'
-        f"{socket.opened:.3f}{more}]"
-    )
-
-
-def _doubts(doubtful: bool, lost: bool) -> str:
-    """What is said of a socket that is in no row, beside what is said of each."""
-    return f",{int(lost)}" if doubtful else ""
-
-
-def _wiped(end: End, came: float, guess: Pair | None) -> str:
-    taken = None if guess is None else guess.hex()
-    return _ENCODE(["y", end.pair.hex(), end.cookie, list(end.traffic), round(came, 3), taken])
-
-
-def _group(number: int, key: Key, count: int) -> str:
-    direction, source, destination, port, cgroup = key
-    ends = [None if address is None else address.hex() for address in (source, destination)]
-    return _ENCODE(["g", number, direction, *ends, port, cgroup, count])
 
 
 def _object(entry: Entry) -> str:
@@ -357,7 +287,7 @@ def _read(path: str) -> Kept:
                 break
             at += len(line)
             try:
-                _apply(_unchecked(line), kept)
+                apply(_unchecked(line), kept)
             except _NOT_OURS as error:
                 raise Damaged(f"damaged in line {number}") from error
     if at != length:
@@ -383,67 +313,3 @@ def _unchecked(line: bytes):  # type: ignore[no-untyped-def]
     if line[8:9] != b" " or not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
         raise ValueError("wrong checksum")
     return json.loads(line[9:])
-
-
-def _apply(record: list, kept: Kept) -> None:  # type: ignore[type-arg]
-    """Take one line into account; raises one of _NOT_OURS."""
-    kind = record[0]
-    if kind in ("+", "v"):
-        _, text, cookie, inode, state, number, paired, opened, *doubts = record
-        pair = bytes.fromhex(text)
-        socket = Socket(int(cookie), int(inode), int(state), int(number), bool(paired), float(opened))
-        kept.serial = max(kept.serial, -socket.number)
-        if kind == "+":
-            kept.sockets[pair] = socket
-        else:
-            gone = Gone(socket, pair, 0.0, doubtful=bool(doubts), lost=doubts == [1])
-            kept.leaving.setdefault(pair, []).append(gone)
-    elif kind == "-":
-        kept.sockets.pop(bytes.fromhex(record[1]))
-    elif kind == "w":
-        several = kept.leaving[bytes.fromhex(record[1])]
-        del several[[gone.socket.cookie for gone in several].index(record[2])]
-    elif kind == "o":
-        kept.owed.setdefault(bytes.fromhex(record[1]), []).append(int(record[2]))
-    elif kind == "s":
-        numbers = kept.owed[bytes.fromhex(record[1])]
-        # Which of them was not written down at first: it was the first then.
-        numbers.remove(record[2] if len(record) > 2 else numbers[0])
-    elif kind == "c":
-        kept.closed.add(bytes.fromhex(record[1]))
-    elif kind == "y":
-        _, pair, cookie, traffic, came, guess = record
-        end = End(bytes.fromhex(pair), int(cookie), True, True, Traffic(*map(int, traffic)))
-        kept.wiped.pop(end.cookie, None)
-        kept.wiped[end.cookie] = (end, float(came), None if guess is None else bytes.fromhex(guess))
-    elif kind == "z":
-        kept.wiped.pop(record[1], None)
-    elif kind == "i":
-        kept.beginning, kept.doubtful = bool(record[1]), bool(record[2])
-    elif kind == "l":
-        kept.listeners.add(str(record[1]))
-    elif kind == "k":
-        kept.listeners.discard(str(record[1]))
-    elif kind == "x":
-        kept.last_end, kept.drops = int(record[1]), int(record[2])
-    elif kind == "b":
-        kept.buffer = int(record[1])
-    elif kind == "n":
-        kept.serial = max(kept.serial, int(record[1]))
-    elif kind == "g":
-        _, number, direction, source, destination, port, cgroup, count = record
-        source, destination = (None if end is None else bytes.fromhex(end) for end in (source, destination))
-        key = (str(direction), source, destination, None if port is None else int(port), int(cgroup))
-        kept.keys[int(number)] = key
-        kept.folded[key] = int(count)
-    elif kind == "f":
-        kept.folded[kept.keys[record[1]]] += 1
-    elif kind == "h":
-        kept.folded.clear()
-        kept.keys.clear()
-    elif kind == "e":
-        kept.undelivered[int(record[1])] = {str(key): str(value) for key, value in record[2].items()}
-    elif kind == "d":
-        del kept.undelivered[int(record[1])]
-    else:
-        raise ValueError(f"unknown record {kind!r}")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.snapshot import Kept, Snapshot
+from tcpnewconn.kept import Kept
+from tcpnewconn.snapshot import Snapshot
 from tests.supervised import Supervised
 from tests.table import Line, Tables, line, listener
 from tests.terminal import TESTS, TREE, command, environment, messages, run
