@@ -171,7 +171,7 @@ class Tracker:
         known = self.table.get(pair)
         if known is None and self._was_announced(row) and not self.first:
             if self._last and (row.state == TIME_WAIT or not self._lives(pair)):
-                self._changes.close(pair)
+                self._close(pair, now)
             return None
         if known is not None and row.inode and row.inode == known.inode and can_be(row, known):
             if row.state != known.state:

@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.folding import Folding
 from tcpnewconn.kept import Kept
+from tcpnewconn.model import TIME_WAIT, Row, pair_of
 from tcpnewconn.snapshot import Snapshot
+from tcpnewconn.tracker import Tracker
 from tests.supervised import Supervised
 from tests.table import Line, Tables, line, listener
 from tests.terminal import TESTS, TREE, command, environment, messages, run
@@ -354,6 +357,25 @@ def test_a_quiet_read_writes_nothing_and_a_change_only_what_changed(tables: Tabl
         service.reads(2)
         assert 0 < state.stat().st_size - status.st_size < 2000
         assert state.read_bytes()[192 : status.st_size] == content[192:]
+
+
+def test_what_a_stop_knows_for_told_outlives_the_file_s_writing_anew(state: Path) -> None:
+    """However many are in TIME_WAIT then: the file is written anew when it has grown."""
+    snapshot = Snapshot(str(state), PLACE)
+    tracker = Tracker(lambda pair: None, lambda pair: False, True, snapshot)
+    snapshot.save(tracker, set(), Folding(0, 0))
+    tracker.read_done()
+    assert list(tracker.overdue(1.0)) == []
+    tracker.leave()
+    ended = {pair_of(bytes([10, 0, 0, 5]), 80, bytes([203, 0, 113, 9]), port) for port in range(30_000, 40_000)}
+    for pair in sorted(ended):
+        assert tracker.row(Row(pair, TIME_WAIT, 0, 0), "read", 2.0) is None
+    snapshot.save(tracker, set(), Folding(0, 0))
+    snapshot.done()
+    kept, warning = Snapshot(str(state), PLACE).load()
+    assert warning is None
+    assert kept is not None
+    assert kept.closed == ended
 
 
 def test_however_much_comes_and_goes_it_stays_small(tables: Tables, state: Path) -> None:
