@@ -17,12 +17,13 @@ from bench.reads import observer
 from bench.service import Service
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call
-from tcpnewconn import config, sockdiag
-from tcpnewconn.entries import Entry, Renderer
-from tcpnewconn.outbox import Outbox
-from tcpnewconn.owner import Units, Users
-from tcpnewconn.sinks import Sink, open_sink
-from tcpnewconn.snapshot import Snapshot
+from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.kernel import sockdiag
+from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.outbox import Outbox
+from tcpnewconn.reporting.sinks import Sink, open_sink
+from tcpnewconn.settings import config
+from tcpnewconn.state.snapshot import Snapshot
 
 
 def memory(small: bool) -> Group:
@@ -47,7 +48,7 @@ class _Reporting:
     """The rooms from a row to the datagram, in this process, as the service joins them."""
 
     def __init__(self, path: str, burst: int = 0, sink: Sink | None = None) -> None:
-        self._ends = sockdiag.Ends(sockdiag.open_ends())
+        self._ends = sockdiag.Notifications(sockdiag.open_notifications())
         self._snapshot = Snapshot(path, "here")
         self._observer = observer(self._snapshot)
         settings = replace(config.load(os.devnull), burst_limit=burst, total_limit=0)

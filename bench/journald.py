@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 from bench.figures import Figure, Group, at_most
-from tests import booted_events
-from tests.booted import CONTAINER_ADDRESS, Booted
-from tests.booted_package import booted_with_package
+from tests.support import booted_events
+from tests.support.booted import CONTAINER_ADDRESS, Booted
+from tests.support.booted_package import booted_with_package
 
 _PORT = 80  # of the container's nginx
 _CLIENT = """

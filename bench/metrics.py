@@ -9,7 +9,7 @@ from bench.reads import observer
 from bench.service import Service
 from bench.table import Table
 from bench.timing import in_turns, median, of_call
-from tcpnewconn.metrics import Counters, Course, MetricsFile, exposition
+from tcpnewconn.health.metrics import Counters, MetricsFile, ServiceStatistics, exposition
 from tcpnewconn.model import ESTABLISHED, Connection, Endpoint
 
 
@@ -24,7 +24,7 @@ def written(small: bool) -> Group:
     table.grow(rows)
     looking = observer(None)
     list(looking.read(0.0))
-    counters, course = Counters(), Course(10.0)
+    counters, course = Counters(), ServiceStatistics(10.0)
     with tempfile.TemporaryDirectory(dir="/run") as folder:
         file = MetricsFile(f"{folder}/tcpnewconn.prom")
 

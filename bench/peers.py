@@ -25,7 +25,7 @@ from bench.timing import cpu_of
 _POLL_PROC = f"""
 import sys, time
 from tcpnewconn.model import TIME_WAIT
-from tcpnewconn.procnet import ProcNet
+from tcpnewconn.kernel.procnet import ProcNet
 interval = float(sys.argv[1])
 proc, port = ProcNet(), ({PORT}).to_bytes(2, "big")
 for _ in proc.read().changed:

@@ -11,10 +11,10 @@ from bench import apart
 from bench.figures import Figure, Group, at_most
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call, of_command, ratio
-from tcpnewconn import host, sockdiag
+from tcpnewconn.kernel import host, sockdiag
+from tcpnewconn.kernel.procnet import ProcNet, net_folder
 from tcpnewconn.observer import Observer
-from tcpnewconn.procnet import ProcNet, net_folder
-from tcpnewconn.snapshot import Snapshot
+from tcpnewconn.state.snapshot import Snapshot
 
 CAT = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
 SS = ("ss", "-tan")

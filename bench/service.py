@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.timing import cpu_of
-from tcpnewconn import sockdiag
+from tcpnewconn.kernel import sockdiag
 
 _TREE = Path(__file__).resolve().parent.parent
 _PYTHON = "/usr/bin/python3"
@@ -30,7 +30,7 @@ class Service:
         self._notified.settimeout(_PATIENCE)
         # Unless `folded`, every connection is told one by one: what is measured is the cost of that.
         (folder / "conf").write_text("" if folded else "[Report]\nBurstLimit=0\nTotalLimit=0\n")
-        with sockdiag.open_ends() as ends:
+        with sockdiag.open_notifications() as ends:
             # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
             passing = ["bash", "-c", f'exec 3<&{ends.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "bash"]
             self._program = subprocess.Popen(

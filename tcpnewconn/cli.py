@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tcpnewconn import __version__
-from tcpnewconn.config import ConfigError, Settings, load
-from tcpnewconn.values import parse_interval
+from tcpnewconn.settings.config import ConfigError, Settings, load
+from tcpnewconn.settings.values import parse_interval
 
 EXIT_CANNOT_RUN = 1
 # What status ends with when something is not as it should be.
@@ -134,7 +134,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from tcpnewconn import metrics, status
+    from tcpnewconn.health import metrics, status
 
     text, well = status.told(options.metrics or metrics.PATH, options.json)
     print(text, flush=True)
@@ -142,7 +142,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _metrics_http(options: argparse.Namespace) -> int:
-    from tcpnewconn import exporter, metrics
+    from tcpnewconn.health import exporter, metrics
 
     try:
         listening = exporter.passed_socket()
@@ -154,7 +154,7 @@ def _metrics_http(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from tcpnewconn.run import CannotRun, run
+    from tcpnewconn.app import CannotRun, run
 
     try:
         run(options, settings, lambda: _settings(options))
@@ -165,6 +165,6 @@ def _run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _complain(message: str) -> None:
-    from tcpnewconn.sinks import say
+    from tcpnewconn.reporting.sinks import say
 
     say(message, 3)

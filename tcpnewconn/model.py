@@ -1,8 +1,8 @@
 """The values that flow from the sources to the sinks.
 
-A *pair* names one socket: its local address and port, then its remote address and port, packed in network byte order
+A *four_tuple* names one socket: its local address and port, then its remote address and port, packed in network byte order
 (12 bytes for IPv4, 36 for IPv6). An IPv4-mapped IPv6 address (::ffff:a.b.c.d) is packed as the IPv4 address it is. The
-other socket of a connection within this host has the same pair with its halves exchanged.
+other socket of a connection within this host has the same four_tuple with its halves exchanged.
 
 What there are many of is a named tuple: frozen dataclasses take four times as long to make (measured).
 """
@@ -13,7 +13,7 @@ import socket
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-Pair = bytes
+FourTuple = bytes
 
 # include/net/tcp_states.h
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 3, 4, 5, 6
@@ -40,20 +40,20 @@ CONNECTED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT,
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
-def collapsed(address: bytes) -> bytes:
+def unmapped(address: bytes) -> bytes:
     """A packed address, an IPv4-mapped IPv6 one as the IPv4 address it stands for."""
     return address[12:] if len(address) == 16 and address.startswith(_MAPPED) else address
 
 
-def pair_of(local: bytes, local_port: int, remote: bytes, remote_port: int) -> Pair:
-    """The pair of a socket; both addresses packed, of one family once collapsed."""
+def four_tuple_of(local: bytes, local_port: int, remote: bytes, remote_port: int) -> FourTuple:
+    """The four_tuple of a socket; both addresses packed, of one family once unmapped."""
     return b"%b%b%b%b" % (local, local_port.to_bytes(2, "big"), remote, remote_port.to_bytes(2, "big"))
 
 
-def mirrored(pair: Pair) -> Pair:
-    """The pair of the socket at the connection's other end."""
-    half = len(pair) // 2
-    return pair[half:] + pair[:half]
+def mirrored(four_tuple: FourTuple) -> FourTuple:
+    """The four_tuple of the socket at the connection's other end."""
+    half = len(four_tuple) // 2
+    return four_tuple[half:] + four_tuple[:half]
 
 
 class Endpoint(NamedTuple):
@@ -77,25 +77,25 @@ def address_text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
-def ends_of(pair: Pair) -> tuple[Endpoint, Endpoint]:
-    """The local and the remote endpoint of a pair."""
-    half = len(pair) // 2
+def endpoints(four_tuple: FourTuple) -> tuple[Endpoint, Endpoint]:
+    """The local and the remote endpoint of a four_tuple."""
+    half = len(four_tuple) // 2
     return (
-        Endpoint(pair[: half - 2], int.from_bytes(pair[half - 2 : half], "big")),
-        Endpoint(pair[half:-2], int.from_bytes(pair[-2:], "big")),
+        Endpoint(four_tuple[: half - 2], int.from_bytes(four_tuple[half - 2 : half], "big")),
+        Endpoint(four_tuple[half:-2], int.from_bytes(four_tuple[-2:], "big")),
     )
 
 
 class Row(NamedTuple):
     """One socket as a read of /proc shows it. An inode of 0 and a uid of None mean that the kernel does not know."""
 
-    pair: Pair
+    four_tuple: FourTuple
     state: int
     uid: int | None
     inode: int
 
 
-class Identity(NamedTuple):
+class SocketInfo(NamedTuple):
     """What the kernel says of one socket that was looked up.
 
     The cookie is 64 bits wide and not used again before the next boot. The cgroup is the inode number of the socket's
@@ -124,15 +124,15 @@ class Traffic(NamedTuple):
     retransmits: int
 
 
-class End(NamedTuple):
+class DestroyedSocket(NamedTuple):
     """One socket as the kernel announces it when it is destroyed.
 
-    `pair` is as the kernel tells it; where it `wiped` the socket's addresses before the announcement, the local address
+    `four_tuple` is as the kernel tells it; where it `wiped` the socket's addresses before the announcement, the local address
     and the remote port in it are zero. `established` says whether the socket ever was a connection. It has been `idle` for
     so many seconds: its peer acknowledged nothing.
     """
 
-    pair: Pair
+    four_tuple: FourTuple
     cookie: int
     established: bool
     wiped: bool
@@ -146,7 +146,7 @@ class Connection(NamedTuple):
     source: Endpoint
     destination: Endpoint
     direction: str
-    seen: str
+    detected_by: str
     id: str
     state: int
     uid: int | None = None
@@ -165,21 +165,23 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A connection that was reported has ended.
+    """A reported connection is closed.
 
-    Bytes of payload that went from the source to the destination and back, the smoothed round trip in microseconds,
-    retransmitted segments, and how long it lasted: None where its opening was not seen.
+    Payload bytes that the source and the destination sent, the smoothed round trip time in microseconds, retransmitted
+    segments, and the duration in seconds: None where the opening was not seen.
     """
 
     source: Endpoint
     destination: Endpoint
     direction: str
     id: str
-    forth: int
-    back: int
+    source_bytes: int
+    destination_bytes: int
     rtt: int
     retransmits: int
     seconds: float | None
+    uid: int | None = None
+    cgroup: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +211,12 @@ class PortScan:
     ports: tuple[int, ...]
 
 
-# Where a connection was seen: before the first start, in a read, or by its announced end alone.
-SEEN = ("startup", "read", "closed")
+# How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
+DETECTED_BY = ("startup", "poll", "notification")
 # What a loss can be of.
-Reason = Literal["announcements", "malformed", "folding", "journal", "scan"]
+Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan"]
 # Where connections are seen.
-Source = Literal["proc", "announcements"]
+Source = Literal["proc", "notifications"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,4 +244,33 @@ class Recovered:
     message: str
 
 
-Event = Connection | Summary | PortScan | Listener | Closed | Loss | Degraded | Recovered
+@dataclass(frozen=True, slots=True)
+class ObservationStarted:
+    """The service observes from now on.
+
+    `since` and `until` are Unix times in seconds: of this start, and of the last moment that the run before observed (None
+    where there was none, or it is not known). `ignore` is Ignore= as it is set, its rules separated by blanks.
+    """
+
+    since: float
+    until: float | None
+    ignore: str
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationStopped:
+    """The service was stopped, and observes no longer."""
+
+
+Event = (
+    Connection
+    | Summary
+    | PortScan
+    | Listener
+    | Closed
+    | Loss
+    | Degraded
+    | Recovered
+    | ObservationStarted
+    | ObservationStopped
+)

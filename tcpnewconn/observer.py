@@ -7,31 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tcpnewconn.addresses import Addresses
-from tcpnewconn.direction import EGRESS, INGRESS, Listeners, decided, directed
-from tcpnewconn.host import Host
-from tcpnewconn.kept import Kept
+from tcpnewconn.kernel.addresses import Addresses
+from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.procnet import Malformed, ProcNet, Read
+from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import (
     Closed,
     Connection,
     Degraded,
-    End,
+    DestroyedSocket,
     Endpoint,
     Event,
-    Identity,
+    FourTuple,
     Listener,
     Loss,
-    Pair,
     Recovered,
     Row,
-    ends_of,
+    SocketInfo,
+    endpoints,
     mirrored,
 )
-from tcpnewconn.procnet import Malformed, ProcNet, Read
-from tcpnewconn.sameness import owner
-from tcpnewconn.snapshot import Snapshot
-from tcpnewconn.sockdiag import Lookup
-from tcpnewconn.tracker import New, Over, Tracker
+from tcpnewconn.state.kept import Kept
+from tcpnewconn.state.snapshot import Snapshot
+from tcpnewconn.tracking.direction import EGRESS, INGRESS, Listeners, decided, directed
+from tcpnewconn.tracking.sameness import owner
+from tcpnewconn.tracking.tracker import New, Over, Tracker
 
 # Seconds between two loss events of one kind.
 _LOSS_EVERY = 60.0
@@ -103,8 +103,8 @@ class Observer:
         kept.restore(self.tracker, unbroken=kept.buffer == self._buffer != 0, now=now)
         self._reported_listeners = kept.listeners
 
-    def _identify(self, pair: Pair) -> Identity | None:
-        return self._lookup.identity(pair) if self._lookup is not None else None
+    def _identify(self, four_tuple: FourTuple) -> SocketInfo | None:
+        return self._lookup.identity(four_tuple) if self._lookup is not None else None
 
     # --- rows --------------------------------------------------------------------------------------------------------
 
@@ -126,22 +126,22 @@ class Observer:
     def _events(self, read: Read, now: float) -> Iterator[Event]:
         tracker = self.tracker
         self._reads += 1
-        seen = "read" if self._reads > 1 or self._restored else "startup"
+        seen = "poll" if self._reads > 1 or self._restored else "startup"
         self._count_malformed(read)
-        for pair in read.gone_listeners:
-            self._listeners.remove(pair)
-            self._forget_listener(str(ends_of(pair)[0]))
+        for four_tuple in read.gone_listeners:
+            self._listeners.remove(four_tuple)
+            self._forget_listener(str(endpoints(four_tuple)[0]))
         if self._reads == 1:
             # Those that went while nobody ran: one that comes back is new.
-            for name in self._reported_listeners - {str(ends_of(row.pair)[0]) for row in read.listeners}:
+            for name in self._reported_listeners - {str(endpoints(row.four_tuple)[0]) for row in read.listeners}:
                 self._forget_listener(name)
         listening = self._listening() if read.listeners else {}
         for row in read.listeners:
-            yield from self._listener(row, listening.get(row.pair), seen == "startup")
+            yield from self._listener(row, listening.get(row.four_tuple), seen == "startup")
         if self._reads == 2 and self._restored:
             tracker.missing(read.find, now)
-        for pair in read.gone:
-            tracker.gone(pair, now)
+        for four_tuple in read.gone:
+            tracker.gone(four_tuple, now)
         for row in read.changed:
             new = tracker.row(row, seen, now)
             if new is not None:
@@ -149,17 +149,19 @@ class Observer:
         tracker.read_done()
         yield from self.overdue(now)
 
-    def _listening(self) -> dict[Pair, Identity]:
+    def _listening(self) -> dict[FourTuple, SocketInfo]:
         """Every listening socket that the kernel tells of when asked."""
         try:
             return (
-                {row.pair: identity for row, identity in self._lookup.listeners()} if self._lookup is not None else {}
+                {row.four_tuple: identity for row, identity in self._lookup.listeners()}
+                if self._lookup is not None
+                else {}
             )
         except OSError:
             return {}
 
-    def _listener(self, row: Row, identity: Identity | None, startup: bool) -> Iterator[Event]:
-        endpoint = ends_of(row.pair)[0]
+    def _listener(self, row: Row, identity: SocketInfo | None, startup: bool) -> Iterator[Event]:
+        endpoint = endpoints(row.four_tuple)[0]
         self._listeners.add(row, identity.cgroup if identity else 0)
         if str(endpoint) not in self._reported_listeners:
             self._reported_listeners.add(str(endpoint))
@@ -175,48 +177,50 @@ class Observer:
 
     # --- ends --------------------------------------------------------------------------------------------------------
 
-    def end(self, end: End, now: float, closed: bool) -> Iterator[Event]:
+    def end(self, end: DestroyedSocket, now: float, closed: bool) -> Iterator[Event]:
         """An announced end; what is new with it. With `closed`, that a reported connection has ended is an event too."""
         if not self.tracker.announced:
             self.tracker.announced = True
-            yield Recovered("announcements", "The kernel announces ended connections: every connection is seen again")
+            yield Recovered("notifications", "The kernel announces ended connections: every connection is seen again")
         self._ends += 1
         outcome = self.tracker.end(end, now)
         if isinstance(outcome, New):
             connection = self._connection(outcome, now)
             yield connection
             if closed:
-                yield self._closed(connection, outcome.pair, end, None)
+                yield self._closed(connection, outcome.four_tuple, end, None)
         elif isinstance(outcome, Over):
-            self._proc.forget(outcome.pair)
+            self._proc.forget(outcome.four_tuple)
             if closed:
                 yield from self._over(outcome, end, now)
 
-    def _over(self, over: Over, end: End, now: float) -> Iterator[Event]:
-        source, destination, direction = directed(over.pair, over.internal, self._listeners)
-        if over.internal and source != ends_of(over.pair)[0]:
+    def _over(self, over: Over, end: DestroyedSocket, now: float) -> Iterator[Event]:
+        source, destination, direction = directed(over.four_tuple, over.internal, self._listeners)
+        if over.internal and source != endpoints(over.four_tuple)[0]:
             # The other socket of this connection tells of it, when its own end comes.
             return
         connection = Connection(source, destination, direction, "", self._id(over.number), 0)
         # The clock of an earlier run can have been another one: that of a time namespace, or of a machine that was restored.
         seconds = None if over.opened is None or over.opened > now else now - over.opened
-        yield self._closed(connection, over.pair, end, seconds)
+        yield self._closed(connection, over.four_tuple, end, seconds)
 
-    def _closed(self, connection: Connection, pair: Pair, end: End, seconds: float | None) -> Closed:
+    def _closed(
+        self, connection: Connection, four_tuple: FourTuple, end: DestroyedSocket, seconds: float | None
+    ) -> Closed:
         traffic = end.traffic
-        opened_here = connection.source == ends_of(pair)[0]
+        opened_here = connection.source == endpoints(four_tuple)[0]
         # Of what was acknowledged beyond the payload one is the SYN of him who opened it, the other his FIN: who has that
         # acknowledged has, but for a peer that vanished, received one too.
         fin = traffic.acked - traffic.sent > int(opened_here)
         received = max(0, traffic.received - int(fin))
-        forth, back = (traffic.sent, received) if opened_here else (received, traffic.sent)
+        source_bytes, destination_bytes = (traffic.sent, received) if opened_here else (received, traffic.sent)
         return Closed(
             connection.source,
             connection.destination,
             connection.direction,
             connection.id,
-            forth,
-            back,
+            source_bytes,
+            destination_bytes,
             traffic.rtt,
             traffic.retransmits,
             seconds,
@@ -225,36 +229,38 @@ class Observer:
     # --- a connection ------------------------------------------------------------------------------------------------
 
     def _connection(self, new: New, now: float) -> Connection:
-        if not decided(new.pair, new.internal, self._listeners):
+        if not decided(new.four_tuple, new.internal, self._listeners):
             self._ask_for_listeners(now)
         if new.wiped:
             return self._without_addresses(new)
-        source, destination, direction = directed(new.pair, new.internal, self._listeners)
+        source, destination, direction = directed(new.four_tuple, new.internal, self._listeners)
         uid, cgroup = new.uid, new.cgroup
-        if new.internal and new.seen != "closed" and source != ends_of(new.pair)[0]:
-            uid, cgroup = self._owner(mirrored(new.pair))
-        if new.seen == "closed" and direction == INGRESS:
-            cgroup = self._listeners.on(new.pair[: len(new.pair) // 2]) or 0
-        return Connection(source, destination, direction, new.seen, self._id(new.number), new.state, uid, cgroup)
+        if new.internal and new.detected_by != "notification" and source != endpoints(new.four_tuple)[0]:
+            uid, cgroup = self._owner(mirrored(new.four_tuple))
+        if new.detected_by == "notification" and direction == INGRESS:
+            cgroup = self._listeners.on(new.four_tuple[: len(new.four_tuple) // 2]) or 0
+        return Connection(source, destination, direction, new.detected_by, self._id(new.number), new.state, uid, cgroup)
 
     def _without_addresses(self, new: New) -> Connection:
         """A connection whose local address and remote port the kernel wiped before it announced the end."""
-        local, remote = ends_of(new.pair)
+        local, remote = endpoints(new.four_tuple)
         assert local.address is not None
         local = Endpoint(local.address if any(local.address) else None, local.port)
         remote = Endpoint(remote.address, None)
-        here = new.pair[: len(new.pair) // 2]
+        here = new.four_tuple[: len(new.four_tuple) // 2]
         cgroup = self._listeners.on(here)
         if cgroup is not None or not self._listeners.ephemeral(here):
             source, destination, direction = remote, local, INGRESS
         else:
             source, destination, direction = local, remote, EGRESS
-        return Connection(source, destination, direction, new.seen, self._id(new.number), new.state, None, cgroup or 0)
+        return Connection(
+            source, destination, direction, new.detected_by, self._id(new.number), new.state, None, cgroup or 0
+        )
 
-    def _owner(self, pair: Pair) -> tuple[int | None, int]:
-        """User and cgroup of the socket of a pair; None and 0 where not known."""
-        row = self._read.find(pair) if self._read is not None else None
-        return owner(row, self._identify(pair))
+    def _owner(self, four_tuple: FourTuple) -> tuple[int | None, int]:
+        """User and cgroup of the socket of a four_tuple; None and 0 where not known."""
+        row = self._read.find(four_tuple) if self._read is not None else None
+        return owner(row, self._identify(four_tuple))
 
     def _ask_for_listeners(self, now: float) -> None:
         if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
@@ -301,11 +307,11 @@ class Observer:
             if isinstance(outcome, New):
                 yield self._connection(outcome, now)
             else:
-                self._proc.forget(outcome.pair)
+                self._proc.forget(outcome.four_tuple)
         if not self._ends and self.tracker.announced and (unannounced := self.tracker.unannounced(now)):
             self.tracker.announced = False
             yield Degraded(
-                "announcements",
+                "notifications",
                 f"{unannounced} connections ended and the kernel announced none of them: what opens and closes "
                 "between two reads of /proc is not seen. Is tcpnewconn.socket of this network namespace?",
             )
@@ -315,7 +321,7 @@ class Observer:
         if self._lost and (last or now >= self._lost_told + _LOSS_EVERY):
             yield Loss(
                 self._lost,
-                "announcements",
+                "notifications",
                 f"{self._lost} ends of connections were lost because the receive buffer was full: connections that no "
                 "read showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
             )

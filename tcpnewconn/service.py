@@ -10,15 +10,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from tcpnewconn.config import ConfigError, Settings
-from tcpnewconn.metrics import Course, MetricsFile, exposition
+from tcpnewconn.health.metrics import MetricsFile, ServiceStatistics, exposition
+from tcpnewconn.health.notify import Notifier
+from tcpnewconn.kernel.sockdiag import Notifications
 from tcpnewconn.model import Degraded, Event, Recovered
-from tcpnewconn.notify import Notifier
 from tcpnewconn.observer import Observer
-from tcpnewconn.outbox import Outbox
-from tcpnewconn.sinks import say
-from tcpnewconn.snapshot import Snapshot
-from tcpnewconn.sockdiag import Ends
+from tcpnewconn.reporting.outbox import Outbox
+from tcpnewconn.reporting.sinks import say
+from tcpnewconn.settings.config import ConfigError, Settings
+from tcpnewconn.state.snapshot import Snapshot
 
 # So many ends are dealt with before the clock is looked at.
 _ENDS_AT_ONCE = 500
@@ -55,7 +55,7 @@ class Service:
         observer: Observer,
         outbox: Outbox,
         snapshot: Snapshot | None,
-        ends: Ends | None,
+        ends: Notifications | None,
         last_end: int,
         notifier: Notifier,
         reload: Callable[[], Settings],
@@ -70,7 +70,7 @@ class Service:
         self._reload = reload
         self._metrics = metrics
         self._metrics_problem: str | None = None
-        self._course = Course(outbox.settings.interval)
+        self._course = ServiceStatistics(outbox.settings.interval)
         self._signals: set[int] = set()
         self._lost = 0
         self._proc_degraded = False
@@ -243,7 +243,7 @@ class Service:
             self._observer.lose(lost, now)
         return bool(lost)
 
-    def _told_drops(self, ends: Ends) -> int:
+    def _told_drops(self, ends: Notifications) -> int:
         """The value of the counter of lost announcements up to which they were told: after a restart the rest is."""
         return (ends.drops - self._observer.untold) & 0xFFFFFFFF
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.namespace import Namespace, namespace
-from tests.terminal import TREE
+from tests.support.namespace import Namespace, namespace
+from tests.support.terminal import TREE
 
 FIRST_PORT = 19100
 

@@ -20,7 +20,7 @@ from monitoring.grafana.asking import expressions
 from monitoring.grafana.panels import Json
 from monitoring.grafana.picture.fleet import Host, hosts, with_a_small_buffer, without_announcements
 from monitoring.grafana.picture.traffic import Flow, Traffic
-from tests.terminal import TREE
+from tests.support.terminal import TREE
 
 # What panels.INTERVAL says.
 STEP = 60

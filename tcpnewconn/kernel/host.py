@@ -1,0 +1,85 @@
+"""What this host is: its boot, its network namespace, its range of local ports."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from tcpnewconn.tracking.direction import DEFAULT_PORT_RANGE
+
+# Where the unit shows the program the few sysctls that it needs: its sandbox hides /proc/sys (ProcSubset=pid).
+_SYSCTL_ENVIRONMENT = "TCPNEWCONN_SYSCTL"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """`boot` is the boot id without its dashes, `namespace` the inode number of the network namespace; "0" if not known.
+
+    `live` says whether the kernel that runs this program, in the namespace that it runs in, is the one looked at; `users`
+    whether user ids in /proc are shown as they are, not translated into a user namespace of this program's own.
+    """
+
+    boot: str
+    namespace: str
+    port_range: tuple[int, int]
+    live: bool
+    users: bool
+
+    @property
+    def place(self) -> str:
+        """What connections' ids and a snapshot are valid for."""
+        return f"{self.boot}-{self.namespace}"
+
+
+def look(root: str, net_folder: str) -> Host:
+    """The host under a root of /proc, whose tables are in `net_folder`."""
+    sysctl = f"{root}/sys"
+    if os.path.realpath(root) == "/proc":
+        sysctl = os.environ.get(_SYSCTL_ENVIRONMENT, sysctl)
+    process = os.path.dirname(net_folder)
+    return Host(
+        boot=_boot(f"{sysctl}/kernel/random/boot_id"),
+        namespace=_namespace(process, net_folder),
+        port_range=_port_range(f"{sysctl}/net/ipv4/ip_local_port_range"),
+        live=_same(f"{net_folder}/tcp", "/proc/self/net/tcp"),
+        users=(_first_line("/proc/self/uid_map") or "").split() == ["0", "0", "4294967295"],
+    )
+
+
+def _boot(path: str) -> str:
+    boot = (_first_line(path) or "").replace("-", "")
+    return boot if re.fullmatch("[0-9a-f]{32}", boot) else "0"
+
+
+def _namespace(process: str, net_folder: str) -> str:
+    try:
+        # "net:[4026531840]"; of another user's process only root may read it.
+        return os.readlink(f"{process}/ns/net")[5:-1]
+    except OSError:
+        pass
+    try:
+        return str(os.stat(f"{net_folder}/tcp").st_ino)
+    except OSError:
+        return "0"
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are one file: /proc/<pid>/net/tcp has one inode number in each network namespace (measured)."""
+    try:
+        return os.path.samestat(os.stat(one), os.stat(other))
+    except OSError:
+        return False
+
+
+def _port_range(path: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([0-9]{1,5})\t([0-9]{1,5})", _first_line(path) or "")
+    return (int(match[1]), int(match[2])) if match else DEFAULT_PORT_RANGE
+
+
+def _first_line(path: str) -> str | None:
+    try:
+        with open(path, errors="replace") as file:
+            return file.readline().rstrip("\n")
+    except OSError:
+        return None

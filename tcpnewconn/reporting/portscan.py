@@ -1,0 +1,65 @@
+"""Notices port scans: one source that opened connections to many ports of this host. Pure; it blocks nothing.
+
+Only connections that were established are counted: what probes a closed port never becomes one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from tcpnewconn.model import Connection, PortScan
+from tcpnewconn.tracking.direction import INGRESS
+
+# Sources that are remembered; the one that was quiet for the longest gives way.
+_MOST_SOURCES = 10_000
+
+
+@dataclass(slots=True)
+class _Source:
+    """When each port was last connected to, oldest first, and until when the source was told of."""
+
+    ports: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    told: float = float("-inf")
+
+
+class PortScans:
+    """More than `ports` ports within so many seconds are a scan; 0 ports switches it off."""
+
+    def __init__(self, ports: int, within: float) -> None:
+        self.ports = ports
+        self.within = within
+        # Sources that had to give way while they were watched.
+        self.evicted = 0
+        self._sources: OrderedDict[bytes, _Source] = OrderedDict()
+
+    def notice(self, connection: Connection, now: float) -> PortScan | None:
+        """A new connection; the scan it completes, once per source and period."""
+        address, port = connection.source.address, connection.destination.port
+        if not self.ports or connection.direction != INGRESS or address is None or port is None:
+            return None
+        source = self._sources.get(address)
+        if source is None:
+            source = self._sources[address] = _Source()
+            self._make_room(now)
+        self._sources.move_to_end(address)
+        ports = source.ports
+        ports[port] = now
+        ports.move_to_end(port)
+        while ports and next(iter(ports.values())) <= now - self.within:
+            ports.popitem(last=False)
+        if len(ports) <= self.ports:
+            return None
+        if now < source.told + self.within:
+            # Told of already: what is remembered of it stays as small as what will tell it again.
+            while len(ports) > self.ports + 1:
+                ports.popitem(last=False)
+            return None
+        source.told = now
+        return PortScan(address, connection.destination.address, tuple(sorted(ports)))
+
+    def _make_room(self, now: float) -> None:
+        while len(self._sources) > _MOST_SOURCES:
+            _, source = self._sources.popitem(last=False)
+            if source.ports and next(reversed(source.ports.values())) > now - self.within:
+                self.evicted += 1

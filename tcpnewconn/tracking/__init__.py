@@ -1,0 +1,1 @@
+"""What is new. Pure: no I/O, no clock."""

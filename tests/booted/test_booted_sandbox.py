@@ -1,0 +1,88 @@
+"""What the service is kept from, tried out from inside its own sandbox; and what systemd-analyze says of it."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import booted_probe
+from tests.support.booted import Booted
+from tests.support.booted_package import booted_with_package, drop_in, on_each_distribution
+
+UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
+STATE, FIGURES = "/var/lib/tcpnewconn", "/run/tcpnewconn"
+# What is written to these is kept nowhere.
+KEEP_NOTHING = re.compile(
+    r"/dev/(null|zero|full|random|urandom|pts/ptmx)|/proc/pressure/\w+|/sys/fs/cgroup/.*\.pressure"
+)
+# Only how it is started is another program's; everything else is as the package has it.
+INSTEAD = "[Service]\nType=oneshot\nExecStart=\nExecStart=/usr/bin/python3 /usr/local/lib/probe.py\nRestart=no\n"
+
+
+@pytest.fixture(scope="module", params=on_each_distribution("sandbox"))
+def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
+    with booted_with_package(request.param) as container:
+        yield container
+
+
+@pytest.fixture(scope="module")
+def probed(container: Booted) -> dict[str, Any]:
+    """What a program in the service's place could do."""
+    container.write("/usr/local/lib/probe.py", Path(booted_probe.__file__).read_text())
+    container.run("systemctl", "stop", *UNITS)
+    drop_in(container, "tcpnewconn.service", INSTEAD, name="probe")
+    container.run("systemctl", "start", "tcpnewconn.service")
+    container.run("rm", "-r", "/etc/systemd/system/tcpnewconn.service.d")
+    container.run("systemctl", "daemon-reload")
+    lines = container.run("journalctl", "--quiet", "--output=cat", "_SYSTEMD_UNIT=tcpnewconn.service", "_COMM=python3")
+    (line,) = [line for line in lines.splitlines() if line.startswith('{"other_processes"')]
+    outcome: dict[str, Any] = json.loads(line)
+    return outcome
+
+
+def test_systemd_finds_nothing_to_say_about_the_units(container: Booted) -> None:
+    assert container.run("systemd-analyze", "verify", *UNITS) == ""
+
+
+def test_the_exposure_is_at_most_0_7(container: Booted) -> None:
+    judged = container.run("systemd-analyze", "security", "--no-pager", "tcpnewconn.service")
+    exposure = re.search(r"Overall exposure level for tcpnewconn.service: ([\d.]+)", judged)
+    assert exposure, judged
+    assert float(exposure.group(1)) <= 0.7, judged
+
+
+def test_it_can_open_no_ip_socket(probed: dict[str, Any]) -> None:
+    opened = {family for family, outcome in probed["sockets"].items() if outcome == "opened"}
+    assert opened == {"AF_UNIX", "AF_NETLINK"}
+
+
+def test_it_can_write_nowhere_but_its_state_and_its_figures(probed: dict[str, Any]) -> None:
+    assert sorted(probed["writable_folders"]) == [FIGURES, STATE]
+    elsewhere = [path for path in probed["writable_files"] if not path.startswith((f"{STATE}/", f"{FIGURES}/"))]
+    assert [path for path in elsewhere if not KEEP_NOTHING.fullmatch(path)] == []
+
+
+def test_it_sees_no_other_process(probed: dict[str, Any]) -> None:
+    assert probed["other_processes"] == []
+
+
+def test_it_has_no_capability_and_gets_none(probed: dict[str, Any]) -> None:
+    assert set(probed["capabilities"]) == {"0000000000000000"}
+    assert probed["no_new_privileges"] == "1"
+    assert 0 < probed["user"] < 1000, "a system user"
+    assert [attempt for attempt, outcome in probed["attempts"].items() if outcome == "done"] == []
+
+
+def test_where_netlink_is_forbidden_it_reads_and_says_what_is_missing(container: Booted) -> None:
+    only_unix = ("RestrictAddressFamilies=AF_UNIX",)
+    container.start_unit("reader.service", "/usr/bin/tcpnewconn", "--output=text", properties=only_unix)
+    said = ("does not announce ended connections", "New listener: 0.0.0.0:80")
+    container.wait_for(
+        lambda: all(part in container.run("journalctl", "--quiet", "--unit=reader.service") for part in said),
+        "it to say what is missing, and what it reads",
+    )
+    assert container.property("reader.service", "ActiveState") == "active"
+    container.run("systemctl", "stop", "reader.service")

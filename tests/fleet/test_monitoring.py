@@ -1,0 +1,293 @@
+"""The chain from tcpnewconn to a webhook: connections are a rate; each fault fires the alerts meant, no other, until mended."""
+
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from monitoring.grafana.asking import expressions
+from tests.support.booted import CONTAINER_ADDRESS, Booted
+from tests.support.booted_events import traffic
+from tests.support.booted_package import drop_in, main_pid
+from tests.support.monitoring_chain import INSTANCE, INTERVAL, LINK, MONITORING, SPEED, Chain, monitored
+
+pytestmark = pytest.mark.xdist_group("monitoring")
+
+# Clients that close first.
+CONNECT = """
+import socket, sys
+for _ in range(int(sys.argv[2])):
+    socket.create_connection((sys.argv[1], 80)).close()
+"""
+# Connections to one port after the other, of those on which LISTEN listens.
+SCAN = """
+import socket, sys
+for port in range(8001, 8008):
+    socket.create_connection((sys.argv[1], port)).close()
+"""
+LISTEN = """
+import socket, time
+listeners = [socket.create_server(("", port)) for port in range(8001, 8008)]
+time.sleep(9999)
+"""
+RULES = MONITORING / "prometheus" / "tcpnewconn.rules.yml"
+SERVICE = "tcpnewconn.service"
+DASHBOARD = json.loads((MONITORING / "grafana" / "tcpnewconn.json").read_text())
+WRONG = "/etc/tcpnewconn.conf.d/wrong.conf"
+
+
+@dataclass
+class Table:
+    """What is told in the end: fault, alert, seconds until the webhook knew, and what the shipped rule waits for."""
+
+    rows: list[tuple[str, str, float, float]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        waits = dict(re.findall(r"alert: (\w+)\n(?:.*\n)*?        for: (\w+)", RULES.read_text()))
+        line = "{:36} {:26} {:>9} {:>9} {:>12}\n"
+        table = line.format("fault", "alert", "fires, s", "ends, s", "shipped for")
+        for fault, alert, fires, ends in self.rows:
+            table += line.format(fault, alert, f"{fires:.1f}", f"{ends:.1f}", waits[alert])
+        return table
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    with monitored(tmp_path_factory.mktemp("monitoring")) as chain:
+        yield chain
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Table]:
+    """TCPNEWCONN_ALERTS_TABLE names a file that it is written to as well."""
+    table = Table()
+    yield table
+    print(f"\n{table}")
+    if file := os.environ.get("TCPNEWCONN_ALERTS_TABLE"):
+        with open(file, "w") as written:
+            written.write(str(table))
+
+
+def peer_connects(chain: Chain, script: str, *arguments: str) -> None:
+    chain.container.from_peer("/usr/bin/python3", "-c", script, CONTAINER_ADDRESS, *arguments)
+
+
+def test_connections_made_are_counted_exactly_and_are_a_rate(chain: Chain) -> None:
+    counter = 'tcpnewconn_connections_total{direction="ingress",family="ipv4"}'
+    (before,) = chain.values(counter)
+    peer_connects(chain, CONNECT, "23")
+    chain.wait_for(lambda: chain.values(counter) == [before + 23], "23 connections")
+    chain.wait_for(
+        lambda: sum(chain.values('instance_direction:tcpnewconn_connections:rate5m{direction="ingress"}')) > 0, "a rate"
+    )
+    assert chain.values('tcpnewconn_lost_total{reason="notifications"}') == [0]
+
+
+def test_every_recording_rule_has_data(chain: Chain) -> None:
+    def empty() -> list[str]:
+        names = chain.container.from_peer("curl", "--silent", "http://127.0.0.1:9090/api/v1/rules?type=record")
+        rules = [rule["name"] for group in json.loads(names)["data"]["groups"] for rule in group["rules"]]
+        assert len(rules) > 5
+        return [name for name in rules if not chain.query(name)]
+
+    chain.wait_for(lambda: not empty(), "every recording rule to have data")
+
+
+def test_every_expression_of_the_dashboard_has_data(chain: Chain) -> None:
+    chosen = {"job": "node", "instance": INSTANCE}
+    missing = {each.expr: each.title for each in expressions(DASHBOARD, chosen)}
+    assert len(missing) > 40
+
+    def all_were_seen() -> bool:
+        for expr in list(missing):
+            if any(math.isfinite(value) for value in chain.values(expr)):
+                del missing[expr]
+        return not missing
+
+    # Its mark is there for a while only.
+    chain.container.run("systemctl", "restart", SERVICE)
+    try:
+        chain.wait_for(all_were_seen, "every expression of the dashboard to have data", within=300)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\nno data: {missing}") from None
+
+
+@pytest.mark.parametrize(("name", "value"), [("job", "node"), ("instance", INSTANCE)])
+def test_a_variable_of_the_dashboard_offers_the_host(chain: Chain, name: str, value: str) -> None:
+    (variable,) = (each for each in DASHBOARD["templating"]["list"] if each["name"] == name)
+    asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
+    assert asked is not None
+
+    series = chain.query(asked[1].replace("$job", ".*"))
+    assert {each["metric"][asked[2]] for each in series} == {value}
+
+
+# --- faults: made on entering, mended on leaving -----------------------------------------------------------------------
+
+
+@contextmanager
+def stopped(chain: Chain) -> Iterator[None]:
+    chain.container.run("systemctl", "stop", SERVICE)
+    try:
+        yield
+    finally:
+        chain.container.run("systemctl", "start", SERVICE)
+
+
+@contextmanager
+def frozen(chain: Chain) -> Iterator[None]:
+    """The watchdog mends it."""
+    before = main_pid(chain.container)
+    chain.container.run("systemctl", "kill", "--signal=STOP", "--kill-whom=main", SERVICE)
+    yield
+    chain.wait_for(lambda: main_pid(chain.container) not in (0, before), "the watchdog to end it")
+
+
+@contextmanager
+def wrong_configuration(chain: Chain) -> Iterator[None]:
+    chain.container.write(WRONG, "[Read]\nInterval=soon\n")
+    try:
+        assert chain.container.status_of("systemctl", "restart", SERVICE) != 0
+        yield
+    finally:
+        chain.container.run("rm", WRONG)
+        chain.container.run("systemctl", "restart", SERVICE)
+
+
+@contextmanager
+def lost_announcements(chain: Chain) -> Iterator[None]:
+    """A buffer for a few hundred of a thousand ends; nobody mends what is lost."""
+    container = chain.container
+    with socket_drop_in(container, "ReceiveBuffer=32K"):
+        container.run("systemctl", "kill", "--signal=STOP", SERVICE)
+        try:
+            peer_connects(chain, CONNECT, "997")
+            container.wait_for(
+                lambda: not container.run("ss", "-Htn", "state", "connected", "sport = :80"), "their ends"
+            )
+        finally:
+            container.run("systemctl", "kill", "--signal=CONT", SERVICE)
+        yield
+
+
+@contextmanager
+def another_socket(chain: Chain) -> Iterator[None]:
+    """Somebody's drop-in: no announcements arrive on a socket of another kind."""
+    with socket_drop_in(chain.container, "ListenNetlink=\nListenNetlink=route 0"):
+        yield
+
+
+@contextmanager
+def socket_drop_in(container: Booted, text: str) -> Iterator[None]:
+    drop_in(container, "tcpnewconn.socket", f"[Socket]\n{text}\n")
+    try:
+        renewed(container)
+        yield
+    finally:
+        container.run("rm", "--recursive", "/etc/systemd/system/tcpnewconn.socket.d")
+        container.run("systemctl", "daemon-reload")
+        renewed(container)
+
+
+def renewed(container: Booted) -> None:
+    """The service with a new socket."""
+    # The socket by name: it stops in a job of its own, for which the stop of the service does not wait.
+    container.run("systemctl", "stop", SERVICE, "tcpnewconn.socket")
+    container.run("systemctl", "start", SERVICE)
+
+
+@contextmanager
+def journald_frozen(chain: Chain) -> Iterator[None]:
+    container = chain.container
+    with traffic(container, 300):
+        container.run("systemctl", "kill", "--signal=STOP", "systemd-journald.service")
+        try:
+            yield
+        finally:
+            container.run("systemctl", "kill", "--signal=CONT", "systemd-journald.service")
+
+
+@contextmanager
+def no_figures(chain: Chain) -> Iterator[None]:
+    chain.container.run("rm", LINK)
+    try:
+        yield
+    finally:
+        chain.container.run("ln", "--symbolic", "/run/tcpnewconn/tcpnewconn.prom", LINK)
+
+
+@contextmanager
+def port_scan(chain: Chain) -> Iterator[None]:
+    """Nobody mends what was seen."""
+    chain.container.start_unit("seven-ports", "/usr/bin/python3", "-c", LISTEN)
+    chain.container.wait_for(lambda: "8007" in chain.container.run("ss", "-Htln"), "seven listeners")
+    peer_connects(chain, SCAN)
+    try:
+        yield
+    finally:
+        chain.container.run("systemctl", "stop", "seven-ports.service")
+
+
+@dataclass(frozen=True)
+class Fault:
+    what: str
+    make: Callable[[Chain], AbstractContextManager[None]]
+    alerts: frozenset[str]
+    # Those of them that Alertmanager keeps quiet.
+    quiet: frozenset[str] = frozenset()
+    # Seconds in which the webhook must be told.
+    within: float = float("inf")
+
+
+# Three intervals and the rule's wait; a scrape, an evaluation and the route's wait; and what a busy machine may add.
+STALE_WITHIN = 3 * INTERVAL + 60 / SPEED + 4 + 20
+
+# In an order that keeps those with a restart apart, which is what TcpnewconnRestarting is about.
+FAULTS = {
+    "stopped": Fault("systemctl stop", stopped, frozenset({"TcpnewconnStale"}), within=STALE_WITHIN),
+    "frozen": Fault("SIGSTOP, ended by the watchdog", frozen, frozenset({"TcpnewconnStale"})),
+    "journald": Fault("journald stopped (SIGSTOP)", journald_frozen, frozenset({"TcpnewconnJournalBlocked"})),
+    "configuration": Fault(
+        "a setting that is wrong, restart",
+        wrong_configuration,
+        frozenset({"TcpnewconnUnitFailed", "TcpnewconnStale"}),
+        quiet=frozenset({"TcpnewconnStale"}),
+    ),
+    "scan": Fault("a port scan", port_scan, frozenset({"TcpnewconnPortScanSeen"})),
+    "losses": Fault("a receive buffer that is too small", lost_announcements, frozenset({"TcpnewconnLosing"})),
+    "figures": Fault("the link to the figures removed", no_figures, frozenset({"TcpnewconnAbsent"})),
+    "source": Fault("a socket without announcements", another_socket, frozenset({"TcpnewconnSourceDegraded"})),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_fires_what_is_meant_and_nothing_else_until_it_is_mended(
+    chain: Chain, table: Table, fault: Fault
+) -> None:
+    chain.wait_for(lambda: not chain.query("ALERTS"), "quiet")
+    loud = fault.alerts - fault.quiet
+
+    def told(status: str, since: float) -> dict[str, float]:
+        return {one["labels"]["alertname"]: one["came"] for one in chain.told(since) if one["status"] == status}
+
+    made = time.time()
+    with fault.make(chain):
+        chain.wait_for(lambda: chain.firing() == fault.alerts, f"{sorted(fault.alerts)} to fire")
+        fired = chain.wait_for(lambda: (came := told("firing", made)).keys() >= loud and came, "the webhook to be told")
+        chain.wait_for(lambda: chain.inhibited() == fault.quiet, f"{sorted(fault.quiet)} to be quiet")
+        assert told("firing", made).keys() == loud
+        mended = time.time()
+    ended = chain.wait_for(lambda: (came := told("resolved", mended)).keys() >= loud and came, "the end to be told")
+    chain.wait_for(lambda: not chain.firing(), "nothing to fire")
+    assert chain.firing(since=made) == fault.alerts, chain.course(since=made)
+    # What is quiet may be told once the unit starts again, until it has read.
+    assert told("firing", made).keys() <= fault.alerts
+    assert max(fired.values()) - made <= fault.within
+    for alert in sorted(loud):
+        table.rows.append((fault.what, alert, fired[alert] - made, ended[alert] - mended))

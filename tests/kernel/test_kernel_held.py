@@ -1,0 +1,118 @@
+"""Sockets that a program still holds after their peer has reset them: in no table any more, and announced only when it lets go.
+
+Needs root, for namespaces.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.namespace import Namespace, joined
+from tests.support.program import CLOSED, CLOSED_CONFIGURATION, Event, Program, of_kind, running
+from tests.support.traffic import connect, listen, reset
+
+HERE, THERE = "10.76.0.1", "10.76.0.2"
+COUNT = 7
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Namespace, Namespace]]:
+    with joined([f"{HERE}/24"], [f"{THERE}/24"]) as made:
+        yield made
+
+
+def ids(events: list[Event]) -> list[str]:
+    return sorted(event["tcpnewconn.connection_id"] for event in events)
+
+
+def wait_for_ends(program: Program, count: int) -> list[Event]:
+    program.wait(lambda: len(of_kind(program.events, CLOSED)) >= count, f"{count} ends")
+    return of_kind(program.events, CLOSED)
+
+
+@pytest.mark.parametrize("place", ["within", "opening"])
+def test_it_is_not_reported_again_after_a_restart(
+    place: str, hosts: tuple[Namespace, Namespace], tmp_path: Path
+) -> None:
+    here, there = hosts
+    server, address = (here, "127.0.0.1") if place == "within" else (there, THERE)
+    options = ("--state", str(tmp_path / "state"), "--config", CLOSED_CONFIGURATION)
+    with listen(server, address) as listener:
+        with running(here, *options) as first:
+            held = [connect(here, *listener.getsockname()) for _ in range(COUNT)]
+            accepted = [listener.accept()[0] for _ in held]
+            first.wait_for_connections(COUNT)
+            for each in accepted:
+                reset(each)
+            first.read_again(3)
+        with running(here, *options) as second:
+            second.read_again(3)
+            for each in held:
+                each.close()
+            ends = wait_for_ends(second, COUNT)
+            second.read_again(1)
+        assert second.connections == [], second.messages()
+        assert ids(ends) == ids(first.connections)
+        assert len(first.connections) == COUNT
+
+
+def test_both_ends_of_one_within_the_host_are_one_however_long_a_program_holds_the_other(
+    hosts: tuple[Namespace, Namespace],
+) -> None:
+    """No read has seen them: the end that was reset has no addresses, the other, announced much later, has them."""
+    here, _ = hosts
+    with (
+        running(here, "--config", CLOSED_CONFIGURATION, interval="1h") as program,
+        listen(here, "127.0.0.1") as listener,
+    ):
+        held = [connect(here, *listener.getsockname()) for _ in range(COUNT)]
+        for _ in held:
+            reset(listener.accept()[0])
+        # Longer than an end without addresses is waited for where its other end is elsewhere.
+        time.sleep(3)
+        sources = sorted(each.getsockname()[1] for each in held)
+        for each in held:
+            each.close()
+        ends = wait_for_ends(program, COUNT)
+    assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()
+    assert ids(ends) == ids(program.connections)
+
+
+def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespace, Namespace]) -> None:
+    """Those that reads have seen, those that opened and were reset between two reads, with and without their addresses."""
+    here, there = hosts
+    with (
+        running(here, "--config", CLOSED_CONFIGURATION) as program,
+        listen(here, "127.0.0.1") as within,
+        listen(there, THERE) as elsewhere,
+    ):
+        held = [connect(here, *where.getsockname()) for where in (within, elsewhere) for _ in range(COUNT)]
+        accepted = [where.accept()[0] for where in (within, elsewhere) for _ in range(COUNT)]
+        program.wait_for_connections(len(held))
+        program.read_again()
+        for number in range(2 * COUNT):
+            held.append(connect(here, *within.getsockname()))
+            if number % 2:
+                # Closing with unread bytes resets it too, and leaves its addresses.
+                held[-1].sendall(b"unread")
+                within.accept()[0].close()
+            else:
+                reset(within.accept()[0])
+        for each in accepted:
+            reset(each)
+        program.read_again(3)
+        sources = sorted(each.getsockname()[1] for each in held)
+        # What belongs together comes within a minute, as a rule (tracker.py).
+        time.sleep(62)
+        for each in held:
+            each.close()
+        program.wait(
+            lambda: sum(event["source.port"] in sources for event in of_kind(program.events, CLOSED)) >= len(held),
+            "ends",
+        )
+        program.read_again()
+    assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()

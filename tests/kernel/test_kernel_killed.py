@@ -1,0 +1,180 @@
+"""Killed or stopped at any moment, while connections come and go: none is lost, and what is told twice is told as the same.
+
+In a terminal nobody keeps the kernel's announcements while the program is down, nor does systemd while the service is stopped.
+What must be reported then is what some read can show: every connection here leaves a row in TIME_WAIT on this host, for longer
+than the test lasts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn.kernel.sockdiag import open_notifications
+from tests.support.namespace import Namespace, joined, namespace
+from tests.support.program import CONNECTION, Event, Flow, Program, flow, of_kind, running
+from tests.support.traffic import connect, listen
+
+HERE, THERE = "10.73.0.1", "10.73.0.2"
+# With the four tests 200.
+KILLS = 50
+COUNT = 17
+
+
+class Traffic(threading.Thread):
+    """Opens a connection every few milliseconds, and closes it after some, so that its TIME_WAIT is on the side wanted."""
+
+    def __init__(self, server: Namespace, client: Namespace, address: str, first: str, chance: random.Random) -> None:
+        super().__init__()
+        self.made: Counter[Flow] = Counter()
+        self.problem: Exception | None = None
+        self._server, self._client, self._address = server, client, address
+        self._first = first
+        self._chance = chance
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except Exception as problem:
+            self.problem = problem
+
+    def _run(self) -> None:
+        open_ones: list[tuple[socket.socket, socket.socket]] = []
+        # No port is used twice: addresses and ports name a connection.
+        ports = itertools.count(20_000)
+        with listen(self._server, self._address, 8080) as listener:
+            # Paced, not waited for: some 75 connections a second, up to 20 of them open at a time.
+            while not self._stopping.wait(self._chance.uniform(0, 0.025)):
+                client = connect(self._client, self._address, 8080, ("0.0.0.0", next(ports)))
+                self.made[(*client.getsockname(), *client.getpeername())] += 1
+                open_ones.append((client, listener.accept()[0]))
+                for _ in range(self._chance.choice((0, 1, 1, 2)) if len(open_ones) < 20 else 2):
+                    if open_ones:
+                        self._close(*open_ones.pop(self._chance.randrange(len(open_ones))))
+            for both in open_ones:
+                self._close(*both)
+
+    def _close(self, client: socket.socket, accepted: socket.socket) -> None:
+        both = [accepted, client] if self._first == "server" else [client, accepted]
+        if self._first == "either":
+            self._chance.shuffle(both)
+        both[0].close()
+        assert both[1].recv(1) == b""
+        both[1].close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+        if self.problem is not None:
+            raise self.problem
+
+
+def opened(host: Namespace) -> socket.socket:
+    """A socket on which the announcements of a host wait for the program."""
+    with host.entered():
+        return open_notifications()
+
+
+@pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a read"])
+def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
+    interrupted(place, "own", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["within", "accepting, hardly a read"])
+def test_killed_at_any_moment_while_its_announcements_are_kept(place: str, tmp_path: Path) -> None:
+    interrupted(place, "kept", tmp_path)
+
+
+@pytest.mark.parametrize("place", ["within", "opening", "accepting, hardly a read"])
+def test_stopped_at_any_moment_and_started_with_another_socket(place: str, tmp_path: Path) -> None:
+    interrupted(place, "renewed", tmp_path)
+
+
+def interrupted(place: str, announcements: str, tmp_path: Path) -> None:
+    chance = random.Random(place)
+    with joined([f"{HERE}/24"], [f"{THERE}/24"]) as (here, there):
+        for host in (here, there):
+            host.sysctl("net.ipv4.ip_local_port_range", "20000\t60999")
+        server, client, address, first = {
+            "opening": (there, here, THERE, "client"),
+            "accepting": (here, there, HERE, "server"),
+        }.get(place.split(",")[0], (here, here, "127.0.0.1", "either"))
+        traffic = Traffic(server, client, address, first, chance)
+        options = ("--state", str(tmp_path / "state"))
+        interval = "1h" if "hardly" in place else "100ms"
+        runs: list[list[Event]] = []
+        kept: socket.socket | None = None
+        traffic.start()
+        try:
+            with ExitStack() as sockets:
+                for _ in range(KILLS):
+                    if kept is None or announcements == "renewed":
+                        sockets.close()
+                        kept = sockets.enter_context(opened(here)) if announcements != "own" else None
+                    program = Program(here, *options, interval=interval, announcements=kept)
+                    if announcements == "renewed" or chance.random() < 0.7:
+                        program.ready()
+                    # From before it has begun to read, to some reads later.
+                    time.sleep(chance.uniform(0, 0.15))
+                    if announcements == "renewed":
+                        program.stop()
+                    else:
+                        program.kill()
+                    runs.append(of_kind(program.events, CONNECTION))
+                traffic.stop()
+                last = Program(here, *options, announcements=kept)
+                last.ready()
+                last.read_again()
+                last.stop()
+                runs.append(of_kind(last.events, CONNECTION))
+        finally:
+            traffic.stop()
+    assert sum(len(run) > 0 for run in runs) > KILLS / 2
+    assert set(traffic.made.values()) == {1}
+    ids: dict[Flow, set[str]] = defaultdict(set)
+    for event in itertools.chain(*runs):
+        ids[flow(event)].add(event["tcpnewconn.connection_id"])
+    assert set(ids) == set(traffic.made)
+    assert {each: numbers for each, numbers in ids.items() if len(numbers) > 1} == {}
+    # What a run tells again it tells before anything else: it is what was not known to be delivered when it was killed.
+    told: set[Flow] = set()
+    for run in runs:
+        again = [flow(event) in told for event in run]
+        assert again == sorted(again, reverse=True)
+        told.update(flow(event) for event in run)
+
+
+def test_what_had_ended_before_the_first_start_is_told_though_that_is_killed_at_once(tmp_path: Path) -> None:
+    """Until it is known which of them were announced before. Whoever has read them once must not take them for told then."""
+    with namespace() as here:
+        with listen(here, "127.0.0.1", 8080) as listener:
+            for _ in range(COUNT):
+                client, accepted = connect(here, *listener.getsockname()), listener.accept()[0]
+                client.close()
+                assert accepted.recv(1) == b""
+                accepted.close()
+        options = ("--state", str(tmp_path / "state"))
+        runs: list[list[Event]] = []
+        with opened(here) as kept:
+            for _ in range(5):
+                program = Program(here, *options, announcements=kept)
+                program.ready()
+                program.kill()
+                runs.append(program.connections)
+            with running(here, *options, announcements=kept) as last:
+                last.wait(
+                    lambda: len({flow(event) for run in [*runs, last.connections] for event in run}) == COUNT,
+                    "what had ended before",
+                )
+                last.read_again(2)
+    ids = [event["tcpnewconn.connection_id"] for run in [*runs, last.connections] for event in run]
+    assert len(ids) >= COUNT == len(set(ids))

@@ -1,0 +1,157 @@
+"""The man pages against the code: nothing is missing from them, and they speak of nothing that is not there."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS
+from tcpnewconn.settings import config
+from tests.support import built
+from tests.support.debfile import run
+
+SOURCES = sorted((built.TREE / "man").glob("*.scd"))
+PAGES = ("tcpnewconn.8", "tcpnewconn.conf.5", "tcpnewconn.fields.7")
+
+
+def source(page: str) -> str:
+    return (built.TREE / "man" / f"{page}.scd").read_text()
+
+
+def section(page: str, title: str) -> str:
+    """The text below one heading."""
+    found = re.search(rf"(?ms)^# {re.escape(title)}$(.*?)(?=^# [A-Z[]|\Z)", source(page))
+    assert found is not None, f"{page} has no section {title}"
+    return found[1]
+
+
+def entries(text: str) -> dict[str, str]:
+    """What stands below each `*TERM*`; two terms may share one text."""
+    found: dict[str, str] = {}
+    for heading, below in re.findall(r"(?m)^(\*\S.*)\n((?:\t.*\n|\n(?=\t))*)", text):
+        for term in re.findall(r"\*([^*]+)\*", heading):
+            found[term] = below
+    return found
+
+
+def help_text() -> str:
+    return run("/usr/bin/python3", "-m", "tcpnewconn", "--help", cwd=built.TREE)
+
+
+def rendered(page: str, tmp_path: Path) -> str:
+    """The page as a terminal of 80 columns shows it; a warning of the formatter is a failure."""
+    roff = tmp_path / page
+    roff.write_bytes(subprocess.run(["scdoc"], input=source(page).encode(), check=True, capture_output=True).stdout)
+    shown = subprocess.run(
+        ["man", "--warnings", "--local-file", roff],
+        env=os.environ | {"MANWIDTH": "80", "LC_ALL": "C.UTF-8", "MANPAGER": "cat", "MAN_KEEP_FORMATTING": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert (shown.returncode, shown.stderr) == (0, "")
+    return shown.stdout
+
+
+def test_there_are_these_three() -> None:
+    assert [path.name for path in SOURCES] == [f"{page}.scd" for page in PAGES]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_can_be_shown(page: str, tmp_path: Path) -> None:
+    text = rendered(page, tmp_path)
+    name, number = page.rsplit(".", 1)
+    assert text.startswith(f"{name}({number})")
+    for heading in ("NAME", "DESCRIPTION", "SEE ALSO"):
+        assert re.search(rf"(?m)^{heading}$", text)
+    # Nothing of the source's mark-up is left.
+    assert not re.search(r"(?<![\w/.])\*\w+\*", text)
+    # The other pages are named.
+    for other in PAGES:
+        if other != page:
+            name, number = other.rsplit(".", 1)
+            assert f"*{name}*({number})" in section(page, "SEE ALSO")
+
+
+def test_every_option_is_explained_and_no_other() -> None:
+    options = {*re.findall(r"(?<![\w-])--?[a-z][a-z-]*", re.sub(r"(?s)^usage:.*?\n\n|examples:.*", "", help_text()))}
+    assert len(options) >= 8
+    explained = entries(section("tcpnewconn.8", "OPTIONS"))
+    assert set(explained) == options
+    assert all(len(text.split()) > 3 for text in explained.values())
+    shown = set(re.findall(r"--[a-z-]+", section("tcpnewconn.8", "SYNOPSIS")))
+    assert shown == {option for option in options if option.startswith("--")}
+
+
+def test_every_command_is_explained() -> None:
+    commands = re.search(r"(?m)^  \{([a-z,-]+)\}", help_text())
+    assert commands is not None
+    assert set(entries(section("tcpnewconn.8", "COMMANDS"))) == set(commands[1].split(","))
+
+
+def test_every_kind_of_output_is_explained() -> None:
+    kinds = re.search(r"--output \{([a-z,]+)\}", help_text())
+    assert kinds is not None
+    text = entries(section("tcpnewconn.8", "OPTIONS"))["--output"]
+    for kind in kinds[1].split(","):
+        assert f"*{kind}*" in text
+
+
+def test_every_setting_is_explained_with_its_default_and_no_other() -> None:
+    sections = dict.fromkeys(setting.section for setting in config.SETTINGS)
+    headings = re.findall(r"(?m)^# \[(\w+)\] SECTION$", source("tcpnewconn.conf.5"))
+    assert headings == [name.upper() for name in sections]
+    for name in sections:
+        explained = entries(section("tcpnewconn.conf.5", f"[{name.upper()}] SECTION"))
+        here = [setting for setting in config.SETTINGS if setting.section == name]
+        assert list(explained) == [f"{setting.name}=" for setting in here]
+        for setting in here:
+            default = f"The default is {setting.default or 'empty'}"
+            assert re.search(rf"{re.escape(default)}[.:]", explained[f"{setting.name}="])
+
+
+def test_every_folder_of_the_configuration_is_named_in_order() -> None:
+    folders = re.findall(r"_/([\w/]+)/tcpnewconn\.conf_", section("tcpnewconn.conf.5", "SYNOPSIS"))
+    assert tuple(folders) == config.DIRECTORIES
+
+
+def test_the_example_of_a_configuration_is_a_good_one(tmp_path: Path) -> None:
+    (example,) = re.findall(r"(?s)\n```\n(.*?)```", section("tcpnewconn.conf.5", "EXAMPLES"))
+    file = tmp_path / "example.conf"
+    file.write_text(example)
+    assert config.load(str(file)) != config.load(os.devnull)
+
+
+def test_every_field_is_explained_with_a_journalctl_example_and_no_other() -> None:
+    explained = entries(section("tcpnewconn.fields.7", "FIELDS"))
+    assert set(explained) == set(FIELDS)
+    for field, text in explained.items():
+        examples = re.findall(r"\t(journalctl .*)", text)
+        assert examples, field
+        for example in examples:
+            # What an example matches or picks is a field that there is.
+            for name in re.findall(r"(?<= )[A-Z_]+(?==)|(?<=\.)[A-Z_]+\b", example):
+                assert name in FIELDS, example
+        shorthand = {"MESSAGE": "--grep", "PRIORITY": "-p "}
+        assert any(shorthand.get(field, field) in example for example in examples), field
+
+
+def test_every_event_has_its_message_id_in_the_page() -> None:
+    listed = dict(re.findall(r"(?m)^(\w+) +([0-9a-f]{32}) ", section("tcpnewconn.fields.7", "EVENTS")))
+    assert listed == MESSAGE_IDS
+    for page in PAGES:
+        for message_id in re.findall(r"\b[0-9a-f]{32}\b", source(page)):
+            assert message_id in MESSAGE_IDS.values()
+
+
+def test_the_pages_admit_what_it_costs_and_cannot_do() -> None:
+    assert len(section("tcpnewconn.8", "OVERHEAD").split()) > 50
+    assert len(section("tcpnewconn.8", "CAVEATS").split()) > 100
+
+
+def test_every_exit_status_is_explained() -> None:
+    from tcpnewconn import cli
+
+    explained = entries(section("tcpnewconn.8", "EXIT STATUS"))
+    assert {"0", "2", str(cli.EXIT_CANNOT_RUN), str(cli.EXIT_CONFIG)} == set(explained)

@@ -1,0 +1,116 @@
+"""Large tables of sockets, and the program's own rooms with one of them: reads it once
+for each line of standard input, and prints what that came to.
+
+Run as a program, so that the memory is that of the rooms and not of a test runner.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.kernel.sockdiag import Lookup
+from tcpnewconn.model import FourTuple, SocketInfo
+from tcpnewconn.observer import Observer
+from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.outbox import Outbox
+from tcpnewconn.settings.config import load
+from tcpnewconn.state.snapshot import Snapshot
+from tests.support.table import TITLES
+
+# Local address (a number in the kernel's order) and port, remote address and port, state, inode.
+Numbers = tuple[int, int, int, int, int, int]
+
+
+def write(path: Path, rows: Iterable[Numbers]) -> None:
+    """A table, in a moment: of hundreds of thousands of rows."""
+    with path.open("wb") as file:
+        file.write(TITLES)
+        for slot, row in enumerate(rows):
+            text = b"%4d: %08X:%04X %08X:%04X %02X 00000000:00000000 00:00000000 00000000  1000        0 %d 1 0000000090388911"
+            file.write((text % (slot, *row)).ljust(149) + b"\n")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a read came to: all numbers are totals since the start, memory in KiB."""
+
+    rows: int
+    open: int
+    entries: int
+    summaries: int
+    counted: int
+    lookups: int
+    written: int
+    peak: int
+    resident: int
+
+
+class Count:
+    """A sink that counts."""
+
+    pipe: int | None = None
+
+    def __init__(self) -> None:
+        self.connections = self.summaries = self.counted = 0
+
+    def write(self, entry: Entry) -> None:
+        if "TCPNEWCONN_CONNECTION_ID" in entry:
+            self.connections += 1
+        elif " new connection" in entry["MESSAGE"]:
+            self.summaries += 1
+            self.counted += int(entry["TCPNEWCONN_COUNT"])
+
+
+class Counted(Lookup):
+    """The kernel is asked, and how often is counted."""
+
+    times = 0
+
+    def identity(self, four_tuple: FourTuple) -> SocketInfo | None:
+        self.times += 1
+        return super().identity(four_tuple)
+
+
+def _memory(what: str) -> int:
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(what))
+
+
+def main(folder: Path) -> None:
+    host = Host("boot", "1", (500, 65_535), live=False, users=True)
+    snapshot = Snapshot(str(folder / "snapshot"), host.place)
+    lookup, sink = Counted(), Count()
+    observer = Observer(ProcNet(str(folder)), host, lookup, True, 1, snapshot, 10.0)
+    outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), load("/dev/null"))
+    for _ in sys.stdin:
+        outbox.from_read(observer.read(time.monotonic()))
+        # No end is announced: what was in TIME_WAIT at the first read was there before.
+        observer.caught_up(time.monotonic() + 1)
+        outbox.from_read(observer.overdue(time.monotonic() + 1))
+        outbox.interval_over()
+        snapshot.save(observer.tracker, observer.reported_listeners, outbox.folding)
+        outcome = Outcome(
+            rows=observer.rows,
+            open=observer.connections,
+            entries=sink.connections,
+            summaries=sink.summaries,
+            counted=sink.counted,
+            lookups=lookup.times,
+            written=os.stat(folder / "snapshot").st_size,
+            peak=_memory("VmHWM"),
+            resident=_memory("VmRSS"),
+        )
+        print(json.dumps(asdict(outcome)), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

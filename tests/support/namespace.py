@@ -1,0 +1,106 @@
+"""Network namespaces of the tests' own: each has a table of TCP sockets that nothing else writes to."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNET = 0x40000000
+
+
+class Namespace:
+    """One namespace, with its loopback up. It is there for as long as its file descriptor is open, and no longer."""
+
+    def __init__(self) -> None:
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_LIBC.unshare(_CLONE_NEWNET))
+            try:
+                self._descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            finally:
+                _check(_LIBC.setns(before, _CLONE_NEWNET))
+        finally:
+            os.close(before)
+        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        self.ip("link", "set", "lo", "up")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """This thread is in the namespace. What it opens there stays there: a socket keeps its namespace."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        _check(_LIBC.setns(self._descriptor, _CLONE_NEWNET))
+        try:
+            yield
+        finally:
+            _check(_LIBC.setns(before, _CLONE_NEWNET))
+            os.close(before)
+
+    def socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0, user: int = 0
+    ) -> socket.socket:
+        with self.entered():
+            made = socket.socket(family, kind, protocol)
+        # As if this user had made it (net/socket.c, sockfs_setattr).
+        os.fchown(made.fileno(), user, -1)
+        return made
+
+    def command(self, *command: str) -> list[str]:
+        """A command line that runs another one in the namespace."""
+        return ["nsenter", f"--net={self.path}", "--", *command]
+
+    def output(self, *command: str) -> str:
+        """What a command that runs in the namespace prints."""
+        done = subprocess.run(self.command(*command), capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+    def ip(self, *arguments: str) -> None:
+        self.output("ip", *arguments)
+
+    def address(self, address: str, device: str = "lo") -> None:
+        """Give the namespace an address with its prefix length: 10.9.8.7/24, 2001:db8::1/64."""
+        self.ip("address", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
+
+    def sysctl(self, name: str, value: str) -> None:
+        with self.entered(), open(f"/proc/sys/{name.replace('.', '/')}", "w") as file:
+            file.write(value)
+
+    def table(self, name: str = "tcp") -> bytes:
+        """/proc/net/tcp, or another file beside it."""
+        with self.entered(), open(f"/proc/thread-self/net/{name}", "rb") as file:
+            return file.read()
+
+
+@contextmanager
+def namespace() -> Iterator[Namespace]:
+    made = Namespace()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@contextmanager
+def joined(here: Sequence[str], there: Sequence[str]) -> Iterator[tuple[Namespace, Namespace]]:
+    """Two namespaces, joined by a four_tuple of veth devices that have these addresses (with prefix lengths)."""
+    with namespace() as one, namespace() as other:
+        one.ip("link", "add", "veth", "type", "veth", "peer", "name", "veth", "netns", other.path)
+        for side, addresses in ((one, here), (other, there)):
+            for address in addresses:
+                side.address(address, "veth")
+            side.ip("link", "set", "veth", "up")
+        yield one, other
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,182 @@
+"""tcpnewconn as a service manager runs it: what it says by sd_notify(3), and on stdout and stderr, while it runs."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from tests.support.journal import MOUNT, Journal
+from tests.support.terminal import TREE, command, environment
+
+# As long as anything may take on a busy machine.
+PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One message of sd_notify(3): when it was received (seconds, monotonic), and its assignments."""
+
+    received: float
+    assigned: dict[str, str]
+
+
+class Supervised:
+    """Running until the end of the `with` block, where it is killed unless it was stopped before.
+
+    `mounts` are shell commands for the mount namespace that the program then has to itself; `watchdog` is in seconds.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        journal: Journal | None = None,
+        mounts: Sequence[str] = (),
+        watchdog: float | None = None,
+        watchdog_pid: str = "$$",
+        more: Mapping[str, str] | None = None,
+        auto: bool = False,
+    ) -> None:
+        self.notices: list[Notice] = []
+        self.lines: list[str] = []
+        self.said: list[str] = []
+        self._changed = threading.Condition()
+        self._temporary = tempfile.TemporaryDirectory(prefix="tcpnewconn-supervised-")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.bind(f"{self._temporary.name}/notify")
+        given = {"NOTIFY_SOCKET": f"{self._temporary.name}/notify"} | dict(more or {})
+        steps = list(mounts)
+        if journal is not None:
+            steps.append(MOUNT.format(folder=shlex.quote(str(journal.folder))))
+        in_namespace = ["unshare", "--mount", "--propagation", "private"] if steps else []
+        if watchdog is not None:
+            steps.append(f"export WATCHDOG_USEC={watchdog * 1e6:.0f} WATCHDOG_PID={watchdog_pid}")
+        if auto:
+            # Its stderr is the journal's then, as far as it can tell.
+            steps.append(r"export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2)")
+        script = " && ".join([*steps, 'exec "$@"'])
+        self.process = subprocess.Popen(
+            [*in_namespace, "sh", "-c", script, "sh", *command(*options)],
+            cwd=TREE,
+            env=environment(given),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self._threads = [
+            threading.Thread(target=self._listen),
+            threading.Thread(target=self._gather, args=(self.process.stdout, self.lines)),
+            threading.Thread(target=self._gather, args=(self.process.stderr, self.said)),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Supervised:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.ended()
+        self._socket.close()
+        self._temporary.cleanup()
+
+    def _listen(self) -> None:
+        while message := self._socket.recv(65536).decode():
+            assigned = dict(line.split("=", 1) for line in message.splitlines())
+            with self._changed:
+                self.notices.append(Notice(time.monotonic(), assigned))
+                self._changed.notify_all()
+
+    def _gather(self, stream: IO[str], lines: list[str]) -> None:
+        for line in stream:
+            with self._changed:
+                lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        stream.close()
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+        """Until a condition holds; it is looked at with every notice and line."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while not condition():
+                left = until - time.monotonic()
+                assert left > 0, f"no {what}: {self.notices[-3:]} {self.lines[-3:]} {self.said[-3:]}"
+                assert self.process.poll() is None, f"it ended ({self.process.poll()}) before {what}: {self.said}"
+                self._changed.wait(min(left, 0.5))
+
+    def notice(self, name: str, after: int = 0) -> Notice:
+        """The first notice with such an assignment behind the first `after` notices; waits for it."""
+
+        def found() -> Notice | None:
+            return next((notice for notice in self.notices[after:] if name in notice.assigned), None)
+
+        self.wait(lambda: found() is not None, name)
+        notice = found()
+        assert notice is not None
+        return notice
+
+    def ready(self) -> None:
+        self.notice("READY")
+
+    def reads(self, count: int = 1) -> None:
+        """Until so many reads that begin after this call are over."""
+
+        def statuses() -> int:
+            return sum("STATUS" in notice.assigned for notice in self.notices)
+
+        # The one that is under way now, if any, began before.
+        wanted = statuses() + count + 1
+        self.wait(lambda: statuses() >= wanted, "further read")
+
+    @property
+    def status(self) -> str:
+        """What STATUS= was last."""
+        return next((n.assigned["STATUS"] for n in reversed(self.notices) if "STATUS" in n.assigned), "")
+
+    def count(self, assignment: str) -> int:
+        """How many notices made this assignment so far: NAME or NAME=VALUE."""
+        name, _, value = assignment.partition("=")
+        return sum(value in ("", n.assigned[name]) for n in self.notices if name in n.assigned)
+
+    # --- ending ------------------------------------------------------------------------------------------------------
+
+    def send(self, number: signal.Signals) -> None:
+        # The shell became the program: they are one process.
+        self.process.send_signal(number)
+
+    def ended(self) -> int:
+        """Its exit status, when it has ended; everything that it said is there then."""
+        self.process.wait(PATIENCE)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", f"{self._temporary.name}/notify")
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        return self.process.returncode
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.send(number)
+        return self.ended()
+
+    def inside(self, path: str | Path) -> Path:
+        """A path as the program sees it, in its mount namespace."""
+        return Path(f"/proc/{self.process.pid}/root{path}")
+
+    def mount(self, *arguments: str) -> None:
+        """Mount something in the program's mount namespace."""
+        subprocess.run(["nsenter", f"--target={self.process.pid}", "--mount", "mount", *arguments], check=True)

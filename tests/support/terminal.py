@@ -1,0 +1,61 @@
+"""tcpnewconn as a person runs it: in an environment that nobody prepared, on the host's tables or on a folder of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parents[2]
+TESTS = TREE / "tests"
+
+# What systemd, a shell or a test runner may have set, and what changes how Python or the program behaves.
+_PREPARED = ("PYTHON", "NOTIFY_", "WATCHDOG_", "LISTEN_", "JOURNAL_", "STATE_DIRECTORY", "TCPNEWCONN_", "INVOCATION_ID")
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This one, without what would change the program's behaviour, and with what is given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_PREPARED)}
+    return kept | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(more or {})
+
+
+def command(*options: str, python: Sequence[str] = (sys.executable,)) -> list[str]:
+    """The command line; with no configuration unless the options name one, but that every connection is told by itself."""
+    given = [] if "--config" in options else ["--config", str(TESTS / "fixtures/unfolded.conf")]
+    return [*python, "-m", "tcpnewconn", *options, *given]
+
+
+def run(
+    *options: str,
+    python: Sequence[str] = (sys.executable,),
+    more: Mapping[str, str] | None = None,
+    stdout: int = subprocess.PIPE,
+) -> subprocess.CompletedProcess[str]:
+    """Run it until it ends."""
+    return subprocess.run(
+        command(*options, python=python),
+        cwd=TREE,
+        env=environment(more),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+
+
+def messages(lines: str) -> list[str]:
+    """The messages of text output, without their times."""
+    return [line.split(": ", 1)[1] for line in lines.splitlines()]
+
+
+def sample(folder: Path) -> Path:
+    """A root of /proc that holds the original's sample, and nothing else."""
+    (folder / "net").mkdir(parents=True)
+    (folder / "net" / "tcp").write_bytes((TESTS / "fixtures/sample_proc_net_tcp.txt").read_bytes())
+    return folder
+
+
+SAMPLE_EXPECTED = (TESTS / "fixtures/sample_expected.txt").read_text().splitlines()

@@ -1,0 +1,337 @@
+"""The command line: what it prints, what it says to people, how it ends. What is wrong is one line, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn import __version__
+from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.model import Loss
+from tcpnewconn.observer import Observer
+from tests.support.supervised import Supervised
+from tests.support.table import Tables, line, listener
+from tests.support.terminal import SAMPLE_EXPECTED, TREE, command, environment, messages, run, sample
+
+WITHOUT_SITE = (sys.executable, "-S")
+OUTPUTS = ("text", "json")
+
+
+@pytest.fixture
+def procfs(tmp_path: Path) -> str:
+    return str(sample(tmp_path / "proc"))
+
+
+def complaint(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """The one line that it said, ending with this status and without output."""
+    assert done.returncode == status, done.stderr
+    assert not done.stdout
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("tcpnewconn: ")
+    return said.removeprefix("tcpnewconn: ")
+
+
+# --- what it prints --------------------------------------------------------------------------------------------------
+
+
+def test_help_has_every_option_and_an_example() -> None:
+    done = run("--help", python=WITHOUT_SITE)
+    assert (done.returncode, done.stderr) == (0, "")
+    for option in ("--once", "--interval", "--output", "--config", "--procfs", "--state", "--version", "check-config"):
+        assert option in done.stdout
+    assert "tcpnewconn --once --output json | jq ." in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    done = run("--version", python=WITHOUT_SITE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"tcpnewconn {__version__}\n", "")
+
+
+def test_the_word_run_may_be_there_or_not(procfs: str) -> None:
+    assert messages(run("run", "--once", "--procfs", procfs).stdout) == SAMPLE_EXPECTED
+
+
+def test_outside_the_journal_auto_is_text(procfs: str) -> None:
+    assert messages(run("--once", "--procfs", procfs, "--output", "auto").stdout) == SAMPLE_EXPECTED
+
+
+def test_json_says_the_same_in_the_same_order(procfs: str) -> None:
+    lines = run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == SAMPLE_EXPECTED
+
+
+def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    tables.write([line("10.0.0.5:22", "203.0.113.9:51544")])
+    tables.tcp6.unlink()
+    done = run("--once", "--procfs", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert messages(done.stdout) == ["New connection: 203.0.113.9:51544 -> 10.0.0.5:22"]
+
+
+# --- what it is told wrongly -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--bogus"], "--bogus"),
+        (["bogus"], "'bogus'"),
+        (["run", "twice"], "twice"),
+        (["--interval"], "--interval"),
+        (["--interval", "1ms"], "at least 100ms"),
+        (["--interval", "soon"], "use for example 10s, 500ms or 1min"),
+        (["--interval", "2d"], "at most 1d"),
+        (["--output", "xml"], "json"),
+        # Not taken for --output: what an abbreviation means may change with every new option.
+        (["--out", "json"], "'json'"),
+    ],
+)
+def test_a_usage_error_is_one_line_that_says_where_help_is(options: list[str], expected: str) -> None:
+    said = complaint(run(*options), 2)
+    assert expected in said
+    assert said.endswith("; see tcpnewconn --help")
+
+
+@pytest.mark.parametrize("options", [[], ["--output", "json"], ["--once"]])
+def test_without_tables_it_cannot_run_and_says_what_to_do(tmp_path: Path, options: list[str]) -> None:
+    said = complaint(run("--procfs", str(tmp_path), *options), 1)
+    assert said == (
+        f"{tmp_path}/net/tcp: No such file or directory: is /proc mounted there? say where with --procfs DIR"
+    )
+
+
+def test_a_folder_of_tables_that_is_a_file_is_said(tmp_path: Path) -> None:
+    (tmp_path / "proc").touch()
+    assert "--procfs DIR" in complaint(run("--procfs", str(tmp_path / "proc")), 1)
+
+
+@pytest.mark.parametrize("words", [["check-config"], [], ["--once"]])
+def test_a_configuration_that_is_wrong_is_one_line_and_status_78(tmp_path: Path, words: list[str]) -> None:
+    file = tmp_path / "tcpnewconn.conf"
+    file.write_text("# a comment\n[Read]\nIntervall=5s\n")
+    said = complaint(run(*words, "--config", str(file)), 78)
+    assert said == f"{file}:3: [Read] Intervall=5s: unknown setting; did you mean Interval=?"
+
+
+def test_a_value_that_is_wrong_is_said_with_what_would_be_right(tmp_path: Path) -> None:
+    file = tmp_path / "tcpnewconn.conf"
+    file.write_text("[Report]\nClosed=perhaps\n")
+    said = complaint(run("check-config", "--config", str(file)), 78)
+    assert said == f"{file}:2: [Report] Closed=perhaps: not a boolean; use yes or no"
+
+
+def test_a_configuration_that_is_right_is_checked_in_silence(tmp_path: Path) -> None:
+    file = tmp_path / "tcpnewconn.conf"
+    file.write_text("[Read]\nInterval=1min\n[Report]\nIgnore=127.0.0.0/8 ::1 :9100 egress:10.0.0.0/8:443\n")
+    # It does not run: there would be no tables.
+    done = run("check-config", "--config", str(file), "--procfs", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_configuration_that_is_not_there_is_said(tmp_path: Path) -> None:
+    said = complaint(run("--config", str(tmp_path / "none")), 78)
+    assert said == f"{tmp_path}/none: cannot be read: No such file or directory"
+
+
+def test_a_configuration_that_may_not_be_read_is_said_with_the_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "tcpnewconn.conf"
+    file.touch(mode=0)
+    # Root may read everything, unless it has no capabilities.
+    unprivileged = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.getuid() == 0 else []
+    done = run("check-config", "--config", str(file), python=[*unprivileged, sys.executable])
+    assert complaint(done, 78) == f"{file}: cannot be read: Permission denied; make it readable with chmod 644"
+
+
+def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, procfs: str) -> None:
+    file = tmp_path / "tcpnewconn.conf"
+    file.write_text("[Read]\nInterval=1d\n")
+    with Supervised("--config", str(file), "--procfs", procfs, "--interval", "100ms") as service:
+        service.reads(2)
+
+
+# --- what it needs ---------------------------------------------------------------------------------------------------
+
+
+def imported(*arguments: str) -> set[str]:
+    """What a Python imports in a run."""
+    done = subprocess.run(
+        [*WITHOUT_SITE, "-X", "importtime", *arguments], cwd=TREE, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    return names - {"imported package"}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_in_a_terminal_it_needs_nothing_but_the_standard_library(procfs: str, output: str) -> None:
+    names = imported(*command("--once", "--output", output, "--procfs", procfs)[1:])
+    assert "tcpnewconn.reporting.sinks" in names
+    outside = {name for name in names if name.partition(".")[0] not in {*sys.stdlib_module_names, "tcpnewconn"}}
+    assert outside - imported("-c", "pass") == set()
+    # Each of these would cost a service that runs everywhere a megabyte or more.
+    assert names.isdisjoint(
+        {"asyncio", "email", "hashlib", "http", "ipaddress", "logging", "sqlite3", "ssl", "subprocess"}
+    )
+
+
+def test_without_the_journal_s_module_it_says_what_to_install(procfs: str) -> None:
+    done = run("--once", "--procfs", procfs, "--output", "journal", python=WITHOUT_SITE)
+    said = complaint(done, 1)
+    assert said.startswith("No module named 'systemd")
+    assert said.endswith(": install python3-systemd, or use --output text")
+
+
+def test_without_the_module_nobody_can_be_notified(procfs: str) -> None:
+    done = run("--once", "--procfs", procfs, python=WITHOUT_SITE, more={"NOTIFY_SOCKET": "/nowhere"})
+    said = complaint(done, 1)
+    assert said.startswith("No module named 'systemd")
+    assert said.endswith(": install python3-systemd, or unset NOTIFY_SOCKET")
+
+
+# --- where its output goes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("once", [["--once"], []])
+@pytest.mark.parametrize("rows", [1, 500])
+def test_a_reader_that_takes_one_line_ends_it_quietly(tmp_path: Path, output: str, once: list[str], rows: int) -> None:
+    # With one row and without --once nothing is ever written again: it must find out by itself that nobody reads.
+    Tables(tmp_path).write([line("10.0.0.5:22", f"203.0.113.9:{40000 + number}", inode=1) for number in range(rows)])
+    program = " ".join(command(*once, "--procfs", str(tmp_path), "--output", output))
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{program} | head -1"],
+        cwd=TREE,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--version"], ["--once"], ["--once", "--output", "json"]])
+def test_a_reader_that_is_gone_already_ends_it_quietly(procfs: str, options: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run(*options, "--procfs", procfs, stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "options", [["--help"], ["--version"], ["--once"], ["--once", "--output", "json"], [], ["--output", "json"]]
+)
+def test_output_that_cannot_be_written_is_said_in_one_line(procfs: str, options: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = run(*options, "--procfs", procfs, stdout=full.fileno())
+    assert complaint(done, 1) == "standard output: No space left on device"
+
+
+def test_output_that_is_closed_is_said(procfs: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command("--once", "--procfs", procfs)],
+        cwd=TREE,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert complaint(done, 1) == "standard output: Bad file descriptor"
+
+
+@pytest.mark.parametrize("closing", ["2>&-", "2>/dev/full"])
+def test_what_people_cannot_be_told_does_not_come_between_the_events(procfs: str, tmp_path: Path, closing: str) -> None:
+    (tmp_path / "state").write_text("damaged, of which it would warn")
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'exec "$@" {closing}',
+            "sh",
+            *command("--once", "--procfs", procfs, "--state", str(tmp_path / "state")),
+        ],
+        cwd=TREE,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert messages(done.stdout) == SAMPLE_EXPECTED
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_without_a_word(procfs: str, number: signal.Signals) -> None:
+    with Supervised("--procfs", procfs, more={"NOTIFY_SOCKET": ""}) as program:
+        program.wait(lambda: len(program.lines) == len(SAMPLE_EXPECTED), "the sample")
+        assert program.stop(number) == 0
+        assert program.said == []
+    assert messages("\n".join(program.lines)) == SAMPLE_EXPECTED
+
+
+# --- rows that cannot be understood ----------------------------------------------------------------------------------
+
+
+def test_a_malformed_row_is_told_with_file_line_and_count_and_the_rest_is_read(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    tables.write([listener("0.0.0.0:22"), line("10.0.0.5:22", "203.0.113.9:51544", inode=7)])
+    table = tables.tcp.read_bytes().splitlines(keepends=True)
+    tables.tcp.write_bytes(b"".join([*table[:2], b"   1: what\x1b[2Jis this\n", b"   2: and this\n", *table[2:]]))
+    with Supervised("--procfs", str(tmp_path), "--output", "json", "--interval", "100ms") as service:
+        service.ready()
+        service.reads(3)
+        assert service.stop() == 0
+    events = [json.loads(line) for line in service.lines]
+    assert [event["message"] for event in events[:2]] == [
+        "New listener: 0.0.0.0:22",
+        "New connection: 203.0.113.9:51544 -> 10.0.0.5:22",
+    ]
+    # One for at least four reads, each of which met both rows.
+    (loss,) = events[2:]
+    assert loss["tcpnewconn.count"] == 2
+    assert loss["tcpnewconn.reason"] == "malformed"
+    assert loss["priority"] == 4
+    assert f"2 rows could not be understood, the first in {tables.tcp} line 3: what\\x1b[2Jis this" in loss["message"]
+
+
+def test_malformed_rows_are_told_at_most_once_a_minute_and_none_is_left_out(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    tables.tcp.write_bytes(tables.tcp.read_bytes() + b"   0: what is this\n")
+    host = Host("0", "0", (32768, 60999), live=False, users=True)
+    observer = Observer(ProcNet(str(tmp_path)), host, None, False, False, None, 10.0)
+    told = [(now, event.count) for now in range(0, 130, 10) for event in observer.read(now) if isinstance(event, Loss)]
+    assert told == [(0, 1), (60, 6), (120, 6)]
+
+
+# --- make run --------------------------------------------------------------------------------------------------------
+
+
+def test_make_run_shows_what_is_there_on_this_host_and_then_what_comes() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        subprocess.Popen(
+            ["timeout", "60", "make", "run"],
+            cwd=TREE,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        ) as program,
+    ):
+        assert program.stdout is not None
+        port = server.getsockname()[1]
+        assert any(f": New listener: 127.0.0.1:{port}\n" in line for line in program.stdout)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            expected = f": New connection: 127.0.0.1:{client.getsockname()[1]} -> 127.0.0.1:{port}\n"
+        # It is closed by now, long before the second read: the kernel has announced it.
+        assert any(expected in line for line in program.stdout)
+        os.killpg(program.pid, signal.SIGINT)

@@ -1,0 +1,313 @@
+"""Whatever the bytes are that come in from outside, nothing is raised but what was declared.
+
+What configuration files, rows and announcements are fuzzed with by themselves stands in test_config.py, test_procnet.py and
+test_sockdiag.py; here are the snapshot, the kernel's answers, what a folder of captured files may hold, and all of it in a row.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import astuple
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.kernel import host
+from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.kernel.sockdiag import Lookup
+from tcpnewconn.model import CONNECTED, DestroyedSocket, Loss, SocketInfo, Traffic, four_tuple_of
+from tcpnewconn.observer import Observer
+from tcpnewconn.reporting.aggregation import Aggregation
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.state.snapshot import Snapshot
+from tests.support.table import TITLES, Line
+from tests.support.terminal import TESTS
+
+VERSION_1 = (TESTS / "fixtures" / "snapshot-version-1").read_bytes()
+SAMPLE = (TESTS / "fixtures/sample_proc_net_tcp.txt").read_bytes()
+PLACE = "0123456789abcdef0123456789abcdef-4026531840"
+
+# Places, how much is taken out there, and what is put there instead.
+CHANGES = st.lists(st.tuples(st.integers(0, 1500), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=6)
+Change = tuple[int, int, bytes]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For the tests that Hypothesis repeats."""
+    return tmp_path_factory.mktemp("fuzz")
+
+
+def changed(content: bytes, changes: list[Change]) -> bytes:
+    spoilt = bytearray(content)
+    for at, size, put_there in changes:
+        spoilt[at : at + size] = put_there
+    return bytes(spoilt)
+
+
+# --- the snapshot ----------------------------------------------------------------------------------------------------
+
+
+def load(folder: Path, content: bytes) -> bool:
+    """Whether a snapshot of this content is believed. It must be read, or moved aside with one printable line."""
+    path = folder / "snapshot"
+    path.write_bytes(content)
+    kept, warning = Snapshot(str(path), PLACE).load()
+    if warning is None:
+        assert kept is not None
+        return True
+    assert kept is None
+    assert warning.isprintable()
+    assert len(warning) < 1000
+    assert not path.exists()
+    (folder / "snapshot.damaged-1").unlink()
+    return False
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=2000))
+def test_random_bytes_are_no_snapshot(folder: Path, content: bytes) -> None:
+    assert not load(folder, content)
+
+
+@settings(deadline=None)
+@given(changes=CHANGES)
+# Its last line has grown beyond what the header says; a number has become another one.
+@example(changes=[(len(VERSION_1) - 17, 0, b"\0")])
+@example(changes=[(VERSION_1.index(b"882130"), 1, b"9")])
+def test_a_snapshot_that_was_changed_is_not_believed_but_behind_its_end(folder: Path, changes: list[Change]) -> None:
+    content = changed(VERSION_1, changes)
+    believed = load(folder, content)
+    assert not believed or content.startswith(VERSION_1[:191])
+    assert not believed or content[192:].startswith(VERSION_1[192:])
+
+
+def checked(line: str) -> bytes:
+    content = line.encode(errors="surrogatepass")
+    return b"%08x %b\n" % (zlib.crc32(content), content)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["0a00", "00" * 12]),
+    lambda children: st.lists(children, max_size=8) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=12,
+)
+RECORDS = st.lists(st.tuples(st.sampled_from(list("+-oscklxnedgfh?")), st.lists(JSON, max_size=8)), max_size=6)
+
+
+@settings(deadline=None)
+@given(records=RECORDS, version=st.just(1) | JSON, place=st.just(PLACE) | JSON, length=st.none() | JSON)
+@example(records=[("x", [float("inf"), 0])], version=1, place=PLACE, length=None)
+@example(records=[], version=1, place=PLACE, length=float("inf"))
+@example(records=[("+", ["00" * 12, 2**70, 1, 1, 1, True, 1.0])], version=1, place=PLACE, length=None)
+def test_records_that_are_none_do_no_harm_though_their_checksum_is_right(
+    folder: Path, records: list[tuple[str, list[object]]], version: object, place: object, length: object
+) -> None:
+    lines = b"".join(checked(json.dumps([kind, *rest])) for kind, rest in records)
+    given = f"{192 + len(lines):015}" if length is None else length
+    header = checked(json.dumps({"tcpnewconn": version, "place": place, "length": given}))[:-1].ljust(191) + b"\n"
+    load(folder, header[:192] + lines)
+
+
+def test_nor_does_json_that_is_nested_without_end(folder: Path) -> None:
+    line = checked("[" * 100_000)
+    header = checked(json.dumps({"tcpnewconn": 1, "place": PLACE, "length": str(192 + len(line))}))
+    assert not load(folder, header[:-1].ljust(191) + b"\n" + line)
+
+
+# --- what a folder of captured files may hold ------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(boot=st.binary(max_size=60), ports=st.binary(max_size=30))
+@example(boot=b"\xff\xfe", ports="²\t³".encode())
+@example(boot=b"", ports=b"1\t" + b"9" * 5000)
+@example(boot=b"", ports=b"9" * 5000 + b"\t1")
+def test_any_boot_id_and_range_of_ports_are_read(folder: Path, boot: bytes, ports: bytes) -> None:
+    for name, content in (("kernel/random/boot_id", boot), ("net/ipv4/ip_local_port_range", ports)):
+        (folder / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "sys" / name).write_bytes(content)
+    here = host.look(str(folder), f"{folder}/net")
+    assert here.place.isascii()
+    assert here.place.isprintable()
+    assert len(here.place) < 64
+    assert all(isinstance(port, int) for port in here.port_range)
+
+
+# --- the kernel's answers --------------------------------------------------------------------------------------------
+
+PAIR = four_tuple_of(bytes([10, 0, 0, 5]), 22, bytes([203, 0, 113, 9]), 51544)
+# What may go wrong in an answer: its length, its kind, whether it is to this question, what it says.
+MESSAGES = st.lists(
+    st.tuples(
+        st.none() | st.integers(0, 2**32 - 1),
+        st.sampled_from([2, 3, 20, 0, 0xFFFF]),
+        st.booleans(),
+        st.binary(max_size=120),
+    ),
+    max_size=4,
+)
+Message = tuple[int | None, int, bool, bytes]
+
+
+class Kernel:
+    """Stands in for the socket on which the real kernel would answer: that cannot be made to say such things."""
+
+    def __init__(self, messages: list[Message], tail: bytes) -> None:
+        self._messages = messages
+        self._tail = tail
+        self._question = b""
+        self._answered = False
+
+    def connect(self, address: object) -> None: ...
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None: ...
+
+    def setblocking(self, flag: bool) -> None: ...
+
+    def send(self, question: bytes) -> None:
+        self._question = question
+        self._answered = False
+
+    def recv(self, size: int) -> bytes:
+        if not self._question:
+            raise BlockingIOError
+        if self._answered:
+            raise TimeoutError("timed out")
+        self._answered = True
+        sequence = struct.unpack_from("=I", self._question, 8)[0]
+        answer = b""
+        for length, kind, to_this, body in self._messages:
+            size = 16 + len(body) if length is None else length
+            answer += struct.pack("=IHHII", size, kind, 0, sequence if to_this else sequence ^ 1, 0) + body
+            answer += b"\0" * (-len(answer) % 4)
+        return answer + self._tail
+
+
+@settings(deadline=None)
+@given(messages=MESSAGES, tail=st.binary(max_size=20))
+@example(messages=[(None, 2, True, b"")], tail=b"")
+@example(messages=[(None, 20, True, b"\xff" * 120)], tail=b"")
+def test_whatever_the_answer_is_it_is_a_socket_or_none(messages: list[Message], tail: bytes) -> None:
+    lookup = Lookup(cast(socket.socket, Kernel(messages, tail)))
+    identity = lookup.identity(PAIR)
+    assert identity is None or isinstance(identity, SocketInfo)
+    try:
+        found = list(lookup.listeners())
+    except OSError:
+        return
+    assert all(len(row.four_tuple) in (12, 36) for row, _ in found)
+
+
+# --- all of it in a row ----------------------------------------------------------------------------------------------
+
+ADDRESSES = [bytes([10, 0, 0, 5]), bytes([127, 0, 0, 1]), bytes([203, 0, 113, 9]), b"\0" * 4]
+ENDS = st.tuples(st.sampled_from(ADDRESSES), st.sampled_from([0, 22, 40000, 40001]))
+LINES = st.builds(
+    Line,
+    local=ENDS,
+    remote=ENDS,
+    state=st.sampled_from([*CONNECTED, 2, 3, 10, 12, 13, 255]),
+    uid=st.sampled_from([0, 1000, 2**32 - 1, 10**30]),
+    inode=st.sampled_from([0, 1, 2, 2**32 - 1, 2**32, 10**10, 10**30]),
+)
+ANNOUNCED = st.builds(
+    lambda local, remote, cookie, established, wiped: DestroyedSocket(
+        four_tuple_of(*local, *((remote[0], 0) if wiped else remote)),
+        cookie,
+        established,
+        wiped,
+        Traffic(1, 2, 3, 4, 5),
+    ),
+    ENDS,
+    ENDS,
+    st.sampled_from([1, 2, 2**64 - 1]),
+    st.booleans(),
+    st.booleans(),
+)
+# One after the other: a read of these rows (changed in places), or an announced end.
+HISTORY = st.lists(
+    st.tuples(
+        st.lists(LINES, max_size=6),
+        st.lists(st.tuples(st.integers(150, 700), st.integers(0, 3), st.binary(max_size=3)), max_size=2),
+    )
+    | ANNOUNCED,
+    max_size=12,
+)
+
+
+def grouped(items: Iterable[tuple[bytes, object]]) -> dict[bytes, list[object]]:
+    groups: dict[bytes, list[object]] = {}
+    for key, value in items:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
+def replayed(snapshot: Snapshot) -> object:
+    kept, warning = Snapshot(snapshot.path, PLACE).load()
+    assert kept is not None, warning
+    sockets = {four_tuple: astuple(known) for four_tuple, known in kept.sockets.items()}
+    leaving = {
+        four_tuple: [astuple(gone.socket) for gone in several]
+        for four_tuple, several in kept.leaving.items()
+        if several
+    }
+    owed = {four_tuple: numbers for four_tuple, numbers in kept.owed.items() if numbers}
+    return sockets, leaving, owed, set(kept.wiped.values()), (kept.beginning, kept.doubtful), kept.listeners
+
+
+@settings(deadline=None, max_examples=200)
+@given(history=HISTORY, announced=st.booleans())
+# A listener that has a peer, and a connection on its addresses: no kernel writes that.
+@example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 1), state) for state in (10, 1)], [])], announced=False)
+@example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 40000), 1, 10**30, 10**30)], [])], announced=True)
+def test_any_history_is_reported_and_the_snapshot_holds_what_the_tracker_does(
+    folder: Path, history: list[DestroyedSocket | tuple[list[Line], list[Change]]], announced: bool
+) -> None:
+    (folder / "net").mkdir(exist_ok=True)
+    (folder / "snapshot").unlink(missing_ok=True)
+    snapshot = Snapshot(str(folder / "snapshot"), PLACE)
+    here = Host("0", "0", (32768, 60999), live=False, users=True)
+    observer = Observer(ProcNet(str(folder), "little"), here, None, announced, False, snapshot, 10.0)
+    render: Callable[..., dict[str, str]] = Renderer(Units("/nowhere"), Users()).entry
+    folding = Aggregation(0, 0)
+    snapshot.save(observer.tracker, observer.reported_listeners, folding)
+    wiped: set[int] = set()
+    for now, event in enumerate(history):
+        if isinstance(event, DestroyedSocket):
+            if event.wiped and event.cookie in wiped:
+                # The kernel announces a socket once.
+                continue
+            wiped |= {event.cookie} if event.wiped else set()
+            events = list(observer.end(event, now * 1.0, True))
+        else:
+            table = TITLES + b"".join(row.text(slot, "little") for slot, row in enumerate(event[0]))
+            (folder / "net" / "tcp").write_bytes(changed(table, event[1]))
+            events = list(observer.read(now * 1.0))
+        for reported in events:
+            entry = render(reported)
+            assert entry["MESSAGE"].isprintable() or isinstance(reported, Loss)
+        snapshot.save(observer.tracker, observer.reported_listeners, folding)
+        tracker = observer.tracker
+        assert replayed(snapshot) == (
+            {four_tuple: astuple(known) for four_tuple, known in tracker.table.items()},
+            grouped((gone.four_tuple, astuple(gone.socket)) for gone in tracker.leaving),
+            grouped(tracker.owed),
+            {(end, round(came, 3), guess) for end, came, guess in tracker.wiped},
+            (tracker.beginning, tracker.doubtful),
+            observer.reported_listeners,
+        )

@@ -1,0 +1,69 @@
+"""Every Python that this machine has, from 3.10 to 3.14, runs the program alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.terminal import SAMPLE_EXPECTED, messages, run, sample
+
+SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
+
+
+def pythons() -> dict[str, str]:
+    """The interpreters by their version: on the path, in /usr/bin, and those that pyenv made."""
+    folders = [*os.get_exec_path(), "/usr/bin", "/usr/local/bin", *map(str, Path.home().glob(".pyenv/versions/*/bin"))]
+    found: dict[str, str] = {}
+    for version in SUPPORTED:
+        for folder in folders:
+            python = f"{folder}/python{version}"
+            # A shim of pyenv's need not lead anywhere.
+            if version not in found and os.access(python, os.X_OK) and runs(python):
+                found[version] = python
+    return found
+
+
+def runs(python: str) -> bool:
+    return subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
+
+
+FOUND = pythons()
+# Without what is installed beside it, and with what the next Python will refuse refused.
+STRICT = ("-S", "-W", "error::DeprecationWarning", "-W", "error::SyntaxWarning")
+
+
+def test_debian_13_s_python_is_among_them() -> None:
+    assert "3.13" in FOUND
+
+
+@pytest.mark.parametrize("version", FOUND)
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_the_sample_is_the_same_in_every_python(version: str, output: str, tmp_path: Path) -> None:
+    procfs = str(sample(tmp_path / "proc"))
+    options = ["--once", "--procfs", procfs, "--output", output, "--state", str(tmp_path / "snapshot")]
+    done = run(*options, python=[FOUND[version], *STRICT])
+    assert (done.returncode, done.stderr) == (0, "")
+    if output == "text":
+        assert messages(done.stdout) == SAMPLE_EXPECTED
+    else:
+        assert done.stdout.count('"message":"New ') == len(SAMPLE_EXPECTED)
+    again = run(*options, python=[FOUND[version], *STRICT])
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("version", FOUND)
+def test_what_is_wrong_is_one_line_in_every_python(version: str, tmp_path: Path) -> None:
+    for options, status in (
+        (["--bogus"], 2),
+        (["--config", str(tmp_path / "none")], 78),
+        (["--procfs", str(tmp_path)], 1),
+    ):
+        done = run(*options, python=[FOUND[version], *STRICT])
+        assert done.returncode == status
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+    done = run("--help", python=[FOUND[version], *STRICT])
+    assert (done.returncode, done.stderr) == (0, "")
