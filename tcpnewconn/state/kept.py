@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tcpnewconn.model import DestroyedSocket, FourTuple, Traffic
 from tcpnewconn.reporting.aggregation import Key
-from tcpnewconn.reporting.entries import Entry
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.tracking.leaving import Gone
 from tcpnewconn.tracking.sockets import Socket, Sockets
 from tcpnewconn.tracking.tracker import Tracker

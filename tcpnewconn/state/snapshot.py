@@ -19,7 +19,7 @@ from json.encoder import encode_basestring_ascii as quoted
 
 from tcpnewconn.model import DestroyedSocket, FourTuple
 from tcpnewconn.reporting.aggregation import Aggregation, Key
-from tcpnewconn.reporting.entries import Entry
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.state.kept import Kept, apply, gone_line, group_line, socket_line, wiped_line
 from tcpnewconn.tracking.changes import Changes
 from tcpnewconn.tracking.sockets import Socket

@@ -1,4 +1,4 @@
-"""What is written of each event: the contract of docs/events.md, in text, JSON and the journal's fields."""
+"""What is written of each event: the contract of docs/events.md, in the journal's fields, in JSON and as text."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import json
 import os
 import pwd
 import re
+import socket
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
+from tcpnewconn.health.counters import REASONS, SOURCES
 from tcpnewconn.model import (
     CONNECTED,
+    DETECTED_BY,
+    STATE_NAMES,
     Closed,
     Connection,
     Degraded,
@@ -23,12 +29,18 @@ from tcpnewconn.model import (
     Event,
     Listener,
     Loss,
+    ObservationStarted,
+    ObservationStopped,
     PortScan,
     Recovered,
     Summary,
 )
-from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS, Renderer, size_text
+from tcpnewconn.reporting.entries import KINDS, Renderer, size_text
+from tcpnewconn.reporting.fields import FIELDS, JSON_FIRST, JSON_IP, document
 from tcpnewconn.reporting.sinks import Json, Text, open_sink, printable
+from tcpnewconn.tracking.direction import DIRECTIONS
+from tests.support import events
+from tests.support.events import SCHEMA
 from tests.support.table import packed
 from tests.support.terminal import TREE
 
@@ -59,51 +71,63 @@ def entry(cgroups: Path) -> Callable[[Event], dict[str, str]]:
 Entry = Callable[[Event], dict[str, str]]
 
 
-# --- the fields of each kind -----------------------------------------------------------------------------------------
+# --- the fields of each event ----------------------------------------------------------------------------------------
+
+OPENED = {
+    "EVENT_ACTION": "connection-opened",
+    "EVENT_CATEGORY": "network",
+    "EVENT_TYPE": "connection,start",
+    "EVENT_OUTCOME": "success",
+}
+INFO = {"EVENT_CATEGORY": "network", "EVENT_TYPE": "info"}
+ATTRIBUTION = {"USER_ID": str(NOBODY), "USER_NAME": "nobody", "OBJECT_SYSTEMD_UNIT": "ssh.service"}
+ENDPOINTS = {
+    "SOURCE_ADDRESS": "203.0.113.9",
+    "SOURCE_PORT": "51544",
+    "DESTINATION_ADDRESS": "10.0.0.5",
+    "DESTINATION_PORT": "22",
+    "NETWORK_TRANSPORT": "tcp",
+    "NETWORK_TYPE": "ipv4",
+    "NETWORK_DIRECTION": "ingress",
+    "NETWORK_COMMUNITY_ID": "1:hmeNN9Jie1qqFe1Qb6A8CFQUUAM=",
+}
 
 
 def test_a_connection_has_these_fields(entry: Entry, unit: int) -> None:
-    assert entry(Connection(PEER, HERE, "ingress", "read", "boot-ns-2a", 1, NOBODY, unit)) == {
+    assert entry(Connection(PEER, HERE, "ingress", "poll", "boot-ns-2a", 1, NOBODY, unit)) == {
         "MESSAGE": "New connection: 203.0.113.9:51544 -> 10.0.0.5:22",
         "MESSAGE_ID": "74ba465b9f4e456585146b89bb95f0dc",
         "PRIORITY": "6",
-        "SOURCE_ADDRESS": "203.0.113.9",
-        "SOURCE_PORT": "51544",
-        "DESTINATION_ADDRESS": "10.0.0.5",
-        "DESTINATION_PORT": "22",
-        "NETWORK_TRANSPORT": "tcp",
-        "NETWORK_TYPE": "ipv4",
-        "NETWORK_DIRECTION": "ingress",
-        "NETWORK_COMMUNITY_ID": "1:hmeNN9Jie1qqFe1Qb6A8CFQUUAM=",
-        "USER_ID": str(NOBODY),
-        "USER_NAME": "nobody",
-        "OBJECT_SYSTEMD_UNIT": "ssh.service",
-        "TCP_STATE": "ESTABLISHED",
-        "TCPNEWCONN_SEEN": "read",
+        **OPENED,
+        **ENDPOINTS,
+        **ATTRIBUTION,
+        "NETWORK_CONNECTION_STATE": "established",
+        "TCPNEWCONN_DETECTED_BY": "poll",
         "TCPNEWCONN_CONNECTION_ID": "boot-ns-2a",
     }
 
 
 def test_one_of_ipv6_is_written_with_brackets(entry: Entry) -> None:
-    fields = entry(Connection(HERE6, PEER6, "egress", "closed", "x", 7))
+    fields = entry(Connection(HERE6, PEER6, "egress", "notification", "x", 7))
     assert fields["MESSAGE"] == "New connection: [2001:db8::5]:443 -> [2001:db8::9]:40001"
     assert (fields["SOURCE_ADDRESS"], fields["DESTINATION_ADDRESS"]) == ("2001:db8::5", "2001:db8::9")
-    assert (fields["NETWORK_TYPE"], fields["TCP_STATE"], fields["TCPNEWCONN_SEEN"]) == ("ipv6", "CLOSE", "closed")
+    assert fields["NETWORK_TYPE"] == "ipv6"
+    assert (fields["NETWORK_CONNECTION_STATE"], fields["TCPNEWCONN_DETECTED_BY"]) == ("closed", "notification")
 
 
 def test_what_is_not_known_is_left_out_and_never_a_false_0(entry: Entry) -> None:
     fields = entry(Connection(PEER, HERE, "ingress", "startup", "x", 6))
     assert fields.keys().isdisjoint({"USER_ID", "USER_NAME", "OBJECT_SYSTEMD_UNIT"})
     # A user that has no name, a cgroup that is no unit.
-    fields = entry(Connection(PEER, HERE, "ingress", "read", "x", 1, 4_000_000_000, 12345))
+    fields = entry(Connection(PEER, HERE, "ingress", "poll", "x", 1, 4_000_000_000, 12345))
     assert fields["USER_ID"] == "4000000000"
     assert fields.keys().isdisjoint({"USER_NAME", "OBJECT_SYSTEMD_UNIT"})
     # Root is 0, and known.
-    assert entry(Connection(PEER, HERE, "ingress", "read", "x", 1, 0))["USER_NAME"] == "root"
+    assert entry(Connection(PEER, HERE, "ingress", "poll", "x", 1, 0))["USER_NAME"] == "root"
 
 
-def test_of_wiped_addresses_what_is_left_is_told(entry: Entry) -> None:
-    fields = entry(Connection(Endpoint(PEER.address, None), Endpoint(None, 22), "ingress", "closed", "x", 7))
+def test_where_addresses_were_cleared_the_rest_is_written(entry: Entry) -> None:
+    fields = entry(Connection(Endpoint(PEER.address, None), Endpoint(None, 22), "ingress", "notification", "x", 7))
     assert fields["MESSAGE"] == "New connection: 203.0.113.9:* -> *:22"
     assert (fields["SOURCE_ADDRESS"], fields["DESTINATION_PORT"], fields["NETWORK_TYPE"]) == (
         "203.0.113.9",
@@ -111,27 +135,28 @@ def test_of_wiped_addresses_what_is_left_is_told(entry: Entry) -> None:
         "ipv4",
     )
     assert fields.keys().isdisjoint({"SOURCE_PORT", "DESTINATION_ADDRESS", "NETWORK_COMMUNITY_ID"})
-    fields = entry(Connection(Endpoint(None, 40000), Endpoint(PEER6.address, None), "egress", "closed", "x", 7))
+    fields = entry(Connection(Endpoint(None, 40000), Endpoint(PEER6.address, None), "egress", "notification", "x", 7))
     assert fields["MESSAGE"] == "New connection: *:40000 -> [2001:db8::9]:*"
     assert fields["NETWORK_TYPE"] == "ipv6"
 
 
-# include/net/tcp_states.h, without its TCP_.
+# The kernel's number of a state (include/net/tcp_states.h), and OpenTelemetry's network.connection.state.
 STATES = {
-    1: "ESTABLISHED",
-    4: "FIN_WAIT1",
-    5: "FIN_WAIT2",
-    6: "TIME_WAIT",
-    7: "CLOSE",
-    8: "CLOSE_WAIT",
-    9: "LAST_ACK",
-    11: "CLOSING",
+    1: "established",
+    4: "fin_wait_1",
+    5: "fin_wait_2",
+    6: "time_wait",
+    7: "closed",
+    8: "close_wait",
+    9: "last_ack",
+    11: "closing",
 }
 
 
-def test_every_state_that_is_reported_has_the_kernel_s_name(entry: Entry) -> None:
+def test_every_state_that_is_reported_has_the_name_that_opentelemetry_gives_it(entry: Entry) -> None:
     for state in {*CONNECTED, 7}:
-        assert entry(Connection(PEER, HERE, "ingress", "read", "x", state))["TCP_STATE"] == STATES[state]
+        fields = entry(Connection(PEER, HERE, "ingress", "poll", "x", state))
+        assert fields["NETWORK_CONNECTION_STATE"] == STATES[state]
 
 
 def test_a_listener_has_these_fields(entry: Entry, unit: int) -> None:
@@ -139,6 +164,9 @@ def test_a_listener_has_these_fields(entry: Entry, unit: int) -> None:
         "MESSAGE": "New listener: [2001:db8::5]:443",
         "MESSAGE_ID": "2226628da8304e6994685e028202cfd5",
         "PRIORITY": "5",
+        "EVENT_ACTION": "listener-opened",
+        "EVENT_CATEGORY": "network",
+        "EVENT_TYPE": "start",
         "DESTINATION_ADDRESS": "2001:db8::5",
         "DESTINATION_PORT": "443",
         "NETWORK_TRANSPORT": "tcp",
@@ -146,45 +174,52 @@ def test_a_listener_has_these_fields(entry: Entry, unit: int) -> None:
         "USER_ID": "0",
         "USER_NAME": "root",
         "OBJECT_SYSTEMD_UNIT": "ssh.service",
-        "TCP_STATE": "LISTEN",
+        "NETWORK_CONNECTION_STATE": "listen",
     }
     assert entry(Listener(Endpoint(*packed("0.0.0.0:22")), True))["MESSAGE"] == "New listener: 0.0.0.0:22"
 
 
 def test_a_loss_has_these_fields(entry: Entry) -> None:
-    assert entry(Loss(37, "notifications", "37 ends were lost: do this")) == {
-        "MESSAGE": "37 ends were lost: do this",
+    assert entry(Loss(37, "notifications", "37 notifications were lost: do this")) == {
+        "MESSAGE": "37 notifications were lost: do this",
         "MESSAGE_ID": "81f4c1b5bfab4e52a63aae3dec8b0438",
         "PRIORITY": "4",
+        "EVENT_ACTION": "events-lost",
+        **INFO,
         "TCPNEWCONN_COUNT": "37",
         "TCPNEWCONN_REASON": "notifications",
     }
 
 
-def test_a_source_that_is_missing_or_back_has_these_fields(entry: Entry) -> None:
-    missing, back = entry(Degraded("proc", "cannot be read")), entry(Recovered("proc", "can be read again"))
-    assert missing == {
+def test_a_source_that_is_missing_has_these_fields_and_one_that_is_back_an_id_of_its_own(entry: Entry) -> None:
+    assert entry(Degraded("proc", "cannot be read")) == {
         "MESSAGE": "cannot be read",
         "MESSAGE_ID": "ac71ee2a2e8443a59039d1319c802aa2",
         "PRIORITY": "4",
+        "EVENT_ACTION": "source-degraded",
+        **INFO,
         "TCPNEWCONN_REASON": "proc",
     }
-    assert back == missing | {"MESSAGE": "can be read again", "PRIORITY": "6"}
+    assert entry(Recovered("notifications", "received again")) == {
+        "MESSAGE": "received again",
+        "MESSAGE_ID": "9bd8673752994bd08028b0299ca2c261",
+        "PRIORITY": "6",
+        "EVENT_ACTION": "source-recovered",
+        **INFO,
+        "TCPNEWCONN_REASON": "notifications",
+    }
 
 
-def test_a_closed_event_has_these_fields(entry: Entry) -> None:
-    assert entry(Closed(PEER, HERE, "ingress", "boot-ns-2a", 3_400_000, 1234, 25_000, 2, 1.5)) == {
+def test_a_closed_event_has_these_fields_and_the_attribution_of_its_connection(entry: Entry, unit: int) -> None:
+    assert entry(Closed(PEER, HERE, "ingress", "boot-ns-2a", 3_400_000, 1234, 25_000, 2, 1.5, NOBODY, unit)) == {
         "MESSAGE": "Connection closed: 203.0.113.9:51544 -> 10.0.0.5:22, 1.2 kB sent, 3.4 MB received",
         "MESSAGE_ID": "be0228f916da4937bc9055c5c372b3cd",
         "PRIORITY": "6",
-        "SOURCE_ADDRESS": "203.0.113.9",
-        "SOURCE_PORT": "51544",
-        "DESTINATION_ADDRESS": "10.0.0.5",
-        "DESTINATION_PORT": "22",
-        "NETWORK_TRANSPORT": "tcp",
-        "NETWORK_TYPE": "ipv4",
-        "NETWORK_DIRECTION": "ingress",
-        "NETWORK_COMMUNITY_ID": "1:hmeNN9Jie1qqFe1Qb6A8CFQUUAM=",
+        "EVENT_ACTION": "connection-closed",
+        "EVENT_CATEGORY": "network",
+        "EVENT_TYPE": "connection,end",
+        **ENDPOINTS,
+        **ATTRIBUTION,
         "SOURCE_BYTES": "3400000",
         "DESTINATION_BYTES": "1234",
         "EVENT_DURATION": "1500000000",
@@ -198,13 +233,17 @@ def test_sent_and_received_are_this_host_s_view_and_an_unknown_duration_is_left_
     fields = entry(Closed(HERE, PEER, "egress", "x", 10, 2000, 0, 0, None))
     assert fields["MESSAGE"].endswith(", 10 B sent, 2.0 kB received")
     assert (fields["SOURCE_BYTES"], fields["DESTINATION_BYTES"]) == ("10", "2000")
-    assert "EVENT_DURATION" not in fields
+    assert fields.keys().isdisjoint({"EVENT_DURATION", *ATTRIBUTION})
 
 
 def test_a_summary_has_the_fields_that_its_connections_share(entry: Entry, unit: int) -> None:
     shared = {
         "MESSAGE_ID": "c4029bcd2a5841e3bdea3ca9ce1e0d47",
         "PRIORITY": "6",
+        "EVENT_ACTION": "connections-summarized",
+        "EVENT_CATEGORY": "network",
+        "EVENT_TYPE": "connection,start",
+        "EVENT_OUTCOME": "success",
         "DESTINATION_ADDRESS": "10.0.0.5",
         "DESTINATION_PORT": "22",
         "NETWORK_TRANSPORT": "tcp",
@@ -223,15 +262,16 @@ def test_a_summary_has_the_fields_that_its_connections_share(entry: Entry, unit:
         "MESSAGE": "1234 new connections: 2 sources -> 10.0.0.5:22",
         "TCPNEWCONN_SOURCES": "2",
         "TCPNEWCONN_SOURCES_EXACT": "yes",
-        "TCPNEWCONN_TOP_SOURCES": "203.0.113.9=1200 192.0.2.4=34",
+        "TCPNEWCONN_TOP_SOURCES": "203.0.113.9=1200,192.0.2.4=34",
     }
 
 
-def test_a_summary_of_what_shares_nothing_says_so(entry: Entry) -> None:
+def test_a_summary_of_connections_that_share_nothing_says_so(entry: Entry) -> None:
     fields = entry(Summary(Endpoint(None, None), Endpoint(None, None), "egress", 0, 9, 1, False, ()))
     assert fields["MESSAGE"] == "9 new connections: at least 1 source -> many destinations"
-    assert (fields["TCPNEWCONN_SOURCES_EXACT"], fields["TCPNEWCONN_TOP_SOURCES"]) == ("no", "")
+    assert fields["TCPNEWCONN_SOURCES_EXACT"] == "no"
     assert fields.keys().isdisjoint({"NETWORK_TYPE", "SOURCE_ADDRESS", "DESTINATION_ADDRESS", "DESTINATION_PORT"})
+    assert "TCPNEWCONN_TOP_SOURCES" not in fields
 
 
 def test_a_port_scan_has_these_fields(entry: Entry) -> None:
@@ -239,16 +279,51 @@ def test_a_port_scan_has_these_fields(entry: Entry) -> None:
         "MESSAGE": "Port scan: 203.0.113.9 -> 10.0.0.5 on ports 80,81,8080",
         "MESSAGE_ID": "576316a0dc7b480ea3df1498dddde400",
         "PRIORITY": "4",
+        "EVENT_ACTION": "port-scan-detected",
+        "EVENT_CATEGORY": "network",
+        "EVENT_TYPE": "connection,info",
         "SOURCE_ADDRESS": "203.0.113.9",
         "DESTINATION_ADDRESS": "10.0.0.5",
         "NETWORK_TRANSPORT": "tcp",
         "NETWORK_TYPE": "ipv4",
         "NETWORK_DIRECTION": "ingress",
         "TCPNEWCONN_PORTS": "80,81,8080",
-        "TCPNEWCONN_COUNT": "3",
     }
-    # One that kept its addresses to itself.
+    # Of a connection whose local address the kernel had cleared.
     assert entry(PortScan(NINE, None, (1, 2)))["MESSAGE"] == "Port scan: 203.0.113.9 -> * on ports 1,2"
+
+
+# 2026-11-25 12:00:00 UTC
+NOON = 1_795_608_000.0
+
+
+def test_the_start_of_the_observation_says_until_when_it_had_gone_before_and_what_is_ignored(entry: Entry) -> None:
+    started = {
+        "MESSAGE_ID": "a3486de517524ebf8716f2504cc51e12",
+        "PRIORITY": "6",
+        "EVENT_ACTION": "observation-started",
+        **INFO,
+    }
+    first = entry(ObservationStarted(NOON, None, ""))
+    assert first == started | {"MESSAGE": "Observing TCP connections since 2026-11-25 12:00:00 UTC"}
+    assert entry(ObservationStarted(NOON, NOON - 2, "127.0.0.0/8 egress:[2001:db8::/32]:443")) == started | {
+        "MESSAGE": "Observing TCP connections since 2026-11-25 12:00:00 UTC; before that until 11:59:58",
+        "TCPNEWCONN_OBSERVED_UNTIL": "2026-11-25T11:59:58.000+00:00",
+        "TCPNEWCONN_IGNORE": "127.0.0.0/8,egress:[2001:db8::/32]:443",
+    }
+    on_another_day = entry(ObservationStarted(NOON, NOON - 86400.5, ""))
+    assert on_another_day["MESSAGE"].endswith("12:00:00 UTC; before that until 2026-11-24 11:59:59 UTC")
+    assert on_another_day["TCPNEWCONN_OBSERVED_UNTIL"] == "2026-11-24T11:59:59.500+00:00"
+
+
+def test_the_end_of_the_observation_has_these_fields(entry: Entry) -> None:
+    assert entry(ObservationStopped()) == {
+        "MESSAGE": "Stopped observing TCP connections",
+        "MESSAGE_ID": "72bd65ca73e74e238df0f70dcbacb033",
+        "PRIORITY": "6",
+        "EVENT_ACTION": "observation-stopped",
+        **INFO,
+    }
 
 
 @pytest.mark.parametrize(
@@ -271,37 +346,142 @@ def test_sizes_are_written_for_people(count: int, text: str) -> None:
     assert size_text(count) == text
 
 
-# --- the contract ----------------------------------------------------------------------------------------------------
+# --- the contract: docs/events.md and docs/events.schema.json -----------------------------------------------------------
 
 CONTRACT = (TREE / "docs" / "events.md").read_text()
 
 
-def test_the_message_ids_are_the_contract_s() -> None:
-    rows = re.findall(
-        r"(?m)^\| ([a-z /]+?)(?: \([^|]*)? \| `([0-9a-f]{32})` \|", CONTRACT.replace("port scan notice", "scan")
-    )
-    assert {kind: number for kinds, number in rows for kind in kinds.split(" / ")} == MESSAGE_IDS
+def every_event(unit: int) -> list[Event]:
+    """Each kind of event with every field that it can have, and with as few as it can have."""
+    anywhere = Endpoint(None, None)
+    return [
+        Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, unit),
+        Connection(Endpoint(None, 1), Endpoint(PEER6.address, None), "egress", "notification", "x", 7),
+        Connection(PEER6, HERE6, "unknown", "startup", "x", 6),
+        Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, unit),
+        Closed(Endpoint(PEER.address, None), Endpoint(None, 22), "internal", "x", 0, 0, 0, 0, None),
+        Listener(HERE, False, NOBODY, unit),
+        Listener(HERE6, True),
+        Summary(Endpoint(NINE, None), HERE, "ingress", unit, 3, 1, True, ()),
+        Summary(anywhere, HERE, "ingress", unit, 5, 2, True, ((NINE, 3), (HERE6.address or b"", 2))),
+        Summary(anywhere, anywhere, "egress", 0, 1, 1, False, ()),
+        PortScan(NINE, HERE.address, (22, 23)),
+        PortScan(NINE, None, (22, 23)),
+        *(Loss(1, reason, "x") for reason in REASONS),
+        *(Degraded(source, "x") for source in SOURCES),
+        *(Recovered(source, "x") for source in SOURCES),
+        ObservationStarted(NOON, NOON - 2, "10.0.0.0/8 :9100"),
+        ObservationStarted(NOON, None, ""),
+        ObservationStopped(),
+    ]
 
 
-def test_every_field_is_in_the_contract_and_has_its_dotted_name() -> None:
+def documents(entry: Entry, unit: int) -> list[dict[str, object]]:
+    return [document(entry(event), "2026-11-25T12:00:00.000+00:00", "web1") for event in every_event(unit)]
+
+
+def test_every_event_has_an_action_and_a_message_id_that_no_other_has(unit: int) -> None:
+    assert set(KINDS) == set(get_args(Event)) == {type(event) for event in every_event(unit)}
+    for column in ("action", "message_id"):
+        assert len({getattr(kind, column) for kind in KINDS.values()}) == len(KINDS)
+
+
+def test_the_contract_lists_the_events_that_are_written_and_no_other() -> None:
+    section = CONTRACT.split("## Events\n", 1)[1].split("\n## ", 1)[0]
+    rows = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in re.findall(r"(?m)^\| .*`.*$", section)]
+    assert {(row[1], row[2], row[3], row[4], int(row[6])) for row in rows} == {
+        (kind.action, kind.message_id, kind.types.replace(",", "`, `"), kind.outcome or "", kind.priority)
+        for kind in KINDS.values()
+    }
+    assert len(rows) == len(KINDS)
+
+
+def test_the_messages_are_those_of_the_contract(entry: Entry) -> None:
+    section = CONTRACT.split("## Events\n", 1)[1].split("\n## ", 1)[0]
+    top = ((NINE, 1234),)
+    for event in (
+        Connection(PEER, HERE, "ingress", "poll", "x", 1),
+        Listener(Endpoint(*packed("0.0.0.0:22")), False),
+        Summary(Endpoint(NINE, None), Endpoint(HERE.address, 80), "ingress", 0, 1234, 1, True, ()),
+        Summary(Endpoint(None, None), Endpoint(HERE.address, 80), "ingress", 0, 1234, 812, True, top),
+        PortScan(bytes([192, 0, 2, 56]), HERE.address, (80, 81, 82, 83)),
+        Closed(PEER, HERE, "ingress", "x", 3_400_000, 1234, 1, 0, None),
+        ObservationStarted(NOON, NOON - 2, ""),
+        ObservationStopped(),
+    ):
+        assert f"`{entry(event)['MESSAGE']}`" in section
+
+
+def test_every_field_has_its_dotted_name_and_is_explained_in_the_contract_and_no_other(entry: Entry, unit: int) -> None:
     for journal, dotted in FIELDS.items():
         assert re.fullmatch("[A-Z][A-Z0-9_]*", journal)
         assert dotted.upper().replace(".", "_") == journal
-        if journal not in ("MESSAGE", "PRIORITY"):
-            assert re.search(rf"`{journal}`|\b{journal} ", CONTRACT), f"{journal} is not in docs/events.md"
+    # The first column of each table that has a field there.
+    rows = re.findall(r"(?m)^\| (`[^|]*?) \|", CONTRACT.split("## Events\n", 1)[1])
+    explained = {name for row in rows for name in re.findall(r"`([A-Z][A-Z0-9_]*)`", row)}
+    assert explained == {*FIELDS, "SYSLOG_IDENTIFIER"}
+    assert {name for event in every_event(unit) for name in entry(event)} == FIELDS.keys()
+    # Nor does the text speak of a field that is not written, but for those that journald adds.
+    named = {word for word in re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?:=[^`]*)?`", CONTRACT)}
+    assert named - {*FIELDS, "SYSLOG_IDENTIFIER"} <= {"OBJECT_PID", "OBJECT_UID"}
 
 
-def test_no_event_has_another_field(entry: Entry, unit: int) -> None:
-    events = (
-        Connection(PEER, HERE, "ingress", "read", "x", 1, NOBODY, unit),
-        Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0),
-        Listener(HERE, False),
-        Loss(1, "journal", "y"),
-        Degraded("proc", "y"),
-        Summary(Endpoint(None, None), HERE, "ingress", unit, 3, 1, True, ((NINE, 3),)),
-        PortScan(NINE, HERE.address, (22, 23)),
-    )
-    assert {name for event in events for name in entry(event)} == FIELDS.keys()
+def test_the_schema_has_the_fields_that_are_written_and_no_other(entry: Entry, unit: int) -> None:
+    json_names = {*FIELDS.values(), *JSON_FIRST, *JSON_IP.values()}
+    assert set(SCHEMA["properties"]) == json_names == {name for line in documents(entry, unit) for name in line}
+    written: dict[str, set[str]] = {}
+    for line in documents(entry, unit):
+        written.setdefault(str(line["event.action"]), set()).update(line)
+    assert written == {
+        kind.action: set(SCHEMA["$defs"][kind.action]["propertyNames"]["enum"]) for kind in KINDS.values()
+    }
+
+
+def test_the_schema_has_the_values_that_are_written_and_no_other() -> None:
+    values = {name: field.get("enum") for name, field in SCHEMA["properties"].items()}
+    assert set(values["network.connection.state"]) == set(STATE_NAMES.values())
+    assert tuple(values["network.direction"]) == DIRECTIONS
+    assert tuple(values["tcpnewconn.detected_by"]) == DETECTED_BY
+    assert set(values["tcpnewconn.reason"]) == {*REASONS, *SOURCES}
+    assert set(values["event.type"] or SCHEMA["properties"]["event.type"]["items"]["enum"]) == {
+        one for kind in KINDS.values() for one in kind.types.split(",")
+    }
+
+
+def test_the_schema_validates_every_event(entry: Entry, unit: int) -> None:
+    for line in documents(entry, unit):
+        events.check(json.loads(json.dumps(line)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("event.action", "opened"),
+        ("event.action", None),
+        ("event.type", "connection"),
+        ("source.port", "51544"),
+        ("source.port", 65536),
+        ("source.ip", "203.0.113"),
+        ("source.ip", None),
+        ("user.id", 0),
+        ("network.direction", "inbound"),
+        ("network.connection.state", "ESTABLISHED"),
+        ("tcpnewconn.detected_by", "read"),
+        ("tcpnewconn.connection_id", None),
+        ("message_id", "2226628da8304e6994685e028202cfd5"),
+        ("message", "New connection: 203.0.113.9:51544"),
+        ("priority", "6"),
+        ("@timestamp", "2026-11-25 12:00:00"),
+        ("tcpnewconn.count", 1),
+        ("tcp.state", "ESTABLISHED"),
+    ],
+)
+def test_the_schema_refuses_a_wrong_line(entry: Entry, unit: int, name: str, value: object) -> None:
+    line = documents(entry, unit)[0] | {name: value}
+    if value is None:
+        del line[name]
+    with pytest.raises(AssertionError):
+        events.check(line)
 
 
 # --- text and JSON ---------------------------------------------------------------------------------------------------
@@ -315,7 +495,7 @@ def test_text_is_the_time_in_utc_with_its_offset_and_the_message(
     monkeypatch.setenv("TZ", "XXX-9")
     time.tzset()
     before = datetime.now(timezone.utc).replace(microsecond=0)
-    Text().write(entry(Connection(PEER, HERE, "ingress", "read", "x", 1)))
+    Text().write(entry(Connection(PEER, HERE, "ingress", "poll", "x", 1)))
     monkeypatch.undo()
     time.tzset()
     written = capfd.readouterr().out
@@ -326,40 +506,79 @@ def test_text_is_the_time_in_utc_with_its_offset_and_the_message(
     assert before <= datetime.fromisoformat(match[1]) <= datetime.now(timezone.utc)
 
 
-def test_json_is_one_object_a_line_with_dotted_keys_and_numbers(entry: Entry, unit: int, capfd: Output) -> None:
+def written_json(entry: Entry, capfd: Output, *given: Event) -> list[events.Event]:
     sink = Json()
-    sink.write(entry(Connection(PEER, HERE, "ingress", "read", "boot-ns-2a", 1, NOBODY, unit)))
-    sink.write(entry(Closed(PEER, HERE, "ingress", "boot-ns-2a", 3_400_000, 1234, 25_000, 2, 1.5)))
-    sink.write(entry(Loss(37, "notifications", "lost")))
-    connection, closed, loss = (json.loads(line) for line in capfd.readouterr().out.splitlines())
-    at = datetime.fromisoformat(connection.pop("@timestamp"))
+    for event in given:
+        sink.write(entry(event))
+    return events.parsed_lines(capfd.readouterr().out.splitlines())
+
+
+def test_json_is_one_ecs_document_a_line(entry: Entry, unit: int, capfd: Output) -> None:
+    before = datetime.now(timezone.utc)
+    [line] = written_json(entry, capfd, Connection(PEER, HERE, "ingress", "poll", "boot-ns-2a", 1, NOBODY, unit))
+    at = datetime.fromisoformat(line.pop("@timestamp"))
     assert at.utcoffset() == timedelta(0)
-    assert connection == {
+    assert before - timedelta(milliseconds=1) <= at <= datetime.now(timezone.utc)
+    assert line == {
+        "ecs.version": "8.17.0",
+        "host.name": socket.gethostname(),
         "message": "New connection: 203.0.113.9:51544 -> 10.0.0.5:22",
         "message_id": "74ba465b9f4e456585146b89bb95f0dc",
         "priority": 6,
+        "event.action": "connection-opened",
+        "event.category": ["network"],
+        "event.type": ["connection", "start"],
+        "event.outcome": "success",
         "source.address": "203.0.113.9",
+        "source.ip": "203.0.113.9",
         "source.port": 51544,
         "destination.address": "10.0.0.5",
+        "destination.ip": "10.0.0.5",
         "destination.port": 22,
         "network.transport": "tcp",
         "network.type": "ipv4",
         "network.direction": "ingress",
         "network.community_id": "1:hmeNN9Jie1qqFe1Qb6A8CFQUUAM=",
+        "network.connection.state": "established",
         # An identifier, as in the Elastic Common Schema.
         "user.id": str(NOBODY),
         "user.name": "nobody",
         "object.systemd_unit": "ssh.service",
-        "tcp.state": "ESTABLISHED",
-        "tcpnewconn.seen": "read",
+        "tcpnewconn.detected_by": "poll",
         "tcpnewconn.connection_id": "boot-ns-2a",
     }
-    assert closed["source.bytes"] == 3_400_000
-    assert closed["destination.bytes"] == 1234
+
+
+def test_in_json_numbers_are_numbers_lists_arrays_and_yes_and_no_booleans(entry: Entry, capfd: Output) -> None:
+    anywhere = Endpoint(None, None)
+    closed, exact, most, scan, loss, started = written_json(
+        entry,
+        capfd,
+        Closed(PEER, HERE, "ingress", "boot-ns-2a", 3_400_000, 1234, 25_000, 2, 1.5),
+        Summary(anywhere, HERE, "ingress", 0, 9, 2, True, ((NINE, 7), (PEER6.address or b"", 2))),
+        Summary(anywhere, HERE, "ingress", 0, 9, 2, False, ((NINE, 7),)),
+        PortScan(NINE, None, (22, 8080)),
+        Loss(37, "notifications", "lost"),
+        ObservationStarted(NOON, None, "127.0.0.0/8 :9100"),
+    )
+    assert (closed["source.bytes"], closed["destination.bytes"]) == (3_400_000, 1234)
     assert closed["event.duration"] == 1_500_000_000
-    assert closed["tcpnewconn.rtt_usec"] == 25_000
-    assert closed["tcpnewconn.retransmits"] == 2
+    assert (closed["tcpnewconn.rtt_usec"], closed["tcpnewconn.retransmits"]) == (25_000, 2)
+    assert (exact["tcpnewconn.sources"], exact["tcpnewconn.sources_exact"]) == (2, True)
+    assert exact["tcpnewconn.top_sources"] == [
+        {"address": "203.0.113.9", "count": 7},
+        {"address": "2001:db8::9", "count": 2},
+    ]
+    assert most["tcpnewconn.sources_exact"] is False
+    assert scan["tcpnewconn.ports"] == [22, 8080]
     assert loss["tcpnewconn.count"] == 37
+    assert started["tcpnewconn.ignore"] == ["127.0.0.0/8", ":9100"]
+
+
+def test_an_entry_that_an_older_version_left_in_the_state_file_is_written_too(capfd: Output) -> None:
+    Json().write({"MESSAGE": "New connection: a -> b", "TCP_STATE": "ESTABLISHED"})
+    line = json.loads(capfd.readouterr().out)
+    assert (line["message"], line["tcp_state"]) == ("New connection: a -> b", "ESTABLISHED")
 
 
 NASTY = [
