@@ -101,7 +101,9 @@ def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
 def test_what_is_lost_is_listed_and_no_fault_of_now(file: Path) -> None:
     counters = Counters()
     counters.event(Loss(1234, "notifications", "lost"))
-    counters.connection(Connection(Endpoint(bytes(16), 1), Endpoint(bytes(16), 2), "egress", "notification", "id", 7), True)
+    counters.connection(
+        Connection(Endpoint(bytes(16), 1), Endpoint(bytes(16), 2), "egress", "notification", "id", 7), True
+    )
     write(file, counters=counters)
     assert verdict(file)[:2] == (0, "ok")
     page = status(file).stdout
