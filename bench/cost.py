@@ -17,9 +17,11 @@ from bench.reads import observer
 from bench.service import Service
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel import sockdiag
-from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import Sink, open_sink
 from tcpnewconn.settings import config

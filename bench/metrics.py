@@ -9,7 +9,8 @@ from bench.reads import observer
 from bench.service import Service
 from bench.table import Table
 from bench.timing import in_turns, median, of_call
-from tcpnewconn.health.metrics import Counters, MetricsFile, ServiceStatistics, exposition
+from tcpnewconn.health.counters import Counters, ServiceStatistics
+from tcpnewconn.health.metrics import MetricsFile, exposition
 from tcpnewconn.model import ESTABLISHED, Connection, Endpoint
 
 
@@ -30,13 +31,13 @@ def written(small: bool) -> Group:
 
         def write() -> None:
             course.states = looking.states
-            course.look()
+            course.measure()
             file.write(exposition(counters, course))
 
         (costs,) = in_turns(times, lambda: of_call(write))
         problem = file.problem
     table.close()
-    event = Connection(Endpoint(bytes(4), 1), Endpoint(bytes(4), 2), "ingress", "closed", "id", ESTABLISHED)
+    event = Connection(Endpoint(bytes(4), 1), Endpoint(bytes(4), 2), "ingress", "notification", "id", ESTABLISHED)
 
     def count() -> None:
         for _ in range(1000):

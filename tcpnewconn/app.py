@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.kernel import host, sockdiag

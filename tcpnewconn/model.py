@@ -22,19 +22,20 @@ INGRESS, EGRESS, INTERNAL, UNKNOWN = DIRECTIONS = ("ingress", "egress", "interna
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 3, 4, 5, 6
 CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING, NEW_SYN_RECV = 7, 8, 9, 10, 11, 12
 
+# As OpenTelemetry names them (network.connection.state), after RFC 9293. The kernel has two states for a received SYN.
 STATE_NAMES = {
-    ESTABLISHED: "ESTABLISHED",
-    SYN_SENT: "SYN_SENT",
-    SYN_RECV: "SYN_RECV",
-    FIN_WAIT1: "FIN_WAIT1",
-    FIN_WAIT2: "FIN_WAIT2",
-    TIME_WAIT: "TIME_WAIT",
-    CLOSE: "CLOSE",
-    CLOSE_WAIT: "CLOSE_WAIT",
-    LAST_ACK: "LAST_ACK",
-    LISTEN: "LISTEN",
-    CLOSING: "CLOSING",
-    NEW_SYN_RECV: "SYN_RECV",
+    ESTABLISHED: "established",
+    SYN_SENT: "syn_sent",
+    SYN_RECV: "syn_received",
+    FIN_WAIT1: "fin_wait_1",
+    FIN_WAIT2: "fin_wait_2",
+    TIME_WAIT: "time_wait",
+    CLOSE: "closed",
+    CLOSE_WAIT: "close_wait",
+    LAST_ACK: "last_ack",
+    LISTEN: "listen",
+    CLOSING: "closing",
+    NEW_SYN_RECV: "syn_received",
 }
 
 # The states of a socket whose connection was established: with any of these it is, or was, a connection.
@@ -79,6 +80,12 @@ class Endpoint(NamedTuple):
 def address_text(address: bytes) -> str:
     """A packed address as text: 10.0.0.5, 2001:db8::1."""
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
+
+
+def family(*endpoints: Endpoint) -> str:
+    """ipv4 or ipv6: that of the first endpoint whose address is known."""
+    address = next((endpoint.address for endpoint in endpoints if endpoint.address is not None), b"")
+    return "ipv4" if len(address) == 4 else "ipv6"
 
 
 def endpoints(four_tuple: FourTuple) -> tuple[Endpoint, Endpoint]:

@@ -10,7 +10,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from tcpnewconn.health.metrics import MetricsFile, ServiceStatistics, exposition
+from tcpnewconn.health.counters import ServiceStatistics
+from tcpnewconn.health.metrics import MetricsFile, exposition
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.kernel.sockdiag import Notifications
 from tcpnewconn.model import Degraded, Event, Recovered
@@ -87,6 +88,7 @@ class Service:
         """Read once and report. Raises NoProc, and OSError where it cannot be written."""
         self._save()
         self._first_read(time.monotonic())
+        self._course.running = False
         self._tell_figures()
 
     # --- until stopped -----------------------------------------------------------------------------------------------
@@ -153,6 +155,7 @@ class Service:
         self._outbox.from_read(self._observer.overdue(time.monotonic() + _AT_THE_LATEST, last=True))
         self._outbox.interval_over()
         self._save()
+        self._course.running = False
         self._tell_figures()
 
     def _live(self) -> float:
@@ -178,7 +181,7 @@ class Service:
         """When to read next: on the schedule that the first read began, however long a read takes."""
         interval = self._outbox.settings.interval
         missed = max(0, int((now - due) / interval))
-        self._course.overruns += missed
+        self._course.skipped += missed
         if self._observer.losing:
             return now + _AFTER_LOSS
         return due + (missed + 1) * interval
@@ -264,9 +267,9 @@ class Service:
         self._before = self._outbox.connections
         events = self._observer.read(now)
         self._took = time.perf_counter() - began
-        self._course.reads += 1
+        self._course.polls += 1
         self._course.seconds += self._took
-        self._course.last_read = time.time()
+        self._course.last_poll = time.time()
         return events
 
     def _take(self, events: Iterator[Event]) -> None:
@@ -304,7 +307,7 @@ class Service:
         course = self._course
         course.interval, course.waiting = self._outbox.settings.interval, self._outbox.waiting
         course.states = self._observer.states
-        course.look()
+        course.measure()
         self._metrics.write(exposition(self._outbox.counters, course))
         if self._metrics.problem != self._metrics_problem:
             if self._metrics.problem is None:

@@ -12,10 +12,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from tcpnewconn.health.metrics import Counters
+from tcpnewconn.health.counters import Counters
 from tcpnewconn.model import Closed, Connection, Event, Listener, Loss, PortScan
-from tcpnewconn.reporting.aggregation import Aggregation, Second
-from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.aggregation import Aggregation, RateLimit
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.portscan import PortScans
 from tcpnewconn.reporting.sinks import Sink
 from tcpnewconn.settings.config import Settings
@@ -53,7 +54,7 @@ class Outbox:
         # Each with whether it is written down.
         self._waiting: deque[tuple[Entry, bool]] = deque()
         # What cannot be folded, closed connections, listeners and port scans, has as much room in a second as connections.
-        self._unfoldable = Second()
+        self._unfoldable = RateLimit()
         self._left_out = 0
         self._loss_told = float("-inf")
 
@@ -132,7 +133,7 @@ class Outbox:
         if isinstance(event, Connection):
             self.connections += 1
             scan = self._scans.notice(event, now) if self._suspect(event) else None
-            key = self.folding.fold(event, now, crowded)
+            key = self.folding.add(event, now, crowded)
             self.counters.connection(event, key is not None)
             if key is None:
                 yield event
@@ -142,7 +143,7 @@ class Outbox:
                 return
             event = scan
         if isinstance(event, Closed | Listener | PortScan) and (
-            crowded or not self._unfoldable.room(now, self.settings.total_limit)
+            crowded or not self._unfoldable.allows(now, self.settings.total_limit)
         ):
             self._left_out += 1
         else:

@@ -19,7 +19,8 @@ from types import TracebackType
 
 import pytest
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.sockdiag import Notifications, open_notifications
 from tcpnewconn.model import (
     ESTABLISHED,
@@ -37,7 +38,8 @@ from tcpnewconn.model import (
     four_tuple_of,
 )
 from tcpnewconn.reporting import outbox as outbox_room
-from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.snapshot import Snapshot

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS
+from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config
 from tests.support import built
 from tests.support.debfile import run

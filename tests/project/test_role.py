@@ -9,7 +9,7 @@ import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import tcpnewconn
-from tcpnewconn.reporting.entries import FIELDS
+from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings.config import SETTINGS
 from tests.support import built, role_variables
 

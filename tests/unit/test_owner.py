@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 
 CGROUPS = Path("/sys/fs/cgroup")
 

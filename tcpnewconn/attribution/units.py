@@ -1,7 +1,6 @@
-"""Whose socket: the systemd unit of a cgroup id, the name of a user id."""
+"""The systemd unit of a cgroup id."""
 
 import os
-import pwd
 import re
 import sys
 import time
@@ -9,9 +8,6 @@ from collections.abc import Callable
 
 # The walks through the tree may take this share of the time. One walk took 1.7 ms for 500 cgroups (Linux 6.18).
 _SHARE_OF_TIME = 0.02
-
-# Names may change while the service runs, in /etc/passwd or in a directory elsewhere.
-_USER_NAME_IS_GOOD_FOR = 60.0  # seconds
 
 # A 64-bit cgroup id is the inode number of its directory; where inode numbers have 32 bits, it is their lower half.
 _INODE = 0xFFFFFFFFFFFFFFFF if sys.maxsize > 0xFFFFFFFF else 0xFFFFFFFF
@@ -107,37 +103,10 @@ class Units:
                         if entry.is_dir(follow_symlinks=False)
                     ]
             except OSError:
-                continue  # gone meanwhile, or not for our eyes: what is below stays unknown
+                continue  # removed meanwhile, or not readable: what is below stays unknown
             for path, name, inode in children:
                 child, child_below = _unit_below_slices(name) if below_slices else (unit, False)
                 # Taken out first, so that the oldest of those that are gone stand at the front.
                 self._units.pop(inode, None)
                 self._units[inode] = child
                 rest.append((path, child, child_below))
-
-
-class Users:
-    """The names of user ids, as getent(1) gives them."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = 1024) -> None:
-        """No more than `most` users are remembered."""
-        self._most = most
-        self._clock = clock
-        self._names: dict[int, tuple[float, str | None]] = {}
-
-    def name(self, uid: int) -> str | None:
-        """The user's name, None if it has none. What was found, or not, is believed for a minute."""
-        now = self._clock()
-        known = self._names.get(uid)
-        if known is not None and now < known[0]:
-            return known[1]
-        name: str | None
-        try:
-            name = pwd.getpwuid(uid).pw_name
-        except KeyError:
-            name = None
-        self._names.pop(uid, None)
-        if len(self._names) >= self._most:
-            del self._names[next(iter(self._names))]
-        self._names[uid] = (now + _USER_NAME_IS_GOOD_FOR, name)
-        return name
