@@ -68,9 +68,7 @@ class Observer:
         self._log = log
         self._addresses = Addresses()
         self._listeners = Listeners(host.port_range, log)
-        self.tracker = Tracker(
-            self._look_up, self._addresses.internal, self._outcome, notifications, log, socket
-        )
+        self.tracker = Tracker(self._look_up, self._addresses.internal, self._outcome, notifications, log, socket)
         self._undecided = Undecided(log)
         self._first = True
         self._poll: Poll | None = None
@@ -102,7 +100,7 @@ class Observer:
     # --- the four verbs ----------------------------------------------------------------------------------------------
 
     def poll(self, now: float) -> None:
-        """Poll the tables, report what is new in them, and tick. Raises OSError where /proc cannot be read."""
+        """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
         poll = self._proc.poll(self.tracker.wants_time_wait)
         if self._host.live:
             self._addresses.refresh()
@@ -111,7 +109,7 @@ class Observer:
         self._first_malformed = self._first_malformed or poll.first_malformed
         self._compare_listeners(poll)
         self.tracker.poll(poll, now)
-        self.tick(now)
+        self._ticked(now, last=False)
 
     def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
         """Report what is new with a destroyed socket."""
@@ -126,6 +124,9 @@ class Observer:
     def tick(self, now: float, last: bool = False) -> None:
         """Report what time brings: what stays incomplete, and losses; all of them where these are the `last`."""
         self.tracker.tick(now)
+        self._ticked(now, last)
+
+    def _ticked(self, now: float, last: bool) -> None:
         for new in self._undecided.overdue(now, last):
             self._connection_within(new, None)
         self._check_notifications(now)
@@ -216,7 +217,7 @@ class Observer:
         )
         self._report(connection)
         if self.closed and new.destroyed is not None:
-            self._report(_closed(connection, new.destroyed, None))
+            self._report(_closed(connection, four_tuple, new.destroyed, None))
 
     def _without_addresses(self, new: NewConnection) -> Connection:
         """A connection of an unaddressed socket: its local address may be missing, and its remote port is."""
@@ -254,7 +255,8 @@ class Observer:
         connection = Connection(source, destination, direction, "", self._id(closed.number), 0, uid, cgroup)
         # The clock of the run before can have been another one: that of a time namespace, or of a machine that was restored.
         opened = closed.opened
-        self._report(_closed(connection, closed.destroyed, None if opened is None or opened > now else now - opened))
+        seconds = None if opened is None or opened > now else now - opened
+        self._report(_closed(connection, four_tuple, closed.destroyed, seconds))
 
     def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
@@ -307,10 +309,10 @@ class Observer:
             self._malformed, self._first_malformed = 0, None
 
 
-def _closed(connection: Connection, destroyed: DestroyedSocket, seconds: float | None) -> Closed:
+def _closed(connection: Connection, four_tuple: FourTuple, destroyed: DestroyedSocket, seconds: float | None) -> Closed:
     """The closed event of a connection, from one of its sockets on this host; it lasted so many seconds."""
     traffic = destroyed.traffic
-    opened_here = connection.source == endpoints(destroyed.four_tuple)[0]
+    opened_here = connection.source == endpoints(four_tuple)[0]
     # Of what was acknowledged beyond the payload one is the SYN of the side that opened, the other the FIN: a side whose FIN
     # was acknowledged has, unless its peer vanished, received one too.
     fin = traffic.acked - traffic.sent > int(opened_here)

@@ -6,7 +6,6 @@ import os
 import re
 from dataclasses import dataclass
 
-
 # net/ipv4/af_inet.c: inet_init_net()
 DEFAULT_PORT_RANGE = (32768, 60999)
 

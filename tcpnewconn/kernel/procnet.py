@@ -16,7 +16,7 @@ import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, TIME_WAIT, MAPPED, FourTuple, Row, four_tuple_of, unmapped
+from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, four_tuple_of, unmapped
 
 # Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
 _BATCH = 64 * 1024
@@ -46,6 +46,15 @@ class _Remembered:
 
     owner: bytes
     poll: int
+
+
+class Unreadable(Exception):
+    """A table cannot be read: its path, and why."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +94,8 @@ class Poll:
                 yield table.row(head, part)
             if again or ended:
                 shown = set(part.changed)
-                unchanged = dict.fromkeys(head for one in again if (head := table.standing(one)) is not None)
-                if ended:
-                    unchanged |= dict.fromkeys(table.ended())
-                for head in unchanged:
+                unchanged = [found for one in again if (found := table.standing(one)) is not None]
+                for head in dict.fromkeys(unchanged + table.ended() if ended else unchanged):
                     if head not in shown:
                         yield table.row(head, part)
 
@@ -127,17 +134,17 @@ class ProcNet:
     def poll(self, time_wait: bool = True) -> Poll:
         """Poll both tables. Without `time_wait`, rows in TIME_WAIT are passed over.
 
-        Raises OSError if /proc/net/tcp cannot be read. A missing tcp6 is normal: IPv6 is off.
+        Raises Unreadable. A missing tcp6 is normal: IPv6 is off.
         """
         tcp, tcp6 = self._tables
         first = tcp.poll(time_wait)
         try:
             second = tcp6.poll(time_wait)
-        except FileNotFoundError:
+        except Unreadable as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                tcp.undo(first)
+                raise
             second = tcp6.nothing()
-        except OSError:
-            tcp.undo(first)
-            raise
         parts = ((tcp, first), (tcp6, second))
         return Poll(
             gone=[table.four_tuple(head) for table, part in parts for head in part.gone],
@@ -209,7 +216,7 @@ class _Table:
         self._pattern = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST)
 
     def poll(self, time_wait: bool) -> _Part:
-        """Read the whole file; raises OSError."""
+        """Read the whole file; raises Unreadable."""
         self._poll += 1
         part = _Part()
         # Bound to local names: this loop runs once a row, and is the cost of a quiet table.
@@ -229,9 +236,9 @@ class _Table:
                         else:
                             passed += 1
                 part.rows += len(bodies)
-        except OSError:
+        except OSError as error:
             self.undo(part)
-            raise
+            raise Unreadable(self._path, error.strerror or str(error)) from error
         part.count(_TIME_WAIT, passed)
         if different or part.rows != before:
             self._forget(part)

@@ -193,7 +193,7 @@ def _same_family(source: bytes, remote: bytes) -> tuple[bytes, bytes]:
 
 
 class Lookup:
-    """Asks the kernel about sockets. A socket that was asked about keeps its cookie into TIME_WAIT and to its destroy notification."""
+    """Asks the kernel about sockets. One that was asked about keeps its cookie into TIME_WAIT and its destroy notification."""
 
     def __init__(self, given: socket.socket | None = None, users: bool = True) -> None:
         """Raises Unavailable.

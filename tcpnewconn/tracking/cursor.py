@@ -1,7 +1,7 @@
 """How far the kernel's destroy notifications were dealt with, and how many were lost on the way.
 
-The one owner of that count: from the kernel's counter, by way of the polls that show which of the lost ones were reported anyway, to
-the loss event. Records x and b are its own.
+The one owner of that count: from the kernel's counter, by way of the polls that show which of the lost ones were reported anyway,
+to the loss event. Records x and b are its own.
 """
 
 from __future__ import annotations
@@ -68,6 +68,11 @@ class Cursor:
     def _reported(self) -> int:
         """The kernel's counter up to which losses were reported: the rest will be, after a restart too."""
         return (self._counter - self.pending - self._notifications) & _MASK
+
+    def handled(self, cookie: int) -> None:
+        """The destroyed socket with this cookie was dealt with."""
+        self.last = cookie
+        self.record()
 
     def record(self) -> None:
         """Write how far it is, if that has changed."""

@@ -3,7 +3,8 @@
 Pure: it reads no clock and does no I/O. What it must ask of the kernel (which socket a 4-tuple is now, whether both ends of a
 4-tuple are on this host) are two functions that it is given; a simulated kernel serves as well as the real one.
 
-Four verbs: apply a poll, apply a destroyed socket, tick, stop. The rules, with the facts behind them measured (Linux 6.1, 6.12, 6.18):
+Four verbs: apply a poll, apply a destroyed socket, tick, stop. The rules, with the facts behind them measured (Linux 6.1, 6.12,
+6.18):
 
 - A socket is its cookie wherever that is known; else its 4-tuple, its inode and its state tell (matching.py).
 - The kernel notifies of every socket that is destroyed, those that no poll has shown among them. A row in TIME_WAIT (or
