@@ -9,6 +9,8 @@ from tcpnewconn.model import Closed, Connection, Degraded, Endpoint, Listener, L
 from tests.support import exposition as written
 from tests.support.terminal import TREE
 
+pytestmark = pytest.mark.apt
+
 HERE, PEER = Endpoint(bytes([10, 0, 0, 5]), 22), Endpoint(bytes([203, 0, 113, 9]), 50000)
 
 
