@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from tcpnewconn.health.metrics import PREFIX, Counters, ServiceStatistics, exposition
-from tcpnewconn.reporting.sinks import printable
+from tcpnewconn.text import printable
 
 _SAMPLE = re.compile(PREFIX + r'(\w+)(?:\{((?:\w+="[\w.+~-]*",?)+)\})? (\S+)')
 # The file is smaller; it may be anybody's that --metrics names.

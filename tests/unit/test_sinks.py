@@ -28,7 +28,7 @@ from tcpnewconn.model import (
     Summary,
 )
 from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS, Renderer, size_text
-from tcpnewconn.reporting.sinks import Json, Text, open_sink, printable
+from tcpnewconn.reporting.sinks import Json, Text, open_sink
 from tests.support.table import packed
 from tests.support.terminal import TREE
 
@@ -385,11 +385,6 @@ def test_nobody_can_forge_a_line_or_steer_a_terminal(value: str, capfd: Output) 
     assert line.isascii()
     assert line[:-1].isprintable()
     assert json.loads(line)["user.name"] == value
-
-
-def test_what_is_printable_stays_as_it_is() -> None:
-    assert printable("Grüße: 10.0.0.5:22 → done") == "Grüße: 10.0.0.5:22 → done"
-    assert printable("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"
 
 
 def test_every_output_has_its_sink(monkeypatch: pytest.MonkeyPatch) -> None:
