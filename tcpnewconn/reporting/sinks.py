@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from typing import Protocol
 
 from tcpnewconn.reporting.fields import SYSLOG_IDENTIFIER, Entry, document
+from tcpnewconn.text import printable
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -133,11 +134,6 @@ def _output_pipe() -> int | None:
     descriptor = sys.stdout.fileno()
     only_written = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
     return descriptor if only_written and stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
-
-
-def printable(text: str) -> str:
-    """A text without anything that a terminal would take for a command, or for a second line."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def under_journal(descriptor: int = 2) -> bool:

@@ -151,7 +151,7 @@ def frozen(chain: Chain) -> Iterator[None]:
 
 @contextmanager
 def wrong_configuration(chain: Chain) -> Iterator[None]:
-    chain.container.write(WRONG, "[Read]\nInterval=soon\n")
+    chain.container.write(WRONG, "[Poll]\nInterval=soon\n")
     try:
         assert chain.container.status_of("systemctl", "restart", SERVICE) != 0
         yield

@@ -18,7 +18,7 @@ ROLES = ("tcpnewconn", "tcpnewconn_centre", "tcpnewconn_prometheus")
 RULES = sorted((built.TREE / "monitoring" / "prometheus").glob("*.yml"))
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # What a settings' kind is as an Ansible variable.
-TYPES = {"boolean": "bool", "rules": "list", "limit": "int"}
+TYPES = {"boolean": "bool", "rules": "list", "networks": "list", "limit": "int"}
 
 
 def run(tmp_path: Path, *command: str, folder: Path = ANSIBLE) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,7 @@ TIMES = re.compile(r"((?:(?:for|group_wait): )|(?:increase|changes)\(\w+\[)(\d+)
 LEFT_OUT = "alert: TcpnewconnReadOverrun"
 
 SETTINGS = f"""
-[Read]
+[Poll]
 Interval={INTERVAL}s
 [Report]
 # The scrapes.

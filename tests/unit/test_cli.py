@@ -116,9 +116,9 @@ def test_a_folder_of_tables_that_is_a_file_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["check-config"], [], ["--once"]])
 def test_a_configuration_that_is_wrong_is_one_line_and_status_78(tmp_path: Path, words: list[str]) -> None:
     file = tmp_path / "tcpnewconn.conf"
-    file.write_text("# a comment\n[Read]\nIntervall=5s\n")
+    file.write_text("# a comment\n[Poll]\nIntervall=5s\n")
     said = complaint(run(*words, "--config", str(file)), 78)
-    assert said == f"{file}:3: [Read] Intervall=5s: unknown setting; did you mean Interval=?"
+    assert said == f"{file}:3: [Poll] Intervall=5s: unknown setting; did you mean Interval=?"
 
 
 def test_a_value_that_is_wrong_is_said_with_what_would_be_right(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_value_that_is_wrong_is_said_with_what_would_be_right(tmp_path: Path) 
 
 def test_a_configuration_that_is_right_is_checked_in_silence(tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
-    file.write_text("[Read]\nInterval=1min\n[Report]\nIgnore=127.0.0.0/8 ::1 :9100 egress:10.0.0.0/8:443\n")
+    file.write_text("[Poll]\nInterval=1min\n[Report]\nIgnore=127.0.0.0/8 ::1 :9100 egress:10.0.0.0/8:443\n")
     # It does not run: there would be no tables.
     done = run("check-config", "--config", str(file), "--procfs", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -152,7 +152,7 @@ def test_a_configuration_that_may_not_be_read_is_said_with_the_remedy(tmp_path: 
 
 def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, procfs: str) -> None:
     file = tmp_path / "tcpnewconn.conf"
-    file.write_text("[Read]\nInterval=1d\n")
+    file.write_text("[Poll]\nInterval=1d\n")
     tables = Tables(tmp_path / "other")
     # Nobody to be notified: that would need python3-systemd.
     alone = {"NOTIFY_SOCKET": ""}
