@@ -69,7 +69,7 @@ def _machine() -> str:
     return (
         f"{now:%Y-%m-%d %H:%M} UTC, Linux {platform.release()}, Python {platform.python_version()}, "
         f"{len(models)} x {models[0] if models else platform.machine()}, load average {os.getloadavg()[0]:.1f}, "
-        f"{_sockets():,} TCP sockets elsewhere on this machine (the kernel walks over them at every read of /proc/net/tcp)"
+        f"{_sockets():,} TCP sockets elsewhere on this machine (the kernel walks over them whenever /proc/net/tcp is read)"
     )
 
 
