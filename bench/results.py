@@ -1,4 +1,4 @@
-"""What was measured, beside what is to be reached, as a table for people."""
+"""Measured values beside their goals, as a table in Markdown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One measured value. `reached` is None where there is no goal for it."""
+class Result:
+    """One measured value. `reached` is None where it has no goal."""
 
     what: str
     measured: str
@@ -19,18 +19,18 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Figures that were measured together, and what belongs beside them: a table (its first row is the heading) and remarks."""
+    """Values that were measured together, with a table (its first row is the heading) and remarks."""
 
     title: str
-    figures: list[Figure] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     table: list[list[str]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
-def at_most(what: str, value: float, limit: float, unit: str = "", digits: int = 2, beside: str = "") -> Figure:
-    """A figure that is to be no larger than a limit; `beside` is more to be said of it."""
+def at_most(what: str, value: float, limit: float, unit: str = "", digits: int = 2, beside: str = "") -> Result:
+    """A value with an upper limit; `beside` is printed in brackets behind it."""
     measured = f"{value:.{digits}f}{unit}" + (f" ({beside})" if beside else "")
-    return Figure(what, measured, f"at most {limit:g}{unit}", value <= limit)
+    return Result(what, measured, f"at most {limit:g}{unit}", value <= limit)
 
 
 def dumps(group: Group) -> str:
@@ -39,16 +39,16 @@ def dumps(group: Group) -> str:
 
 def loads(text: str) -> Group:
     group = json.loads(text)
-    return Group(group["title"], [Figure(**figure) for figure in group["figures"]], group["table"], group["remarks"])
+    return Group(group["title"], [Result(**result) for result in group["results"]], group["table"], group["remarks"])
 
 
 def printed(group: Group) -> str:
-    """The group as Markdown, aligned so that it can be read as it is."""
+    """The group as Markdown, with aligned columns."""
     parts = [f"## {group.title}"]
-    if group.figures:
-        rows = [["figure", "measured", "goal", ""]]
+    if group.results:
+        rows = [["measurement", "result", "goal", ""]]
         verdicts = {True: "reached", False: "not reached", None: ""}
-        rows += [[figure.what, figure.measured, figure.goal, verdicts[figure.reached]] for figure in group.figures]
+        rows += [[result.what, result.measured, result.goal, verdicts[result.reached]] for result in group.results]
         parts.append(_aligned(rows))
     if group.table:
         parts.append(_aligned(group.table))
