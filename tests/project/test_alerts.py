@@ -38,9 +38,8 @@ def alerts() -> dict[str, Alert]:
     found = {}
     for file in (RULES, PORT_SCAN):
         text = file.read_text()
-        comments = dict(
-            (name, comment) for comment, name in re.findall(r"((?:^      # .*\n)*)^      - alert: (\w+)$", text, re.MULTILINE)
-        )
+        commented = re.findall(r"((?:^      # .*\n)*)^      - alert: (\w+)$", text, re.MULTILINE)
+        comments = {name: comment for comment, name in commented}
         for group in yaml.safe_load(text)["groups"]:
             for rule in group["rules"]:
                 found[rule["alert"]] = Alert(file, rule, comments[rule["alert"]])

@@ -63,18 +63,18 @@ def test_the_sdk_would_lose_what_it_does_not_know() -> None:
     assert any(name.endswith(".options.graphmode") for name in lost(wrong, through_the_sdk(wrong)))
 
 
-def compiled(folder: Path, dashboard: str) -> subprocess.CompletedProcess[str]:
+def compiled(directory: Path, dashboard: str) -> subprocess.CompletedProcess[str]:
     """The dashboard as a constant of the type that tests/fixtures/grafana/written.ts puts together, through tsc."""
-    folder.mkdir()
+    directory.mkdir()
     for name in ("written.ts", "tsconfig.json"):
-        shutil.copy(TESTS / "fixtures" / "grafana" / name, folder)
+        shutil.copy(TESTS / "fixtures" / "grafana" / name, directory)
     modules = npm.modules(TESTS / "fixtures" / "grafana")
-    (folder / "node_modules").symlink_to(modules)
-    (folder / "dashboard.ts").write_text(
+    (directory / "node_modules").symlink_to(modules)
+    (directory / "dashboard.ts").write_text(
         f'import type {{ Written }} from "./written";\nexport const dashboard: Written = {dashboard};\n'
     )
     return subprocess.run(
-        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."], cwd=folder, capture_output=True, text=True
+        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."], cwd=directory, capture_output=True, text=True
     )
 
 
