@@ -14,8 +14,9 @@ import pytest
 from tcpnewconn import __version__
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import Loss
+from tcpnewconn.model import Event, Loss
 from tcpnewconn.observer import Observer
+from tcpnewconn.tracking.tracker import Notifications
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import SAMPLE_EXPECTED, TREE, command, environment, messages, run, sample
@@ -290,6 +291,14 @@ def test_malformed_rows_are_told_at_most_once_a_minute_and_none_is_left_out(tmp_
     tables = Tables(tmp_path)
     tables.tcp.write_bytes(tables.tcp.read_bytes() + b"   0: what is this\n")
     host = Host("0", "0", (32768, 60999), live=False, users=True)
-    observer = Observer(ProcNet(str(tmp_path)), host, None, False, False, None, 10.0)
-    told = [(now, event.count) for now in range(0, 130, 10) for event in observer.read(now) if isinstance(event, Loss)]
-    assert told == [(0, 1), (60, 6), (120, 6)]
+    reported: list[tuple[int, int]] = []
+    now = 0
+
+    def report(event: Event) -> None:
+        if isinstance(event, Loss):
+            reported.append((now, event.count))
+
+    observer = Observer(ProcNet(str(tmp_path)), host, None, report, Notifications.NONE)
+    for now in range(0, 130, 10):
+        observer.poll(now)
+    assert reported == [(0, 1), (60, 6), (120, 6)]
