@@ -113,7 +113,7 @@ def ended(small: bool) -> Group:
             storm(client, seconds)
             time.sleep(0.5)
             cost = of_call(reporting.take_ends)
-            reported = sum(entry.seen == b"closed" for entry in journal.entries())
+            reported = sum(entry.detected_by == b"notification" for entry in journal.entries())
             costs.append(Cost(cost.wall / reported, cost.cpu / reported))
     cost = median(costs)
     return Group(

@@ -24,7 +24,7 @@ class Entry:
 
     received: float
     id: bytes
-    seen: bytes
+    detected_by: bytes
     source_port: int
     destination_port: int
 
@@ -88,7 +88,7 @@ def _entry(received: float, datagram: bytes) -> Entry:
     return Entry(
         received,
         fields[b"TCPNEWCONN_CONNECTION_ID"],
-        fields[b"TCPNEWCONN_SEEN"],
+        fields[b"TCPNEWCONN_DETECTED_BY"],
         int(fields.get(b"SOURCE_PORT", 0)),
         int(fields.get(b"DESTINATION_PORT", 0)),
     )

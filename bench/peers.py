@@ -200,7 +200,9 @@ def _ours(client: Client, seconds: int) -> list[str]:
             service.caught_up()
             journal.quiet()
             cpu, connections = service.cpu() - cpu, accepted() - before
-        entries = [entry for entry in journal.entries() if entry.destination_port == PORT and entry.seen != b"startup"]
+        entries = [
+            entry for entry in journal.entries() if entry.destination_port == PORT and entry.detected_by != b"startup"
+        ]
     return _row("tcpnewconn", len({entry.id for entry in entries}), connections, took, cpu, "nothing")
 
 

@@ -44,6 +44,7 @@ from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.snapshot import Snapshot
 from tcpnewconn.tracking.tracker import Over, Tracker
+from tests.support.events import parsed
 from tests.support.journal import Journal
 from tests.support.large import Numbers, Outcome, write
 from tests.support.namespace import Namespace, namespace
@@ -172,7 +173,7 @@ def test_a_clock_that_stands_earlier_than_in_the_run_before_does_no_harm(here: N
                 here.command(*later(ahead), *command("--once", *options)), cwd=TREE, capture_output=True, text=True
             )
             assert (done.returncode, done.stderr) == (0, "")
-            assert len(of_kind(map(json.loads, done.stdout.splitlines()), CONNECTION)) == 1
+            assert len(of_kind(map(parsed, done.stdout.splitlines()), CONNECTION)) == 1
         with running(here, *options) as program:
             # Nothing is reported again, and what comes is.
             third = here.socket()
@@ -226,7 +227,7 @@ def test_a_boot_id_that_changes_under_it_is_another_boot_at_the_next_start_and_n
 
 def told(lines: list[str]) -> dict[str, str]:
     """The ids of the connections that were reported, each once, by their source."""
-    events = of_kind(map(json.loads, lines), CONNECTION)
+    events = of_kind(map(parsed, lines), CONNECTION)
     ids = {f"{event['source.address']}:{event['source.port']}": event["tcpnewconn.connection_id"] for event in events}
     assert len(ids) == len(events)
     return ids
@@ -251,7 +252,7 @@ def test_a_user_may_have_any_name_and_forges_nothing(tmp_path: Path) -> None:
         (text,) = service.lines
         assert text.rstrip("\n").isascii()
         assert text.rstrip("\n").isprintable()
-        assert json.loads(text)["user.name"] == USER.decode(errors="surrogateescape")
+        assert parsed(text)["user.name"] == USER.decode(errors="surrogateescape")
     with Journal() as journal:
         journal.open()
         with Supervised(*options, "--output", "journal", mounts=[mount], journal=journal) as service:
@@ -426,7 +427,7 @@ def test_sockets_that_programs_never_let_go_are_forgotten_at_last() -> None:
     )
     four_tuples = [four_tuple_of(HERE, 80, bytes([203, 0, *divmod(number, 256)]), 40000) for number in range(50_000)]
     for four_tuple in four_tuples:
-        assert tracker.row(Row(four_tuple, ESTABLISHED, 1000, 7), "read", 1.0) is not None
+        assert tracker.row(Row(four_tuple, ESTABLISHED, 1000, 7), "poll", 1.0) is not None
         tracker.gone(four_tuple, 2.0)
     kept = {gone.four_tuple: gone.socket.cookie for gone in tracker.leaving}
     assert 30_000 < len(kept) < 35_000
@@ -461,7 +462,7 @@ def flood(count: int) -> Iterator[Event]:
     for number in range(count):
         source = Endpoint((0xC0000000 + number // 5).to_bytes(4, "big"), 50_000)
         destination = Endpoint(HERE, 1000 + number % 5)
-        yield Connection(source, destination, "ingress", "closed", f"id-{number}", ESTABLISHED)
+        yield Connection(source, destination, "ingress", "notification", f"id-{number}", ESTABLISHED)
         yield Closed(source, destination, "ingress", f"id-{number}", 1, 1, 1, 0, 1.0)
         yield Listener(Endpoint(HERE, number % 65536), False)
 

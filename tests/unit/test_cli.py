@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import Loss
 from tcpnewconn.observer import Observer
+from tests.support.events import parsed
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import SAMPLE_EXPECTED, TREE, command, environment, messages, run, sample
@@ -65,7 +65,7 @@ def test_outside_the_journal_auto_is_text(procfs: str) -> None:
 
 def test_json_says_the_same_in_the_same_order(procfs: str) -> None:
     lines = run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines()
-    assert [json.loads(line)["message"] for line in lines] == SAMPLE_EXPECTED
+    assert [parsed(line)["message"] for line in lines] == SAMPLE_EXPECTED
 
 
 def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_malformed_row_is_told_with_file_line_and_count_and_the_rest_is_read(t
         service.ready()
         service.reads(3)
         assert service.stop() == 0
-    events = [json.loads(line) for line in service.lines]
+    events = [parsed(line) for line in service.lines]
     assert [event["message"] for event in events[:2]] == [
         "New listener: 0.0.0.0:22",
         "New connection: 203.0.113.9:51544 -> 10.0.0.5:22",

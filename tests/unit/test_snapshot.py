@@ -20,6 +20,7 @@ from tcpnewconn.reporting.aggregation import Aggregation
 from tcpnewconn.state.kept import Kept
 from tcpnewconn.state.snapshot import Snapshot
 from tcpnewconn.tracking.tracker import Tracker
+from tests.support.events import parsed
 from tests.support.supervised import Supervised
 from tests.support.table import Line, Tables, line, listener
 from tests.support.terminal import TESTS, TREE, command, environment, messages, run
@@ -105,7 +106,7 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_only_under_the_same_id(
             assert done.stderr == ""
             kills += done.returncode == -9 and tracer == kill
             assert done.returncode == (-9 if number == kills and tracer == kill else 0)
-            events.append([json.loads(line) for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")])
+            events.append([parsed(line) for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")])
         killed, after, quiet = events
         ids = {event["message"]: event["tcpnewconn.connection_id"] for event in killed + after}
         assert sorted(ids) == told(10, 11, 12, 13), f"killed at {call} {number}"
@@ -369,7 +370,7 @@ def test_what_a_stop_knows_for_told_outlives_the_file_s_writing_anew(state: Path
     tracker.leave()
     ended = {four_tuple_of(bytes([10, 0, 0, 5]), 80, bytes([203, 0, 113, 9]), port) for port in range(30_000, 40_000)}
     for four_tuple in sorted(ended):
-        assert tracker.row(Row(four_tuple, TIME_WAIT, 0, 0), "read", 2.0) is None
+        assert tracker.row(Row(four_tuple, TIME_WAIT, 0, 0), "poll", 2.0) is None
     snapshot.save(tracker, set(), Aggregation(0, 0))
     snapshot.done()
     kept, warning = Snapshot(str(state), PLACE).load()
