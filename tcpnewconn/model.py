@@ -38,12 +38,16 @@ STATE_NAMES = {
 # The states of a socket whose connection was established: with any of these it is, or was, a connection.
 CONNECTED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING})
 
-_MAPPED = b"\0" * 10 + b"\xff\xff"
+# This host's point of view.
+INGRESS, EGRESS, INTERNAL, UNKNOWN = DIRECTIONS = ("ingress", "egress", "internal", "unknown")
+
+# The first 12 bytes of an IPv4-mapped IPv6 address, ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
+MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 def unmapped(address: bytes) -> bytes:
     """A packed address, an IPv4-mapped IPv6 one as the IPv4 address it stands for."""
-    return address[12:] if len(address) == 16 and address.startswith(_MAPPED) else address
+    return address[12:] if len(address) == 16 and address.startswith(MAPPED) else address
 
 
 def four_tuple_of(local: bytes, local_port: int, remote: bytes, remote_port: int) -> FourTuple:

@@ -10,6 +10,7 @@ from typing import get_args
 
 from tcpnewconn.model import (
     DETECTED_BY,
+    DIRECTIONS,
     Connection,
     Degraded,
     Event,
@@ -21,7 +22,6 @@ from tcpnewconn.model import (
     Source,
     family,
 )
-from tcpnewconn.tracking.direction import DIRECTIONS
 
 FAMILIES = ("ipv4", "ipv6")
 REASONS: tuple[Reason, ...] = get_args(Reason)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from tcpnewconn.model import Connection, PortScan
-from tcpnewconn.tracking.direction import INGRESS
+from tcpnewconn.model import INGRESS, Connection, PortScan
 
 # Sources that are watched; beyond that, the one without a connection for the longest time is dropped.
 _MOST_SOURCES = 10_000

@@ -38,12 +38,14 @@ def ran(program: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.apt
 def test_prometheus_takes_the_rules_and_has_nothing_to_say() -> None:
     told = ran("promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES, RECORDING)
     assert f"SUCCESS: {len(alerts())} rules found" in told
     assert f"SUCCESS: {len(recorded())} rules found" in told
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize("file", sorted(UNIT_TESTS.glob("*.yml")), ids=lambda file: file.stem)
 def test_the_rules_do_what_their_unit_tests_say(file: Path) -> None:
     ran("promtool", "test", "rules", file)
@@ -105,10 +107,12 @@ def test_recording_rules_are_named_as_level_metric_operations() -> None:
         assert re.fullmatch(r"(instance|instance_\w+|job):tcpnewconn_\w+:[a-z]+(\d+[mh])?", name)
 
 
+@pytest.mark.apt
 def test_alertmanager_takes_the_route() -> None:
     assert "SUCCESS" in ran("amtool", "check-config", ROUTE)
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize(("severity", "receiver"), [("critical", "pager"), ("warning", "mail"), ("info", "chat")])
 def test_an_alert_goes_where_its_severity_wants_it(severity: str, receiver: str) -> None:
     labels = ("service=tcpnewconn", f"severity={severity}")

@@ -59,6 +59,7 @@ def test_there_are_these_three() -> None:
     assert [path.name for path in SOURCES] == [f"{page}.scd" for page in PAGES]
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_can_be_shown(page: str, tmp_path: Path) -> None:
     text = rendered(page, tmp_path)

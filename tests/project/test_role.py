@@ -28,6 +28,7 @@ def run(tmp_path: Path, *command: str, folder: Path = ANSIBLE) -> subprocess.Com
     )
 
 
+@pytest.mark.apt
 def test_ansible_lint_finds_nothing_in_its_production_profile(tmp_path: Path) -> None:
     # A copy: it leaves a folder .ansible behind. A git repository, because it asks git which files there are.
     copy = built.copy_of_tree(tmp_path / "tree")
@@ -38,6 +39,7 @@ def test_ansible_lint_finds_nothing_in_its_production_profile(tmp_path: Path) ->
     assert "Profile 'production' was required, and it passed." in done.stdout
 
 
+@pytest.mark.apt
 def test_the_collection_can_be_built(tmp_path: Path) -> None:
     done = run(tmp_path, "ansible-galaxy", "collection", "build", "--output-path", str(tmp_path))
     assert done.returncode == 0, done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.reporting.fields import document
+from tcpnewconn.reporting.sinks import open_sink
 from tests.support.events import parsed
 from tests.support.journal import MOUNT, Entry, Journal
 from tests.support.supervised import Supervised
@@ -130,6 +132,19 @@ def test_auto_takes_text_where_stderr_is_something_else(procfs: str, opened: Jou
         service.wait(lambda: len(service.lines) == len(SAMPLE_EXPECTED), "the sample")
         service.ready()
         assert opened.empty()
+
+
+def test_every_output_has_its_sink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    assert {output: type(open_sink(output)).__name__ for output in ("auto", "text", "json", "journal")} == {
+        "auto": "Text",
+        "text": "Text",
+        "json": "Json",
+        "journal": "Journal",
+    }
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    assert type(open_sink("auto")).__name__ == "Journal"
 
 
 def test_what_it_says_to_people_has_its_level_there(procfs: str, opened: Journal, tmp_path: Path) -> None:

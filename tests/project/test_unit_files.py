@@ -4,8 +4,12 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.support import built
 from tests.support.debfile import run, unpacked
+
+pytestmark = pytest.mark.apt
 
 
 def test_the_units_are_well_formed_and_tight(tmp_path: Path) -> None:
