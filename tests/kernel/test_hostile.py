@@ -46,6 +46,7 @@ from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.socket import Phase
 from tcpnewconn.tracking.tracker import ClosedSocket, Tracker
 from tcpnewconn.tracking.tracker import Notifications as Where
+from tests.support.events import parsed
 from tests.support.journal import Journal
 from tests.support.large import Numbers, Outcome, write
 from tests.support.namespace import Namespace, namespace
@@ -183,7 +184,7 @@ def test_a_clock_that_stands_earlier_than_in_the_run_before_does_no_harm(here: N
                 here.command(*later(ahead), *command("--once", *options)), cwd=TREE, capture_output=True, text=True
             )
             assert (done.returncode, done.stderr) == (0, "")
-            assert len(of_kind(map(json.loads, done.stdout.splitlines()), CONNECTION)) == 1
+            assert len(of_kind(map(parsed, done.stdout.splitlines()), CONNECTION)) == 1
         with running(here, *options) as program:
             # Nothing is reported again, and what comes is.
             third = here.socket()
@@ -237,7 +238,7 @@ def test_a_boot_id_that_changes_under_it_is_another_boot_at_the_next_start_and_n
 
 def told(lines: list[str]) -> dict[str, str]:
     """The ids of the connections that were reported, each once, by their source."""
-    events = of_kind(map(json.loads, lines), CONNECTION)
+    events = of_kind(map(parsed, lines), CONNECTION)
     ids = {f"{event['source.address']}:{event['source.port']}": event["tcpnewconn.connection_id"] for event in events}
     assert len(ids) == len(events)
     return ids
@@ -262,7 +263,7 @@ def test_a_user_may_have_any_name_and_forges_nothing(tmp_path: Path) -> None:
         (text,) = service.lines
         assert text.rstrip("\n").isascii()
         assert text.rstrip("\n").isprintable()
-        assert json.loads(text)["user.name"] == USER.decode(errors="surrogateescape")
+        assert parsed(text)["user.name"] == USER.decode(errors="surrogateescape")
     with Journal() as journal:
         journal.open()
         with Supervised(*options, "--output", "journal", mounts=[mount], journal=journal) as service:

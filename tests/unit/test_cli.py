@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import Event, Loss
 from tcpnewconn.observer import Observer
 from tcpnewconn.tracking.tracker import Notifications
+from tests.support.events import parsed
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import SAMPLE_EXPECTED, TREE, command, environment, messages, run, sample
@@ -65,7 +65,7 @@ def test_outside_the_journal_auto_is_text(procfs: str) -> None:
 
 def test_json_says_the_same_in_the_same_order(procfs: str) -> None:
     lines = run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines()
-    assert [json.loads(line)["message"] for line in lines] == SAMPLE_EXPECTED
+    assert [parsed(line)["message"] for line in lines] == SAMPLE_EXPECTED
 
 
 def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
