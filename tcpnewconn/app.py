@@ -16,6 +16,7 @@ from tcpnewconn.kernel import host, sockdiag
 from tcpnewconn.kernel.procnet import ProcNet, net_folder
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
+from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import open_sink, say
@@ -31,6 +32,7 @@ class CannotRun(Exception):
 
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
     """Read once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
+    began = time.monotonic()
     try:
         sink = open_sink(options.output)
     except ImportError as error:
@@ -63,10 +65,15 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if sources.degraded is not None and not options.once:
         outbox.take(sources.degraded)
     service = Service(observer, outbox, snapshot, ends, last_end, notifier, reload, _metrics(options))
+    attended = terminal.attended() and not options.once
+    if attended:
+        terminal.tell(terminal.greeting(settings.interval, ends is not None))
     try:
         service.once() if options.once else service.run()
     except NoProc as error:
         raise CannotRun(f"{error}: is /proc mounted there? say where with --procfs DIR") from error
+    if attended:
+        terminal.tell(terminal.farewell(outbox.connections, time.monotonic() - began))
 
 
 @dataclass(frozen=True, slots=True)
