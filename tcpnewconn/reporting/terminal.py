@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 
-from tcpnewconn.reporting.entries import Entry
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.settings.values import format_span
 from tcpnewconn.text import printable
 

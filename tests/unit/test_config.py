@@ -332,24 +332,19 @@ def test_a_file_that_was_named_is_all_that_is_read(tmp_path: Path, file: Path) -
     assert load("/dev/null", root=str(tmp_path)) == DEFAULTS
 
 
-def test_the_real_directories_are_searched_by_default(tmp_path: Path) -> None:
-    traced = subprocess.run(
-        [
-            "strace",
-            "-f",
-            "-e",
-            "trace=%file",
-            sys.executable,
-            "-c",
-            "from tcpnewconn.settings.config import load; load()",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
+LISTED = """
+import sys
+sys.addaudithook(lambda event, arguments: event in ("os.listdir", "os.scandir") and print(arguments[0]))
+from tcpnewconn.settings.config import load
+load()
+"""
+
+
+def test_the_real_directories_are_searched_by_default() -> None:
+    asked = [sys.executable, "-c", LISTED]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     for directory in ("/etc", "/run", "/usr/local/lib", "/usr/lib"):
-        assert f'"{directory}/tcpnewconn.conf.d"' in traced.stderr
+        assert f"{directory}/tcpnewconn.conf.d" in done.stdout.splitlines()
 
 
 # The one line that says what is wrong
