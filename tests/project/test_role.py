@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 import tcpnewconn
 from tcpnewconn.reporting.entries import FIELDS
 from tcpnewconn.settings.config import SETTINGS
-from tests.support import built, role_variables
+from tests.support import built, readme, role_variables
 
 ANSIBLE = built.TREE / "ansible"
 ROLES = ("tcpnewconn", "tcpnewconn_centre", "tcpnewconn_prometheus")
@@ -90,8 +90,8 @@ def test_what_is_shown_sets_variables_that_there_are() -> None:
 
 
 def test_the_readme_shows_the_roll_out_in_ten_lines() -> None:
-    section = (built.TREE / "README.md").read_text().split("## Roll it out\n", 1)[1].split("\n## ", 1)[0]
-    assert len([line for line in section.splitlines() if line.startswith("    ")]) == 10
+    (block,) = readme.commands("Roll it out")
+    assert len("\n".join(step.command for step in block).splitlines()) == 10
 
 
 def test_the_collection_has_the_version_of_the_program() -> None:
