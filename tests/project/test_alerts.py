@@ -39,7 +39,8 @@ def alerts() -> dict[str, Alert]:
     for file in (RULES, PORT_SCAN):
         text = file.read_text()
         comments = dict(
-            (name, comment) for comment, name in re.findall(r"((?:^      # .*\n)*)^      - alert: (\w+)$", text, re.MULTILINE)
+            (name, comment)
+            for comment, name in re.findall(r"((?:^      # .*\n)*)^      - alert: (\w+)$", text, re.MULTILINE)
         )
         for group in yaml.safe_load(text)["groups"]:
             for rule in group["rules"]:
