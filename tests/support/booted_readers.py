@@ -1,4 +1,4 @@
-"""A booted Debian that has what reads a journal: fail2ban with nftables, rsyslog, systemd-journal-upload."""
+"""A booted Debian that has what reads a journal: fail2ban with nftables, jq, rsyslog, systemd-journal-upload."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from tests.support import root_image
 from tests.support.booted import Booted, place_of_its_own
 
-PACKAGES = ("fail2ban", "nftables", "rsyslog", "systemd-journal-remote")
+PACKAGES = ("fail2ban", "jq", "nftables", "rsyslog", "systemd-journal-remote")
 # The tests start what they need.
 NOT_ENABLED = ("fail2ban", "nftables", "rsyslog", "systemd-journal-remote.socket", "systemd-journal-upload")
 HOOK = f'systemctl --root="$1" --quiet disable {" ".join(NOT_ENABLED)}'
