@@ -63,27 +63,29 @@ def test_the_sdk_would_lose_what_it_does_not_know() -> None:
     assert any(name.endswith(".options.graphmode") for name in lost(wrong, through_the_sdk(wrong)))
 
 
-def compiled(folder: Path, dashboard: str) -> subprocess.CompletedProcess[str]:
+def compiled(directory: Path, dashboard: str) -> subprocess.CompletedProcess[str]:
     """The dashboard as a constant of the type that tests/fixtures/grafana/written.ts puts together, through tsc."""
-    folder.mkdir()
+    directory.mkdir()
     for name in ("written.ts", "tsconfig.json"):
-        shutil.copy(TESTS / "fixtures" / "grafana" / name, folder)
+        shutil.copy(TESTS / "fixtures" / "grafana" / name, directory)
     modules = npm.modules(TESTS / "fixtures" / "grafana")
-    (folder / "node_modules").symlink_to(modules)
-    (folder / "dashboard.ts").write_text(
+    (directory / "node_modules").symlink_to(modules)
+    (directory / "dashboard.ts").write_text(
         f'import type {{ Written }} from "./written";\nexport const dashboard: Written = {dashboard};\n'
     )
     return subprocess.run(
-        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."], cwd=folder, capture_output=True, text=True
+        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."], cwd=directory, capture_output=True, text=True
     )
 
 
+@pytest.mark.apt
 def test_it_has_the_types_of_grafana_s_schema(tmp_path: Path) -> None:
     done = compiled(tmp_path / "right", COMMITTED.read_text())
 
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.apt
 def test_the_types_find_a_wrong_value_and_an_unknown_name(tmp_path: Path) -> None:
     wrong = COMMITTED.read_text().replace('"graphMode": "area"', '"graphMode": "hills"', 1)
     done = compiled(tmp_path / "wrong", wrong.replace('"showPoints"', '"showDots"', 1))

@@ -95,7 +95,7 @@ def run(minutes: float, folder: Path) -> None:
     with ExitStack() as stack:
         folder.mkdir()
         settings = folder / "settings"
-        settings.write_text("[Scan]\nPorts=3\n")
+        settings.write_text("[PortScan]\nPorts=3\n")
         client, *fleet = stack.enter_context(hosts(("client", *WATCHED), folder))
         web_1, web_2, database, cache, mail = fleet
         through = {web_1.name: with_a_small_buffer(), mail.name: without_announcements(folder)}
