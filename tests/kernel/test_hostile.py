@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 import shlex
 import socket
 import struct
@@ -19,7 +18,8 @@ from types import TracebackType
 
 import pytest
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.sockdiag import Notifications, open_notifications
 from tcpnewconn.model import (
     ESTABLISHED,
@@ -37,7 +37,8 @@ from tcpnewconn.model import (
     four_tuple_of,
 )
 from tcpnewconn.reporting import outbox as outbox_room
-from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.snapshot import Snapshot
@@ -497,21 +498,3 @@ def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: 
     assert losses["journal"] > 0
     assert unfoldable + losses["journal"] == 2 * count + count // 5
     assert len(sink.entries) < outbox_room._MOST_WAITING + 20 if not limit else len(sink.entries) < 60_000
-
-
-# --- what is said of all this ----------------------------------------------------------------------------------------
-
-
-def test_every_test_that_the_page_on_security_names_is_there() -> None:
-    text = (TREE / "docs/security.md").read_text()
-    tests = {
-        node.name
-        for path in (TREE / "tests").rglob("test_*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef)
-    }
-    named = set(re.findall(r"`(test_\w+)`", text))
-    assert len(named) > 30
-    assert named - tests == set()
-    files = set(re.findall(r"`(test_\w+\.py)`", text))
-    assert files <= {path.name for path in (TREE / "tests").rglob("test_*.py")}

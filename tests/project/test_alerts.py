@@ -57,6 +57,7 @@ def ran(program: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.apt
 def test_promtool_accepts_the_rules_and_has_no_warnings() -> None:
     output = ran("promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES, PORT_SCAN, RECORDING)
     assert f"SUCCESS: {len(alerts()) - 1} rules found" in output
@@ -64,6 +65,7 @@ def test_promtool_accepts_the_rules_and_has_no_warnings() -> None:
     assert f"SUCCESS: {len(recorded())} rules found" in output
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize("file", sorted(UNIT_TESTS.glob("*.yml")), ids=lambda file: file.stem)
 def test_the_unit_tests_of_the_rules_pass(file: Path) -> None:
     ran("promtool", "test", "rules", file)
@@ -150,10 +152,12 @@ def test_recording_rules_are_named_as_level_metric_operations() -> None:
         assert re.fullmatch(r"(instance|instance_\w+|job):tcpnewconn_\w+:[a-z]+(\d+[mh])?", name)
 
 
+@pytest.mark.apt
 def test_alertmanager_accepts_the_route() -> None:
     assert "SUCCESS" in ran("amtool", "check-config", ROUTE)
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize(("severity", "receiver"), [("critical", "pager"), ("warning", "mail"), ("info", "chat")])
 def test_an_alert_is_routed_by_its_severity(severity: str, receiver: str) -> None:
     labels = ("service=tcpnewconn", f"severity={severity}")

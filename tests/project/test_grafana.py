@@ -81,12 +81,14 @@ def compiled(directory: Path, dashboard: str) -> subprocess.CompletedProcess[str
     )
 
 
+@pytest.mark.apt
 def test_it_has_the_types_of_grafana_s_schema(tmp_path: Path) -> None:
     done = compiled(tmp_path / "right", COMMITTED.read_text())
 
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.apt
 def test_the_types_find_a_wrong_value_and_an_unknown_name(tmp_path: Path) -> None:
     wrong = COMMITTED.read_text().replace('"graphMode": "area"', '"graphMode": "hills"', 1)
     done = compiled(tmp_path / "wrong", wrong.replace('"showPoints"', '"showDots"', 1))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS
+from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config
 from tests.support import built
 from tests.support.debfile import run
@@ -58,6 +59,7 @@ def test_there_are_these_three() -> None:
     assert [path.name for path in SOURCES] == [f"{page}.scd" for page in PAGES]
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_can_be_shown(page: str, tmp_path: Path) -> None:
     text = rendered(page, tmp_path)

@@ -14,6 +14,8 @@ import tcpnewconn
 from tests.support import built
 from tests.support.debfile import control_of, fields_of, files_in, run
 
+pytestmark = pytest.mark.apt
+
 TREE = built.TREE
 
 

@@ -12,6 +12,8 @@ import tcpnewconn
 from tests.support import built
 from tests.support.debfile import run
 
+pytestmark = pytest.mark.apt
+
 VERSION = tcpnewconn.__version__
 # In a release that is under way, what is tested is its package; the release made here has its own.
 SURROUNDINGS = {name: value for name, value in os.environ.items() if name != "TCPNEWCONN_PACKAGE"}

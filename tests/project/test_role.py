@@ -10,7 +10,7 @@ import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import tcpnewconn
-from tcpnewconn.reporting.entries import FIELDS
+from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings.config import SETTINGS
 from tests.support import built, role_variables
 
@@ -19,7 +19,7 @@ ROLES = ("tcpnewconn", "tcpnewconn_log_server", "tcpnewconn_prometheus")
 RULES = sorted((built.TREE / "monitoring" / "prometheus").glob("*.yml"))
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # A setting's kind as the type of an Ansible variable.
-TYPES = {"boolean": "bool", "rules": "list", "limit": "int"}
+TYPES = {"boolean": "bool", "rules": "list", "networks": "list", "limit": "int"}
 # What a checkout has for its own use, and what ansible-galaxy adds.
 ONLY_IN_THE_CHECKOUT = {"ansible.cfg", "galaxy.yml"}
 ADDED = {"MANIFEST.json", "FILES.json"}
@@ -78,6 +78,7 @@ def collection(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive
 
 
+@pytest.mark.apt
 def test_ansible_lint_finds_nothing_in_its_production_profile(copy: Path, tmp_path: Path) -> None:
     lint = ["ansible-lint", "--offline", "--nocolor", "--profile=production", "--strict"]
     done = run(tmp_path, *lint, directory=copy)
@@ -85,6 +86,7 @@ def test_ansible_lint_finds_nothing_in_its_production_profile(copy: Path, tmp_pa
     assert "Profile 'production' was required, and it passed." in done.stdout
 
 
+@pytest.mark.apt
 def test_the_collection_holds_its_files_and_no_others(collection: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--deduplicate"],
@@ -99,6 +101,7 @@ def test_the_collection_holds_its_files_and_no_others(collection: Path) -> None:
     assert names == (ours - ONLY_IN_THE_CHECKOUT) | ADDED
 
 
+@pytest.mark.apt
 def test_the_collection_holds_the_rules_themselves(collection: Path) -> None:
     # In the tree they are links, which lead out of the collection.
     with tarfile.open(collection) as packed:
@@ -109,6 +112,7 @@ def test_the_collection_holds_the_rules_themselves(collection: Path) -> None:
 
 
 @pytest.mark.parametrize("playbook", ["rollout", "log_server", "prometheus"])
+@pytest.mark.apt
 def test_the_collection_can_be_installed_and_its_playbooks_find_their_roles(
     collection: Path, playbook: str, tmp_path: Path
 ) -> None:

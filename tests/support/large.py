@@ -14,13 +14,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import FourTuple, SocketInfo
 from tcpnewconn.observer import Observer
-from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.snapshot import Snapshot

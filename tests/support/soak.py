@@ -11,12 +11,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import DestroyedSocket, Traffic, four_tuple_of, mirrored
 from tcpnewconn.observer import Observer
-from tcpnewconn.reporting.entries import MESSAGE_IDS, Entry, Renderer
+from tcpnewconn.reporting.entries import MESSAGE_IDS, Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.snapshot import Snapshot
@@ -42,9 +44,9 @@ class Count:
         self.connections = 0
 
     def write(self, entry: Entry) -> None:
-        if entry["MESSAGE_ID"] == MESSAGE_IDS["connection"]:
+        if entry["MESSAGE_ID"] == MESSAGE_IDS["connection-opened"]:
             self.connections += 1
-        elif entry["MESSAGE_ID"] == MESSAGE_IDS["summary"]:
+        elif entry["MESSAGE_ID"] == MESSAGE_IDS["connections-summarized"]:
             self.connections += int(entry["TCPNEWCONN_COUNT"])
 
 

@@ -19,7 +19,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel import host
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet

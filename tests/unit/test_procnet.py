@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 
 from tcpnewconn.kernel.procnet import ProcNet, Read
 from tcpnewconn.model import CONNECTED, LISTEN, Endpoint, Row, endpoints, four_tuple_of, unmapped
-from tests.support.namespace import Namespace, namespace
-from tests.support.program import LOSS, once
 from tests.support.table import TITLES, Line, Tables, line, listener
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "linux-6.18-x86_64"
@@ -31,12 +29,6 @@ def tables(tmp_path: Path) -> Tables:
 def same_tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """For the tests that Hypothesis repeats."""
     return Tables(tmp_path_factory.mktemp("tables"))
-
-
-@pytest.fixture(scope="module")
-def here() -> Iterator[Namespace]:
-    with namespace() as made:
-        yield made
 
 
 def read(tables: Tables, byteorder: str = "little") -> Read:
@@ -199,18 +191,6 @@ def test_every_malformed_row_counts_and_the_first_is_shown(tables: Tables) -> No
     result = read(tables)
     assert result.first_malformed is not None
     assert (result.malformed, result.first_malformed.line) == (3, 602)
-
-
-def test_a_malformed_row_is_told_in_one_loss_event(tables: Tables, here: Namespace) -> None:
-    tables.tcp.write_bytes(TITLES + BEFORE.text(0) + b"   1: 0600000A:\x1b[31m nonsense\n" + AFTER.text(2) + b"\n")
-    events = once(here, "--procfs", str(tables.folder))
-    (loss,) = [event for event in events if event["message_id"] == LOSS]
-    assert loss["tcpnewconn.count"] == 2
-    assert loss["tcpnewconn.reason"] == "malformed"
-    assert f"{tables.tcp} line 3: 1: " not in loss["message"]
-    assert f"{tables.tcp} line 3: " in loss["message"]
-    assert r"\x1b[31m nonsense" in loss["message"]
-    assert len(events) == 3
 
 
 def test_a_last_row_without_its_newline_is_read(tables: Tables) -> None:
