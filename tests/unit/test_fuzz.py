@@ -292,8 +292,8 @@ def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
             observer.poll(now * 1.0)
         log.save()
         read, again = built()
-        assert everything(read) == everything(log)
         assert again.tracker._recorded == (observer.tracker._unsettled, observer.tracker._gap)
+        assert everything(read) == everything(log)
 
 
 def everything(log: StateLog) -> list[str]:
