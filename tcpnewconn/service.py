@@ -181,6 +181,8 @@ class Service:
             self.outbox.take(ObservationStopped())
         self.outbox.deliver()
         self.outbox.interval_over()
+        if self._statistics.last_poll:
+            self.observation.observed(self._statistics.last_poll, last=True)
         self._save()
         self._statistics.running = False
         self._write_metrics()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.events import parsed
+from tests.support.events import about_connections, parsed
 from tests.support.slow_table import SlowTable
 from tests.support.supervised import Supervised
 from tests.support.table import TITLES, Line, Tables, line, listener
@@ -245,7 +245,7 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
         assert "failed" not in service.status
         assert service.stop() == 0
     if output == "json":
-        events = [parsed(line) for line in service.lines]
+        events = about_connections(map(parsed, service.lines))
         assert [event["message"] for event in events[:2] + events[4:]] == ["New listener: 0.0.0.0:22", told(0), told(1)]
         degraded, recovered = events[2:4]
         assert (degraded["event.action"], recovered["event.action"]) == ("source-degraded", "source-recovered")
