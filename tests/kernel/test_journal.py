@@ -188,7 +188,9 @@ def test_a_journal_that_is_full_when_it_starts_does_not_hold_it_up(procfs: str, 
     with Supervised("--procfs", procfs, "--output", "journal", journal=opened, watchdog=0.2) as service:
         service.ready()
         service.notice("WATCHDOG")
-        service.wait(lambda: waiting(service) == len(SAMPLE_EXPECTED), "status that says so")
+        service.wait(
+            lambda: waiting(service) == len(SAMPLE_EXPECTED) + 1, "status that says so"
+        )  # And that it observes.
         entries = opened.entries(others + len(SAMPLE_EXPECTED))
         assert said(entries[others:]) == SAMPLE_EXPECTED
 
@@ -198,7 +200,9 @@ def test_a_journal_that_is_not_there_is_waited_for(procfs: str, journal: Journal
     with Supervised(*options, journal=journal, watchdog=0.2) as service:
         service.ready()
         service.notice("WATCHDOG")
-        service.wait(lambda: waiting(service) == len(SAMPLE_EXPECTED), "status that says so")
+        service.wait(
+            lambda: waiting(service) == len(SAMPLE_EXPECTED) + 1, "status that says so"
+        )  # And that it observes.
         journal.open()
         assert said(journal.entries(len(SAMPLE_EXPECTED))) == SAMPLE_EXPECTED
         service.wait(lambda: waiting(service) == 0, "status without it")

@@ -79,7 +79,7 @@ class Journal:
                 count += 1
 
     def receive(self, seconds: float = 30.0, runs: bool = False) -> Entry:
-        """The next entry; raises TimeoutError. Only with `runs`, those are among them that say since and until when it observes."""
+        """The next entry; raises TimeoutError. Those about runs, since and until when it observes, only with `runs`."""
         while True:
             entry = self._receive(seconds)
             if runs or not entry.get("EVENT_ACTION", b"").startswith(b"observation-"):
