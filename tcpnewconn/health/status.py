@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 
 from tcpnewconn.health.counters import Counters, ServiceStatistics
 from tcpnewconn.health.metrics import PREFIX, exposition
-from tcpnewconn.reporting.sinks import printable
+from tcpnewconn.text import printable
 
 _SAMPLE = re.compile(PREFIX + r'(\w+)(?:\{((?:\w+="[\w.+~-]*",?)+)\})? (\S+)')
 # The file is smaller; it may be anybody's that --metrics names.

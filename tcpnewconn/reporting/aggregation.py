@@ -1,15 +1,18 @@
 """Summarizes a burst of connections in one event with their exact number. Pure: the time is given.
 
 A connection is logged by itself, or counted in a *group*. None is dropped: entries and counts add up to all connections.
+Records g, f and h of the state log are its own.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tcpnewconn.model import Connection, Endpoint, Summary
+from tcpnewconn.state.log import Record, StateLog
 
 # (direction, source address, destination address, destination port, cgroup); what the group does not share is None.
 Key = tuple[str, bytes | None, bytes | None, int | None, int]
@@ -57,14 +60,20 @@ class RateLimit:
 class Aggregation:
     """Logs `burst` connections of one group and interval one by one, and `total` in one second; 0 means no limit."""
 
-    def __init__(self, burst: int, total: int) -> None:
+    def __init__(self, burst: int, total: int, log: StateLog | None = None) -> None:
         self.burst = burst
         self.total = total
+        self._log = log
         # Connections that were counted without their addresses, since the caller last set this to 0.
         self.coarse = 0
         self._groups: dict[Key, Group] = {}
         self._sources = 0
         self._rate = RateLimit()
+        # The number that each group with counted connections has in the state log.
+        self._numbers: dict[Key, int] = {}
+        self._keys: dict[int, Key] = {}
+        if log is not None:
+            log.register("gfh", self, everywhere=True)
 
     def add(self, connection: Connection, now: float, crowded: bool = False) -> Key | None:
         """The key of the group that a connection is counted in, or None if it is to be logged by itself.
@@ -81,7 +90,7 @@ class Aggregation:
                         group.logged += 1
                     return None
             elif group is not None:
-                group.count += 1
+                self._count(key, group)
                 return key
         # A flood, or too many different ones: the sources are counted.
         key = (connection.direction, None, destination.address, destination.port, 0)
@@ -91,25 +100,55 @@ class Aggregation:
             group = self._groups.setdefault(key, Group())
             self.coarse += 1
         self._count_source(group, source.address)
-        group.count += 1
+        self._count(key, group)
         return key
 
-    def restore(self, key: Key, count: int) -> None:
-        """Connections that were counted before a restart."""
-        group = self._groups.setdefault(key, Group())
-        group.count += count
-        group.other_sources += count
-
-    def counted(self) -> Iterator[tuple[Key, int]]:
-        """The groups with connections of which no summary was written yet."""
-        return ((key, group.count) for key, group in self._groups.items() if group.count)
+    def _count(self, key: Key, group: Group) -> None:
+        group.count += 1
+        if self._log is not None:
+            number = self._numbers.get(key)
+            if number is None:
+                number = self._numbers[key] = len(self._numbers)
+                self._log.append(_line(number, key, 0))
+            self._log.append(f'["f",{number}]')
 
     def flush(self) -> Iterator[Summary]:
         """The summaries of the interval that ends now, in the order in which their groups began."""
         groups, self._groups, self._sources = self._groups, {}, 0
+        if self._numbers and self._log is not None:
+            self._numbers.clear()
+            self._log.append('["h"]')
         for key, group in groups.items():
             if group.count:
                 yield _summary(key, group)
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def records(self) -> Iterator[str]:
+        counted = [(key, group.count) for key, group in self._groups.items() if group.count]
+        self._numbers = {key: number for number, (key, _) in enumerate(counted)}
+        return (_line(number, key, count) for number, (key, count) in enumerate(counted))
+
+    def load(self, record: Record) -> None:
+        """Connections that were counted before a restart. Their sources are not on record."""
+        if record[0] == "g":
+            _, number, direction, source, destination, port, cgroup, count = record
+            source, destination = (None if one is None else bytes.fromhex(one) for one in (source, destination))
+            key = (str(direction), source, destination, None if port is None else int(port), int(cgroup))
+            self._numbers[key] = int(number)
+            self._keys[int(number)] = key
+            self._groups[key] = Group(count=int(count), other_sources=int(count))
+        elif record[0] == "f":
+            group = self._groups[self._keys[record[1]]]
+            group.count += 1
+            group.other_sources += 1
+        else:
+            self.clear()
+
+    def clear(self) -> None:
+        self._groups.clear()
+        self._numbers.clear()
+        self._keys.clear()
 
     def _group(self, key: Key, most: int) -> Group | None:
         group = self._groups.get(key)
@@ -146,3 +185,10 @@ def _summary(key: Key, group: Group) -> Summary:
         exact=exact,
         top=tuple((address, count) for address, count in top if address is not None),
     )
+
+
+def _line(number: int, key: Key, count: int) -> str:
+    """The record of a group."""
+    direction, source, destination, port, cgroup = key
+    addresses = [None if address is None else address.hex() for address in (source, destination)]
+    return json.dumps(["g", number, direction, *addresses, port, cgroup, count], separators=(",", ":"))

@@ -172,7 +172,7 @@ def held(container: Booted) -> list[dict[str, Any]]:
 def next_read_in_an_hour(container: Booted) -> Iterator[None]:
     """The service has been started with this, and its first read is done."""
     settings = "/etc/tcpnewconn.conf.d/seldom.conf"
-    container.write(settings, "[Read]\nInterval=1h\n")
+    container.write(settings, "[Poll]\nInterval=1h\n")
     try:
         restart(container)
         yield

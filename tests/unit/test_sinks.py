@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.model import Closed, Connection, Event, Loss, ObservationStarted, PortScan, Summary
-from tcpnewconn.reporting.sinks import Json, Text, printable
+from tcpnewconn.reporting.sinks import Json, Text
 from tests.support import events
 from tests.support.every_event import (
     ANYWHERE,
@@ -155,8 +155,3 @@ def test_nobody_can_forge_a_line_or_steer_a_terminal(value: str, capfd: Output) 
     assert line.isascii()
     assert line[:-1].isprintable()
     assert json.loads(line)["user.name"] == value
-
-
-def test_what_is_printable_stays_as_it_is() -> None:
-    assert printable("Grüße: 10.0.0.5:22 → done") == "Grüße: 10.0.0.5:22 → done"
-    assert printable("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"
