@@ -126,12 +126,13 @@ def test_by_the_table_an_entry_in_filebeat_is_the_document_that_json_has(entry: 
         assert filebeat.ecs_document(filebeat.event(journald | entry(event))) | {"ecs.version": "8.17.0"} == own
 
 
-def test_the_template_for_rsyslog_names_every_field_of_a_json_line() -> None:
+def test_the_configuration_for_rsyslog_names_every_field_of_a_json_line() -> None:
     section = CONTRACT.split("### rsyslog\n", 1)[1].split("\n### ", 1)[0]
-    names = re.findall(r'outname="([^"]+)"', section)
-    assert sorted(names) == sorted({*FIELDS.values(), *JSON_FIRST, *JSON_IP.values()})
+    names = re.findall(r"\$\.e!([\w.]+)", section) + re.findall(r'(@timestamp)|"([\w.]+)":(?:true|false)', section)
+    named = {name if isinstance(name, str) else "".join(name) for name in names}
+    assert named == {*FIELDS.values(), *JSON_FIRST, *JSON_IP.values()}
     assert set(re.findall(r"\$!([A-Z]\w+)", section)) == set(FIELDS)
-    assert f'value="{ECS_VERSION}"' in section
+    assert f'set $.e!ecs.version = "{ECS_VERSION}";' in section
 
 
 def test_the_schema_has_the_fields_that_are_written_and_no_other(entry: Render, unit: int) -> None:
