@@ -100,6 +100,7 @@ class Service:
         """Poll once and report. Raises NoProc, and OSError where it cannot be written."""
         self._save()
         self._first_poll(time.monotonic())
+        self._statistics.running = False
         self._write_metrics()
 
     # --- until stopped -----------------------------------------------------------------------------------------------

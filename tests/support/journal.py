@@ -78,14 +78,8 @@ class Journal:
                     return count
                 count += 1
 
-    def receive(self, seconds: float = 30.0, runs: bool = False) -> Entry:
-        """The next entry; raises TimeoutError. Those about runs, since and until when it observes, only with `runs`."""
-        while True:
-            entry = self._receive(seconds)
-            if runs or not entry.get("EVENT_ACTION", b"").startswith(b"observation-"):
-                return entry
-
-    def _receive(self, seconds: float) -> Entry:
+    def receive(self, seconds: float = 30.0) -> Entry:
+        """The next entry; raises TimeoutError."""
         assert self._socket is not None
         self._socket.settimeout(seconds)
         datagram, ancillary, flags, _ = self._socket.recvmsg(_DATAGRAM, socket.CMSG_SPACE(_DESCRIPTOR))

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import events
-from tests.support.events import Event
 from tests.support.namespace import Namespace
 
 TREE = Path(__file__).resolve().parents[2]
@@ -29,6 +28,7 @@ DEGRADED = "ac71ee2a2e8443a59039d1319c802aa2"
 RECOVERED = "9bd8673752994bd08028b0299ca2c261"
 CLOSED = "be0228f916da4937bc9055c5c372b3cd"
 
+Event = events.Event
 # Source address and port, destination address and port.
 Flow = tuple[str, int, str, int]
 
