@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from tcpnewconn.model import Event, Loss
 from tcpnewconn.observer import Observer
 from tcpnewconn.settings import config
 from tcpnewconn.tracking.tracker import Notifications
+from tests.support.events import parsed
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import SAMPLE_EXPECTED, TREE, command, environment, messages, run, sample
@@ -102,7 +102,7 @@ def test_outside_the_journal_auto_is_text(procfs: str) -> None:
 
 def test_json_says_the_same_in_the_same_order(procfs: str) -> None:
     lines = run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines()
-    assert [json.loads(line)["message"] for line in lines] == SAMPLE_EXPECTED
+    assert [parsed(line)["message"] for line in lines] == SAMPLE_EXPECTED
 
 
 def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
     assert messages(done.stdout) == ["New connection: 203.0.113.9:51544 -> 10.0.0.5:22"]
 
 
-# --- wrong usage and wrong settings -----------------------------------------------------------------------------------------
+# --- wrong usage and wrong settings ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -396,11 +396,14 @@ def test_malformed_rows_are_counted_and_reported_at_most_once_a_minute(tmp_path:
     tables = Tables(tmp_path)
     tables.tcp.write_bytes(tables.tcp.read_bytes() + b"   0: what is this\n")
     host = Host("0", "0", (32768, 60999), live=False, users=True)
-    events: list[Event] = []
-    observer = Observer(ProcNet(str(tmp_path)), host, None, events.append, Notifications.NONE)
-    reported = []
+    reported: list[tuple[int, int]] = []
+    now = 0
+
+    def report(event: Event) -> None:
+        if isinstance(event, Loss):
+            reported.append((now, event.count))
+
+    observer = Observer(ProcNet(str(tmp_path)), host, None, report, Notifications.NONE)
     for now in range(0, 130, 10):
         observer.poll(now)
-        reported += [(now, event.count) for event in events if isinstance(event, Loss)]
-        events.clear()
     assert reported == [(0, 1), (60, 6), (120, 6)]
