@@ -257,7 +257,7 @@ def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, 
     ) as program:
         for number in range(1, 4):
             tables.write([listener(f"0.0.0.0:{port}") for port in range(number)])
-            program.wait(lambda number=number: len(program.lines) >= number, "what the next read finds")  # type: ignore[misc]
+            program.wait(lambda number=number: len(program.lines) >= number, "what the next poll finds")  # type: ignore[misc]
 
 
 # --- what it needs ---------------------------------------------------------------------------------------------------
