@@ -36,7 +36,7 @@ def lines(text: str) -> list[str]:
 
 def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None:
     with Screen("--procfs", str(tables.folder), "--interval", "90s") as screen:
-        screen.wait(lambda: CONNECTION in screen.output, "the connection")
+        screen.wait(lambda: CONNECTION in screen.output and "\n" in screen.said, "the connection and the first line")
         assert screen.said == (
             "\rPolling every 1min 30s without destroy notifications: connections that open and close between two polls "
             "are not seen; Ctrl+C stops.\n"
@@ -51,14 +51,14 @@ def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None
 
 def test_on_this_host_destroy_notifications_arrive() -> None:
     with Screen() as screen:
-        screen.wait(lambda: "Polling" in screen.said, "a first line")
+        screen.wait(lambda: "\n" in screen.said, "the first line")
         assert screen.said == "\rPolling every 10s and receiving destroy notifications; Ctrl+C stops.\n"
 
 
 @pytest.mark.parametrize("option", ["json", "text"])
 def test_it_says_so_whatever_it_prints(tables: Tables, option: str) -> None:
     with Screen("--procfs", str(tables.folder), "--output", option) as screen:
-        screen.wait(lambda: "203.0.113.9" in screen.output, "the connection")
+        screen.wait(lambda: "203.0.113.9" in screen.output and "\n" in screen.said, "the connection and the first line")
         assert screen.said.startswith("\rPolling every 10s ")
 
 
