@@ -95,7 +95,9 @@ def wait_for_ban(container: Booted, banned: set[str]) -> None:
 def test_after_the_installation_nobody_is_banned_and_nothing_is_blocked(container: Booted) -> None:
     rules = container.run("nft", "list", "ruleset")
     scan(container, "10.77.0.50")
-    container.wait_for(lambda: container.journal("--unit=tcpnewconn", f"MESSAGE_ID={PORT_SCAN}"), "the scan to be logged")
+    container.wait_for(
+        lambda: container.journal("--unit=tcpnewconn", f"MESSAGE_ID={PORT_SCAN}"), "the scan to be logged"
+    )
     assert jails(container) == set()
     assert can_connect(container, "10.77.0.50")
     assert container.run("nft", "list", "ruleset") == rules
