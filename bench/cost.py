@@ -25,7 +25,7 @@ from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import Sink, open_sink
 from tcpnewconn.settings import config
-from tcpnewconn.state.snapshot import Snapshot
+from tcpnewconn.state.log import StateLog
 
 
 def memory(small: bool) -> Group:
@@ -50,26 +50,30 @@ class _Reporting:
     """The modules from a row to the datagram, in this process, connected as the service connects them."""
 
     def __init__(self, path: str, burst: int = 0, sink: Sink | None = None) -> None:
-        self._ends = sockdiag.Notifications(sockdiag.open_notifications())
-        self._snapshot = Snapshot(path, "here")
-        self._observer = observer(self._snapshot)
+        self._notifications = sockdiag.Notifications(sockdiag.open_notifications())
+        self._log = StateLog(path, "here")
         settings = replace(config.load(os.devnull), burst_limit=burst, total_limit=0)
-        self._outbox = Outbox(sink or open_sink("journal"), self._snapshot, Renderer(Units(), Users()), settings)
+        self._outbox = Outbox(sink or open_sink("journal"), self._log, Renderer(Units(), Users()), settings)
+        self._observer = observer(self._outbox.take, self._log)
         self.poll()
 
     def poll(self) -> None:
-        self._outbox.from_read(self._observer.read(time.monotonic()))
+        self._observer.poll(time.monotonic())
+        self._outbox.deliver()
         while self._outbox.waiting:
             self._outbox.send()
-        self._snapshot.save(self._observer.tracker, self._observer.reported_listeners, self._outbox.folding)
+        self._log.save()
 
     def take_notifications(self) -> None:
         """Every destroy notification that has arrived by now."""
-        while (end := self._ends.peek()) is not None:
-            self._outbox.from_end(self._observer.end(end, time.monotonic(), False), end.cookie, 0)
+        while (destroyed := self._notifications.peek()) is not None:
+            self._observer.destroyed(destroyed, time.monotonic())
+            self._outbox.deliver(redeliverable=True)
+            self._observer.tracker.cursor.handled(destroyed.cookie)
+            self._log.flush()
             while self._outbox.waiting:
                 self._outbox.send()
-            self._ends.consume()
+            self._notifications.consume()
 
 
 class _Nowhere:
@@ -156,12 +160,8 @@ def new(small: bool) -> Group:
             at_most(
                 f"{count:,} new connections, CPU time", each * 1e3 * count, 30, " ms", 1, f"{each * 1e6:.0f} us each"
             ),
-            Result(
-                "the poll in which they are new", f"CPU {cost.cpu * 1e3:.1f} ms, elapsed {cost.wall * 1e3:.1f} ms"
-            ),
-            Result(
-                "a poll in which they are not", f"CPU {less.cpu * 1e3:.1f} ms, elapsed {less.wall * 1e3:.1f} ms"
-            ),
+            Result("the poll in which they are new", f"CPU {cost.cpu * 1e3:.1f} ms, elapsed {cost.wall * 1e3:.1f} ms"),
+            Result("a poll in which they are not", f"CPU {less.cpu * 1e3:.1f} ms, elapsed {less.wall * 1e3:.1f} ms"),
             Result("reported", f"{reported:,} of {count * rounds:,}", "all", reported == count * rounds),
         ],
     )

@@ -13,7 +13,7 @@ from bench.journal import Journal
 from bench.load import PORT, Nginx, accepted, serving, storm
 from bench.peers import CONNTRACK, TRACK
 from bench.plot import Curve, Panel, svg
-from bench.polls import CAT, SS, polled_once, psutil_polling, quiet_poll
+from bench.polls import CAT, SS, PolledOnce, psutil_polling
 from bench.results import Group, at_most
 from bench.service import Service
 from bench.table import Table
@@ -28,7 +28,7 @@ def by_rows(small: bool) -> tuple[list[list[str]], list[Curve]]:
     sizes, rounds = ((200, 1000), 2) if small else ((1000, 10_000, 100_000, 400_000), 5)
     table, psutil = Table(), psutil_polling()
     looks: dict[str, Callable[[], Cost]] = {
-        "tcpnewconn": lambda: quiet_poll(observed),
+        "tcpnewconn": lambda: observed.quiet_poll(),
         "cat": lambda: of_command(CAT),
         "ss -tan": lambda: of_command(SS),
         "netstat -tan": lambda: of_command(_NETSTAT),
@@ -39,7 +39,7 @@ def by_rows(small: bool) -> tuple[list[list[str]], list[Curve]]:
     for size in sizes:
         # Each of its connections has two rows.
         table.grow(size)
-        observed = polled_once()
+        observed = PolledOnce()
         costs = in_turns(rounds if size < 400_000 else 2, *(looks[name] for name in names))
         for name, each in zip(names, costs, strict=True):
             points[name].append((size, median(each).cpu * 1e3))

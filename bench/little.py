@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from bench.polls import polled_once, quiet_poll
+from bench.polls import PolledOnce
 from bench.table import Table
 from bench.timing import in_turns, median
 
@@ -15,8 +15,8 @@ from bench.timing import in_turns, median
 def main(rows: int, rounds: int) -> None:
     table = Table()
     table.grow(rows)
-    observer = polled_once()
-    (costs,) = in_turns(rounds, lambda: quiet_poll(observer))
+    observer = PolledOnce()
+    (costs,) = in_turns(rounds, observer.quiet_poll)
     table.close()
     cost = median(costs)
     print(cost.cpu * 1e3, cost.wall * 1e3)

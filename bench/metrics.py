@@ -23,7 +23,7 @@ def written(small: bool) -> Group:
         service.polls(2)
         peak = service.peak_memory()
     table.grow(rows)
-    observed = observer(None)
+    observed = observer(lambda _: None)
     observed.poll(0.0)
     counters, statistics = Counters(), ServiceStatistics(10.0)
     with tempfile.TemporaryDirectory(dir="/run") as directory:

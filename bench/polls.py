@@ -12,9 +12,11 @@ from bench.results import Group, Result, at_most
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call, of_command, ratio
 from tcpnewconn.kernel import host, sockdiag
-from tcpnewconn.kernel.procnet import ProcNet, net_folder
+from tcpnewconn.kernel.procnet import ProcNet, net_directory
+from tcpnewconn.model import Event
 from tcpnewconn.observer import Observer
-from tcpnewconn.state.snapshot import Snapshot
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.tracker import Notifications
 
 CAT = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
 SS = ("ss", "-tan")
@@ -29,29 +31,33 @@ for line in sys.stdin:
 """
 
 
-def observer(snapshot: Snapshot | None = None) -> Observer:
+def observer(report: Callable[[Event], None], log: StateLog | None = None) -> Observer:
     """Built as the service builds it under systemd."""
-    here = host.look("/proc", net_folder("/proc"))
-    return Observer(ProcNet(users=here.users), here, sockdiag.Lookup(), True, True, snapshot, 10.0)
+    here = host.look("/proc", net_directory("/proc"))
+    return Observer(ProcNet(users=here.users), here, sockdiag.Lookup(), report, Notifications.KEPT, log, 1)
 
 
-def polled_once() -> Observer:
-    """One that has already seen everything in the tables."""
-    made = observer()
-    for _ in made.read(time.monotonic()):
-        pass
-    return made
+class PolledOnce:
+    """An observer that has already seen everything in the tables."""
 
+    def __init__(self) -> None:
+        self._events = 0
+        self._observer = observer(self._count)
+        self.poll()
 
-def quiet_poll(of: Observer) -> Cost:
-    """A poll in which nothing may be new, from open() to decision."""
+    def _count(self, _: Event) -> None:
+        self._events += 1
 
-    def poll() -> None:
-        new = sum(1 for _ in of.read(time.monotonic()))
-        if new:
-            raise RuntimeError(f"{new} events from a quiet table")
+    def poll(self) -> None:
+        self._observer.poll(time.monotonic())
 
-    return of_call(poll)
+    def quiet_poll(self) -> Cost:
+        """A poll in which nothing may be new, from open() to decision."""
+        self._events = 0
+        cost = of_call(self.poll)
+        if self._events:
+            raise RuntimeError(f"{self._events} events from a quiet table")
+        return cost
 
 
 def psutil_polling() -> Callable[[], Cost]:
@@ -75,9 +81,9 @@ def compared(small: bool) -> Group:
     rows, rounds = (200, 2) if small else (100_000, 15)
     table = Table()
     table.grow(rows)
-    observed = polled_once()
-    ours, cat, ss = in_turns(rounds, lambda: quiet_poll(observed), lambda: of_command(CAT), lambda: of_command(SS))
-    ours_again, psutil = in_turns(max(2, rounds // 3), lambda: quiet_poll(observed), psutil_polling())
+    observed = PolledOnce()
+    ours, cat, ss = in_turns(rounds, observed.quiet_poll, lambda: of_command(CAT), lambda: of_command(SS))
+    ours_again, psutil = in_turns(max(2, rounds // 3), observed.quiet_poll, psutil_polling())
     table.close()
     results = []
     for name, mine, theirs, limit in (
@@ -103,8 +109,8 @@ def linear(small: bool) -> Group:
     rows = [["rows", "poll", "CPU", "per row", "cat", "poll : cat"]]
     for size in sizes:
         table.grow(size)
-        observed = polled_once()
-        ours, cat = in_turns(rounds, lambda observed=observed: quiet_poll(observed), lambda: of_command(CAT))  # type: ignore[misc]
+        observed = PolledOnce()
+        ours, cat = in_turns(rounds, observed.quiet_poll, lambda: of_command(CAT))
         poll = median(ours)
         per_row.append(poll.cpu / size)
         rows.append(

@@ -295,7 +295,7 @@ class Observer:
                     "poll showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
                 )
             )
-        if self._malformed and self._malformed_reported.due(now, last):
+        if self._malformed and self._malformed_reported.due(now):
             first = self._first_malformed
             assert first is not None
             self._report(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Protocol
 
+from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.fields import SYSLOG_IDENTIFIER, Entry, document
 from tcpnewconn.text import printable
 
@@ -98,14 +99,18 @@ def _datagram_sockets() -> set[int]:
 
 
 class Text:
-    """One line an event: UTC time with its offset, then the message."""
+    """One line an event: UTC time with its offset, then the message. In a terminal that is wide enough, more behind it."""
 
     def __init__(self) -> None:
         self.pipe = _output_pipe()
+        self._terminal = sys.stdout.fileno() if sys.stdout.isatty() else None
 
     def write(self, entry: Entry) -> None:
         now = datetime.now(timezone.utc).isoformat(" ", "seconds")
-        _print(f"{now}: {printable(entry['MESSAGE'])}")
+        line = f"{now}: {printable(entry['MESSAGE'])}"
+        if self._terminal is not None:
+            line = terminal.extended(line, entry, terminal.width(self._terminal))
+        _print(line)
 
 
 class Json:

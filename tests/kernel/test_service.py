@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.events import parsed
 from tests.support.slow_table import SlowTable
 from tests.support.supervised import Supervised
 from tests.support.table import TITLES, Line, Tables, line, listener
@@ -245,10 +245,10 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
         assert "failed" not in service.status
         assert service.stop() == 0
     if output == "json":
-        events = [json.loads(line) for line in service.lines]
+        events = [parsed(line) for line in service.lines]
         assert [event["message"] for event in events[:2] + events[4:]] == ["New listener: 0.0.0.0:22", told(0), told(1)]
         degraded, recovered = events[2:4]
-        assert degraded["message_id"] == recovered["message_id"] == "ac71ee2a2e8443a59039d1319c802aa2"
+        assert (degraded["event.action"], recovered["event.action"]) == ("source-degraded", "source-recovered")
         assert (degraded["priority"], recovered["priority"]) == (4, 6)
         assert degraded["tcpnewconn.reason"] == recovered["tcpnewconn.reason"] == "proc"
         assert degraded["message"].startswith(f"{tables.tcp} cannot be read (No such file or directory): ")

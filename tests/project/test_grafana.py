@@ -74,7 +74,10 @@ def compiled(directory: Path, dashboard: str) -> subprocess.CompletedProcess[str
         f'import type {{ Written }} from "./written";\nexport const dashboard: Written = {dashboard};\n'
     )
     return subprocess.run(
-        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."], cwd=directory, capture_output=True, text=True
+        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."],
+        cwd=directory,
+        capture_output=True,
+        text=True,
     )
 
 

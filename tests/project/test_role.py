@@ -12,7 +12,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 import tcpnewconn
 from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings.config import SETTINGS
-from tests.support import built, role_variables
+from tests.support import built, readme, role_variables
 
 ANSIBLE = built.TREE / "ansible"
 ROLES = ("tcpnewconn", "tcpnewconn_log_server", "tcpnewconn_prometheus")
@@ -210,8 +210,8 @@ def test_the_batches_of_a_rollout_are_a_variable() -> None:
 
 
 def test_the_readme_shows_the_roll_out_in_ten_lines() -> None:
-    section = (built.TREE / "README.md").read_text().split("## Roll it out\n", 1)[1].split("\n## ", 1)[0]
-    assert len([line for line in section.splitlines() if line.startswith("    ")]) == 10
+    (block,) = readme.commands("Roll it out")
+    assert len("\n".join(step.command for step in block).splitlines()) == 10
 
 
 def test_the_collection_has_the_version_of_the_program() -> None:

@@ -298,9 +298,11 @@ def networks(draw: st.DrawFn) -> tuple[bytes, int]:
 
 
 rules = st.one_of(
-    st.builds(lambda direction, network: Rule(direction, *network), directions, networks()),
+    st.builds(lambda direction, network: Rule(direction, network[0], network[1]), directions, networks()),
     st.builds(lambda direction, ports: Rule(direction, ports=ports), directions, ranges),
-    st.builds(lambda direction, network, ports: Rule(direction, *network, ports), directions, networks(), ranges),
+    st.builds(
+        lambda direction, network, ports: Rule(direction, network[0], network[1], ports), directions, networks(), ranges
+    ),
     st.builds(Rule, directions, unit=names | patterns),
     st.builds(Rule, directions, user=names | patterns),
 )
@@ -389,6 +391,10 @@ def test_units_and_users_are_matched_by_name_and_pattern() -> None:
     assert ignored(rules, "egress", None, None, None, None, "nobody")
     assert not ignored(rules, "ingress", None, None, None, None, "nobody")
     assert not ignored(rules, "egress", None, None, None)
+    # A bracket is a bracket.
+    rules = Rules((parse_rule("user:a[b]*"),))
+    assert ignored(rules, "egress", None, None, None, None, "a[b]c")
+    assert not ignored(rules, "egress", None, None, None, None, "abc")
 
 
 def test_names_are_needed_only_where_a_rule_asks_for_one() -> None:

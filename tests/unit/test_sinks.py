@@ -155,5 +155,3 @@ def test_nobody_can_forge_a_line_or_steer_a_terminal(value: str, capfd: Output) 
     assert line.isascii()
     assert line[:-1].isprintable()
     assert json.loads(line)["user.name"] == value
-
-

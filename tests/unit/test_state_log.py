@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 
-from tcpnewconn.model import TIME_WAIT, Row, four_tuple_of
-from tcpnewconn.reporting.aggregation import Aggregation
-from tcpnewconn.state.kept import Kept
-from tcpnewconn.state.snapshot import Snapshot
-from tcpnewconn.tracking.tracker import Tracker
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.model import TIME_WAIT, DestroyedSocket, Traffic, four_tuple_of
+from tcpnewconn.tracking.socket import Phase
+from tests.support.owners import Owners
 from tests.support.state_file import PLACE, SSH, incoming, once, told
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TESTS, messages, run
@@ -118,73 +116,44 @@ def test_a_boot_id_that_is_none_does_not_damage_it(tables: Tables, state: Path, 
 # --- the format ------------------------------------------------------------------------------------------------------
 
 
-def held(kept: Kept) -> object:
-    """All that a snapshot holds, to be compared."""
-    sockets = {four_tuple.hex(): astuple(socket) for four_tuple, socket in kept.sockets.items()}
-    leaving = {
-        four_tuple.hex(): [(astuple(gone.socket), gone.doubtful, gone.lost) for gone in several]
-        for four_tuple, several in kept.leaving.items()
-        if several
-    }
-    owed = {four_tuple.hex(): numbers for four_tuple, numbers in kept.owed.items() if numbers}
-    closed = {four_tuple.hex() for four_tuple in kept.closed}
-    folded = {key: count for key, count in kept.folded.items() if count}
-    wiped = {
-        cookie: (end.four_tuple.hex(), tuple(end.traffic), came, guess and guess.hex())
-        for cookie, (end, came, guess) in kept.wiped.items()
-    }
-    last = (kept.serial, kept.last_end, kept.drops, kept.buffer, kept.beginning, kept.doubtful)
-    return kept.place, sockets, leaving, owed, closed, wiped, kept.listeners, folded, last, kept.undelivered
+# What the owners hold of the file of version 1, as they would write it today.
+HELD_BY_VERSION_1 = [
+    '["+","0a0000050016cb007109c958",882130,31001,1,882130,false,0.000,null,0]',
+    '["+","20010db800000000000000000000000501bb20010db80000000000000000000000099c41",0,31003,8,-8,false,1234.500,null,0]',
+    '["+","7f0000019c427f0000011538",882140,0,6,882140,true,1234.500,null,0]',
+    '["b",77123]',
+    '["c","0a0000050016cb007109c959",inf]',
+    '["e",2,{"MESSAGE":"second, of \\udcff\\n","PRIORITY":"6"}]',
+    '["g",0,"ingress","cb007109","0a000005",22,4711,2]',
+    '["g",1,"egress",null,"20010db8000000000000000000000009",443,0,1]',
+    '["i",1,0]',
+    '["l", "0.0.0.0:22"]',
+    '["l", "127.0.0.1:5432"]',
+    '["n",7]',
+    '["o","7f00000115387f0000019c42",882141]',
+    '["o","7f00000115397f0000019c43",882152]',
+    '["v","0a0000050016cb007109c95a",0,31010,1,-9,false,1201.000,-1,null,0]',
+    '["v","0a0000050016cb007109c95a",882150,31009,8,882150,false,1200.250,-1,null,0]',
+    '["v","0a0000050016cb007109c95c",882160,31020,1,882160,false,1202.000,0,null,0]',
+    '["v","0a0000050016cb007109c95d",882161,31021,1,882161,false,1202.000,1,null,0]',
+    '["x",882131,3]',
+]
 
 
-HELD_BY_VERSION_1 = (
-    PLACE,
-    {
-        # cookie, inode, state, number, paired, opened
-        "0a0000050016cb007109c958": (882130, 31001, 1, 882130, False, 0.0),
-        "20010db800000000000000000000000501bb20010db80000000000000000000000099c41": (0, 31003, 8, -8, False, 1234.5),
-        "7f0000019c427f0000011538": (882140, 0, 6, 882140, True, 1234.5),
-    },
-    {
-        # And whether its announcement may have been missed; whether it is taken for lost.
-        "0a0000050016cb007109c95a": [
-            ((882150, 31009, 8, 882150, False, 1200.25), False, False),
-            ((0, 31010, 1, -9, False, 1201.0), False, False),
-        ],
-        "0a0000050016cb007109c95c": [((882160, 31020, 1, 882160, False, 1202.0), True, False)],
-        "0a0000050016cb007109c95d": [((882161, 31021, 1, 882161, False, 1202.0), True, True)],
-    },
-    {"7f00000115387f0000019c42": [882141], "7f00000115397f0000019c43": [882152]},
-    {"0a0000050016cb007109c959"},
-    {
-        882170: ("000000000016cb0071090000", (10, 20, 30, 40, 50), 1203.5, "0a0000050016cb007109c95e"),
-        882171: ("000000000016cb0071090000", (0, 0, 0, 0, 0), 1204.25, None),
-    },
-    {"0.0.0.0:22", "127.0.0.1:5432"},
-    {
-        ("ingress", bytes([203, 0, 113, 9]), bytes([10, 0, 0, 5]), 22, 4711): 2,
-        ("egress", None, bytes.fromhex("20010db8000000000000000000000009"), 443, 0): 1,
-    },
-    (9, 882131, 3, 77123, True, False),
-    {2: {"MESSAGE": "second, of \udcff\n", "PRIORITY": "6"}},
-)
-
-
-def load(path: Path) -> Kept | None:
-    """What a file holds, None if it was moved aside; what was moved is put back."""
-    kept, warning = Snapshot(str(path), PLACE).load()
-    if warning is not None:
-        assert kept is None
-        assert str(path) in warning
+def load(path: Path) -> list[str] | None:
+    """What a file gives its owners, None if it was moved aside; what was moved is put back."""
+    owners = Owners(path, PLACE)
+    if owners.warning is not None:
+        assert str(path) in owners.warning
+        assert not owners.log.resumed
+        assert owners.records() == Owners(path.with_name("none"), PLACE).records()
         os.rename(f"{path}.damaged-1", path)
-    return kept
+        return None
+    return owners.records()
 
 
 def test_a_file_of_version_1_is_read() -> None:
-    kept, warning = Snapshot(str(VERSION_1), PLACE).load()
-    assert warning is None
-    assert kept is not None
-    assert held(kept) == HELD_BY_VERSION_1
+    assert load(VERSION_1) == HELD_BY_VERSION_1
 
 
 def test_whatever_bit_is_flipped_it_is_not_believed(tmp_path: Path) -> None:
@@ -193,9 +162,9 @@ def test_whatever_bit_is_flipped_it_is_not_believed(tmp_path: Path) -> None:
         spoilt = bytearray(content)
         spoilt[at] ^= 1 << at % 8
         path.write_bytes(spoilt)
-        kept = load(path)
+        held = load(path)
         # What ends the header's padding does not matter.
-        assert kept is None or (held(kept) == HELD_BY_VERSION_1 and at == 191), f"at byte {at}"
+        assert held is None or (held == HELD_BY_VERSION_1 and at == 191), f"at byte {at}"
 
 
 def test_however_much_of_the_end_is_missing_it_is_not_believed(tmp_path: Path) -> None:
@@ -217,31 +186,61 @@ def test_what_stands_behind_its_length_is_a_write_that_was_cut(tmp_path: Path) -
     further = content.splitlines(keepends=True)[3]
     for tail in (b"x", b"\n", further[:40], further, further * 3 + further[:-1], b"\0" * 5000):
         path.write_bytes(content + tail)
-        kept = load(path)
-        assert kept is not None
-        assert held(kept) == HELD_BY_VERSION_1
+        assert load(path) == HELD_BY_VERSION_1
 
 
 # --- its size --------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_stop_knows_for_told_outlives_the_file_s_writing_anew(state: Path) -> None:
-    """However many are in TIME_WAIT then: the file is written anew when it has grown."""
-    snapshot = Snapshot(str(state), PLACE)
-    tracker = Tracker(lambda four_tuple: None, lambda four_tuple: False, True, snapshot)
-    snapshot.save(tracker, set(), Aggregation(0, 0))
-    tracker.read_done()
-    assert list(tracker.overdue(1.0)) == []
-    tracker.leave()
-    ended = {four_tuple_of(bytes([10, 0, 0, 5]), 80, bytes([203, 0, 113, 9]), port) for port in range(30_000, 40_000)}
-    for four_tuple in sorted(ended):
-        assert tracker.row(Row(four_tuple, TIME_WAIT, 0, 0), "read", 2.0) is None
-    snapshot.save(tracker, set(), Aggregation(0, 0))
-    snapshot.done()
-    kept, warning = Snapshot(str(state), PLACE).load()
-    assert warning is None
-    assert kept is not None
-    assert kept.closed == ended
+def test_what_a_stop_knows_as_reported_outlives_the_rewriting_of_the_file(state: Path, tmp_path: Path) -> None:
+    """However many are in TIME_WAIT then: the file is rewritten when it has grown."""
+    tables = Tables(tmp_path / "proc")
+    owners = Owners(state, PLACE)
+    proc = ProcNet(str(tables.folder))
+    owners.log.save()
+    owners.tracker.poll(proc.poll(), 1.0)
+    owners.tracker.stop()
+    ended = [line("10.0.0.5:80", f"203.0.113.9:{port}", TIME_WAIT) for port in range(30_000, 40_000)]
+    tables.write(ended)
+    owners.tracker.poll(proc.poll(), 2.0)
+    before = state.stat().st_ino
+    owners.log.save()
+    assert state.stat().st_ino != before
+    owners.log.close()
+    again = Owners(state, PLACE)
+    assert again.warning is None
+    closed = {socket.four_tuple for socket in again.tracker.sockets.all_in(Phase.CLOSED)}
+    assert len(closed) == 10_000
+
+
+# --- what is forgotten -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "logged"), [(30.0, False), (89.0, False), (91.0, True), (5400.0, True)])
+def test_a_closed_connection_is_forgotten_after_90_seconds_over_a_restart_too(
+    seconds: float, logged: bool, state: Path, tmp_path: Path
+) -> None:
+    """A row in TIME_WAIT on its addresses is another connection then, where notifications were lost meanwhile."""
+    tables = Tables(tmp_path / "proc")
+    four_tuple = four_tuple_of(bytes([10, 0, 0, 5]), 80, bytes([203, 0, 113, 9]), 40000)
+    owners = Owners(state, PLACE)
+    owners.log.save()
+    owners.tracker.poll(ProcNet(str(tables.folder)).poll(), 100.0)
+    owners.tracker.stop()
+    owners.tracker.destroyed(DestroyedSocket(four_tuple, 4711, True, False, Traffic(1, 2, 3, 4, 5)), 101.0)
+    owners.log.save()
+    owners.log.close()
+    # Started again with another socket: what was announced meanwhile is lost.
+    again = Owners(state, PLACE, socket=77124)
+    reported: list[object] = []
+    again.tracker._report = lambda outcome, _: reported.append(outcome)
+    now = 101.0 + seconds
+    again.tracker.resume(now, 0)
+    tables.write([line("10.0.0.5:80", "203.0.113.9:40000", TIME_WAIT)])
+    again.tracker.poll(ProcNet(str(tables.folder)).poll(), now)
+    again.tracker.caught_up(now + 1)
+    again.tracker.tick(now + 1)
+    assert len(reported) == int(logged)
 
 
 # --- a disk that takes nothing ---------------------------------------------------------------------------------------
