@@ -31,7 +31,7 @@ def crash(container: Booted, after: float) -> None:
     container.run("systemctl", "restart", SERVICE, check=False)
 
 
-def mend(container: Booted) -> None:
+def restore(container: Booted) -> None:
     container.run("rm", "-r", f"/etc/systemd/system/{SERVICE}.d")
     container.run("systemctl", "daemon-reload")
 
@@ -53,7 +53,7 @@ def test_150_starts_within_ten_minutes_leave_the_unit_failed_until_it_is_reset(c
     assert restarts(container) == 150
     assert SERVICE in container.run("systemctl", "list-units", "--failed", "--no-legend")
     # As the runbook of TcpnewconnUnitFailed says, the command that starts it again, with the socket.
-    mend(container)
+    restore(container)
     container.run("systemctl", "reset-failed", SERVICE)
     container.run("systemctl", "restart", SERVICE)
     assert is_active(container)
@@ -69,6 +69,6 @@ def test_a_slower_loop_is_restarted_without_end(container: Booted) -> None:
         within=180,
     )
     assert container.property(SERVICE, "ActiveState") in ("active", "activating")
-    mend(container)
+    restore(container)
     container.run("systemctl", "restart", SERVICE)
     assert is_active(container)
