@@ -14,13 +14,15 @@ import pytest
 from tests.support import booted_traffic, built
 from tests.support.booted import CONTAINER_ADDRESS, Booted
 from tests.support.booted_events import CONNECTION, LOSS, traffic
-from tests.support.booted_package import UNFOLDED, add_repository, install, on_each_distribution
+from tests.support.booted_package import add_repository, install, on_each_distribution
 from tests.support.booted_readers import booted_with_readers
 
 PAGE = built.TREE / "docs" / "journal.md"
 RATE = 500
 # Of both journals, so that each would lose its oldest entries to a flood of some 10,000 connections.
 SMALL = "[Journal]\nSystemMaxUse=6M\nSystemMaxFileSize=1M\n"
+# Every connection is an entry.
+ONE_BY_ONE = "[Report]\nBurstLimit=0\nTotalLimit=0\n"
 FOLLOWED = "/var/tmp/followed"
 # A client of sshd's that has a port of its own, and goes away when sshd has said its name.
 KNOCK = """
@@ -40,7 +42,7 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
         container.write("/etc/systemd/journald.conf.d/small.conf", SMALL)
         container.write("/etc/systemd/journald@tcpnewconn.conf.d/small.conf", SMALL)
         container.run("systemctl", "restart", "systemd-journald")
-        container.write("/etc/tcpnewconn.conf.d/unfolded.conf", UNFOLDED.read_text())
+        container.write("/etc/tcpnewconn.conf.d/one-by-one.conf", ONE_BY_ONE)
         add_repository(container, built.deb())
         install(container)
         yield container
