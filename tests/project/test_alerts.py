@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
+from monitoring.grafana import asking
+from tcpnewconn.health.metrics import METRICS, PREFIX
 from tests.support import root_image
 from tests.support.terminal import TREE
 
@@ -167,3 +169,17 @@ def test_an_alert_is_routed_by_its_severity(severity: str, receiver: str) -> Non
 
 def test_the_route_names_only_alerts_that_exist() -> None:
     assert set(re.findall(r"Tcpnewconn\w+", ROUTE.read_text())) <= set(alerts())
+
+
+def test_rules_and_dashboard_use_only_metrics_that_the_program_has() -> None:
+    exposed = {PREFIX + metric.name for metric in METRICS}
+    exposed |= {
+        PREFIX + metric.name + end for metric in METRICS if metric.kind == "summary" for end in ("_sum", "_count")
+    }
+    expressions = [rule["expr"] for _, rule, _ in alerts().values()]
+    for group in yaml.safe_load(RECORDING.read_text())["groups"]:
+        expressions += [rule["expr"] for rule in group["rules"]]
+    expressions += [each.expr for each in asking.expressions(DASHBOARD, {"job": ".*", "instance": ".*"})]
+    used = {name for expr in expressions for name in re.findall(rf"(?<![\w:])({PREFIX}\w+)(?![\w:]|\.service)", expr)}
+    assert used <= exposed
+    assert len(used) > 15

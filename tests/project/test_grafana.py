@@ -1,4 +1,4 @@
-"""The dashboard: what is committed is what its source makes, Grafana's own types know all of it, every panel explains itself."""
+"""The dashboard: the committed JSON is that of its source, Grafana's own types accept it, every panel has a description."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DASHBOARD: dict[str, Any] = json.loads(COMMITTED.read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 DRAWN = [panel for panel in PANELS if panel["type"] != "row"]
 
-# Of an annotation of Prometheus the SDK knows the expression only.
+# The SDK knows only the expression of an annotation.
 UNKNOWN_TO_THE_SDK = {f".annotations.list[0].{name}" for name in ("step", "tagKeys", "textFormat", "titleFormat")}
 
 
-def test_the_committed_dashboard_is_what_its_source_makes() -> None:
+def test_the_committed_dashboard_is_that_of_its_source() -> None:
     made = subprocess.run(
         [sys.executable, "-m", "monitoring.grafana.dashboard"], cwd=TREE, capture_output=True, text=True, check=True
     )
@@ -37,7 +37,7 @@ def test_the_committed_dashboard_is_what_its_source_makes() -> None:
 
 
 def lost(before: object, after: object, path: str = "") -> Iterator[str]:
-    """Where the second does not hold what the first does; what it holds besides does not matter."""
+    """The paths at which the second does not have the values of the first; it may have more."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key, value in before.items():
             yield from lost(value, after[key], f"{path}.{key}") if key in after else [f"{path}.{key}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tcpnewconn.model import ESTABLISHED, Connection, Endpoint, Summary
 from tcpnewconn.reporting import aggregation as module
 from tcpnewconn.reporting.aggregation import Aggregation
+from tcpnewconn.state.log import StateLog
 
 DESTINATION = bytes([10, 0, 0, 5])
 
@@ -133,13 +135,19 @@ def test_the_tables_stay_within_their_bounds_and_the_counts_exact(monkeypatch: p
     assert aggregation.coarse == summaries[-1].count
 
 
-def test_connections_counted_before_a_restart_are_summarized_after_it() -> None:
-    before = Aggregation(burst=1, total=0)
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_connections_counted_before_a_restart_are_summarized_after_it(rewritten: bool, tmp_path: Path) -> None:
+    log = StateLog(str(tmp_path / "state"), "here")
+    before = Aggregation(1, 0, log)
+    log.save()
     for _ in range(5):
         before.add(connection(), 0.0)
-    after = Aggregation(burst=1, total=0)
-    for key, count in before.counted():
-        after.restore(key, count)
+    if rewritten:
+        log.close()
+    log.save()
+    log = StateLog(str(tmp_path / "state"), "another boot")
+    after = Aggregation(1, 0, log)
+    assert log.load() is None
     assert [summary.count for summary in after.flush()] == [4]
 
 
