@@ -48,6 +48,11 @@ def state(container: Booted, unit: str) -> tuple[str, str]:
     return container.property(unit, "ActiveState"), container.property(unit, "InvocationID")
 
 
+def scrapes(container: Booted) -> list[str]:
+    """Their HTTP status."""
+    return [entry["MESSAGE"] for entry in container.journal("_SYSTEMD_UNIT=scraper.service")]
+
+
 def buffer(container: Booted) -> int:
     return int(container.run("/usr/bin/python3", "-c", BUFFER, str(main_pid(container))))
 
@@ -68,11 +73,8 @@ def test_an_exporter_that_is_scraped_all_the_time_runs_the_new_code_after_an_upg
 
     assert exporter(container) not in (0, before)
     assert state(container, EXPORTER_SOCKET) == socket_before == ("active", socket_before[1])
-    answers = container.journal("--unit=scraper")
-    container.wait_for(
-        lambda: [entry["MESSAGE"] for entry in container.journal("--unit=scraper")[len(answers) :]][:3] == ["200"] * 3,
-        "scrapes to go on",
-    )
+    before_these = len(scrapes(container))
+    container.wait_for(lambda: scrapes(container)[before_these:][-3:] == ["200"] * 3, "scrapes to go on")
     container.run("systemctl", "stop", "scraper")
 
 
