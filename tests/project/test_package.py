@@ -143,7 +143,7 @@ def test_files_are_where_policy_wants_them() -> None:
         assert (file.uid, file.gid) == (0, 0)
         assert file.mode & 0o7777 == (0o755 if file.isdir() or name == "/usr/bin/tcpnewconn" else 0o644), name
         assert file.isdir() or (file.isfile() and allowed.fullmatch(name)), name
-    assert files["/etc/tcpnewconn.conf.d/"].isdir()
+    assert files["/etc/tcpnewconn.conf.d"].isdir()
     with_modules = {name for name in files if name.endswith(".py")}
     modules = {f"/usr/lib/python3/dist-packages/{path.relative_to(TREE)}" for path in TREE.rglob("tcpnewconn/**/*.py")}
     assert with_modules == modules
