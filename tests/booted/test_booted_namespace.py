@@ -91,6 +91,9 @@ def test_one_command_gives_it_a_journal_of_its_own(container: Booted) -> None:
     both = container.journal("--namespace=+tcpnewconn", "--unit=tcpnewconn")
     assert {entry.get("_SYSTEMD_UNIT") for entry in both} >= {"init.scope", "tcpnewconn.service"}
     container.run("tcpnewconn", "status")
+    assert ": New connection: " in container.run(
+        "systemctl", "status", "--no-pager", "--full", "--lines=100", "tcpnewconn"
+    )
 
 
 def test_a_flood_fills_its_journal_and_not_one_entry_of_sshd_is_lost(container: Booted) -> None:
