@@ -35,9 +35,12 @@ for port in range({PORTS.start}, {PORTS.start + 5}):
 """
 # What another program may write: everything the same, but for the fields that journald sets.
 FORGED = f"""
+import subprocess
 from systemd import journal
 message = "Port scan: 10.77.0.99 -> 10.77.0.2 on ports 1,2,3,4"
 journal.send(message, MESSAGE_ID="{PORT_SCAN}", SYSLOG_IDENTIFIER="tcpnewconn", PRIORITY="4")
+# journald asks for the unit of a process that is still there.
+subprocess.run(["journalctl", "--sync"], check=True)
 """
 
 

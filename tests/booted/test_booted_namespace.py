@@ -98,7 +98,7 @@ def test_one_command_gives_it_a_journal_of_its_own(container: Booted) -> None:
 
 def test_a_flood_fills_its_journal_and_not_one_entry_of_sshd_is_lost(container: Booted) -> None:
     fields = "--output-fields=DESTINATION_ADDRESS,DESTINATION_PORT"
-    follow = f"exec journalctl --namespace=tcpnewconn --follow --output=json --lines=0 {fields} >{FOLLOWED}"
+    follow = f"exec journalctl --namespace=tcpnewconn --follow --output=json --no-tail {fields} >{FOLLOWED}"
     container.start_unit("follow", "/bin/sh", "-c", follow)
     before, knocks = oldest(container), 0
     with traffic(container, RATE) as made:
