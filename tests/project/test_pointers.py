@@ -3,7 +3,6 @@
 import functools
 import gzip
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,8 @@ import pytest
 
 from tests.support import built
 from tests.support.debfile import unpacked
+
+pytestmark = pytest.mark.apt
 
 DOCUMENTATION = "usr/share/doc/tcpnewconn"
 REPOSITORY = "https://github.com/tcpnewconn/tcpnewconn/"
@@ -68,11 +69,13 @@ def test_every_file_of_ours_that_a_text_names_is_in_the_package_or_made_by_someb
     assert [(where, path) for where, path in sorted(named) if not elsewhere.fullmatch(path) and not exists(path)] == []
 
 
-@pytest.mark.parametrize("name", man_pages())
-def test_a_man_page_refers_to_man_pages_of_ours_that_exist(name: str) -> None:
-    references = {f"{page}.{section}" for page, section in re.findall(r"\b(tcpnewconn[\w.]*)\((\d)\)", man_page(name))}
-    assert references - {name}
-    assert references <= set(man_pages())
+def test_every_man_page_refers_to_others_of_ours_and_they_exist() -> None:
+    for name in man_pages():
+        references = {
+            f"{page}.{section}" for page, section in re.findall(r"\b(tcpnewconn[\w.]*)\((\d)\)", man_page(name))
+        }
+        assert references - {name}
+        assert references <= set(man_pages())
 
 
 def test_the_documentation_of_every_unit_is_there() -> None:
@@ -114,41 +117,6 @@ def test_every_link_in_the_documentation_leads_to_a_file_beside_it_or_into_the_r
             assert {"blob": (built.TREE / path).is_file(), "tree": (built.TREE / path).is_dir()}[kind], (page, target)
         elif not re.match(r"https?:", target):
             assert (page.parent / target).exists(), (page, target)
-
-
-@pytest.mark.parametrize(
-    ("link", "becomes"),
-    [
-        ("docs/there.md#part", "docs/there.md#part"),
-        ("docs/only-in-the-tree.md#part", f"{REPOSITORY}blob/main/docs/only-in-the-tree.md#part"),
-        ("docs", "docs"),
-        ("ansible", f"{REPOSITORY}tree/main/ansible"),
-        ("https://example.org/docs/gone.md", "https://example.org/docs/gone.md"),
-        ("#part", "#part"),
-        ("docs/gone.md", None),
-    ],
-)
-def test_the_build_turns_links_into_the_tree_into_links_into_the_repository(
-    tmp_path: Path, link: str, becomes: str | None
-) -> None:
-    tree, installed = tmp_path / "tree", tmp_path / "installed"
-    for path in (
-        "tree/docs/there.md",
-        "tree/docs/only-in-the-tree.md",
-        "tree/ansible/README.md",
-        "installed/docs/there.md",
-    ):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).touch()
-    page = installed / "README.md"
-    page.write_text(f"See [it]({link}), and no more.\n")
-    done = subprocess.run([built.TREE / "packaging" / "relink", tree, installed], capture_output=True, text=True)
-    if becomes is None:
-        assert done.returncode != 0
-        assert done.stderr.endswith(f"a link leads to {link}, which is neither installed nor in the tree\n")
-    else:
-        assert done.returncode == 0, done.stderr
-        assert page.read_text() == f"See [it]({becomes}), and no more.\n"
 
 
 def test_nothing_that_links_lead_to_is_compressed() -> None:
