@@ -132,6 +132,11 @@ def unpack(tar: Path, root: Path) -> None:
     _run("tar", "-C", str(root), "-xf", str(tar))
 
 
+def unpacked(tar: Path) -> Path:
+    """The root that a tar of the cache holds, unpacked beside it: to be read, or to be under an overlay."""
+    return _made_once(tar.with_suffix(".root"), lambda root: unpack(tar, root))
+
+
 def container_tar_with(distribution: str, kind: str, packages: tuple[str, ...], hooks: tuple[str, ...]) -> Path:
     """A container's root with more packages, for the tests of this kind; the hooks run while apt still has its sources."""
     return _root_tar(distribution, kind, (*IN_EVERY_ROOT, *IN_A_CONTAINER, *packages), (*hooks, *HOOKS))
