@@ -1,4 +1,4 @@
-"""The bench runs, with tiny sizes; what it measures is not judged here."""
+"""The bench runs with tiny sizes; its results are not checked here."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ TREE = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_group_of_figures_can_be_measured(group: str) -> None:
+def test_every_group_of_the_bench_can_be_measured(group: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--small", group], cwd=TREE, capture_output=True, text=True, timeout=300
     )
@@ -20,7 +20,7 @@ def test_every_group_of_figures_can_be_measured(group: str) -> None:
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert len(rows) > 2, done.stdout
-    # Under the tiniest load everything is reported, and nothing else is.
+    # Under a tiny load every connection is logged, and nothing else.
     for row in rows:
         if row.startswith("| reported"):
             assert "| reached" in row, done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.attribution.owner import Units
+from tcpnewconn.attribution.units import Units
 from tests.support.cgroups import PATHS, inode
 from tests.support.clock import Clock
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.reporting.fields import document
 from tcpnewconn.reporting.sinks import open_sink
+from tests.support.events import parsed
 from tests.support.journal import MOUNT, Entry, Journal
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line
@@ -63,9 +65,9 @@ def test_the_journal_gets_every_event_in_its_order_with_the_fields_that_json_has
     ):
         assert entry.pop("SYSLOG_IDENTIFIER") == b"tcpnewconn"
         # Neither CODE_FILE nor its like: finding them would walk the stack.
-        fields = {field.lower(): value.decode() for field, value in entry.items()}
-        shown = {key.replace(".", "_"): str(value) for key, value in json.loads(line_).items() if key != "@timestamp"}
-        assert fields == shown
+        shown = parsed(line_)
+        fields = {field: value.decode() for field, value in entry.items()}
+        assert document(fields, shown["@timestamp"], shown["host.name"]) == shown
 
 
 NASTY = [

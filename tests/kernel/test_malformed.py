@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.events import parsed
 from tests.support.namespace import Namespace, namespace
 from tests.support.program import LOSS, once
 from tests.support.supervised import Supervised
@@ -29,7 +29,7 @@ def test_a_malformed_row_is_reported_with_file_line_and_count_and_the_others_cou
         service.ready()
         service.reads(3)
         assert service.stop() == 0
-    events = [json.loads(line) for line in service.lines]
+    events = [parsed(line) for line in service.lines]
     assert [event["message"] for event in events[:2]] == [
         "New listener: 0.0.0.0:22",
         "New connection: 203.0.113.9:51544 -> 10.0.0.5:22",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.events import parsed
 from tests.support.slow_table import SlowTable
 from tests.support.supervised import Supervised
 from tests.support.table import TITLES, Line, Tables, line, listener
@@ -145,10 +145,10 @@ def test_a_reload_is_told_with_its_time_and_then_it_is_ready_again(tables: Table
 
 def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
-    file.write_text("[Read]\nInterval=1d\n")
+    file.write_text("[Poll]\nInterval=1d\n")
     with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
         service.ready()
-        file.write_text("[Read]\nInterval=100ms\n[Report]\nIgnore=:25\n")
+        file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:25\n")
         mail = line("10.0.0.5:25", "203.0.113.9:40000", inode=50)
         tables.write([SSH, listener("0.0.0.0:25", inode=11), incoming(0), mail, incoming(1)])
         service.send(signal.SIGHUP)
@@ -165,10 +165,10 @@ def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_pa
 
 def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
-    file.write_text("[Read]\nInterval=100ms\n[Report]\nIgnore=:22\n")
+    file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:22\n")
     with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
         service.ready()
-        file.write_text("[Read]\nInterval=1d\n[Report]\nIgnore=nonsense\n")
+        file.write_text("[Poll]\nInterval=1d\n[Report]\nIgnore=nonsense\n")
         before = len(service.notices)
         service.send(signal.SIGHUP)
         service.notice("READY", before)
@@ -176,7 +176,7 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
         service.wait(lambda: len(service.lines) == 2, "the one that is not ignored")
         service.reads(2)
         # It can be mended.
-        file.write_text("[Read]\nInterval=100ms\n")
+        file.write_text("[Poll]\nInterval=100ms\n")
         service.send(signal.SIGHUP)
         service.notice("READY", len(service.notices))
         tables.write([SSH, incoming(0), incoming(1), incoming(2), line("10.0.0.5:50001", "192.0.2.1:443", inode=12)])
@@ -245,10 +245,10 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
         assert "failed" not in service.status
         assert service.stop() == 0
     if output == "json":
-        events = [json.loads(line) for line in service.lines]
+        events = [parsed(line) for line in service.lines]
         assert [event["message"] for event in events[:2] + events[4:]] == ["New listener: 0.0.0.0:22", told(0), told(1)]
         degraded, recovered = events[2:4]
-        assert degraded["message_id"] == recovered["message_id"] == "ac71ee2a2e8443a59039d1319c802aa2"
+        assert (degraded["event.action"], recovered["event.action"]) == ("source-degraded", "source-recovered")
         assert (degraded["priority"], recovered["priority"]) == (4, 6)
         assert degraded["tcpnewconn.reason"] == recovered["tcpnewconn.reason"] == "proc"
         assert degraded["message"].startswith(f"{tables.tcp} cannot be read (No such file or directory): ")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.events import parsed
 from tests.support.state_file import PLACE, SSH, incoming, once, told
 from tests.support.supervised import Supervised
 from tests.support.table import Tables
@@ -55,7 +56,7 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_only_under_the_same_id(
             assert done.stderr == ""
             kills += done.returncode == -9 and tracer == kill
             assert done.returncode == (-9 if number == kills and tracer == kill else 0)
-            events.append([json.loads(line) for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")])
+            events.append([parsed(line) for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")])
         killed, after, quiet = events
         ids = {event["message"]: event["tcpnewconn.connection_id"] for event in killed + after}
         assert sorted(ids) == told(10, 11, 12, 13), f"killed at {call} {number}"

@@ -2,7 +2,8 @@
 
 import re
 
-from tcpnewconn.health.metrics import METRICS, PREFIX, Counters, ServiceStatistics, exposition
+from tcpnewconn.health.counters import Counters, ServiceStatistics
+from tcpnewconn.health.metrics import METRICS, PREFIX, exposition
 from tests.support import exposition as written
 from tests.support.terminal import TREE
 

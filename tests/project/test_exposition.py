@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tcpnewconn.health.metrics import REASONS, SOURCES, Counters, ServiceStatistics, exposition
+from tcpnewconn.health.counters import REASONS, SOURCES, Counters, ServiceStatistics
+from tcpnewconn.health.metrics import exposition
 from tcpnewconn.model import Closed, Connection, Degraded, Endpoint, Listener, Loss, PortScan
 from tests.support import exposition as written
 from tests.support.terminal import TREE
@@ -34,7 +35,7 @@ def first_file_of_the_package() -> str:
 
 
 def long_running() -> ServiceStatistics:
-    statistics = ServiceStatistics(0.1, reads=7, failed=2, overruns=3, seconds=0.0123456, last_read=1.795e9, waiting=4)
+    statistics = ServiceStatistics(0.1, polls=7, failed=2, skipped=3, seconds=0.0123456, last_poll=1.795e9, waiting=4)
     statistics.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
     statistics.cpu, statistics.memory, statistics.started = 1.5, 20480, 1.7949e9
     return statistics

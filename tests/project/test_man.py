@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS
-from tcpnewconn.settings import config
+from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tcpnewconn.reporting.fields import FIELDS
+from tcpnewconn.settings import config, files
 from tests.support import built
 from tests.support.debfile import run
 
@@ -114,7 +115,7 @@ def test_every_setting_is_explained_with_its_default_and_no_other() -> None:
 
 def test_every_folder_of_the_configuration_is_named_in_order() -> None:
     folders = re.findall(r"_/([\w/]+)/tcpnewconn\.conf_", section("tcpnewconn.conf.5", "SYNOPSIS"))
-    assert tuple(folders) == config.DIRECTORIES
+    assert tuple(folders) == files.DIRECTORIES
 
 
 def test_the_example_of_a_configuration_is_a_good_one(tmp_path: Path) -> None:

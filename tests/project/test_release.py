@@ -136,9 +136,9 @@ def test_what_is_missing_is_said_in_one_line(clone: Path) -> None:
     collection.write_text(collection.read_text().replace(f"version: {VERSION}", "version: 9.8.7"))
     commit(clone)
 
-    assert refused().startswith(f"ansible/CHANGELOG.md begins with {VERSION}")
-    its_changes = clone / "ansible" / "CHANGELOG.md"
-    its_changes.write_text(its_changes.read_text().replace(f"## {VERSION}", f"## 9.8.7\n\nNew.\n\n## {VERSION}", 1))
+    assert refused().startswith(f"ansible/CHANGELOG.rst begins with {VERSION}")
+    its_changes = clone / "ansible" / "CHANGELOG.rst"
+    its_changes.write_text(its_changes.read_text().replace(f"v{VERSION}\n", f"v9.8.7\n======\n\nv{VERSION}\n", 1))
     commit(clone)
 
     assert refused().startswith("debian/changelog says UNRELEASED")

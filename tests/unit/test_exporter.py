@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.health import exporter
-from tcpnewconn.health.metrics import Counters, ServiceStatistics, exposition
+from tcpnewconn.health.counters import Counters, ServiceStatistics
+from tcpnewconn.health.metrics import exposition
 from tests.support.terminal import TREE, command, environment, run
 
 TEXT = exposition(Counters(), ServiceStatistics(10.0))

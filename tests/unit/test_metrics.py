@@ -1,4 +1,4 @@
-"""The figures for Prometheus: what is counted, how it is written, and that it is the service's smallest worry."""
+"""The metrics for Prometheus: what is counted, and how it is written."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.health.metrics import (
-    METRICS,
-    PREFIX,
-    REASONS,
-    SOURCES,
-    Counters,
-    MetricsFile,
-    ServiceStatistics,
-    exposition,
-)
+from tcpnewconn.health.counters import REASONS, SOURCES, Counters, ServiceStatistics
+from tcpnewconn.health.metrics import METRICS, PREFIX, MetricsFile, exposition
 from tcpnewconn.model import (
     Closed,
     Connection,
@@ -38,9 +30,9 @@ HERE6, PEER6 = Endpoint(bytes(15) + b"\1", 22), Endpoint(bytes(15) + b"\2", 5000
 
 
 def connection(
-    source: Endpoint = PEER, destination: Endpoint = HERE, direction: str = "ingress", seen: str = "read"
+    source: Endpoint = PEER, destination: Endpoint = HERE, direction: str = "ingress", detected_by: str = "poll"
 ) -> Connection:
-    return Connection(source, destination, direction, seen, "id", 1)
+    return Connection(source, destination, direction, detected_by, "id", 1)
 
 
 def written_out(counters: Counters) -> dict[str, float]:
@@ -64,7 +56,7 @@ def test_every_series_is_there_from_the_start() -> None:
     assert {name for name in found if "sockets" in name} == {
         f'tcpnewconn_sockets{{state="{state}"}}'
         for state in (
-            *("established", "syn_sent", "syn_recv", "fin_wait1", "fin_wait2", "time_wait", "close"),
+            *("established", "syn_sent", "syn_received", "fin_wait_1", "fin_wait_2", "time_wait", "closed"),
             *("close_wait", "last_ack", "listen", "closing"),
         )
     }
@@ -74,24 +66,26 @@ def test_every_series_is_there_from_the_start() -> None:
     assert set(written_out(counters)) == set(found)
 
 
-def test_connections_are_counted_by_direction_family_and_where_they_were_seen() -> None:
+def test_connections_are_counted_by_direction_family_and_how_they_were_detected() -> None:
     counters = Counters()
     counters.connection(connection(), False)
     counters.connection(connection(), True)
-    counters.connection(connection(PEER6, HERE6, "egress", "closed"), True)
+    counters.connection(connection(PEER6, HERE6, "egress", "notification"), True)
     counters.connection(connection(Endpoint(None, 1), HERE6, "unknown", "startup"), False)
-    counters.connection(connection(Endpoint(None, None), HERE, "unknown", "closed"), False)
+    counters.connection(connection(Endpoint(None, None), HERE, "unknown", "notification"), False)
     found = written_out(counters)
-    assert {name: value for name, value in found.items() if "connections" in name and value} == {
+    assert {
+        name: value for name, value in found.items() if "_summarized" not in name and "connections" in name and value
+    } == {
         'tcpnewconn_connections_total{direction="ingress",family="ipv4"}': 2,
         'tcpnewconn_connections_total{direction="egress",family="ipv6"}': 1,
         'tcpnewconn_connections_total{direction="unknown",family="ipv6"}': 1,
         'tcpnewconn_connections_total{direction="unknown",family="ipv4"}': 1,
-        'tcpnewconn_connections_seen_total{seen="read"}': 2,
-        'tcpnewconn_connections_seen_total{seen="closed"}': 2,
-        'tcpnewconn_connections_seen_total{seen="startup"}': 1,
+        'tcpnewconn_connections_detected_total{detected_by="poll"}': 2,
+        'tcpnewconn_connections_detected_total{detected_by="notification"}': 2,
+        'tcpnewconn_connections_detected_total{detected_by="startup"}': 1,
     }
-    assert found["tcpnewconn_folded_total"] == 2
+    assert found["tcpnewconn_connections_summarized_total"] == 2
 
 
 def test_other_events_are_counted_by_what_they_are() -> None:
@@ -122,34 +116,35 @@ def test_a_source_is_degraded_until_it_is_back(source: str) -> None:
     assert written_out(counters)[name] == 0
 
 
-def test_how_it_fares_is_in_base_units() -> None:
-    course = ServiceStatistics(0.1, reads=7, failed=2, overruns=3, seconds=0.0123456, last_read=1.795e9, waiting=4)
-    course.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
-    course.cpu, course.memory, course.started = 1.5, 20480, 1.7949e9
-    text = exposition(Counters(), course)
+def test_the_statistics_of_the_service_are_in_base_units() -> None:
+    statistics = ServiceStatistics(0.1, polls=7, failed=2, skipped=3, seconds=0.0123456, last_poll=1.795e9, waiting=4)
+    statistics.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
+    statistics.cpu, statistics.memory, statistics.started = 1.5, 20480, 1.7949e9
+    text = exposition(Counters(), statistics)
     found = written.series(text)
-    assert found['tcpnewconn_reads_total{result="ok"}'] == found["tcpnewconn_read_duration_seconds_count"] == 7
-    assert found['tcpnewconn_reads_total{result="failed"}'] == 2
-    assert found["tcpnewconn_read_overruns_total"] == 3
-    assert found["tcpnewconn_read_duration_seconds_sum"] == 0.012346
-    assert found["tcpnewconn_last_read_timestamp_seconds"] == 1.795e9
-    assert found["tcpnewconn_read_interval_seconds"] == 0.1
-    assert found["tcpnewconn_journal_waiting"] == 4
-    # Two numbers of the kernel's are one state; one that nobody knows has no name.
+    assert found['tcpnewconn_polls_total{result="ok"}'] == found["tcpnewconn_poll_duration_seconds_count"] == 7
+    assert found['tcpnewconn_polls_total{result="failed"}'] == 2
+    assert found["tcpnewconn_polls_skipped_total"] == 3
+    assert found["tcpnewconn_poll_duration_seconds_sum"] == 0.012346
+    assert found["tcpnewconn_last_poll_timestamp_seconds"] == 1.795e9
+    assert found["tcpnewconn_poll_interval_seconds"] == 0.1
+    assert found["tcpnewconn_journal_entries_waiting"] == 4
+    assert found["tcpnewconn_running"] == 1
+    # Two of the kernel's states have one name; unknown ones are left out.
     sockets = {name: value for name, value in found.items() if "sockets" in name and value}
     assert sockets == {
-        f'tcpnewconn_sockets{{state="{s}"}}': n for s, n in (("established", 5), ("syn_recv", 3), ("listen", 3))
+        f'tcpnewconn_sockets{{state="{s}"}}': n for s, n in (("established", 5), ("syn_received", 3), ("listen", 3))
     }
     assert found["tcpnewconn_process_cpu_seconds_total"] == 1.5
     assert found["tcpnewconn_process_resident_memory_bytes"] == 20480
     assert found["tcpnewconn_process_start_time_seconds"] == 1.7949e9
 
 
-def test_a_process_can_look_at_itself() -> None:
-    course = ServiceStatistics(10.0)
-    course.look()
-    assert course.cpu > 0
-    assert 1 << 20 < course.memory < 1 << 32
+def test_a_process_measures_itself() -> None:
+    statistics = ServiceStatistics(10.0)
+    statistics.measure()
+    assert statistics.cpu > 0
+    assert 1 << 20 < statistics.memory < 1 << 32
 
 
 def test_the_first_file_of_the_package_says_the_same_of_what_it_has() -> None:
@@ -186,11 +181,11 @@ def test_who_has_the_file_open_reads_it_whole(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named_and_tried_again(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    file = MetricsFile(f"{folder}/tcpnewconn.prom")
+    directory = tmp_path / "run"
+    file = MetricsFile(f"{directory}/tcpnewconn.prom")
     file.write("one 1\n")
     assert file.problem == f"{file.path}: No such file or directory"
-    folder.mkdir()
+    directory.mkdir()
     file.write("one 1\n")
     assert file.problem is None
     assert Path(file.path).read_text() == "one 1\n"
@@ -214,5 +209,7 @@ def test_in_a_terminal_nothing_is_written_unless_it_is_asked_for(tmp_path: Path)
     once = ["--procfs", str(tables.folder), "--once"]
     assert run(*once, more={"RUNTIME_DIRECTORY": str(tmp_path)}).returncode == 0
     assert set(tmp_path.iterdir()) == {tables.folder}
-    assert run(*once, "--metrics", f"{tmp_path}/figures.prom").returncode == 0
-    assert written.summed((tmp_path / "figures.prom").read_text(), "tcpnewconn_connections_total") == 1
+    assert run(*once, "--metrics", f"{tmp_path}/metrics.prom").returncode == 0
+    found = written.series((tmp_path / "metrics.prom").read_text())
+    assert found['tcpnewconn_connections_total{direction="ingress",family="ipv4"}'] == 1
+    assert found["tcpnewconn_running"] == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.attribution.owner import Units
+from tcpnewconn.attribution.units import Units
 from tests.support.cgroups import PATHS, inode, tree
 from tests.support.clock import Clock
 

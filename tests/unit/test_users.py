@@ -4,7 +4,7 @@ import pwd
 
 import pytest
 
-from tcpnewconn.attribution.owner import Users
+from tcpnewconn.attribution.users import Users
 from tests.support.clock import Clock
 
 
