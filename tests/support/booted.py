@@ -259,9 +259,10 @@ class Booted:
 
 
 @contextlib.contextmanager
-def booted(distribution: str) -> Iterator[Booted]:
+def booted(distribution: str, tar: Path | None = None) -> Iterator[Booted]:
+    """From the usual root, or from another one of this distribution."""
     with place_of_its_own() as place:
-        make_root(root_image.container_tar(distribution), place)
+        make_root(tar or root_image.container_tar(distribution), place)
         container = Booted(distribution, place)
         try:
             container.boot()
