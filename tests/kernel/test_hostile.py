@@ -43,9 +43,10 @@ from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.cursor import Cursor
+from tcpnewconn.tracking.outcomes import ClosedSocket
+from tcpnewconn.tracking.run import Notifications as Where
 from tcpnewconn.tracking.socket import Phase
-from tcpnewconn.tracking.tracker import ClosedSocket, Tracker
-from tcpnewconn.tracking.tracker import Notifications as Where
+from tcpnewconn.tracking.tracker import Tracker
 from tests.support.events import parsed
 from tests.support.journal import Journal
 from tests.support.large import Numbers, Outcome, write
@@ -442,9 +443,9 @@ def test_sockets_that_programs_never_let_go_are_forgotten_at_last() -> None:
     )
     four_tuples = [four_tuple_of(HERE, 80, bytes([203, 0, *divmod(number, 256)]), 40000) for number in range(50_000)]
     for number, four_tuple in enumerate(four_tuples):
-        tracker._row(Row(four_tuple, ESTABLISHED, 1000, 7), "poll", 1.0)
+        tracker._rows.row(Row(four_tuple, ESTABLISHED, 1000, 7), 1.0)
         assert len(reported) == number + 1
-        tracker._absent(four_tuple, 2.0)
+        tracker._rows.absent(four_tuple, 2.0)
     # The kernel has others there by now, so that they are gone.
     tracker.tick(3.0)
     kept = {socket.four_tuple: socket.cookie for socket in tracker.sockets.all_in(Phase.DYING)}

@@ -26,7 +26,7 @@ from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.log import StateLog
-from tcpnewconn.tracking.tracker import Notifications
+from tcpnewconn.tracking.run import Notifications
 from tests.support.table import TITLES
 
 # Local address (a number in the kernel's order) and port, remote address and port, state, inode.

@@ -17,7 +17,7 @@ from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import Event, Loss
 from tcpnewconn.observer import Observer
 from tcpnewconn.settings import config
-from tcpnewconn.tracking.tracker import Notifications
+from tcpnewconn.tracking.run import Notifications
 from tests.support.events import parsed
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener

@@ -137,6 +137,8 @@ HELD_BY_VERSION_1 = [
     '["v","0a0000050016cb007109c95c",882160,31020,1,882160,false,1202.000,0,null,0]',
     '["v","0a0000050016cb007109c95d",882161,31021,1,882161,false,1202.000,1,null,0]',
     '["x",882131,3]',
+    '["y","000000000016cb0071090000",882170,[10,20,30,40,50],1203.5,"0a0000050016cb007109c95e"]',
+    '["y","000000000016cb0071090000",882171,[0,0,0,0,0],1204.25,null]',
 ]
 
 
@@ -232,15 +234,13 @@ def test_a_closed_connection_is_forgotten_after_90_seconds_over_a_restart_too(
     owners.log.close()
     # Started again with another socket: what was announced meanwhile is lost.
     again = Owners(state, PLACE, socket=77124)
-    reported: list[object] = []
-    again.tracker._report = lambda outcome, _: reported.append(outcome)
     now = 101.0 + seconds
     again.tracker.resume(now, 0)
     tables.write([line("10.0.0.5:80", "203.0.113.9:40000", TIME_WAIT)])
     again.tracker.poll(ProcNet(str(tables.folder)).poll(), now)
     again.tracker.caught_up(now + 1)
     again.tracker.tick(now + 1)
-    assert len(reported) == int(logged)
+    assert len(again.reported) == int(logged)
 
 
 # --- a disk that takes nothing ---------------------------------------------------------------------------------------
