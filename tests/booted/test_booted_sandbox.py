@@ -60,7 +60,7 @@ def test_it_can_open_no_ip_socket(probed: dict[str, Any]) -> None:
 
 
 def test_it_can_write_nowhere_but_its_state_and_its_figures(probed: dict[str, Any]) -> None:
-    assert sorted(probed["writable_folders"]) == [FIGURES, STATE]
+    assert sorted(probed["writable_directories"]) == [FIGURES, STATE]
     elsewhere = [path for path in probed["writable_files"] if not path.startswith((f"{STATE}/", f"{FIGURES}/"))]
     assert [path for path in elsewhere if not KEEP_NOTHING.fullmatch(path)] == []
 

@@ -13,7 +13,7 @@ from tests.support.debfile import run
 SCRIPT = built.TREE / "completion" / "tcpnewconn"
 
 
-def offered(line: str, folder: Path = built.TREE) -> set[str]:
+def offered(line: str, directory: Path = built.TREE) -> set[str]:
     """What bash offers when Tab is pressed at the end of a line."""
     words = re.findall(r"=|[^\s=]+", line) + ([""] if line.endswith(" ") else [])
     script = f"""
@@ -23,7 +23,7 @@ def offered(line: str, folder: Path = built.TREE) -> set[str]:
         _tcpnewconn
         [ "${{#COMPREPLY[@]}}" = 0 ] || printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    done = subprocess.run(["bash", "-euc", script], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-euc", script], cwd=directory, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     return set(done.stdout.split("\n")) - {""}
 
@@ -67,7 +67,7 @@ def test_every_kind_of_output_is_offered(joint: str) -> None:
     assert offered(f"tcpnewconn --output{joint}j") == {"journal", "json"}
 
 
-def test_files_and_folders_are_offered(tmp_path: Path) -> None:
+def test_files_and_directories_are_offered(tmp_path: Path) -> None:
     (tmp_path / "some.conf").touch()
     (tmp_path / "some.d").mkdir()
     assert offered("tcpnewconn --config som", tmp_path) == {"some.conf", "some.d"}

@@ -113,9 +113,9 @@ def test_every_setting_is_explained_with_its_default_and_no_other() -> None:
             assert re.search(rf"{re.escape(default)}[.:]", explained[f"{setting.name}="])
 
 
-def test_every_folder_of_the_configuration_is_named_in_order() -> None:
-    folders = re.findall(r"_/([\w/]+)/tcpnewconn\.conf_", section("tcpnewconn.conf.5", "SYNOPSIS"))
-    assert tuple(folders) == files.DIRECTORIES
+def test_every_directory_of_the_configuration_is_named_in_order() -> None:
+    directories = re.findall(r"_/([\w/]+)/tcpnewconn\.conf_", section("tcpnewconn.conf.5", "SYNOPSIS"))
+    assert tuple(directories) == files.DIRECTORIES
 
 
 def test_the_example_of_a_configuration_is_a_good_one(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_stdeb_alone_makes_the_same_package(tmp_path: Path) -> None:
         assert fields_of(kept)[field] == fields_of(own)[field]
 
 
-def test_the_source_package_has_the_kept_debian_folder(tmp_path: Path) -> None:
+def test_the_source_package_has_the_kept_debian_directory(tmp_path: Path) -> None:
     (dsc,) = built.package().glob("*.dsc")
     run("dpkg-source", "--extract", dsc, tmp_path / "source")
     kept = {path.relative_to(TREE) for path in (TREE / "debian").rglob("*") if path.is_file()}
@@ -192,13 +192,13 @@ def bookworm() -> Iterator[Path]:
 
 
 def test_it_builds_on_debian_12_too(bookworm: Path, tmp_path: Path) -> None:
-    folder = bookworm / "build"
-    folder.mkdir()
+    directory = bookworm / "build"
+    directory.mkdir()
     for file in [*built.package().glob("*.dsc"), *built.package().glob("tcpnewconn_*.tar.*")]:
-        shutil.copy(file, folder)
+        shutil.copy(file, directory)
     steps = "cd /build && dpkg-source --extract *.dsc source && cd source && dpkg-buildpackage -d --build=binary"
     run("chroot", bookworm, "sh", "-c", steps)
-    here, there = built.deb(), built.deb_in(folder)
+    here, there = built.deb(), built.deb_in(directory)
 
     def installed(deb: Path) -> set[str]:
         names = {name.rstrip("/") for name, file in files_in(deb).items() if not file.isdir()}

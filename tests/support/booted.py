@@ -338,8 +338,8 @@ def _cgroups() -> Path:
 def remove_cgroup(cgroup: Path) -> None:
     # Else it is in use, or another test worker has just removed it.
     with contextlib.suppress(OSError):
-        for folder, _, _ in os.walk(cgroup, topdown=False):
-            os.rmdir(folder)
+        for directory, _, _ in os.walk(cgroup, topdown=False):
+            os.rmdir(directory)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from tests.support.booted import Booted, booted
 REPOSITORY = "/srv/repository"
 UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
 EACH = f"""
-[Read]
+[Poll]
 Interval=2s
 {(built.TREE / "tests" / "fixtures" / "unfolded.conf").read_text()}
 """
@@ -41,14 +41,14 @@ def files(container: Booted) -> dict[str, str]:
     return {path: what for path, what in listed if not NOT_THE_PACKAGES.match(path)}
 
 
-def make_repository(folder: Path, *debs: Path) -> None:
-    """A folder that apt can install from; one that has packages already keeps them."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make_repository(directory: Path, *debs: Path) -> None:
+    """A directory that apt can install from; one that has packages already keeps them."""
+    directory.mkdir(parents=True, exist_ok=True)
     for deb in debs:
-        shutil.copy(deb, folder)
+        shutil.copy(deb, directory)
     scan = ["dpkg-scanpackages", "--multiversion", "."]
-    packages = subprocess.run(scan, cwd=folder, capture_output=True, text=True, check=True)
-    (folder / "Packages").write_text(packages.stdout)
+    packages = subprocess.run(scan, cwd=directory, capture_output=True, text=True, check=True)
+    (directory / "Packages").write_text(packages.stdout)
 
 
 def add_repository(container: Booted, *debs: Path) -> None:
@@ -113,7 +113,8 @@ def installed(container: Booted, *, each: bool = False) -> Booted:
         container.write("/etc/tcpnewconn.conf.d/each.conf", EACH)
     container.run("systemctl", "daemon-reload")
     container.run("systemctl", "reset-failed")
-    install(container)
+    if not container.path("/usr/bin/tcpnewconn").exists():
+        install(container)
     # Stopped by name: it stops in a job of its own otherwise, for which nothing waits.
     container.run("systemctl", "stop", *UNITS)
     container.forget_journal()

@@ -175,7 +175,7 @@ def test_without_tables_it_cannot_run_and_says_what_to_do(tmp_path: Path, option
     )
 
 
-def test_a_folder_of_tables_that_is_a_file_is_said(tmp_path: Path) -> None:
+def test_a_directory_of_tables_that_is_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "proc").touch()
     assert "--procfs DIR" in complaint(run("--procfs", str(tmp_path / "proc")), 1)
 
@@ -283,7 +283,7 @@ def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, 
     # Nobody to be notified: that would need python3-systemd.
     alone = {"NOTIFY_SOCKET": ""}
     with Supervised(
-        "--config", str(file), "--procfs", str(tables.folder), "--interval", "100ms", more=alone
+        "--config", str(file), "--procfs", str(tables.directory), "--interval", "100ms", more=alone
     ) as program:
         for number in range(1, 4):
             tables.write([listener(f"0.0.0.0:{port}") for port in range(number)])
