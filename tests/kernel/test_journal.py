@@ -112,7 +112,7 @@ def test_a_value_arrives_as_it_is_whatever_is_in_it(opened: Journal) -> None:
         "import json, sys; from tcpnewconn.reporting.sinks import Journal; sink = Journal(); "
         "[sink.write({'MESSAGE': value, 'USER_NAME': value}) for value in json.load(sys.stdin)]"
     )
-    step = MOUNT.format(folder=shlex.quote(str(opened.folder)))
+    step = MOUNT.format(directory=shlex.quote(str(opened.directory)))
     done = subprocess.run(
         [
             "unshare",
@@ -242,7 +242,7 @@ def test_a_journal_that_is_restarted_misses_nothing(tmp_path: Path, opened: Jour
         opened.close(leave)
         tables.write([line("10.0.0.5:22", f"203.0.113.9:5000{number}", inode=number) for number in (1, 2)])
         service.wait(lambda: waiting(service) == 1, "status that says so")
-        (opened.folder / "socket").unlink(missing_ok=True)
+        (opened.directory / "socket").unlink(missing_ok=True)
         opened.open()
         assert said([first, *received(opened, 1)]) == [
             f"New connection: 203.0.113.9:5000{n} -> 10.0.0.5:22" for n in (1, 2)

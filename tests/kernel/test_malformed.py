@@ -47,7 +47,7 @@ def test_malformed_rows_of_one_read_are_reported_in_one_loss_event(tmp_path: Pat
     before = line("10.0.0.5:22", "203.0.113.9:51544", inode=101)
     after = line("10.0.0.7:443", "203.0.113.9:51546", inode=103)
     tables.tcp.write_bytes(TITLES + before.text(0) + b"   1: 0600000A:\x1b[31m nonsense\n" + after.text(2) + b"\n")
-    events = once(here, "--procfs", str(tables.folder))
+    events = once(here, "--procfs", str(tables.directory))
     (loss,) = [event for event in events if event["message_id"] == LOSS]
     assert loss["tcpnewconn.count"] == 2
     assert loss["tcpnewconn.reason"] == "malformed"

@@ -38,7 +38,7 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def options(tables: Tables, *more: str, interval: str = "100ms") -> list[str]:
-    return ["--procfs", str(tables.folder), "--interval", interval, *more]
+    return ["--procfs", str(tables.directory), "--interval", interval, *more]
 
 
 # --- what the service manager is told --------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def options(tables: Tables, *more: str, interval: str = "100ms") -> list[str]:
 
 @pytest.mark.parametrize("name", ["tcp", "tcp6"])
 def test_it_is_ready_after_the_first_complete_read_and_not_before(tables: Tables, name: str) -> None:
-    slow = SlowTable(tables.folder / "net" / name)
+    slow = SlowTable(tables.directory / "net" / name)
     with Supervised(*options(tables), watchdog=0.1) as service:
         slow.wait()
         assert service.notices == []
@@ -146,7 +146,7 @@ def test_a_reload_is_told_with_its_time_and_then_it_is_ready_again(tables: Table
 def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Poll]\nInterval=1d\n")
-    with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
+    with Supervised("--config", str(file), "--procfs", str(tables.directory)) as service:
         service.ready()
         file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:25\n")
         mail = line("10.0.0.5:25", "203.0.113.9:40000", inode=50)
@@ -166,7 +166,7 @@ def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_pa
 def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:22\n")
-    with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
+    with Supervised("--config", str(file), "--procfs", str(tables.directory)) as service:
         service.ready()
         file.write_text("[Poll]\nInterval=1d\n[Report]\nIgnore=nonsense\n")
         before = len(service.notices)
@@ -262,10 +262,10 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
 def test_a_whole_proc_that_goes_away_is_no_end_either(tables: Tables) -> None:
     with Supervised(*options(tables)) as service:
         service.ready()
-        away = tables.folder.with_name("away")
-        tables.folder.rename(away)
+        away = tables.directory.with_name("away")
+        tables.directory.rename(away)
         service.wait(lambda: len(service.lines) == 3, "degraded event")
-        away.rename(tables.folder)
+        away.rename(tables.directory)
         service.wait(lambda: len(service.lines) == 4, "recovered event")
         service.reads(2)
     # A read that fails is none: what stood in the one before is not new now.
@@ -317,14 +317,14 @@ def test_the_sample_is_served_as_well(tmp_path: Path) -> None:
         assert messages("\n".join(service.lines)) == SAMPLE_EXPECTED
 
 
-def test_the_folder_of_the_tables_need_not_be_the_same(tables: Tables) -> None:
+def test_the_directory_of_the_tables_need_not_be_the_same(tables: Tables) -> None:
     """A host's /proc can be mounted anew while it runs."""
     with Supervised(*options(tables)) as service:
         service.ready()
-        new = tables.folder.with_name("new")
-        shutil.copytree(tables.folder, new)
-        tables.folder.rename(tables.folder.with_name("old"))
-        new.rename(tables.folder)
+        new = tables.directory.with_name("new")
+        shutil.copytree(tables.directory, new)
+        tables.directory.rename(tables.directory.with_name("old"))
+        new.rename(tables.directory)
         tables.write([SSH, incoming(0), incoming(1)])
         service.wait(lambda: told(1) in "".join(service.lines), "the new one")
         assert sum(told(0) in line for line in service.lines) == 1

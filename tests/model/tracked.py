@@ -20,7 +20,7 @@ class Run:
     are lost that come while it does not run; "kept" where somebody keeps that socket for it.
     """
 
-    def __init__(self, folder: Path, history: bytes, source: str, internal: bool, room: int = 1_000_000) -> None:
+    def __init__(self, directory: Path, history: bytes, source: str, internal: bool, room: int = 1_000_000) -> None:
         self.log: list[str] = []
         self.kernel = Kernel(room)
         self.internal = internal
@@ -42,9 +42,9 @@ class Run:
         # What that read has shown of connections that had ended: nothing is said of it before.
         self.shown_ended: list[Connection] = []
         self.reported: list[New] = []
-        (folder / "net").mkdir(exist_ok=True)
-        self.table = folder / "net/tcp"
-        self.state = folder / "state"
+        (directory / "net").mkdir(exist_ok=True)
+        self.table = directory / "net/tcp"
+        self.state = directory / "state"
         self.state.unlink(missing_ok=True)
         self.start(unbroken=False)
         self.history = iter(history)
@@ -316,8 +316,8 @@ class Run:
         self.pass_time(self.tracker.patience)
 
 
-def played(folder: Path, history: bytes, source: str, internal: bool, room: int = 1_000_000) -> Run:
-    run = Run(folder, history, source, internal, room)
+def played(directory: Path, history: bytes, source: str, internal: bool, room: int = 1_000_000) -> Run:
+    run = Run(directory, history, source, internal, room)
     run.several(run.byte() % 8)
     run.kernel.listening = run.announced
     run.read()

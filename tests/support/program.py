@@ -88,9 +88,9 @@ class Program:
         self.reads = 0
         self.status = ""
         self._said = threading.Condition()
-        self._folder = tempfile.TemporaryDirectory(prefix="tcpnewconn-test-")
+        self._directory = tempfile.TemporaryDirectory(prefix="tcpnewconn-test-")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._notify.bind(f"{self._folder.name}/notify")
+        self._notify.bind(f"{self._directory.name}/notify")
         self.started = time.monotonic()
         asked = where.command(*command("--interval", interval, *options))
         descriptors = [announcements.fileno()] if announcements is not None else []
@@ -100,7 +100,7 @@ class Program:
         self.process = subprocess.Popen(
             asked,
             cwd=TREE,
-            env=os.environ | {"NOTIFY_SOCKET": f"{self._folder.name}/notify"},
+            env=os.environ | {"NOTIFY_SOCKET": f"{self._directory.name}/notify"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -188,10 +188,10 @@ class Program:
         for event in self.events + self.runs:
             events.check(event)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", f"{self._folder.name}/notify")
+            last.sendto(b"", f"{self._directory.name}/notify")
         self._threads[1].join()
         self._notify.close()
-        self._folder.cleanup()
+        self._directory.cleanup()
         self.process.stdout.close()  # type: ignore[union-attr]
         self.process.stderr.close()
         return said
