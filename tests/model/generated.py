@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cache
 
 from hypothesis import strategies as st
 
@@ -19,59 +19,68 @@ from tests.model.histories import (
 )
 
 # As often as they stand here.
-_ACTIONS = (*ON_A_FOUR_TUPLE, *ON_ONE_OF_SEVERAL, "open", "finish", "deliver")
+_ACTIONS = (*ON_A_FOUR_TUPLE, *ON_ONE_OF_SEVERAL, "open", "open", "open", "finish")
 # Longer than an unaddressed socket is waited with; about as long as the correlation window, and longer.
 _WAITS = (1.1, 1.1, 30.0, 61.0)
 
+# Each costs Hypothesis more than the play itself: a strategy is made once, and a step is drawn with few choices.
 
-def histories(internal: bool) -> st.SearchStrategy[History]:
+
+@st.composite
+def histories(draw: st.DrawFn, internal: bool) -> History:
     """Histories of connections with other hosts; with `internal`, also within this one."""
     names = (*REMOTE, *INTERNAL) if internal else REMOTE
-    return _few_steps(names) | _few_four_tuples(names) | _histories(names)
+    kind = draw(st.integers(0, 2))
+    if kind:
+        # Few 4-tuples.
+        names = tuple(sorted(draw(_names(names))))
+    steps: st.SearchStrategy[Step | Wait | Poll | Restart] = _step(names)
+    if kind == 2:
+        # The same few things, again and again.
+        steps = st.sampled_from(draw(_several(_step(names), 2, 10)))
+    before = draw(_several(_action(names), 0, 3))
+    count = draw(st.integers(0, 30 if kind == 2 else 20))
+    return [*before, draw(_poll(names)), *(draw(steps) for _ in range(count))]
 
 
-def _few_steps(names: Sequence[str]) -> st.SearchStrategy[History]:
-    """The same few things happen to the same 4-tuples, again and again."""
-    few = st.lists(_step(names), min_size=2, max_size=10)
-    return few.flatmap(lambda steps: st.lists(st.sampled_from(steps), max_size=60))
+@cache
+def _names(names: tuple[str, ...]) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)
 
 
-def _few_four_tuples(names: Sequence[str]) -> st.SearchStrategy[History]:
-    few = st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True)
-    return few.flatmap(lambda few: _histories(few))
+@cache
+def _several(steps: st.SearchStrategy[Step], least: int, most: int) -> st.SearchStrategy[list[Step]]:
+    return st.lists(steps, min_size=least, max_size=most)
 
 
-def _histories(names: Sequence[str]) -> st.SearchStrategy[History]:
-    before = st.lists(_action(names), max_size=3)
-    after = st.lists(_step(names), max_size=20)
-    return st.builds(lambda before, first, after: [*before, first, *after], before, _poll(names), after)
-
-
-def _step(names: Sequence[str]) -> st.SearchStrategy[Step | Wait | Poll | Restart]:
+@cache
+def _step(names: tuple[str, ...]) -> st.SearchStrategy[Step | Wait | Poll | Restart]:
     alone = st.sampled_from([Step("receive"), *map(Wait, _WAITS)])
-    return _action(names) | _action(names) | _poll(names) | _poll(names) | alone | _restart(names)
+    action, poll = _action(names), _poll(names)
+    return st.one_of(action, action, poll, poll, alone, _restart(names))
 
 
-def _action(names: Sequence[str]) -> st.SearchStrategy[Step]:
+@cache
+def _action(names: tuple[str, ...]) -> st.SearchStrategy[Step]:
     steps = [Step(action, name) for action in _ACTIONS for name in names]
-    several = [Step(action, name, nth) for action in ON_ONE_OF_SEVERAL for name in ("", *names) for nth in (1, 2)]
-    return st.sampled_from(steps + several)
+    return st.sampled_from(steps + [Step(action, "", nth) for action in ON_ONE_OF_SEVERAL for nth in (1, 2)])
 
 
-def _few(names: Sequence[str]) -> st.SearchStrategy[tuple[Step, ...]]:
-    return st.just(()) | st.lists(_action(names), min_size=1, max_size=2).map(tuple)
+@cache
+def _few(names: tuple[str, ...]) -> st.SearchStrategy[tuple[Step, ...]]:
+    action = _action(names)
+    return st.one_of(st.just(()), st.tuples(action), st.tuples(action, action))
 
 
-def _poll(names: Sequence[str]) -> st.SearchStrategy[Poll]:
-    name = st.sampled_from(names)
-    whole = st.builds(Poll, _few(names), _few(names))
-    return st.just(Poll()) | whole | whole | st.builds(
-        lambda poll, doubled, left_out: Poll(poll.during, poll.before_look_up, doubled, left_out),
-        whole,
-        st.just("") | name,
-        st.just("") | name,
-    )
+@cache
+def _poll(names: tuple[str, ...]) -> st.SearchStrategy[Poll]:
+    # Of every four one has a row twice, and one leaves one out.
+    rows = [("", ""), ("", "")] * len(names) + [(name, "") for name in names] + [("", name) for name in names]
+    few = _few(names)
+    return st.just(Poll()) | st.builds(lambda a, b, rows: Poll(a, b, *rows), few, few, st.sampled_from(rows))
 
 
-def _restart(names: Sequence[str]) -> st.SearchStrategy[Restart]:
-    return st.builds(Restart, st.booleans(), _poll(names), _few(names), _few(names))
+@cache
+def _restart(names: tuple[str, ...]) -> st.SearchStrategy[Restart]:
+    few = _few(names)
+    return st.builds(Restart, st.booleans(), _poll(names), few, few)

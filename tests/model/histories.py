@@ -70,7 +70,9 @@ class Step:
     nth: int = 1
 
     def __str__(self) -> str:
-        return " ".join([self.action, *([self.name] if self.name else []), *([_ORDINALS[self.nth - 1]] * (self.nth > 1))])
+        return " ".join(
+            [self.action, *([self.name] if self.name else []), *([_ORDINALS[self.nth - 1]] * (self.nth > 1))]
+        )
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _parsed(number: int, line: str, clauses: list[tuple[int, str, str]]) -> Step
         steps |= {"after the last poll": [], "meanwhile": []}
     elif line != "poll":
         if clauses:
-            raise NoHistory(f"line {number}: nothing belongs to {line!r}")
+            raise NoHistory(f"line {clauses[0][0]}: nothing belongs to {line!r}")
         wait = _WAIT.fullmatch(line)
         return Wait(float(wait[1])) if wait is not None else _step(number, line, alone=True)
     for at, clause, what in clauses:

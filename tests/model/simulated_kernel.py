@@ -20,6 +20,10 @@ from tcpnewconn.model import DestroyedSocket, FourTuple, SocketInfo, Traffic, mi
 NO_TRAFFIC = Traffic(0, 0, 0, 0, 0)
 # No notification is later than that, in seconds.
 _LATEST = 0.5
+# For so many seconds a socket is in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h).
+_TIME_WAIT_LASTS = 60.0
+# After so many seconds nobody expects one any more.
+_LONG_OVER = 90.0
 
 
 @dataclass(eq=False)
@@ -35,6 +39,8 @@ class Connection:
     shown: bool = False
     in_rows: int = 0
     notified: int = 0
+    # When the last of its notifications was received.
+    last_notified: float = float("inf")
     # Whether the receive buffer was full when it was notified; or nobody received that.
     dropped: bool = False
     missed: bool = False
@@ -46,7 +52,7 @@ class Connection:
 
 @dataclass(eq=False)
 class Socket:
-    """`reset` is when its peer reset it. A `timewait` socket (struct inet_timewait_sock) was notified before."""
+    """`reset` is when its peer reset it. A `timewait` socket (struct inet_timewait_sock) was notified before, and has an end."""
 
     four_tuple: FourTuple
     connection: Connection
@@ -55,6 +61,7 @@ class Socket:
     inode: int = 0
     state: int = model.ESTABLISHED
     timewait: bool = False
+    expires: float = float("inf")
     accepted: bool = True
 
 
@@ -150,7 +157,7 @@ class Kernel:
         if other is socket or (other is not None and other.connection is not socket.connection):
             other = None
         if socket.timewait:
-            socket.state = model.TIME_WAIT
+            socket.state, socket.expires = model.TIME_WAIT, self.now + _TIME_WAIT_LASTS
         else:
             self._to_timewait(socket, model.TIME_WAIT)
         if other is not None and not other.timewait:
@@ -250,11 +257,21 @@ class Kernel:
         return bool(not_notified) and any(one.destroyed.unaddressed for one in self._under_way())
 
     def expire_successors(self) -> None:
-        """What is left of a connection that had the 4-tuple of an earlier one: nothing says whose it is."""
+        """What is left of a connection that had the 4-tuple of an earlier one: nothing says whose it is.
+
+        But for an earlier one whose notifications were all received so long ago that nothing can be left of it.
+        """
         for four_tuple, socket in list(self.sockets.items()):
             earlier = self.connections[: socket.connection.number]
-            if socket.timewait and any(other.had(four_tuple) for other in earlier):
+            if socket.timewait and any(one.had(four_tuple) and not self._is_long_over(one) for one in earlier):
                 del self.sockets[four_tuple]
+
+    def _is_long_over(self, connection: Connection) -> bool:
+        if connection.missed or connection.dropped or self.notifies(connection.four_tuple):
+            return False
+        if any(socket.connection is connection for socket in (*self.sockets.values(), *self.kept_open)):
+            return False
+        return connection.last_notified < self.now - _LONG_OVER
 
     def ended(self) -> set[FourTuple]:
         """Both 4-tuples of every connection of which there is a timewait socket."""
@@ -281,8 +298,9 @@ class Kernel:
     def _to_timewait(self, socket: Socket, state: int) -> None:
         before = socket.cookie
         self._notify_of(socket)
+        expires = self.now + _TIME_WAIT_LASTS
         self.sockets[socket.four_tuple] = Socket(
-            socket.four_tuple, socket.connection, cookie=before, state=state, timewait=True
+            socket.four_tuple, socket.connection, cookie=before, state=state, timewait=True, expires=expires
         )
 
     def _destroy(self, socket: Socket, unaddressed: bool = False) -> None:
@@ -325,8 +343,11 @@ class Kernel:
         while self.queue:
             self.deliver()
 
-    def deliver_late(self) -> bool:
-        """Deliver those that would be too late; whether there are any."""
+    def pass_time(self, seconds: float) -> bool:
+        """Deliver the notifications that would be too late; whether there are any."""
+        self.now += seconds
+        for four_tuple in [one for one, socket in self.sockets.items() if socket.expires <= self.now]:
+            del self.sockets[four_tuple]
         late = bool(self.queue) and self.queue[0].time < self.now - _LATEST
         while self.queue and self.queue[0].time < self.now - _LATEST:
             self.deliver()
