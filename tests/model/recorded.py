@@ -392,7 +392,7 @@ poll
 poll
     before look-up: finish r0
 """,
-    "The interval becomes longer: the peer of a connection reported by its notification is polled ten minutes later": """
+    "The interval becomes longer: the peer of a connection reported by its notification is polled after ten minutes": """
 poll
 wait 10 s
 poll
@@ -408,7 +408,7 @@ receive
 wait 600 s
 poll
 """,
-    "The interval becomes shorter: the peer of a connection reported by its notification is polled after ten minutes, and after ten seconds": """
+    "The interval becomes shorter: the peer of a connection reported by its notification is polled after ten minutes": """
 poll
 wait 600 s
 poll
@@ -491,5 +491,165 @@ poll
 passive close r4
 poll
 restart, notifications lost
+""",
+    "In TIME_WAIT at the first poll, and notified after it": """
+open r0
+poll
+    during: finish r0
+""",
+    "The other socket is that of an earlier connection within the host, whose two sockets were both seen": """
+open i0
+poll
+finish i0
+open i0
+poll
+    before look-up: reset i0
+""",
+    "Its row is as that of the one before it, which was notified": """
+poll
+open unaccepted r0
+poll
+passive close r0
+deliver r0
+receive
+open unaccepted r0
+poll
+""",
+    "Its row is as that of the one before it, and a poll in between shows neither": """
+poll
+open unaccepted r0
+poll
+passive close r0
+deliver r0
+receive
+poll
+open unaccepted r0
+poll
+""",
+    "A number was given for want of a cookie, the state file is rewritten, and it is not given again": """
+poll
+open r0
+poll
+    before look-up: finish r0
+deliver r0
+receive
+open r1
+poll
+passive close r1
+deliver r1
+receive
+open r2
+poll
+passive close r2
+deliver r2
+receive
+poll
+open r1
+poll
+passive close r1
+deliver r1
+receive
+poll
+poll
+restart
+poll
+open r4
+poll
+    before look-up: finish r4
+""",
+    "The state file is rewritten while an unaddressed socket is waited with, and the program killed": """
+poll
+open r0
+poll
+    before look-up: linger r0
+deliver r0
+receive
+open r1
+poll
+passive close r1
+open r2
+poll
+passive close r2
+open r3
+poll
+passive close r3
+poll
+restart
+wait 1.1 s
+open r0
+finish r0
+deliver r0
+receive
+""",
+    "Kept open by its program for longer than the correlation window, and its cookie is unknown": """
+poll
+open r0
+poll
+    look-ups: fail
+abort r0
+poll
+poll
+wait 70 s
+poll
+poll
+poll
+poll
+let go r0
+""",
+    "An unaddressed socket is of a dying one rather than of the one that has its 4-tuple now": """
+poll
+open r0
+poll
+    before look-up: linger r0
+open r0
+poll
+    look-ups: fail
+deliver r0
+receive
+wait 1.1 s
+""",
+    "A dying one is shown again after a restart, and is still one": """
+open r0
+half close r0
+poll
+restart
+poll
+poll
+restart
+poll
+""",
+    "Dying since before a restart, kept open for longer than the correlation window": """
+poll
+open r0
+poll
+    look-ups: fail
+abort r0
+poll
+poll
+restart
+poll
+wait 70 s
+poll
+poll
+poll
+poll
+open r0
+poll
+    look-ups: fail
+finish r0
+time wait expires r0
+poll
+""",
+    "A row with another inode is of another connection": """
+poll
+open r0
+shut down r0
+poll
+    look-ups: fail
+finish r0
+open r0
+poll
+    look-ups: fail
+poll
 """,
 }

@@ -213,7 +213,7 @@ class Kernel:
     # --- what can be told apart --------------------------------------------------------------------------------------
 
     def cleared_lately(self, four_tuple: FourTuple) -> bool:
-        """Whether a socket with this 4-tuple, or its peer, has lost its addresses within a moment; or its peer is kept open or late."""
+        """Whether a socket with this 4-tuple, or its peer, has lost its addresses within a moment; or is kept open or late."""
         cleared = max(self._cleared.get(four_tuple, -9.0), self._cleared.get(mirrored(four_tuple), -9.0))
         late = cleared > 0 and self.notifies(four_tuple)
         return (
