@@ -175,7 +175,14 @@ def _parsed(number: int, line: str, clauses: list[tuple[int, str, str]]) -> Step
             fail = True
         else:
             raise NoHistory(f"line {at}: {line!r} knows no {clause + ': ' + what!r}")
-    poll = Poll(tuple(steps["during"]), tuple(steps["before look-up"]), *rows.values(), fail)
+    poll = Poll(
+        tuple(steps["during"]),
+        tuple(steps["before look-up"]),
+        rows["doubled"],
+        rows["left out"],
+        rows["left out again"],
+        fail,
+    )
     if line == "poll":
         return poll
     return Restart(line != "restart", poll, tuple(steps["after the last poll"]), tuple(steps["meanwhile"]))
