@@ -41,7 +41,7 @@ def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None
             "\rPolling every 1min 30s without destroy notifications: connections that open and close between two polls "
             "are not seen; Ctrl+C stops.\n"
         )
-        screen.type(CTRL_C)
+        screen.press(CTRL_C)
         assert screen.ended() == 0
         _, end, rest = screen.said.split("\n")
         assert re.fullmatch(r"\r1 connection in (less than 1s|\d+s)\.", end)
@@ -72,7 +72,7 @@ def test_a_single_poll_needs_no_such_lines(tables: Tables) -> None:
 def test_where_the_output_is_no_terminal_it_is_the_original_s_format_and_nothing_else_is_said(tables: Tables) -> None:
     with Screen("--procfs", str(tables.directory), output=False) as screen:
         screen.wait(lambda: CONNECTION in screen.output, "the connection")
-        screen.type(CTRL_C)
+        screen.press(CTRL_C)
         assert screen.ended() == 0
         assert re.fullmatch(rf"{TIME}: {re.escape(LISTENER)}\n{TIME}: {re.escape(CONNECTION)}\n", screen.output)
         assert screen.said == ""
