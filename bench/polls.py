@@ -16,7 +16,7 @@ from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.model import Event
 from tcpnewconn.observer import Observer
 from tcpnewconn.state.log import StateLog
-from tcpnewconn.tracking.tracker import Notifications
+from tcpnewconn.tracking.run import Notifications
 
 CAT = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
 SS = ("ss", "-tan")

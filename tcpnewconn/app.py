@@ -25,7 +25,7 @@ from tcpnewconn.reporting.sinks import Text, open_sink, say
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
-from tcpnewconn.tracking.tracker import Notifications
+from tcpnewconn.tracking.run import Notifications
 
 
 class CannotRun(Exception):

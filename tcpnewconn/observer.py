@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
-from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet
+from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import (
     EGRESS,
@@ -34,7 +34,9 @@ from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.direction import accepted_here, decided, directed
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution
-from tcpnewconn.tracking.tracker import ClosedSocket, NewConnection, Notifications, Tracker
+from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
+from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.tracker import Tracker
 from tcpnewconn.tracking.undecided import Undecided
 
 # Seconds between two dumps of the listening sockets.
@@ -59,6 +61,8 @@ class Observer:
     ) -> None:
         """`notifications`, `log` and `socket` as in Tracker."""
         self.closed = False
+        # Whether the last poll failed.
+        self.unreadable = False
         # How many rows of each state the last poll showed.
         self.states: dict[int, int] = {}
         self._proc = proc
@@ -101,7 +105,7 @@ class Observer:
 
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
-        poll = self._proc.poll(self.tracker.wants_time_wait)
+        poll = self._tables()
         if self._host.live:
             self._addresses.refresh()
         self._poll, self.states = poll, poll.states
@@ -111,10 +115,30 @@ class Observer:
         self.tracker.poll(poll, now)
         self._ticked(now, last=False)
 
+    def _tables(self) -> Poll:
+        """The tables as they are now; reports, but for the first poll, that they cannot be read, and that they can again."""
+        try:
+            poll = self._proc.poll(self.tracker.run.wants_time_wait)
+        except Unreadable as error:
+            if not (self._first or self.unreadable):
+                self.unreadable = True
+                self._report(
+                    Degraded(
+                        "proc",
+                        f"{error.path} cannot be read ({error.why}): open connections are not seen until it can be; "
+                        "retrying every interval",
+                    )
+                )
+            raise
+        if self.unreadable:
+            self.unreadable = False
+            self._report(Recovered("proc", "/proc can be read again"))
+        return poll
+
     def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
         """Report what is new with a destroyed socket."""
-        if not self.tracker.notified:
-            self.tracker.notified = True
+        if not self.tracker.run.notified:
+            self.tracker.run.notified = True
             self._report(
                 Recovered("notifications", "The kernel's destroy notifications arrive: every connection is seen again")
             )
@@ -270,11 +294,11 @@ class Observer:
     # --- what could not be seen --------------------------------------------------------------------------------------
 
     def _check_notifications(self, now: float) -> None:
-        if self._any_destroyed or not self.tracker.notified:
+        if self._any_destroyed or not self.tracker.run.notified:
             return
         missing = self.tracker.not_notified(now)
         if missing:
-            self.tracker.notified = False
+            self.tracker.run.notified = False
             self._report(
                 Degraded(
                     "notifications",

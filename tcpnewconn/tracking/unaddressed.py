@@ -71,6 +71,7 @@ class Unaddressed:
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
+        yield from (_line(*loaded) for loaded in self._loaded.values())
         yield from (_line(socket, came, guess) for guess, (came, socket) in self._guesses.items())
         yield from (_line(socket, came, None) for came, socket in self._unknown.values())
         yield from (_line(socket, came, _UNDECIDED) for came, socket in self._waiting)

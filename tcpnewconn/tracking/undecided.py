@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from tcpnewconn.model import CLOSE, DestroyedSocket, Traffic
 from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.tracking.outcomes import NewConnection
 from tcpnewconn.tracking.socket import named
-from tcpnewconn.tracking.tracker import NewConnection
 
 # Seconds for which the other socket's notification is waited for: they are some milliseconds late (measured).
 _MOMENT = 1.0

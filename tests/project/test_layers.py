@@ -19,12 +19,12 @@ ALLOWED: dict[str, set[str]] = {
     "settings": {"model", "text"},
     "kernel": {"model", "text"},
     "attribution": {"model", "text"},
-    # What is new.
-    "tracking": {"model", "kernel"},
-    # What outlives a restart: record kinds, no meanings.
+    # What outlives a restart: record kinds, no meanings. Each owner writes and reads its own records.
     "state": set(),
+    # What is new.
+    "tracking": {"model", "kernel", "state"},
     # What goes out.
-    "health": {"__init__", "model", "settings", "text"},
+    "health": {"__init__", "model", "settings", "text", "state"},
     "reporting": {"__init__", "model", "settings", "text", "state", "attribution", "health"},
 }
 # Those that join them, each above the ones before it.

@@ -12,7 +12,8 @@ from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.queue import Queue
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.listeners import Listeners
-from tcpnewconn.tracking.tracker import Notifications, Tracker
+from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.tracker import Tracker
 from tcpnewconn.tracking.undecided import Undecided
 
 
@@ -34,7 +35,15 @@ class Owners:
 
     def __init__(self, path: Path, place: str, socket: int = 77123) -> None:
         self.log = StateLog(str(path), place)
-        self.tracker = Tracker(nowhere, lambda _: False, lambda *_: None, Notifications.KEPT, self.log, socket)
+        self.reported: list[object] = []
+        self.tracker = Tracker(
+            nowhere,
+            lambda _: False,
+            lambda outcome, _: self.reported.append(outcome),
+            Notifications.KEPT,
+            self.log,
+            socket,
+        )
         self.listeners = Listeners(log=self.log)
         self.aggregation = Aggregation(0, 0, self.log)
         self.queue = Queue(Blocked(), self.log)
@@ -49,7 +58,7 @@ class Owners:
             tracker.cursor,
             tracker.sockets,
             tracker._unaddressed,
-            tracker,
+            tracker.run,
             self.listeners,
             self.aggregation,
             self.queue,
