@@ -165,7 +165,7 @@ def test_the_catalog_explains_every_event(container: Booted) -> None:
 
 
 def test_systemctl_status_says_what_it_does(container: Booted) -> None:
-    figures = r'Status: "[\d,]+ connections? open, [\d,]+ new in the last read \([\d.]+ ms\)'
+    figures = r'Status: "[\d,]+ connections? open, [\d,]+ new in the last poll \([\d.]+ ms\)'
     assert re.search(figures, container.run("systemctl", "status", "tcpnewconn"))
 
 

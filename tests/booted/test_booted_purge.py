@@ -35,7 +35,8 @@ def catalog(container: Booted) -> str:
 def test_the_package_has_files_only_where_policy_allows(container: Booted, before: dict[str, str]) -> None:
     assert before
     install(container)
-    allowed = re.compile(r"/(\.|etc(/tcpnewconn\.conf)?|usr(/(bin|lib|share)(/.*)?)?)$")
+    configuration = r"etc(/tcpnewconn\.conf(\.d)?|/systemd(/journald@tcpnewconn\.conf)?|/fail2ban(/.*)?)?"
+    allowed = re.compile(rf"/(\.|{configuration}|usr(/(bin|lib|share)(/.*)?)?)$")
     listed = container.run("dpkg", "--listfiles", "tcpnewconn").splitlines()
     assert [path for path in listed if not allowed.match(path)] == []
     assert container.run("dpkg", "--verify", "tcpnewconn") == ""
@@ -77,6 +78,7 @@ def test_purging_it_leaves_nothing(container: Booted, before: dict[str, str]) ->
     assert container.status_of("dpkg-query", "--status", "tcpnewconn") != 0
     assert container.run("systemctl", "list-unit-files", "--quiet", "--no-legend", "tcpnewconn*", check=False) == ""
     assert container.run("systemctl", "list-units", "--all", "--quiet", "--no-legend", "tcpnewconn*") == ""
-    assert container.status_of("getent", "passwd", "tcpnewconn") != 0
+    # Debian keeps system users: their numbers must not be given to others.
+    assert container.status_of("getent", "passwd", "tcpnewconn") == 0
     for message_id in booted_events.MESSAGE_IDS:
         assert message_id not in catalog(container)

@@ -243,7 +243,8 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
     container.run("systemctl", "kill", "--signal=CONT", "tcpnewconn.service")
     if then:
         container.wait_for(
-            lambda: "ends lost" in container.run("systemctl", "show", "-P", "StatusText", "tcpnewconn.service"),
+            lambda: "destroy notifications lost"
+            in container.run("systemctl", "show", "-P", "StatusText", "tcpnewconn.service"),
             "it to notice the loss",
         )
         container.run("systemctl", *then.split(), "tcpnewconn.service")

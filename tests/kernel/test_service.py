@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.events import parsed
+from tests.support.events import about_connections, parsed
 from tests.support.slow_table import SlowTable
 from tests.support.supervised import Supervised
 from tests.support.table import TITLES, Line, Tables, line, listener
@@ -60,13 +60,13 @@ def test_it_is_ready_after_the_first_complete_read_and_not_before(tables: Tables
 def test_the_status_has_live_figures(tables: Tables) -> None:
     with Supervised(*options(tables)) as service:
         assert re.fullmatch(
-            r"1 connection open, 1 new in the last read \(\d+\.\d ms\); reads only: ended connections are not announced",
+            r"1 connection open, 1 new in the last poll \(\d+\.\d ms\); polls only: no destroy notifications",
             service.notice("STATUS").assigned["STATUS"],
         )
-        service.wait(lambda: service.status.startswith("1 connection open, 0 new in the last read ("), "quiet status")
+        service.wait(lambda: service.status.startswith("1 connection open, 0 new in the last poll ("), "quiet status")
         tables.write([SSH, *map(incoming, range(1200))])
         service.wait(lambda: service.count("STATUS") > 0 and "1,199 new" in service.status, "status with the new ones")
-        assert service.status.startswith("1,200 connections open, 1,199 new in the last read (")
+        assert service.status.startswith("1,200 connections open, 1,199 new in the last poll (")
         tables.write([SSH])
         service.wait(lambda: service.status.startswith("0 connections open, 0 new"), "status without them")
 
@@ -227,25 +227,30 @@ def test_in_a_terminal_nothing_is_kept(tables: Tables, tmp_path: Path) -> None:
 # --- /proc -----------------------------------------------------------------------------------------------------------
 
 
+def count(lines: list[str]) -> int:
+    """Of lines about connections and sources."""
+    return sum('"observation-' not in line for line in lines)
+
+
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tables, output: str) -> None:
     with Supervised(*options(tables, "--output", output), watchdog=0.2) as service:
         service.ready()
         away = tables.tcp.with_name("away")
         tables.tcp.rename(away)
-        service.wait(lambda: len(service.lines) == 3, "degraded event")
+        service.wait(lambda: count(service.lines) == 3, "degraded event")
         service.reads(3)
-        assert service.status.endswith("; Reading /proc failed")
+        assert service.status.endswith("; reading /proc failed")
         alive = service.count("WATCHDOG=1")
         service.wait(lambda: service.count("WATCHDOG=1") > alive + 1, "sign of life")
         away.rename(tables.tcp)
         tables.write([SSH, incoming(0), incoming(1)])
-        service.wait(lambda: len(service.lines) == 5, "recovered event and what opened meanwhile")
+        service.wait(lambda: count(service.lines) == 5, "recovered event and what opened meanwhile")
         service.reads(2)
         assert "failed" not in service.status
         assert service.stop() == 0
     if output == "json":
-        events = [parsed(line) for line in service.lines]
+        events = about_connections(map(parsed, service.lines))
         assert [event["message"] for event in events[:2] + events[4:]] == ["New listener: 0.0.0.0:22", told(0), told(1)]
         degraded, recovered = events[2:4]
         assert (degraded["event.action"], recovered["event.action"]) == ("source-degraded", "source-recovered")

@@ -124,7 +124,7 @@ def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_g
     # Everything is told again: what the file said of it is not known.
     assert messages("\n".join(service.lines)) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
     assert warning.startswith(f"tcpnewconn: {state}: {why}")
-    assert warning.endswith(f"moved to {state}.damaged-1, connections that are open now are reported again")
+    assert warning.endswith(f"moved to {state}.damaged-1: connections that are open now are logged again")
     assert os.path.lexists(f"{state}.damaged-1")
     assert once(tables, state) == []
 
@@ -181,20 +181,20 @@ def test_a_full_disk_is_said_once_and_survived(tables: Tables, tmp_path: Path) -
         fill(filler)
         tables.write([SSH, *map(incoming, range(100))])
         service.wait(lambda: len(service.lines) == 101, "the new ones")
-        service.wait(lambda: "; no snapshot: " in service.status, "status that says so")
+        service.wait(lambda: "; state not saved: " in service.status, "status that says so")
         service.reads(3)
         service.wait(lambda: len(service.said) > 0, "warning")
         (warning,) = service.said
         filler.unlink()
         service.wait(lambda: len(service.said) == 2, "line that says it is written again")
         service.reads(1)
-        assert "no snapshot" not in service.status
+        assert "state not saved" not in service.status
         shutil.copy(service.inside(disk / "snapshot"), tmp_path / "copy")
         assert service.stop() == 0
         assert len(service.lines) == 101
     assert warning == (
-        f"tcpnewconn: {disk}/snapshot: No space left on device; a restart would report connections again. "
-        "It is tried at every read"
+        f"tcpnewconn: {disk}/snapshot: No space left on device; a restart will log open connections again; "
+        "retrying every interval"
     )
     assert service.said[1] == f"tcpnewconn: {disk}/snapshot is written again"
     # The one that was written in the end holds everything.
@@ -215,7 +215,7 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
         service.reads(3)
         (warning,) = service.said
         assert warning.startswith(
-            f"tcpnewconn: {state}: Read-only file system; a restart would report connections again"
+            f"tcpnewconn: {state}: Read-only file system; a restart will log open connections again"
         )
         service.mount("-o", "remount,bind,rw", str(directory))
         service.wait(lambda: len(service.said) == 2, "line that says it is written again")

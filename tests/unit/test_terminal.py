@@ -36,12 +36,12 @@ def lines(text: str) -> list[str]:
 
 def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None:
     with Screen("--procfs", str(tables.directory), "--interval", "90s") as screen:
-        screen.wait(lambda: CONNECTION in screen.output, "the connection")
+        screen.wait(lambda: CONNECTION in screen.output and "\n" in screen.said, "the connection and the first line")
         assert screen.said == (
             "\rPolling every 1min 30s without destroy notifications: connections that open and close between two polls "
             "are not seen; Ctrl+C stops.\n"
         )
-        screen.type(CTRL_C)
+        screen.press(CTRL_C)
         assert screen.ended() == 0
         _, end, rest = screen.said.split("\n")
         assert re.fullmatch(r"\r1 connection in (less than 1s|\d+s)\.", end)
@@ -51,14 +51,14 @@ def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None
 
 def test_on_this_host_destroy_notifications_arrive() -> None:
     with Screen() as screen:
-        screen.wait(lambda: "Polling" in screen.said, "a first line")
+        screen.wait(lambda: "\n" in screen.said, "the first line")
         assert screen.said == "\rPolling every 10s and receiving destroy notifications; Ctrl+C stops.\n"
 
 
 @pytest.mark.parametrize("option", ["json", "text"])
 def test_it_says_so_whatever_it_prints(tables: Tables, option: str) -> None:
     with Screen("--procfs", str(tables.directory), "--output", option) as screen:
-        screen.wait(lambda: "203.0.113.9" in screen.output, "the connection")
+        screen.wait(lambda: "203.0.113.9" in screen.output and "\n" in screen.said, "the connection and the first line")
         assert screen.said.startswith("\rPolling every 10s ")
 
 
@@ -72,7 +72,7 @@ def test_a_single_poll_needs_no_such_lines(tables: Tables) -> None:
 def test_where_the_output_is_no_terminal_it_is_the_original_s_format_and_nothing_else_is_said(tables: Tables) -> None:
     with Screen("--procfs", str(tables.directory), output=False) as screen:
         screen.wait(lambda: CONNECTION in screen.output, "the connection")
-        screen.type(CTRL_C)
+        screen.press(CTRL_C)
         assert screen.ended() == 0
         assert re.fullmatch(rf"{TIME}: {re.escape(LISTENER)}\n{TIME}: {re.escape(CONNECTION)}\n", screen.output)
         assert screen.said == ""
