@@ -18,13 +18,14 @@ from tcpnewconn.kernel import host, sockdiag
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
+from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import Text, open_sink, say
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
-from tcpnewconn.tracking.tracker import Notifications
+from tcpnewconn.tracking.run import Notifications
 
 
 class CannotRun(Exception):
@@ -33,6 +34,7 @@ class CannotRun(Exception):
 
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
     """Poll once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
+    began = time.monotonic()
     try:
         sink = open_sink(options.output)
     except ImportError as error:
@@ -56,6 +58,9 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         say(warning)
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
+    attended = terminal.attended() and not options.once
+    if attended:
+        terminal.tell(terminal.greeting(settings.interval, notifications is not None))
     # What an earlier run did not deliver.
     outbox.send()
     if sources.degraded is not None and not options.once:
@@ -78,6 +83,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         service.once() if options.once else service.run()
     except NoProc as error:
         raise CannotRun(f"{error}: is /proc mounted there? say where with --procfs DIR") from error
+    if attended:
+        terminal.tell(terminal.farewell(outbox.connections, time.monotonic() - began))
 
 
 @dataclass(frozen=True, slots=True)

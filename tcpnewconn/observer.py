@@ -34,7 +34,9 @@ from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.direction import accepted_here, decided, directed
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution
-from tcpnewconn.tracking.tracker import ClosedSocket, NewConnection, Notifications, Tracker
+from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
+from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.tracker import Tracker
 from tcpnewconn.tracking.undecided import Undecided
 
 # Seconds between two dumps of the listening sockets.
@@ -101,7 +103,7 @@ class Observer:
 
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
-        poll = self._proc.poll(self.tracker.wants_time_wait)
+        poll = self._proc.poll(self.tracker.run.wants_time_wait)
         if self._host.live:
             self._addresses.refresh()
         self._poll, self.states = poll, poll.states
@@ -113,8 +115,8 @@ class Observer:
 
     def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
         """Report what is new with a destroyed socket."""
-        if not self.tracker.notified:
-            self.tracker.notified = True
+        if not self.tracker.run.notified:
+            self.tracker.run.notified = True
             self._report(
                 Recovered("notifications", "The kernel's destroy notifications arrive: every connection is seen again")
             )
@@ -270,11 +272,11 @@ class Observer:
     # --- what could not be seen --------------------------------------------------------------------------------------
 
     def _check_notifications(self, now: float) -> None:
-        if self._any_destroyed or not self.tracker.notified:
+        if self._any_destroyed or not self.tracker.run.notified:
             return
         missing = self.tracker.not_notified(now)
         if missing:
-            self.tracker.notified = False
+            self.tracker.run.notified = False
             self._report(
                 Degraded(
                     "notifications",
@@ -295,7 +297,7 @@ class Observer:
                     "poll showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
                 )
             )
-        if self._malformed and self._malformed_reported.due(now, last):
+        if self._malformed and self._malformed_reported.due(now):
             first = self._first_malformed
             assert first is not None
             self._report(

@@ -116,9 +116,10 @@ class Service:
             if self.outbox.pipe is not None:
                 # Nothing can be read there: it wakes us when whoever read what we write has gone.
                 selector.register(self.outbox.pipe, selectors.EVENT_READ)
-            self._started()
-            due = time.monotonic()
+            due, since = time.monotonic(), time.time()
+            before = self.observation.until
             self._first_poll(due)
+            self._started(since, before)
             self._write_metrics()
             self.notifier.ready(self._status())
             self._sign_of_life = due
@@ -155,10 +156,10 @@ class Service:
         self._poll_again(now)
         return self._next(due, time.monotonic())
 
-    def _started(self) -> None:
+    def _started(self, since: float, before: float | None) -> None:
+        """Report since when this run observes, and until when the one before did (Unix times)."""
         if self.record_runs:
-            ignore = str(self.settings.ignore)
-            self.outbox.take(ObservationStarted(time.time(), self.observation.until, ignore))
+            self.outbox.take(ObservationStarted(since, before, str(self.settings.ignore)))
             self.outbox.deliver()
 
     def _stop(self) -> None:
@@ -180,6 +181,8 @@ class Service:
             self.outbox.take(ObservationStopped())
         self.outbox.deliver()
         self.outbox.interval_over()
+        if self._statistics.last_poll:
+            self.observation.observed(self._statistics.last_poll, last=True)
         self._save()
         self._statistics.running = False
         self._write_metrics()

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 
 from tcpnewconn.health.counters import Counters, ServiceStatistics
 from tcpnewconn.health.metrics import PREFIX, exposition
-from tcpnewconn.reporting.sinks import printable
+from tcpnewconn.text import printable
 
 _SAMPLE = re.compile(PREFIX + r'(\w+)(?:\{((?:\w+="[\w.+~-]*",?)+)\})? (\S+)')
 # The file is smaller; it may be anybody's that --metrics names.
@@ -195,7 +195,7 @@ def _rows(figures: Figures, verdict: Verdict) -> Iterator[tuple[str, str, bool]]
     yield "connections", f"{_number(sum(connections.values()))}, {_number(folded)} of them in summaries", False
     yield "  direction", _listed(_by(figures, "connections_total")), False
     yield "  family", _listed(_by(figures, "connections_total", 1)), False
-    yield "  detected by", _listed(_by(figures, "connections_detected_total")), False
+    yield "  detected", _listed(_by(figures, "connections_detected_total")), False
     yield "listeners", _number(_one(figures, "listeners_total")), False
     scans, lost = _one(figures, "port_scans_total"), _by(figures, "lost_total")
     yield "port scans", _number(scans), scans > 0

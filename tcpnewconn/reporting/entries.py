@@ -160,13 +160,17 @@ class Renderer:
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[LISTEN]
         return entry
 
+    def names(self, uid: int | None, cgroup: int) -> tuple[str | None, str | None]:
+        """The names of a socket's unit and user, where they are known."""
+        unit = self._units.unit(cgroup) if cgroup else None
+        return unit, self._users.name(uid) if uid is not None else None
+
     def _add_attribution(self, entry: Entry, uid: int | None, cgroup: int) -> None:
+        unit, user = self.names(uid, cgroup)
         if uid is not None:
             entry["USER_ID"] = str(uid)
-            name = self._users.name(uid)
-            if name is not None:
-                entry["USER_NAME"] = name
-        unit = self._units.unit(cgroup) if cgroup else None
+        if user is not None:
+            entry["USER_NAME"] = user
         if unit is not None:
             entry["OBJECT_SYSTEMD_UNIT"] = unit
 

@@ -132,7 +132,17 @@ class Outbox:
             if isinstance(event, Connection) and event.detected_by == "startup" and not settings.existing:
                 return False
             source, destination = event.source, event.destination
-            return not ignored(settings.ignore, event.direction, source.address, destination.address, destination.port)
+            # Names are looked up only where a rule asks for them.
+            unit, user = self._renderer.names(event.uid, event.cgroup) if settings.ignore.by_owner else (None, None)
+            return not ignored(
+                settings.ignore,
+                event.direction,
+                source.address,
+                destination.address,
+                destination.port,
+                unit,
+                user,
+            )
         if isinstance(event, Listener):
             return settings.listeners and (settings.existing or not event.startup)
         return True

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Protocol
 
+from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.fields import SYSLOG_IDENTIFIER, Entry, document
+from tcpnewconn.text import printable
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -97,14 +99,18 @@ def _datagram_sockets() -> set[int]:
 
 
 class Text:
-    """One line an event: UTC time with its offset, then the message."""
+    """One line an event: UTC time with its offset, then the message. In a terminal that is wide enough, more behind it."""
 
     def __init__(self) -> None:
         self.pipe = _output_pipe()
+        self._terminal = sys.stdout.fileno() if sys.stdout.isatty() else None
 
     def write(self, entry: Entry) -> None:
         now = datetime.now(timezone.utc).isoformat(" ", "seconds")
-        _print(f"{now}: {printable(entry['MESSAGE'])}")
+        line = f"{now}: {printable(entry['MESSAGE'])}"
+        if self._terminal is not None:
+            line = terminal.extended(line, entry, terminal.width(self._terminal))
+        _print(line)
 
 
 class Json:
@@ -133,11 +139,6 @@ def _output_pipe() -> int | None:
     descriptor = sys.stdout.fileno()
     only_written = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
     return descriptor if only_written and stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
-
-
-def printable(text: str) -> str:
-    """A text without anything that a terminal would take for a command, or for a second line."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def under_journal(descriptor: int = 2) -> bool:

@@ -60,6 +60,14 @@ class Socket:
     detected_by: str = ""
 
 
+def named(text: str) -> FourTuple:
+    """The 4-tuple that a record names. Raises ValueError where it is none."""
+    four_tuple = bytes.fromhex(text)
+    if len(four_tuple) not in (12, 36):
+        raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+    return four_tuple
+
+
 def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Record) -> Socket:
     """The socket of a record, from its cookie to `opened`, and its uid and cgroup, which version 1 did not write."""
     cookie, inode, state, number, paired, opened = record

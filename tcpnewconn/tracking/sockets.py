@@ -21,7 +21,7 @@ from itertools import islice
 from tcpnewconn.model import TIME_WAIT, DestroyedSocket, FourTuple, mirrored
 from tcpnewconn.state.log import Record, StateLog
 from tcpnewconn.tracking.cleared import Index
-from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, packed, unpacked
+from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, named, packed, unpacked
 
 # Seconds for which a socket can be in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h: 60), and a margin.
 _TIME_WAIT_LASTS = 90.0
@@ -256,7 +256,7 @@ class Sockets:
             self._log.append(line)
 
     def load(self, record: Record) -> None:
-        kind, four_tuple = record[0], bytes.fromhex(record[1])
+        kind, four_tuple = record[0], named(record[1])
         if kind == "+":
             self._remove_shown(four_tuple)
             self._add(loaded(Phase.SHOWN, four_tuple, record[2:8], record[8:]))

@@ -18,7 +18,7 @@ from tcpnewconn.model import ESTABLISHED, DestroyedSocket, FourTuple, SocketInfo
 from tcpnewconn.state.log import Record, StateLog
 from tcpnewconn.tracking.cleared import can_be
 from tcpnewconn.tracking.matching import is_full
-from tcpnewconn.tracking.socket import Phase
+from tcpnewconn.tracking.socket import Phase, named
 from tcpnewconn.tracking.sockets import Sockets
 
 # Seconds for which the notifications of others are waited for.
@@ -71,6 +71,7 @@ class Unaddressed:
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
+        yield from (_line(*loaded) for loaded in self._loaded.values())
         yield from (_line(socket, came, guess) for guess, (came, socket) in self._guesses.items())
         yield from (_line(socket, came, None) for came, socket in self._unknown.values())
         yield from (_line(socket, came, _UNDECIDED) for came, socket in self._waiting)
@@ -80,9 +81,13 @@ class Unaddressed:
             self._loaded.pop(record[1], None)
             return
         _, name, cookie, traffic, came, guess = record
-        socket = DestroyedSocket(bytes.fromhex(name), int(cookie), True, True, Traffic(*map(int, traffic)))
+        socket = DestroyedSocket(named(name), int(cookie), True, True, Traffic(*map(int, traffic)))
         self._loaded.pop(socket.cookie, None)
-        self._loaded[socket.cookie] = (socket, float(came), None if guess is None else bytes.fromhex(guess))
+        self._loaded[socket.cookie] = (
+            socket,
+            float(came),
+            None if guess is None else named(guess) if guess else _UNDECIDED,
+        )
 
     def resume(self) -> None:
         """Go on after a restart."""

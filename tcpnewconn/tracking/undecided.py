@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from tcpnewconn.model import CLOSE, DestroyedSocket, Traffic
 from tcpnewconn.state.log import Record, StateLog
-from tcpnewconn.tracking.tracker import NewConnection
+from tcpnewconn.tracking.outcomes import NewConnection
+from tcpnewconn.tracking.socket import named
 
 # Seconds for which the other socket's notification is waited for: they are some milliseconds late (measured).
 _MOMENT = 1.0
@@ -60,7 +61,7 @@ class Undecided:
             del self._waiting[record[1]]
             return
         _, number, name, cookie, traffic, came = record
-        four_tuple = bytes.fromhex(name)
+        four_tuple = named(name)
         destroyed = DestroyedSocket(four_tuple, int(cookie), True, False, Traffic(*map(int, traffic)))
         new = NewConnection(four_tuple, int(number), "notification", CLOSE, None, 0, True, destroyed)
         self._waiting[new.number] = (float(came), new)

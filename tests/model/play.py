@@ -8,7 +8,9 @@ from pathlib import Path
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import FourTuple, SocketInfo, mirrored
 from tcpnewconn.state.log import StateLog
-from tcpnewconn.tracking.tracker import ClosedSocket, NewConnection, Notifications, Tracker
+from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
+from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.tracker import Tracker
 from tests.model.histories import FOUR_TUPLES, LOOPBACK, NAMES, History, Poll, Restart, Step, Wait, printed
 from tests.model.simulated_kernel import Connection, Kernel, Notification, Socket
 
@@ -206,7 +208,7 @@ class Play:
         self.log.append("poll:\n" + "".join(f"    {_described(row.socket)}\n" for row in shown))
         if self._starting and self.notified:
             self._ended_at_start |= self.kernel.ended()
-        poll = self._proc.poll(self.tracker.wants_time_wait)
+        poll = self._proc.poll(self.tracker.run.wants_time_wait)
         self._polls += 1
         if self.notified:
             # Between a row and the look-up of its socket there are microseconds. What then takes its place is told from it

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tcpnewconn.tracking.tracker import Notifications
+from tcpnewconn.tracking.run import Notifications
 from tests.model.generated import histories
 from tests.model.histories import History
 from tests.model.judged import judge

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.tracking.tracker import Notifications
+from tcpnewconn.tracking.run import Notifications
 from tests.model.histories import parsed
 from tests.model.judged import judge
 from tests.model.play import Play, played

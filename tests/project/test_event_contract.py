@@ -12,6 +12,7 @@ import pytest
 from tcpnewconn.health.counters import REASONS, SOURCES
 from tcpnewconn.model import (
     DETECTED_BY,
+    DIRECTIONS,
     STATE_NAMES,
     Closed,
     Connection,
@@ -25,7 +26,6 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.reporting.entries import KINDS
 from tcpnewconn.reporting.fields import FIELDS, JSON_FIRST, JSON_IP, document
-from tcpnewconn.tracking.direction import DIRECTIONS
 from tests.support import events, filebeat
 from tests.support.events import SCHEMA
 from tests.support.every_event import (

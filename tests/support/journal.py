@@ -78,8 +78,14 @@ class Journal:
                     return count
                 count += 1
 
-    def receive(self, seconds: float = 30.0) -> Entry:
-        """The next entry; raises TimeoutError."""
+    def receive(self, seconds: float = 30.0, runs: bool = False) -> Entry:
+        """The next entry; raises TimeoutError. Only with `runs`, those are among them that say since and until when it observes."""
+        while True:
+            entry = self._receive(seconds)
+            if runs or not entry.get("EVENT_ACTION", b"").startswith(b"observation-"):
+                return entry
+
+    def _receive(self, seconds: float) -> Entry:
         assert self._socket is not None
         self._socket.settimeout(seconds)
         datagram, ancillary, flags, _ = self._socket.recvmsg(_DATAGRAM, socket.CMSG_SPACE(_DESCRIPTOR))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.model import Closed, Connection, Event, Loss, ObservationStarted, PortScan, Summary
-from tcpnewconn.reporting.sinks import Json, Text, open_sink, printable
+from tcpnewconn.reporting.sinks import Json, Text
 from tests.support import events
 from tests.support.every_event import (
     ANYWHERE,
@@ -156,21 +155,3 @@ def test_nobody_can_forge_a_line_or_steer_a_terminal(value: str, capfd: Output) 
     assert line.isascii()
     assert line[:-1].isprintable()
     assert json.loads(line)["user.name"] == value
-
-
-def test_what_is_printable_stays_as_it_is() -> None:
-    assert printable("Grüße: 10.0.0.5:22 → done") == "Grüße: 10.0.0.5:22 → done"
-    assert printable("a\nb\x1b\udcff") == "a\\nb\\x1b\\udcff"
-
-
-def test_every_output_has_its_sink(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
-    assert {output: type(open_sink(output)).__name__ for output in ("auto", "text", "json", "journal")} == {
-        "auto": "Text",
-        "text": "Text",
-        "json": "Json",
-        "journal": "Journal",
-    }
-    status = os.fstat(2)
-    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
-    assert type(open_sink("auto")).__name__ == "Journal"
