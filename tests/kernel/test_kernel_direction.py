@@ -1,4 +1,4 @@
-"""Who opened a connection, where both ports are ephemeral and nobody listens any longer: passive FTP, RMI, whatever listens on port 0."""
+"""Who opened a connection, where both ports are ephemeral and nobody listens any longer: passive FTP, RMI, listening on port 0."""
 
 from __future__ import annotations
 
@@ -111,15 +111,13 @@ def test_within_this_host_the_arrow_points_from_the_side_that_opened_it(here: Na
 
 
 def test_one_that_a_poll_shows_points_from_the_side_that_opened_it(here: Namespace) -> None:
-    held = []
     with running(here) as program:
-        for _ in range(ROUNDS):
-            held.append(connected(here, "127.0.0.1", here))
+        held = [connected(here, "127.0.0.1", here) for _ in range(ROUNDS)]
         expected = {(*opener.getsockname(), *opener.getpeername()) for opener, _ in held}
         program.wait_for_connections(len(expected))
         assert {flow(event) for event in program.connections} == expected
-        for pair in held:
-            for each in pair:
+        for both in held:
+            for each in both:
                 each.close()
         program.read_again(2)
         assert len(program.connections) == len(expected)
