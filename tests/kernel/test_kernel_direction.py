@@ -1,4 +1,4 @@
-"""Who opened a connection, where both ports are ephemeral and nobody listens any longer: passive FTP, RMI, listening on port 0."""
+"""Who opened a connection, where both ports are ephemeral and nobody listens any longer: passive FTP, RMI, port 0."""
 
 from __future__ import annotations
 
