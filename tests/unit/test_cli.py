@@ -253,7 +253,7 @@ def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, 
     # Nobody to be notified: that would need python3-systemd.
     alone = {"NOTIFY_SOCKET": ""}
     with Supervised(
-        "--config", str(file), "--procfs", str(tables.folder), "--interval", "100ms", more=alone
+        "--config", str(file), "--procfs", str(tables.directory), "--interval", "100ms", more=alone
     ) as program:
         for number in range(1, 4):
             tables.write([listener(f"0.0.0.0:{port}") for port in range(number)])
