@@ -1,22 +1,19 @@
 """Reload and start, with configuration that is right and configuration that is wrong."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.support import booted_events
 from tests.support.booted import CONTAINER_ADDRESS, Booted
-from tests.support.booted_package import booted_with_package, is_active, main_pid, on_each_distribution
+from tests.support.booted_package import is_active, main_pid
 
 DROP_IN = "/etc/tcpnewconn.conf.d/test.conf"
 WRONG = "[Poll]\nInterval=10s\n\n[Report]\nClosed=perhaps\n"
 WRONG_LINE = f"{DROP_IN}:5"
 
 
-@pytest.fixture(scope="module", params=on_each_distribution("configuration"))
-def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param) as container:
-        yield container
+@pytest.fixture(scope="module")
+def container(package: Booted) -> Booted:
+    return package
 
 
 def connect_once(container: Booted) -> None:

@@ -1,4 +1,4 @@
-"""The figures through node_exporter, from a link in its folder: whatever becomes of the service, its scrape is whole."""
+"""The figures through node_exporter, from a link in its directory: whatever becomes of the service, its scrape is whole."""
 
 import re
 import subprocess
@@ -13,8 +13,8 @@ from tests.support.booted_package import add_repository, install, is_active, on_
 
 SERVICE = "tcpnewconn.service"
 FILE = "/run/tcpnewconn/tcpnewconn.prom"
-FOLDER = "/var/lib/prometheus/node-exporter"
-LINK = f"{FOLDER}/tcpnewconn.prom"
+DIRECTORY = "/var/lib/prometheus/node-exporter"
+LINK = f"{DIRECTORY}/tcpnewconn.prom"
 HTTP_UNITS = ("tcpnewconn-metrics.socket", "tcpnewconn-metrics.service")
 ADDRESS = "http://127.0.0.1:19117/metrics"
 LAST_READ = "tcpnewconn_last_read_timestamp_seconds"
@@ -45,7 +45,7 @@ def content(container: Booted) -> str:
 
 def test_before_it_is_installed_there_is_nothing(container: Booted) -> None:
     # What a service without privileges could not write to.
-    assert container.run("stat", "--format=%U %a", FOLDER) == "root 755\n"
+    assert container.run("stat", "--format=%U %a", DIRECTORY) == "root 755\n"
     assert scraped(container) == {}
 
 
@@ -116,7 +116,7 @@ def test_killed_it_stays_as_it_was_and_no_half_is_seen(container: Booted) -> Non
     container.wait_for(lambda: is_active(container), "the service to be back")
 
 
-def test_with_its_folder_gone_the_service_goes_on_and_the_next_start_makes_it_anew(container: Booted) -> None:
+def test_with_its_directory_gone_the_service_goes_on_and_the_next_start_makes_it_anew(container: Booted) -> None:
     def told() -> list[str]:
         entries = container.journal("--boot", f"_SYSTEMD_UNIT={SERVICE}", "PRIORITY=4")
         return [entry["MESSAGE"] for entry in entries if "there are no metrics" in entry["MESSAGE"]]
@@ -206,7 +206,7 @@ def test_when_nobody_asks_it_ends_and_says_nothing(container: Booted) -> None:
 
 def test_removed_it_takes_the_link_with_it(container: Booted) -> None:
     container.run("apt-get", "remove", "--yes", "--quiet=2", "tcpnewconn")
-    assert container.run("ls", "-A", FOLDER) == ""
+    assert container.run("ls", "-A", DIRECTORY) == ""
     assert scraped(container) == {}
     for unit in HTTP_UNITS:
         assert container.property(unit, "ActiveState") == "inactive"
