@@ -165,8 +165,8 @@ def test_the_catalog_explains_every_event(container: Booted) -> None:
 
 
 def test_systemctl_status_says_what_it_does(container: Booted) -> None:
-    figures = r'Status: "[\d,]+ connections? open, [\d,]+ new in the last poll \([\d.]+ ms\)'
-    assert re.search(figures, container.run("systemctl", "status", "tcpnewconn"))
+    shown = r'Status: "[\d,]+ connections? open, [\d,]+ new in the last poll \([\d.]+ ms\)'
+    assert re.search(shown, container.run("systemctl", "status", "tcpnewconn"))
 
 
 def test_systemctl_help_shows_the_man_page(container: Booted) -> None:

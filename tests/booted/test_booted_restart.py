@@ -156,7 +156,7 @@ def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(contai
     assert made.repeated() == []
 
 
-def test_what_opened_since_the_last_read_is_told_by_the_stop(container: Booted) -> None:
+def test_what_opened_since_the_last_poll_is_reported_by_the_stop(container: Booted) -> None:
     with next_read_in_an_hour(container):
         container.start_unit("holder.service", "/usr/bin/python3", "-c", HOLD.replace("9000", "9002"))
         container.wait_for(lambda: container.run("ss", "-Htn", "sport", "=", ":9002"), "the connection to be open")
@@ -169,8 +169,8 @@ def test_what_opened_since_the_last_read_is_told_by_the_stop(container: Booted) 
     with traffic(container, 20) as after:
         after.wait_for_some(container)
     wait_for_all(container, after)
-    (told,) = held(container)
-    assert told["TCPNEWCONN_DETECTED_BY"] == "poll"
+    (reported,) = held(container)
+    assert reported["TCPNEWCONN_DETECTED_BY"] == "poll"
 
 
 def held(container: Booted) -> list[dict[str, Any]]:
@@ -200,14 +200,14 @@ time.sleep(600)
 
 
 def test_what_its_server_has_closed_and_its_client_not_is_not_reported_again(container: Booted) -> None:
-    # What is left of the server's socket stays in FIN_WAIT2 for a minute, after it was announced.
+    # What is left of the server's socket stays in FIN_WAIT2 for a minute, after the notification of its end.
     container.start_unit("half.service", "/usr/bin/python3", "-c", HALF_CLOSED)
     matches = ("DESTINATION_PORT=9001",)
     container.wait_for(lambda: booted_events.events(container, booted_events.CONNECTION, *matches), "it to be reported")
     before = main_pid(container)
     restart(container)
     wait_for_another_process(container, before)
-    # One more connection, so that what was to be told by then has been told.
+    # One more connection, so that what was to be reported by then has been reported.
     with traffic(container, 20) as after:
         after.wait_for_some(container)
     wait_for_all(container, after)

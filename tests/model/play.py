@@ -211,8 +211,8 @@ class Play:
         poll = self._proc.poll(self.tracker.run.wants_time_wait)
         self._polls += 1
         if self.notified:
-            # Between a row and the look-up of its socket there are microseconds. What then takes its place is told from it
-            # by its notification; without any, the rows are looked up at once here.
+            # Between a row and the look-up of its socket there are microseconds. What then takes its place is distinguished
+            # from it by its notification; without any, the rows are looked up at once here.
             self._several(step.before_look_up)
         self._polling = False
         self._look_ups_fail = step.look_ups_fail
@@ -287,7 +287,7 @@ class Play:
         self._receive()
         self.pass_time(5.0)
 
-    # --- what cannot be told apart -----------------------------------------------------------------------------------
+    # --- what cannot be distinguished -----------------------------------------------------------------------------------
 
     def _indistinguishable(self, action: str, four_tuple: FourTuple) -> bool:
         """Whether of what this would bring nothing says which connection it is of: then it does not happen."""
@@ -306,7 +306,7 @@ class Play:
             return False
         if four_tuple in (self._used if self._starting else self._ended_at_start):
             # A 4-tuple that enters TIME_WAIT while the first poll is under way, and has another connection before that was
-            # notified, some milliseconds later: its row and its notification cannot be told to be of one connection.
+            # notified, some milliseconds later: its row and its notification cannot be known to be of one connection.
             return True
         not_accepted = [one for one in kernel.connections if one.missed and not one.accepted and one.had(four_tuple)]
         if not_accepted and self._polls < 2:
@@ -322,7 +322,7 @@ class Play:
     def _similar_rows(self, action: str, four_tuple: FourTuple) -> bool:
         """Whether this would give a 4-tuple a second connection that its rows alone cannot tell from the first.
 
-        Two that wait to be accepted look alike, and so do two in TIME_WAIT if no poll came between; and while a poll is
+        Two that wait to be accepted look the same, and so do two in TIME_WAIT if no poll came between; and while a poll is
         under way, one could take the other's place before it is looked up.
         """
         if four_tuple not in self._used:

@@ -60,7 +60,7 @@ class Traffic:
             self.ids[booted_traffic.number_of(event["DESTINATION_ADDRESS"])][event["TCPNEWCONN_CONNECTION_ID"]] += 1
 
     def wait_for_some(self, container: Booted) -> None:
-        """Until a read of /proc has shown some that are still open."""
+        """Until a poll has shown some that are still open."""
         polled = ("TCPNEWCONN_DETECTED_BY=poll", f"DESTINATION_PORT={self.port}")
         container.wait_for(lambda: events(container, CONNECTION, *polled), "an open connection to be reported")
 
@@ -93,12 +93,12 @@ def traffic(container: Booted, rate: float) -> Iterator[Traffic]:
     running = container.start("/usr/bin/python3", "/opt/traffic.py", str(made.port), str(rate))
     try:
         yield made
-        told = json.loads(running.communicate(timeout=60)[0])
+        outcome = json.loads(running.communicate(timeout=60)[0])
     except BaseException:
         running.kill()
         running.wait()
         raise
-    made.made, made.seconds = told["made"], told["seconds"]
+    made.made, made.seconds = outcome["made"], outcome["seconds"]
 
 
 def wait_for_all(container: Booted, made: Traffic) -> None:
