@@ -210,7 +210,7 @@ class Kernel:
         if socket is not None and socket.timewait:
             del self.sockets[four_tuple]
 
-    # --- what can be distinguished --------------------------------------------------------------------------------------
+    # --- what can be distinguished -----------------------------------------------------------------------------------
 
     def cleared_lately(self, four_tuple: FourTuple) -> bool:
         """Whether a socket with this 4-tuple, or its peer, has lost its addresses within a moment; or is kept open or late."""
