@@ -8,8 +8,9 @@ import pytest
 
 from tests.support import booted_events
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
-from tests.support.booted_events import CONNECTION, PORT_SCAN, SUMMARY, events
+from tests.support.booted_events import events
 from tests.support.booted_package import booted_with_package, drop_in, main_pid, on_each_distribution
+from tests.support.message_ids import CONNECTION, PORT_SCAN, SUMMARY
 
 FLOOD_LASTS, JOURNALD_HANGS = 60, 30
 SOURCES, PORTS_EACH, FIRST_PORT, PORTS = 500, 20, 20000, 1000

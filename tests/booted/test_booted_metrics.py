@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import booted_events, built, exposition
+from tests.support import built, exposition, message_ids
 from tests.support.booted import Booted, booted
 from tests.support.booted_package import add_repository, install, is_active, on_each_distribution
 
@@ -89,7 +89,7 @@ def test_a_connection_is_counted(container: Booted) -> None:
 
 def test_for_the_metrics_nothing_is_written_to_the_journal(container: Booted) -> None:
     entries = container.journal(f"_SYSTEMD_UNIT={SERVICE}")
-    ours = {*booted_events.MESSAGE_IDS}
+    ours = {*message_ids.ALL}
     assert [entry["MESSAGE"] for entry in entries if entry.get("MESSAGE_ID") not in ours] == []
 
 

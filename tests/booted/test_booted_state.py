@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support import booted_events
+from tests.support import booted_events, message_ids
 from tests.support.booted import Booted
 from tests.support.booted_events import traffic, wait_for_all
 from tests.support.booted_package import (
@@ -127,7 +127,7 @@ def test_after_a_reboot_the_old_snapshot_is_not_believed(container: Booted) -> N
         matches = ("DESTINATION_PORT=9000", "NETWORK_DIRECTION=internal")
         return [
             event["TCPNEWCONN_CONNECTION_ID"]
-            for event in booted_events.events(container, booted_events.CONNECTION, *matches)
+            for event in booted_events.events(container, message_ids.CONNECTION, *matches)
         ]
 
     container.write("/opt/hold.py", HOLD)

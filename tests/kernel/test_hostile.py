@@ -50,8 +50,9 @@ from tcpnewconn.tracking.tracker import Tracker
 from tests.support.events import parsed
 from tests.support.journal import Journal
 from tests.support.large import Numbers, Outcome, write
+from tests.support.message_ids import CLOSED, CONNECTION
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import CLOSED, CONNECTION, command, of_kind, running
+from tests.support.program import command, of_kind, running
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TREE, environment

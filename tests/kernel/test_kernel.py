@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import parsed
+from tests.support.message_ids import CONNECTION, LISTENER
 from tests.support.namespace import Namespace, joined, namespace
-from tests.support.program import CONNECTION, LISTENER, Event, Flow, command, flow, flows, of_kind, once, running
+from tests.support.program import Event, Flow, command, flow, flows, of_kind, once, running
 from tests.support.traffic import connect, listen, opened
 
 # A prime number, that is no power or multiple of anything.

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.message_ids import CLOSED
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CLOSED, CLOSED_CONFIGURATION, flow, of_kind, running
+from tests.support.program import CLOSED_CONFIGURATION, flow, of_kind, running
 from tests.support.traffic import connect, listen
 
 HERE, THERE = "10.74.0.1", "10.74.0.2"

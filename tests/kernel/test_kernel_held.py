@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.message_ids import CLOSED
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CLOSED, CLOSED_CONFIGURATION, Event, Program, of_kind, running
+from tests.support.program import CLOSED_CONFIGURATION, Event, Program, of_kind, running
 from tests.support.traffic import connect, listen, reset
 
 HERE, THERE = "10.76.0.1", "10.76.0.2"

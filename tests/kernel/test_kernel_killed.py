@@ -20,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.kernel.sockdiag import open_notifications
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, joined, namespace
-from tests.support.program import CONNECTION, Event, Flow, Program, flow, of_kind, running
+from tests.support.program import Event, Flow, Program, flow, of_kind, running
 from tests.support.traffic import connect, listen
 
 HERE, THERE = "10.73.0.1", "10.73.0.2"

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CONNECTION, Event, Program, of_kind, running
+from tests.support.program import Event, Program, of_kind, running
 from tests.support.traffic import connect, listen, reset
 from tests.support.truth import Established, Truth, Unavailable, truth
 

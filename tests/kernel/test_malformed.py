@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import about_connections, parsed
+from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import LOSS, once
+from tests.support.program import once
 from tests.support.supervised import Supervised
 from tests.support.table import TITLES, Tables, line, listener
 

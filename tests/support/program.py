@@ -17,16 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import events
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace
 
 TREE = Path(__file__).resolve().parents[2]
 
-CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
-LISTENER = "2226628da8304e6994685e028202cfd5"
-LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
-DEGRADED = "ac71ee2a2e8443a59039d1319c802aa2"
-RECOVERED = "9bd8673752994bd08028b0299ca2c261"
-CLOSED = "be0228f916da4937bc9055c5c372b3cd"
 
 Event = events.Event
 # Source address and port, destination address and port.
