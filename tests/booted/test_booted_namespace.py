@@ -13,9 +13,10 @@ import pytest
 
 from tests.support import booted_traffic, built
 from tests.support.booted import CONTAINER_ADDRESS, Booted
-from tests.support.booted_events import CONNECTION, LOSS, traffic
+from tests.support.booted_events import traffic
 from tests.support.booted_package import add_repository, install, on_each_distribution
 from tests.support.booted_readers import booted_with_readers
+from tests.support.message_ids import CONNECTION, LOSS
 
 PAGE = built.TREE / "docs" / "journal.md"
 RATE = 500
