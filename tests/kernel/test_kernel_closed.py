@@ -65,10 +65,10 @@ def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace,
             four_tuples = [(connect(client, address, 8080), listener.accept()[0]) for _ in EXCHANGES]
             if seen:
                 program.wait_for_connections(len(EXCHANGES))
-            for (opener, accepted), (there, back, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
-                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (there, back, seen)
-                carry(opener, accepted, there)
-                carry(accepted, opener, back)
+            for (opener, accepted), (sent, answered, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
+                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (sent, answered, seen)
+                carry(opener, accepted, sent)
+                carry(accepted, opener, answered)
                 close_in_order(*((opener, accepted) if opener_first else (accepted, opener)))
         program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "ends")
         program.read_again()
@@ -78,8 +78,8 @@ def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace,
     }
     assert len(of_kind(program.events, CLOSED)) == len(program.connections) == len(expected)
     for event in of_kind(program.events, CLOSED):
-        there, back, seen = expected[flow(event)]
-        assert (event["source.bytes"], event["destination.bytes"]) == (there, back)
+        sent, answered, seen = expected[flow(event)]
+        assert (event["source.bytes"], event["destination.bytes"]) == (sent, answered)
         assert event["network.direction"] == direction
         assert event["tcpnewconn.retransmits"] == 0
         assert 0 < event["tcpnewconn.rtt_usec"] < 10_000_000
