@@ -135,7 +135,7 @@ def interrupted(place: str, socket: str, tmp_path: Path) -> None:
                 traffic.stop()
                 last = Program(here, *options, notifications=kept)
                 last.ready()
-                last.read_again()
+                last.poll_again()
                 last.stop()
                 runs.append(of_kind(last.events, CONNECTION))
         finally:
@@ -178,6 +178,6 @@ def test_what_had_ended_before_the_first_start_is_reported_though_that_is_killed
                     lambda: len({flow(event) for run in [*runs, last.connections] for event in run}) == COUNT,
                     "what had ended before",
                 )
-                last.read_again(2)
+                last.poll_again(2)
     ids = [event["tcpnewconn.connection_id"] for run in [*runs, last.connections] for event in run]
     assert len(ids) >= COUNT == len(set(ids))
