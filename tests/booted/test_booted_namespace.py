@@ -59,9 +59,9 @@ def entries(container: Booted, *matches: str) -> list[dict[str, Any]]:
 
 
 def oldest(container: Booted) -> str:
-    """The namespace's first entry: another one as soon as journald has removed a file for want of space."""
+    """The cursor of the namespace's first entry: another one as soon as journald has removed a file for want of space."""
     first = "journalctl --quiet --namespace=tcpnewconn --output=json --output-fields=MESSAGE | head --lines=1"
-    return container.run("sh", "-c", first)
+    return str(json.loads(container.run("sh", "-c", first))["__CURSOR"])
 
 
 def numbers(lines: list[str], port: int) -> list[int]:
