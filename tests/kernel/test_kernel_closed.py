@@ -60,15 +60,15 @@ def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace,
     expected = {}
     with running(here, "--config", CLOSED_CONFIGURATION) as program, listen(server, address, 8080) as listener:
         program.poll_again()
-        # Those that a read sees open, and those that end before the next one, or at once.
+        # Those that a poll sees open, and those that end before the next one, or at once.
         for seen in (True, False):
             four_tuples = [(connect(client, address, 8080), listener.accept()[0]) for _ in EXCHANGES]
             if seen:
                 program.wait_for_connections(len(EXCHANGES))
-            for (opener, accepted), (there, back, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
-                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (there, back, seen)
-                carry(opener, accepted, there)
-                carry(accepted, opener, back)
+            for (opener, accepted), (sent, received, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
+                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (sent, received, seen)
+                carry(opener, accepted, sent)
+                carry(accepted, opener, received)
                 close_in_order(*((opener, accepted) if opener_first else (accepted, opener)))
         program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "ends")
         program.poll_again()
