@@ -32,6 +32,8 @@ with socket.create_connection((sys.argv[1], 22), source_address=("", int(sys.arg
     client.recv(4)
 """
 FIRST_PORT = 40000
+# Not by its unit: journald may not know it of a child that has exited already.
+SSHD = ("SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session")
 # For each uploader that is needed, its option.
 UPLOADS = {"trixie": ["--namespace=+tcpnewconn"], "bookworm": ["", "--directory=/var/log/journal/%m.tcpnewconn"]}
 ALL = "/var/log/journal/remote/all.journal"
@@ -76,7 +78,7 @@ def numbers(lines: list[str], port: int) -> list[int]:
 
 def logged_by_sshd(container: Booted) -> set[int]:
     """The ports of its clients; it writes them as `port 40000`, and `[10.77.0.1]:40000` of one that it turns away."""
-    said = container.run("journalctl", "--quiet", "--output=cat", "--unit=ssh.service")
+    said = container.run("journalctl", "--quiet", "--output=cat", *SSHD)
     return {int(port) for port in re.findall(r"(?: port |\]:)(\d+)", said)}
 
 
