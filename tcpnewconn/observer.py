@@ -31,7 +31,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import StateLog
-from tcpnewconn.tracking.direction import accepted_here, decided, directed
+from tcpnewconn.tracking.direction import accepted_here, arrow, directed, listened
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
@@ -153,7 +153,7 @@ class Observer:
     def _ticked(self, now: float, last: bool) -> None:
         for new in self._undecided.overdue(now, last):
             assert new.destroyed is not None
-            self._connection_within(new, new.destroyed.likely_opened_here())
+            self._connection_within(new, not new.destroyed.likely_opened_here())
         self._check_notifications(now)
         self._report_losses(now, last)
 
@@ -204,18 +204,29 @@ class Observer:
         if isinstance(outcome, ClosedSocket):
             self._closed_socket(outcome, now)
             return
-        if not decided(outcome.four_tuple, outcome.internal, self._listeners):
-            self._ask_for_listeners(now)
-        if outcome.destroyed is not None and outcome.destroyed.unaddressed:
+        destroyed = outcome.destroyed
+        if destroyed is not None and destroyed.unaddressed:
+            self._know_listeners(outcome, now)
             self._report(self._without_addresses(outcome))
             return
-        opened_here = None
-        if accepted_here(outcome.four_tuple, outcome.internal, self._listeners) is None:
+        accepted = self._know_listeners(outcome, now)
+        if accepted is None:
+            accepted = accepted_here(outcome.four_tuple, outcome.internal, self._listeners)
+        if accepted is None:
             opened_here = self._opened_here(outcome)
-            if opened_here is None and outcome.internal and outcome.destroyed is not None:
+            if opened_here is not None:
+                accepted = not opened_here
+            elif outcome.internal and destroyed is not None:
                 self._undecided.wait(outcome, now)
                 return
-        self._connection_within(outcome, opened_here)
+        self._connection_within(outcome, accepted)
+
+    def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
+        """Ask for the listening sockets where those known do not decide; whether they decide that this one accepted."""
+        accepted = listened(new.four_tuple, new.internal, self._listeners)
+        if accepted is None:
+            self._ask_for_listeners(now)
+        return accepted
 
     def _opened_here(self, new: NewConnection) -> bool | None:
         """What the kernel counted at either end of a connection says of who opened it; None where that is undecided."""
@@ -228,10 +239,10 @@ class Observer:
                 opened_here = None if opened_there is None else not opened_there
         return opened_here
 
-    def _connection_within(self, new: NewConnection, opened_here: bool | None) -> None:
+    def _connection_within(self, new: NewConnection, accepted: bool | None) -> None:
         """Report a connection whose addresses are known; and that it is closed, if it is."""
         four_tuple = new.four_tuple
-        source, destination, direction = directed(four_tuple, new.internal, self._listeners, opened_here)
+        source, destination, direction = arrow(four_tuple, new.internal, self._listeners, accepted)
         uid, cgroup = new.uid, new.cgroup
         if new.internal and new.destroyed is None and source != endpoints(four_tuple)[0]:
             uid, cgroup = self._attribution(mirrored(four_tuple))
@@ -264,9 +275,9 @@ class Observer:
         waiting = self._undecided.take(closed.number) if closed.only_notified else None
         if waiting is not None:
             assert waiting.destroyed is not None
-            opened_there = waiting.destroyed.opened_by(closed.destroyed)
+            accepted = waiting.destroyed.opened_by(closed.destroyed)
             self._connection_within(
-                waiting, waiting.destroyed.likely_opened_here() if opened_there is None else not opened_there
+                waiting, not waiting.destroyed.likely_opened_here() if accepted is None else accepted
             )
         if not self.closed or closed.only_notified:
             return

@@ -8,7 +8,6 @@ buffer goes with the program, its entry is put on record first, too.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 from tcpnewconn.health.counters import Counters
 from tcpnewconn.model import Closed, Connection, Event, Listener, Loss, PortScan, Reason
@@ -60,7 +59,7 @@ class Outbox:
     @property
     def waiting(self) -> int:
         """How many entries the sink had no room for."""
-        return len(self._queue)
+        return len(self._queue.entries)
 
     def set(self, settings: Settings) -> None:
         """Other settings from now on."""
@@ -71,7 +70,7 @@ class Outbox:
     def take(self, event: Event) -> None:
         """Take an event; it is in the sink, or safe from SIGKILL, after the next `deliver` at the latest."""
         if self._wanted(event):
-            self._taken += self._to_report(event)
+            self._select(event)
         self._since_delivery += 1
         if self._since_delivery >= _BATCH:
             self.deliver()
@@ -81,15 +80,15 @@ class Outbox:
 
         It is put on record first, unless it is `redeliverable`: what it came from will be seen again after SIGKILL.
         """
-        record = not redeliverable or bool(self._queue)
+        record = not redeliverable or bool(self._queue.entries)
+        self._since_delivery = 0
         for event in self._taken:
             self._queue.put(self._renderer.entry(event), record)
         self._taken.clear()
-        self._since_delivery = 0
         if record and self._log is not None:
             self._log.flush()
-        self.send()
-        if self._queue and not record:
+        self._queue.send()
+        if self._queue.entries and not record:
             self._queue.record_all()
 
     def send(self) -> None:
@@ -98,17 +97,17 @@ class Outbox:
 
     def interval_over(self) -> None:
         """Report what was counted in the interval, if there is room for it."""
-        if len(self._queue) >= _MOST_WAITING:
+        if len(self._queue.entries) >= _MOST_WAITING:
             return
         # That they are counted no longer, and that they are to be delivered, is put on record in one write.
         for summary in self._aggregation.flush():
-            self._taken += self._to_report(summary)
+            self._select(summary)
         self._report_losses(time.monotonic())
         self.deliver()
 
-    def _to_report(self, event: Event) -> Iterator[Event]:
-        """What is reported of an event at once: itself, nothing, or more."""
-        crowded = len(self._queue) + len(self._taken) >= _MOST_WAITING
+    def _select(self, event: Event) -> None:
+        """Report an event at once: itself, nothing, or more."""
+        crowded = len(self._queue.entries) + len(self._taken) >= _MOST_WAITING
         now = time.monotonic()
         if isinstance(event, Connection):
             self.connections += 1
@@ -116,7 +115,7 @@ class Outbox:
             summarized = self._aggregation.add(event, now, crowded) is not None
             self.counters.connection(event, summarized)
             if not summarized:
-                yield event
+                self._taken.append(event)
             if scan is None:
                 return
             event = scan
@@ -126,7 +125,7 @@ class Outbox:
             self._left_out += 1
         else:
             self.counters.event(event)
-            yield event
+            self._taken.append(event)
 
     def _wanted(self, event: Event) -> bool:
         settings = self._settings
@@ -180,4 +179,4 @@ class Outbox:
             self._aggregation.coarse = self._left_out = self._scans.evicted = 0
             for count, reason, what in losses:
                 if count:
-                    self._taken += self._to_report(Loss(count, reason, f"{count} {what}"))
+                    self._select(Loss(count, reason, f"{count} {what}"))

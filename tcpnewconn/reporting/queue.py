@@ -21,21 +21,18 @@ class Queue:
         self._sink = sink
         self._log = log
         # Each with its number on record, 0 if it is on none.
-        self._entries: deque[tuple[Entry, int]] = deque()
+        self.entries: deque[tuple[Entry, int]] = deque()
         self._number = 0
         if log is not None:
             log.register("ed", self, everywhere=True)
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def put(self, entry: Entry, record: bool) -> None:
         """Queue an entry; with `record`, write it to the state log."""
-        self._entries.append((entry, self._record(entry) if record else 0))
+        self.entries.append((entry, self._record(entry) if record else 0))
 
     def record_all(self) -> None:
         """Write those that are on no record to the state log."""
-        self._entries = deque((entry, number or self._record(entry)) for entry, number in self._entries)
+        self.entries = deque((entry, number or self._record(entry)) for entry, number in self.entries)
 
     def _record(self, entry: Entry) -> int:
         if self._log is None:
@@ -46,7 +43,7 @@ class Queue:
 
     def send(self) -> None:
         """Send as many as the sink has room for."""
-        entries = self._entries
+        entries = self.entries
         recorded = False
         while entries:
             entry, number = entries[0]
@@ -64,20 +61,20 @@ class Queue:
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
-        return (_line(number, entry) for entry, number in self._entries if number)
+        return (_line(number, entry) for entry, number in self.entries if number)
 
     def load(self, record: Record) -> None:
         if record[0] == "e":
             self._number = int(record[1])
-            self._entries.append(({str(key): str(value) for key, value in record[2].items()}, self._number))
+            self.entries.append(({str(key): str(value) for key, value in record[2].items()}, self._number))
             return
         # Entries are delivered in order: it is the first.
-        if not self._entries or self._entries[0][1] != record[1]:
+        if not self.entries or self.entries[0][1] != record[1]:
             raise LookupError
-        self._entries.popleft()
+        self.entries.popleft()
 
     def clear(self) -> None:
-        self._entries.clear()
+        self.entries.clear()
 
 
 def _line(number: int, entry: Entry) -> str:

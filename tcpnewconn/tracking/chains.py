@@ -26,17 +26,19 @@ class Chains:
         for first in self._first.values():
             yield from _chain(first)
 
+    def first(self, four_tuple: FourTuple) -> Socket | None:
+        """The first of a 4-tuple; `next` of each leads to the others."""
+        return self._first.get(four_tuple)
+
     def of(self, four_tuple: FourTuple) -> Iterator[Socket]:
         return _chain(self._first.get(four_tuple))
 
     def add(self, socket: Socket) -> None:
         socket.next = None
-        last = None
-        for last in _chain(self._first.get(socket.four_tuple)):  # noqa: B007
-            pass
-        if last is None:
-            self._first[socket.four_tuple] = socket
-        else:
+        last = self._first.setdefault(socket.four_tuple, socket)
+        while last.next is not None:
+            last = last.next
+        if last is not socket:
             last.next = socket
 
     def remove(self, socket: Socket) -> None:

@@ -72,7 +72,10 @@ class Cursor:
     def handled(self, cookie: int) -> None:
         """The destroyed socket with this cookie was dealt with."""
         self.last = cookie
-        self.record()
+        if self._log is not None:
+            reported = self._reported
+            self._recorded = (cookie, reported)
+            self._log.append(f'["x",{cookie},{reported}]')
 
     def record(self) -> None:
         """Write how far it is, if that has changed."""

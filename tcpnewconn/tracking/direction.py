@@ -11,15 +11,24 @@ def directed(
 ) -> tuple[Endpoint, Endpoint, str]:
     """Source, destination and direction of a connection, from the 4-tuple of one of its sockets on this host.
 
-    `opened_here` is what the kernel says of that socket; it counts where listeners and ports do not decide. Where nothing
-    tells who opened it, the direction is unknown and the arrow points away from this host.
+    `opened_here` is what the kernel says of that socket; it counts where listeners and ports do not decide.
+    """
+    accepted = accepted_here(four_tuple, internal, listeners)
+    if accepted is None and opened_here is not None:
+        accepted = not opened_here
+    return arrow(four_tuple, internal, listeners, accepted)
+
+
+def arrow(
+    four_tuple: FourTuple, internal: bool, listeners: Listeners, accepted: bool | None
+) -> tuple[Endpoint, Endpoint, str]:
+    """The same, once it is known whether that socket accepted the connection, or that it is not.
+
+    Where nothing tells who opened it, the direction is unknown and the arrow points away from this host.
     """
     half = len(four_tuple) // 2
     here, there = four_tuple[:half], four_tuple[half:]
     local, remote = endpoints(four_tuple)
-    accepted = accepted_here(four_tuple, internal, listeners)
-    if accepted is None and opened_here is not None:
-        accepted = not opened_here
     if internal:
         if accepted is None:
             # Nothing tells; but what is said of one of its sockets must hold for the other.
@@ -35,20 +44,19 @@ def directed(
 
 def accepted_here(four_tuple: FourTuple, internal: bool, listeners: Listeners) -> bool | None:
     """Whether the socket of a 4-tuple accepted its connection, by listeners and ports; None where they do not decide."""
+    accepted = listened(four_tuple, internal, listeners)
+    if accepted is not None:
+        return accepted
     half = len(four_tuple) // 2
-    here, there = four_tuple[:half], four_tuple[half:]
-    listened = listeners.on(here) is not None
-    if internal:
-        if listened != (listeners.on(there) is not None):
-            return listened
-    elif listened:
-        return True
-    if listeners.ephemeral(here) == listeners.ephemeral(there):
-        return None
-    return listeners.ephemeral(there)
+    opens = listeners.ephemeral(four_tuple[half:])
+    return None if listeners.ephemeral(four_tuple[:half]) == opens else opens
 
 
-def decided(four_tuple: FourTuple, internal: bool, listeners: Listeners) -> bool:
-    """Whether the listeners known decide a connection's direction, so that they need not be asked for again."""
+def listened(four_tuple: FourTuple, internal: bool, listeners: Listeners) -> bool | None:
+    """Whether the socket of a 4-tuple accepted its connection, by the listeners known; None where they do not decide."""
     half = len(four_tuple) // 2
-    return listeners.on(four_tuple[:half]) is not None or (internal and listeners.on(four_tuple[half:]) is not None)
+    here = listeners.on(four_tuple[:half]) is not None
+    if not internal:
+        return True if here else None
+    there = listeners.on(four_tuple[half:]) is not None
+    return None if here == there else here

@@ -138,7 +138,7 @@ class Run:
 
     def close(self, socket: Socket, now: float) -> None:
         """Remember a closed socket, where a row of it in TIME_WAIT could be taken for a new one."""
-        if self._remember_closed or self.unsettled or self.stage is Stage.STOPPING:
+        if self.stage is not Stage.RUNNING or self._remember_closed:
             self._sockets.enter(socket, Phase.CLOSED, now)
 
     # --- where it goes -----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from tcpnewconn.model import FourTuple
 from tcpnewconn.state.log import Record
@@ -15,8 +15,8 @@ _PACKED = struct.Struct("=QqIBBdIQ")
 _NO_USER = 0xFFFFFFFF
 
 
-class Phase(Enum):
-    """What is known of a socket."""
+class Phase(IntEnum):
+    """What is known of a socket. (Members of an Enum are hashed in Python, those of an IntEnum are not.)"""
 
     # The last polls show it.
     SHOWN = auto()

@@ -106,21 +106,27 @@ class Sockets:
 
     def first(self, four_tuple: FourTuple, phase: Phase, since: float = float("-inf")) -> Socket | None:
         """The first of a 4-tuple that entered the phase since then or later."""
-        return next((one for one in self._others[phase].of(four_tuple) if one.since >= since), None)
+        one = self._others[phase].first(four_tuple)
+        while one is not None and one.since < since:
+            one = one.next
+        return one
 
     def dying_with_cookie(self, cookie: int) -> Socket | None:
         return self._dying_cookies.get(cookie)
 
     def dying_without_cookie(self, four_tuple: FourTuple, since: float) -> Socket | None:
         """The first of a 4-tuple that has been dying since then or later."""
-        if four_tuple not in self._dying:
-            return None
-        return next((one for one in self._dying.of(four_tuple) if one.since >= since and not one.cookie), None)
+        one = self._dying.first(four_tuple)
+        while one is not None and (one.since < since or one.cookie):
+            one = one.next
+        return one
 
     def dying_peer(self, four_tuple: FourTuple, since: float) -> Socket | None:
         """The first socket at the other end that has been dying since then or later, and whose peer was not seen."""
-        several = self._dying.of(mirrored(four_tuple))
-        return next((one for one in several if one.since >= since and not one.paired), None)
+        one = self._dying.first(mirrored(four_tuple))
+        while one is not None and (one.since < since or one.paired):
+            one = one.next
+        return one
 
     def dying_with_inode(self, four_tuple: FourTuple, inode: int) -> bool:
         return any(one.inode == inode for one in self._dying.of(four_tuple))

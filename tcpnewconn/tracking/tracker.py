@@ -102,7 +102,7 @@ class Tracker:
         if destroyed.unaddressed:
             self._destroyed_unaddressed(destroyed, now)
             return
-        if sockets.any_in(Phase.ENDED_BEFORE_START):
+        if self.run.stage is not Stage.RUNNING and sockets.any_in(Phase.ENDED_BEFORE_START):
             self._settling.claim(four_tuple)
         dying = sockets.dying_with_cookie(destroyed.cookie)
         known = sockets.shown(four_tuple)

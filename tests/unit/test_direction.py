@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tcpnewconn.model import LISTEN, Row, four_tuple_of, mirrored, unmapped
-from tcpnewconn.tracking.direction import decided, directed
+from tcpnewconn.tracking.direction import directed, listened
 from tcpnewconn.tracking.listeners import Listeners
 from tests.support.table import packed
 
@@ -162,11 +162,13 @@ def test_a_second_socket_on_the_same_address_is_no_new_listener() -> None:
 
 def test_whether_the_listeners_known_decide() -> None:
     known = listeners(["127.0.0.1:8080"])
-    assert decided(four_tuple(INSIDE), True, known)
-    assert decided(mirrored(four_tuple(INSIDE)), True, known)
+    assert listened(four_tuple(INSIDE), True, known) is True
+    assert listened(mirrored(four_tuple(INSIDE)), True, known) is False
     # From outside, a listener at the other end would be the other host's.
-    assert not decided(mirrored(four_tuple(INSIDE)), False, known)
-    assert not decided(four_tuple(V4), False, known)
+    assert listened(mirrored(four_tuple(INSIDE)), False, known) is None
+    assert listened(four_tuple(V4), False, known) is None
+    # Where both ends listen, the ports decide.
+    assert listened(four_tuple(INSIDE), True, listeners(["127.0.0.1:8080", "127.0.0.1:50000"])) is None
 
 
 def test_where_nothing_tells_both_sockets_of_a_connection_within_this_host_say_the_same() -> None:
