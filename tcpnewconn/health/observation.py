@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from tcpnewconn.state.log import Record, StateLog
 
-
 # Seconds between two records: a quiet poll writes nothing.
 _EVERY = 60.0
 

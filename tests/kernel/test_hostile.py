@@ -36,7 +36,7 @@ from tcpnewconn.model import (
     Traffic,
     four_tuple_of,
 )
-from tcpnewconn.reporting import outbox as outbox_room
+from tcpnewconn.reporting import outbox as outbox_module
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
@@ -50,11 +50,12 @@ from tcpnewconn.tracking.tracker import Tracker
 from tests.support.events import parsed
 from tests.support.journal import Journal
 from tests.support.large import Numbers, Outcome, write
+from tests.support.message_ids import CLOSED, CONNECTION
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import CLOSED, CONNECTION, command, of_kind, running
+from tests.support.program import of_kind, running
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
-from tests.support.terminal import TREE, environment
+from tests.support.terminal import TREE, command, environment
 
 # The unit's MemoryMax=1G, in KiB.
 UNIT_MEMORY = 1 << 20
@@ -75,7 +76,7 @@ def here() -> Iterator[Namespace]:
 
 
 class Shifted(socket.socket):
-    """The kernel's socket, whose counter of lost announcements (sk_drops) stands `by` higher than it does."""
+    """The kernel's socket, whose counter of lost notifications (sk_drops) stands `by` higher than it does."""
 
     by = 0
 
@@ -101,7 +102,7 @@ def lose_some(where: Namespace) -> int:
 
 
 @pytest.mark.parametrize("before", [5, 100, 0xFFFFFFFF])
-def test_the_counter_of_lost_announcements_may_wrap(here: Namespace, before: int) -> None:
+def test_the_counter_of_lost_notifications_may_wrap(here: Namespace, before: int) -> None:
     """It has 32 bits; at `before` drops more it is 0 again."""
     with here.entered():
         source = Shifted(fileno=open_notifications().detach())
@@ -182,7 +183,10 @@ def test_a_clock_that_stands_earlier_than_in_the_run_before_does_no_harm(here: N
         for ahead, client in ((50_000_000, first), (100_000_000, second)):
             client.connect(listening.getsockname())
             done = subprocess.run(
-                here.command(*later(ahead), *command("--once", *options)), cwd=TREE, capture_output=True, text=True
+                here.command(*later(ahead), *command("--output", "json", "--once", *options)),
+                cwd=TREE,
+                capture_output=True,
+                text=True,
             )
             assert (done.returncode, done.stderr) == (0, "")
             assert len(of_kind(map(parsed, done.stdout.splitlines()), CONNECTION)) == 1
@@ -209,10 +213,10 @@ def test_a_clock_that_stands_earlier_than_in_the_run_before_does_no_harm(here: N
 def test_a_boot_id_that_changes_under_it_is_another_boot_at_the_next_start_and_not_before(tmp_path: Path) -> None:
     tables = Tables(tmp_path / "proc")
     tables.write([listener("0.0.0.0:22", inode=9), line("10.0.0.5:22", "203.0.113.9:1001", inode=11)])
-    boot = tables.folder / "sys/kernel/random/boot_id"
+    boot = tables.directory / "sys/kernel/random/boot_id"
     boot.parent.mkdir(parents=True)
     boot.write_text("01234567-89ab-cdef-0123-456789abcdef\n")
-    options = ("--procfs", str(tables.folder), "--state", str(tmp_path / "state"), "--output", "json")
+    options = ("--procfs", str(tables.directory), "--state", str(tmp_path / "state"), "--output", "json")
     ids = []
     with Supervised(*options, "--interval", "100ms") as service:
         service.ready()
@@ -224,20 +228,20 @@ def test_a_boot_id_that_changes_under_it_is_another_boot_at_the_next_start_and_n
             ]
         )
         service.wait(lambda: len(service.lines) >= 3, "the new one")
-        service.reads(2)
+        service.polls(2)
         assert service.stop() == 0
-        ids.append(told(service.lines))
+        ids.append(reported(service.lines))
     with Supervised(*options, "--interval", "100ms") as service:
         service.ready()
         assert service.stop() == 0
-        ids.append(told(service.lines))
+        ids.append(reported(service.lines))
     # The old snapshot is not believed: an id of the boot before says nothing of these connections.
     assert [sorted(of) for of in ids] == [["203.0.113.9:1001", "203.0.113.9:1002"]] * 2
     assert len({*ids[0].values(), *ids[1].values()}) == 4
     assert all(id.startswith("fedcba9876543210") for id in ids[1].values())
 
 
-def told(lines: list[str]) -> dict[str, str]:
+def reported(lines: list[str]) -> dict[str, str]:
     """The ids of the connections that were reported, each once, by their source."""
     events = of_kind(map(parsed, lines), CONNECTION)
     ids = {f"{event['source.address']}:{event['source.port']}": event["tcpnewconn.connection_id"] for event in events}
@@ -257,11 +261,11 @@ def test_a_user_may_have_any_name_and_forges_nothing(tmp_path: Path) -> None:
     tables = Tables(tmp_path / "proc")
     tables.write([line("10.0.0.5:40000", "203.0.113.9:443", uid=4242, inode=11)])
     mount = f"mount --bind {shlex.quote(str(passwd))} /etc/passwd"
-    options = ("--procfs", str(tables.folder), "--interval", "1h")
+    options = ("--procfs", str(tables.directory), "--interval", "1h")
     with Supervised(*options, "--output", "json", mounts=[mount]) as service:
         service.ready()
         assert service.stop() == 0
-        (text,) = service.lines
+        (text,) = [line for line in service.lines if "observation-" not in line]
         assert text.rstrip("\n").isascii()
         assert text.rstrip("\n").isprintable()
         assert parsed(text)["user.name"] == USER.decode(errors="surrogateescape")
@@ -293,20 +297,20 @@ def test_a_cgroup_may_have_any_name_and_is_no_unit_then(tmp_path: Path, name: by
     evil.mkdir(parents=True)
     (evil / "below.service").mkdir()
     units = Units(str(tmp_path))
-    for folder in (evil, evil / "below.service"):
-        assert units.unit(folder.stat().st_ino) is None
+    for directory in (evil, evil / "below.service"):
+        assert units.unit(directory.stat().st_ino) is None
 
 
 # --- tables without end ----------------------------------------------------------------------------------------------
 
 
 class Reading:
-    """The program's rooms in a process of their own, with the default settings, where the kernel announces ends."""
+    """The program's modules in a process of their own, with the default settings and with destroy notifications."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self._program = subprocess.Popen(
             # A network namespace of its own: what is looked up is not there, and nobody listens.
-            ["unshare", "--net", sys.executable, "-m", "tests.support.large", str(folder)],
+            ["unshare", "--net", sys.executable, "-m", "tests.support.large", str(directory)],
             cwd=TREE,
             env=environment(),
             stdin=subprocess.PIPE,
@@ -332,7 +336,7 @@ class Reading:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     (tmp_path / "net").mkdir()
     return tmp_path
 
@@ -346,49 +350,49 @@ def incoming(count: int, state: int = ESTABLISHED) -> Iterator[Numbers]:
 
 
 def test_400_000_connections_at_the_first_start_are_all_counted_and_a_quiet_table_of_them_costs_the_read(
-    folder: Path,
+    directory: Path,
 ) -> None:
-    write(folder / "net/tcp", incoming(400_000))
-    with Reading(folder) as reading:
+    write(directory / "net/tcp", incoming(400_000))
+    with Reading(directory) as reading:
         first = reading.read()
         assert (first.rows, first.open) == (400_001, 400_000)
         assert first.entries + first.counted == 400_000
-        # They are told within some seconds, 1,000 in each at most; the rest in one entry.
+        # They are reported within some seconds, 1,000 in each at most; the rest in one entry.
         assert first.summaries == 1
         assert first.entries < 100_000
         assert first.lookups == 400_000
         print(f"400,000 connections at the first start: {first.peak / 1024:.0f} MiB at most")
         assert first.peak < UNIT_MEMORY / 3
-        content = (folder / "snapshot").stat()
+        content = (directory / "snapshot").stat()
         for _ in range(3):
             quiet = reading.read()
             assert replace(quiet, peak=0, resident=0) == replace(first, peak=0, resident=0)
             # Some pages may come and go; anything per row would be megabytes.
             assert quiet.peak < first.peak + 1024
-        after = (folder / "snapshot").stat()
+        after = (directory / "snapshot").stat()
         assert (after.st_ino, after.st_mtime_ns) == (content.st_ino, content.st_mtime_ns)
 
 
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
-def test_65_000_ports_and_one_peer_are_a_summary(folder: Path, direction: str) -> None:
+def test_65_000_ports_and_one_peer_are_a_summary(directory: Path, direction: str) -> None:
     peer = 0x097100CB
     listening = (HERE_NUMBER, 22, 0, 0, LISTEN, 1)
     if direction == "ingress":
         rows = ((HERE_NUMBER, 22, peer, port, ESTABLISHED, 1 + port) for port in range(500, 65_500))
     else:
         rows = ((HERE_NUMBER, port, peer, 443, ESTABLISHED, 1 + port) for port in range(500, 65_500))
-    write(folder / "net/tcp", [listening, *rows])
-    with Reading(folder) as reading:
+    write(directory / "net/tcp", [listening, *rows])
+    with Reading(directory) as reading:
         first = reading.read()
     assert (first.open, first.entries, first.summaries, first.counted) == (65_000, 100, 1, 64_900)
 
 
-def test_a_million_rows_in_time_wait_are_passed_over_and_take_no_memory(folder: Path) -> None:
-    """While ends are announced: each of them was reported when it ended."""
-    write(folder / "net/tcp", incoming(1000))
-    with Reading(folder) as reading:
+def test_a_million_rows_in_time_wait_are_passed_over_and_take_no_memory(directory: Path) -> None:
+    """While destroyed sockets are notified: each of them was reported when it ended."""
+    write(directory / "net/tcp", incoming(1000))
+    with Reading(directory) as reading:
         before = [reading.read() for _ in range(2)][-1]
-        write(folder / "net/tcp", chain(incoming(1000), islice(incoming(1_001_000, TIME_WAIT), 1001, None)))
+        write(directory / "net/tcp", chain(incoming(1000), islice(incoming(1_001_000, TIME_WAIT), 1001, None)))
         for _ in range(2):
             after = reading.read()
             assert after.rows == 1_001_001
@@ -397,16 +401,16 @@ def test_a_million_rows_in_time_wait_are_passed_over_and_take_no_memory(folder: 
             assert after.peak < before.peak + 4096
 
 
-def test_rows_in_time_wait_at_the_first_start_are_counted_and_forgotten(folder: Path) -> None:
+def test_rows_in_time_wait_at_the_first_start_are_counted_and_forgotten(directory: Path) -> None:
     """A million of them would fit into the unit's memory."""
     count = 60_000
-    write(folder / "net/tcp", incoming(count, TIME_WAIT))
-    with Reading(folder) as reading:
+    write(directory / "net/tcp", incoming(count, TIME_WAIT))
+    with Reading(directory) as reading:
         first = reading.read()
         assert first.entries + first.counted == count
         print(f"{count} rows in TIME_WAIT at the first start: {first.peak / 1024:.0f} MiB at most")
         assert (first.peak - EMPTY) * 1_000_000 / count < 0.75 * UNIT_MEMORY
-        (folder / "net/tcp").write_bytes(b"no rows\n")
+        (directory / "net/tcp").write_bytes(b"no rows\n")
         for _ in range(3):
             last = reading.read()
         assert (last.open, last.entries + last.counted) == (0, count)
@@ -425,7 +429,7 @@ def test_real_rows_in_time_wait_are_passed_over(here: Namespace) -> None:
                     client.connect(listening.getsockname())
                     listening.accept()[0].close()
         program.wait_for_connections(6000)
-        program.read_again(2)
+        program.poll_again(2)
         assert here.table().count(b" 06 ") >= 4000
         assert len(program.connections) == 6000
         assert program.status.startswith("0 connections open, 0 new")
@@ -462,7 +466,7 @@ def test_sockets_that_programs_never_let_go_are_forgotten_at_last() -> None:
 
 
 class Blocked:
-    """A sink that has no room until it is told so."""
+    """A sink that has no room until a test gives it some."""
 
     pipe: int | None = None
 
@@ -487,7 +491,7 @@ def flood(count: int) -> Iterator[Event]:
 
 
 @pytest.mark.parametrize("limit", [0, 1000])
-def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: Path, limit: int) -> None:
+def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_reported(tmp_path: Path, limit: int) -> None:
     """With `limit`, the journal reads: then it is that which bounds it."""
     count, sink = 30_000, Blocked()
     sink.room = bool(limit)
@@ -500,7 +504,7 @@ def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: 
         outbox.deliver(redeliverable=True)
         most = max(most, outbox.waiting)
     outbox.interval_over()
-    assert most <= (outbox_room._MOST_WAITING if not limit else 0)
+    assert most <= (outbox_module._MOST_WAITING if not limit else 0)
     sink.room = True
     outbox.send()
     outbox.interval_over()
@@ -514,9 +518,9 @@ def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: 
     single = sum(entry["MESSAGE"].startswith("New connection") for entry in sink.entries)
     assert single + sum(int(entry["TCPNEWCONN_COUNT"]) for entry in summaries) == count
     # Port scans: the fourth port of each source.
-    unfoldable = sum(
+    one_by_one = sum(
         entry["MESSAGE"].startswith(("Connection closed", "New listener", "Port scan")) for entry in sink.entries
     )
     assert losses["journal"] > 0
-    assert unfoldable + losses["journal"] == 2 * count + count // 5
-    assert len(sink.entries) < outbox_room._MOST_WAITING + 20 if not limit else len(sink.entries) < 60_000
+    assert one_by_one + losses["journal"] == 2 * count + count // 5
+    assert len(sink.entries) < outbox_module._MOST_WAITING + 20 if not limit else len(sink.entries) < 60_000

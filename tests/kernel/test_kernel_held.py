@@ -1,4 +1,5 @@
-"""Sockets that a program still holds after their peer has reset them: in no table any more, and announced only when it lets go.
+"""Sockets that a program still holds after their peer has reset them: in no table any more, and
+with a destroy notification only when it lets go.
 
 Needs root, for namespaces.
 """
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.message_ids import CLOSED
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CLOSED, CLOSED_CONFIGURATION, Event, Program, of_kind, running
+from tests.support.program import CLOSED_CONFIGURATION, Event, Program, of_kind, running
 from tests.support.traffic import connect, listen, reset
 
 HERE, THERE = "10.76.0.1", "10.76.0.2"
@@ -48,13 +50,13 @@ def test_it_is_not_reported_again_after_a_restart(
             first.wait_for_connections(COUNT)
             for each in accepted:
                 reset(each)
-            first.read_again(3)
+            first.poll_again(3)
         with running(here, *options) as second:
-            second.read_again(3)
+            second.poll_again(3)
             for each in held:
                 each.close()
             ends = wait_for_ends(second, COUNT)
-            second.read_again(1)
+            second.poll_again(1)
         assert second.connections == [], second.messages()
         assert ids(ends) == ids(first.connections)
         assert len(first.connections) == COUNT
@@ -63,7 +65,7 @@ def test_it_is_not_reported_again_after_a_restart(
 def test_both_ends_of_one_within_the_host_are_one_however_long_a_program_holds_the_other(
     hosts: tuple[Namespace, Namespace],
 ) -> None:
-    """No read has seen them: the end that was reset has no addresses, the other, announced much later, has them."""
+    """No poll has seen them: the end that was reset has no addresses, the other, destroyed much later, has them."""
     here, _ = hosts
     with (
         running(here, "--config", CLOSED_CONFIGURATION, interval="1h") as program,
@@ -83,7 +85,7 @@ def test_both_ends_of_one_within_the_host_are_one_however_long_a_program_holds_t
 
 
 def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespace, Namespace]) -> None:
-    """Those that reads have seen, those that opened and were reset between two reads, with and without their addresses."""
+    """Those that polls have seen, those that opened and were reset between two polls, with and without their addresses."""
     here, there = hosts
     with (
         running(here, "--config", CLOSED_CONFIGURATION) as program,
@@ -93,7 +95,7 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
         held = [connect(here, *where.getsockname()) for where in (within, elsewhere) for _ in range(COUNT)]
         accepted = [where.accept()[0] for where in (within, elsewhere) for _ in range(COUNT)]
         program.wait_for_connections(len(held))
-        program.read_again()
+        program.poll_again()
         for number in range(2 * COUNT):
             held.append(connect(here, *within.getsockname()))
             if number % 2:
@@ -104,7 +106,7 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
                 reset(within.accept()[0])
         for each in accepted:
             reset(each)
-        program.read_again(3)
+        program.poll_again(3)
         sources = sorted(each.getsockname()[1] for each in held)
         # What belongs together comes within a minute, as a rule (tracker.py).
         time.sleep(62)
@@ -114,5 +116,5 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
             lambda: sum(event["source.port"] in sources for event in of_kind(program.events, CLOSED)) >= len(held),
             "ends",
         )
-        program.read_again()
+        program.poll_again()
     assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CONNECTION, Event, Program, of_kind, running
+from tests.support.program import Event, Program, of_kind, running
 from tests.support.traffic import connect, listen, reset
 from tests.support.truth import Established, Truth, Unavailable, truth
 
@@ -74,7 +75,7 @@ class World:
                 return len(self.new_events(number)) >= expected.total()
 
             program.wait(complete, f"{expected.total()} connections")
-        self.programs[0].read_again()
+        self.programs[0].poll_again()
         for number in range(len(self.programs)):
             events = self.new_events(number)
             self.took[number] += len(events)
@@ -97,7 +98,7 @@ def _flow(each: Established) -> Flow:
 
 
 def assert_same(events: list[Event], expected: Counter[Flow]) -> None:
-    """Each is reported as often as it was established. Where the kernel wiped an address, what is left must fit."""
+    """Each is reported as often as it was established. Where the kernel cleared an address, what is left must fit."""
     missing = Counter(expected)
     partial = []
     for event in events:
@@ -107,8 +108,8 @@ def assert_same(events: list[Event], expected: Counter[Flow]) -> None:
         else:
             missing[flow] -= 1  # type: ignore[index]
     surplus = -missing
-    told = [event for event in events if _ends(event) in surplus]
-    assert not surplus, f"reported too often: {told}, missing: {+missing}"
+    extra = [event for event in events if _ends(event) in surplus]
+    assert not surplus, f"reported too often: {extra}, missing: {+missing}"
     rest = list((+missing).elements())
     for flow in partial:
         fitting = [each for each in rest if _fits(flow, each)]
@@ -152,11 +153,11 @@ def world() -> Iterator[World]:
         programs = [stack.enter_context(running(first, interval=interval)) for interval in ("100ms", "1h")]
         made = World(first, other, number, kernel, programs)
         yield made
-        # What the kernel wiped is reported a second later: nothing may follow.
+        # What the kernel cleared is reported a second later: nothing may follow.
         before = [len(program.events) for program in programs]
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            programs[0].read_again()
+            programs[0].poll_again()
         for program, number_of_events, took in zip(programs, before, made.took, strict=True):
             assert program.messages()[number_of_events:] == []
             assert len(program.connections) == took
@@ -197,7 +198,7 @@ class Place:
 
     def client_of(self, listener: socket.socket, port: int = 0, family: int = 0) -> socket.socket:
         number = int((family or listener.family) == socket.AF_INET6)
-        # Unless a port is, the address is chosen by the kernel: closing with SO_LINGER 0 wipes what was not bound.
+        # Unless a port is, the address is chosen by the kernel: closing with SO_LINGER 0 clears what was not bound.
         source = (self._sources[number], port) if port else None
         return connect(self.client, self.addresses[number], listener.getsockname()[1], source)
 
@@ -255,7 +256,7 @@ def test_the_client_resets_it(world: World, place: Place) -> None:
 def test_it_is_reset_after_a_read_has_seen_it(world: World, place: Place) -> None:
     with ExitStack() as stack, place.listening() as listeners:
         four_tuples = [stack.enter_context(place.connected(listeners[number % 2])) for number in range(COUNT)]
-        world.programs[0].read_again(2)
+        world.programs[0].poll_again(2)
         for number, (client, accepted) in enumerate(four_tuples):
             reset(client if number % 2 else accepted)
     assert world.expect_truth().total() == COUNT
@@ -267,7 +268,7 @@ def test_it_is_half_closed(world: World, place: Place) -> None:
         assert accepted.recv(1) == b""
         accepted.sendall(b"still here")
         assert client.recv(10, socket.MSG_WAITALL) == b"still here"
-        world.programs[0].read_again()
+        world.programs[0].poll_again()
     assert world.expect_truth().total() == 5
 
 
@@ -276,7 +277,7 @@ def test_it_is_never_accepted(world: World, place: Place) -> None:
         clients = [stack.enter_context(place.client_of(listeners[number % 2])) for number in range(COUNT)]
         for client in clients[::2]:
             client.close()
-        world.programs[0].read_again(2)
+        world.programs[0].poll_again(2)
     assert world.expect_truth().total() == COUNT
 
 
@@ -288,7 +289,7 @@ def test_the_backlog_is_full(world: World, place: Place) -> None:
             client = stack.enter_context(place.client.socket(listener.family))
             client.setblocking(False)
             client.connect_ex((place.addresses[number % 2], listener.getsockname()[1]))
-        world.programs[0].read_again(3)
+        world.programs[0].poll_again(3)
     assert 6 <= world.expect_truth().total() < 22
 
 
@@ -297,7 +298,7 @@ def test_a_refused_one_is_none(world: World, place: Place) -> None:
     for number in range(COUNT):
         with place.client.socket(socket.AF_INET6 if number % 2 else socket.AF_INET) as client:
             assert client.connect_ex((place.addresses[number % 2], port)) == errno.ECONNREFUSED
-    world.programs[0].read_again(2)
+    world.programs[0].poll_again(2)
     assert world.expect_truth().total() == 0
 
 
@@ -314,7 +315,7 @@ def test_one_that_times_out_is_none(world: World) -> None:
             if number % 2:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 300)
             client.connect_ex((world.address("nobody"), 443))
-        world.programs[0].read_again(5)
+        world.programs[0].poll_again(5)
     assert world.expect_truth().total() == 0
 
 
@@ -371,7 +372,7 @@ def test_a_port_is_used_again_after_a_reset(world: World, place: Place) -> None:
         for number, listener in itertools.product(range(COUNT), listeners):
             with place.connected(listener, 45_679) as (client, accepted):
                 if number % 3 == 1:
-                    world.programs[0].read_again()
+                    world.programs[0].poll_again()
                 reset(client)
                 with pytest.raises(ConnectionResetError):
                     accepted.recv(1)
@@ -408,7 +409,7 @@ def test_a_socket_that_is_connected_to_itself(world: World) -> None:
 
 
 def test_both_sides_open_at_once(world: World) -> None:
-    """Each SYN meets the other: who opened it is not to be told, but that it is one connection."""
+    """Each SYN meets the other: who opened it cannot be known, but that it is one connection."""
     addresses = [world.address("here"), world.address("there")]
     hosts = [world.here, world.there]
     with ExitStack() as stack:
@@ -432,7 +433,7 @@ def test_both_sides_open_at_once(world: World) -> None:
     assert expected.total() == 1
     for number, program in enumerate(world.programs):
         program.wait(lambda number=number: len(world.new_events(number)) >= 1, "connection")  # type: ignore[misc]
-    world.programs[0].read_again(2)
+    world.programs[0].poll_again(2)
     for number in range(2):
         (event,) = world.new_events(number)
         world.took[number] += 1

@@ -26,7 +26,7 @@ def incoming(number: int) -> Line:
     return line("10.0.0.5:22", f"203.0.113.9:{50000 + number}", inode=100 + number)
 
 
-def told(number: int) -> str:
+def message(number: int) -> str:
     return f"New connection: 203.0.113.9:{50000 + number} -> 10.0.0.5:22"
 
 
@@ -38,15 +38,15 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def options(tables: Tables, *more: str, interval: str = "100ms") -> list[str]:
-    return ["--procfs", str(tables.folder), "--interval", interval, *more]
+    return ["--procfs", str(tables.directory), "--interval", interval, *more]
 
 
-# --- what the service manager is told --------------------------------------------------------------------------------
+# --- what the service manager gets --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["tcp", "tcp6"])
 def test_it_is_ready_after_the_first_complete_read_and_not_before(tables: Tables, name: str) -> None:
-    slow = SlowTable(tables.folder / "net" / name)
+    slow = SlowTable(tables.directory / "net" / name)
     with Supervised(*options(tables), watchdog=0.1) as service:
         slow.wait()
         assert service.notices == []
@@ -57,16 +57,16 @@ def test_it_is_ready_after_the_first_complete_read_and_not_before(tables: Tables
         assert re.search("connections? open", first.assigned["STATUS"])
 
 
-def test_the_status_has_live_figures(tables: Tables) -> None:
+def test_the_status_has_live_numbers(tables: Tables) -> None:
     with Supervised(*options(tables)) as service:
         assert re.fullmatch(
-            r"1 connection open, 1 new in the last read \(\d+\.\d ms\); reads only: ended connections are not announced",
+            r"1 connection open, 1 new in the last poll \(\d+\.\d ms\); polls only: no destroy notifications",
             service.notice("STATUS").assigned["STATUS"],
         )
-        service.wait(lambda: service.status.startswith("1 connection open, 0 new in the last read ("), "quiet status")
+        service.wait(lambda: service.status.startswith("1 connection open, 0 new in the last poll ("), "quiet status")
         tables.write([SSH, *map(incoming, range(1200))])
         service.wait(lambda: service.count("STATUS") > 0 and "1,199 new" in service.status, "status with the new ones")
-        assert service.status.startswith("1,200 connections open, 1,199 new in the last read (")
+        assert service.status.startswith("1,200 connections open, 1,199 new in the last poll (")
         tables.write([SSH])
         service.wait(lambda: service.status.startswith("0 connections open, 0 new"), "status without them")
 
@@ -85,7 +85,7 @@ def test_its_watchdog_hears_of_it_twice_as_often_as_it_must(tables: Tables) -> N
 def test_a_watchdog_that_is_not_for_it_hears_nothing(tables: Tables, given: dict[str, object]) -> None:
     watchdog = 0.01 if "watchdog_pid" in given else None
     with Supervised(*options(tables), watchdog=watchdog, **given) as service:  # type: ignore[arg-type]
-        service.reads(3)
+        service.polls(3)
         assert service.count("WATCHDOG") == 0
 
 
@@ -128,7 +128,7 @@ def test_while_it_hangs_in_a_read_there_is_no_sign_of_life(tables: Tables) -> No
 # --- reload ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_reload_is_told_with_its_time_and_then_it_is_ready_again(tables: Tables) -> None:
+def test_a_reload_is_notified_with_its_time_and_then_it_is_ready_again(tables: Tables) -> None:
     with Supervised(*options(tables, interval="1d")) as service:
         service.ready()
         before, since = len(service.notices), time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -146,19 +146,19 @@ def test_a_reload_is_told_with_its_time_and_then_it_is_ready_again(tables: Table
 def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Poll]\nInterval=1d\n")
-    with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
+    with Supervised("--config", str(file), "--procfs", str(tables.directory)) as service:
         service.ready()
         file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:25\n")
         mail = line("10.0.0.5:25", "203.0.113.9:40000", inode=50)
         tables.write([SSH, listener("0.0.0.0:25", inode=11), incoming(0), mail, incoming(1)])
         service.send(signal.SIGHUP)
         service.wait(lambda: len(service.lines) == 4, "what came since")
-        service.reads(2)
+        service.polls(2)
     assert messages("\n".join(service.lines)) == [
         "New listener: 0.0.0.0:22",
-        told(0),
+        message(0),
         "New listener: 0.0.0.0:25",
-        told(1),
+        message(1),
     ]
     assert service.said == []
 
@@ -166,7 +166,7 @@ def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_pa
 def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:22\n")
-    with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
+    with Supervised("--config", str(file), "--procfs", str(tables.directory)) as service:
         service.ready()
         file.write_text("[Poll]\nInterval=1d\n[Report]\nIgnore=nonsense\n")
         before = len(service.notices)
@@ -174,8 +174,8 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
         service.notice("READY", before)
         tables.write([SSH, incoming(0), incoming(1), line("10.0.0.5:50001", "192.0.2.1:443", inode=12)])
         service.wait(lambda: len(service.lines) == 2, "the one that is not ignored")
-        service.reads(2)
-        # It can be mended.
+        service.polls(2)
+        # It can be fixed.
         file.write_text("[Poll]\nInterval=100ms\n")
         service.send(signal.SIGHUP)
         service.notice("READY", len(service.notices))
@@ -187,7 +187,7 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
     assert messages("\n".join(service.lines)) == [
         "New listener: 0.0.0.0:22",
         "New connection: 10.0.0.5:50001 -> 192.0.2.1:443",
-        told(2),
+        message(2),
     ]
 
 
@@ -195,7 +195,7 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_when_it_is_told_to_stop_it_says_so_saves_and_ends_well(
+def test_when_it_has_to_stop_it_says_so_saves_and_ends_well(
     tables: Tables, tmp_path: Path, number: signal.Signals
 ) -> None:
     state = tmp_path / "snapshot"
@@ -227,26 +227,35 @@ def test_in_a_terminal_nothing_is_kept(tables: Tables, tmp_path: Path) -> None:
 # --- /proc -----------------------------------------------------------------------------------------------------------
 
 
+def count(lines: list[str]) -> int:
+    """Of lines about connections and sources."""
+    return sum('"observation-' not in line for line in lines)
+
+
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tables, output: str) -> None:
     with Supervised(*options(tables, "--output", output), watchdog=0.2) as service:
         service.ready()
         away = tables.tcp.with_name("away")
         tables.tcp.rename(away)
-        service.wait(lambda: len(service.lines) == 3, "degraded event")
-        service.reads(3)
-        assert service.status.endswith("; Reading /proc failed")
+        service.wait(lambda: count(service.lines) == 3, "degraded event")
+        service.polls(3)
+        assert service.status.endswith("; reading /proc failed")
         alive = service.count("WATCHDOG=1")
         service.wait(lambda: service.count("WATCHDOG=1") > alive + 1, "sign of life")
         away.rename(tables.tcp)
         tables.write([SSH, incoming(0), incoming(1)])
-        service.wait(lambda: len(service.lines) == 5, "recovered event and what opened meanwhile")
-        service.reads(2)
+        service.wait(lambda: count(service.lines) == 5, "recovered event and what opened meanwhile")
+        service.polls(2)
         assert "failed" not in service.status
         assert service.stop() == 0
     if output == "json":
         events = about_connections(map(parsed, service.lines))
-        assert [event["message"] for event in events[:2] + events[4:]] == ["New listener: 0.0.0.0:22", told(0), told(1)]
+        assert [event["message"] for event in events[:2] + events[4:]] == [
+            "New listener: 0.0.0.0:22",
+            message(0),
+            message(1),
+        ]
         degraded, recovered = events[2:4]
         assert (degraded["event.action"], recovered["event.action"]) == ("source-degraded", "source-recovered")
         assert (degraded["priority"], recovered["priority"]) == (4, 6)
@@ -257,12 +266,12 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
 def test_a_whole_proc_that_goes_away_is_no_end_either(tables: Tables) -> None:
     with Supervised(*options(tables)) as service:
         service.ready()
-        away = tables.folder.with_name("away")
-        tables.folder.rename(away)
+        away = tables.directory.with_name("away")
+        tables.directory.rename(away)
         service.wait(lambda: len(service.lines) == 3, "degraded event")
-        away.rename(tables.folder)
+        away.rename(tables.directory)
         service.wait(lambda: len(service.lines) == 4, "recovered event")
-        service.reads(2)
+        service.polls(2)
     # A read that fails is none: what stood in the one before is not new now.
     assert messages("\n".join(service.lines))[3:] == ["/proc can be read again"]
 
@@ -281,7 +290,7 @@ def slow_reads(tables: Tables, count: int, seconds: float) -> float:
                 began = time.monotonic()
             time.sleep(seconds)
             slow.answer(table, further=number + 1 < count)
-        service.wait(lambda: service.count("STATUS") >= count, "last read")
+        service.wait(lambda: service.count("STATUS") >= count, "last poll")
         return time.monotonic() - began
 
 
@@ -312,14 +321,14 @@ def test_the_sample_is_served_as_well(tmp_path: Path) -> None:
         assert messages("\n".join(service.lines)) == SAMPLE_EXPECTED
 
 
-def test_the_folder_of_the_tables_need_not_be_the_same(tables: Tables) -> None:
-    """A host's /proc can be mounted anew while it runs."""
+def test_the_directory_of_the_tables_need_not_be_the_same(tables: Tables) -> None:
+    """A host's /proc can be mounted again while it runs."""
     with Supervised(*options(tables)) as service:
         service.ready()
-        new = tables.folder.with_name("new")
-        shutil.copytree(tables.folder, new)
-        tables.folder.rename(tables.folder.with_name("old"))
-        new.rename(tables.folder)
+        new = tables.directory.with_name("new")
+        shutil.copytree(tables.directory, new)
+        tables.directory.rename(tables.directory.with_name("old"))
+        new.rename(tables.directory)
         tables.write([SSH, incoming(0), incoming(1)])
-        service.wait(lambda: told(1) in "".join(service.lines), "the new one")
-        assert sum(told(0) in line for line in service.lines) == 1
+        service.wait(lambda: message(1) in "".join(service.lines), "the new one")
+        assert sum(message(0) in line for line in service.lines) == 1

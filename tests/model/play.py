@@ -323,7 +323,7 @@ class Play:
     def _similar_rows(self, action: str, four_tuple: FourTuple) -> bool:
         """Whether this would give a 4-tuple a second connection whose rows do not differ from those of the first.
 
-        Two that wait to be accepted look alike, and so do two in TIME_WAIT if no poll came between; and while a poll is
+        Two that wait to be accepted look the same, and so do two in TIME_WAIT if no poll came between; and while a poll is
         under way, one could take the other's place before it is looked up.
         """
         if four_tuple not in self._used:

@@ -100,7 +100,7 @@ class Kernel:
         self.dropped = 0
         # When sockets lost their addresses.
         self._cleared: dict[FourTuple, float] = {}
-        self._room = room
+        self._capacity = room
         self._left_out = False
         self._next_cookie = 1000
         self._next_inode = 50
@@ -332,7 +332,7 @@ class Kernel:
         notification = self.queue.pop(ours[min(nth, len(ours)) - 1])
         if not self.listening:
             notification.connection.missed = True
-        elif len(self.buffer) >= self._room:
+        elif len(self.buffer) >= self._capacity:
             self.dropped += 1
             notification.connection.dropped = True
         else:

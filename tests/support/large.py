@@ -1,7 +1,7 @@
-"""Large tables of sockets, and the program's own rooms with one of them: reads it once
+"""Large tables of sockets, and the program's own modules with one of them: reads it once
 for each line of standard input, and prints what that came to.
 
-Run as a program, so that the memory is that of the rooms and not of a test runner.
+Run as a program, so that the memory is that of the modules and not of a test runner.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ def _memory(what: str) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith(what))
 
 
-def main(folder: Path) -> None:
+def main(directory: Path) -> None:
     host = Host("boot", "1", (500, 65_535), live=False, users=True)
-    log = StateLog(str(folder / "snapshot"), host.place)
+    log = StateLog(str(directory / "snapshot"), host.place)
     lookup, sink = Counted(), Count()
     outbox = Outbox(sink, log, Renderer(Units(), Users()), load("/dev/null"))
-    observer = Observer(ProcNet(str(folder)), host, lookup, outbox.take, Notifications.KEPT, log, 1)
+    observer = Observer(ProcNet(str(directory)), host, lookup, outbox.take, Notifications.KEPT, log, 1)
     for _ in sys.stdin:
         observer.poll(time.monotonic())
         # No destroy notification comes: what was in TIME_WAIT at the first poll had been notified before.
@@ -109,7 +109,7 @@ def main(folder: Path) -> None:
             summaries=sink.summaries,
             counted=sink.counted,
             lookups=lookup.times,
-            written=os.stat(folder / "snapshot").st_size,
+            written=os.stat(directory / "snapshot").st_size,
             peak=_memory("VmHWM"),
             resident=_memory("VmRSS"),
         )

@@ -15,12 +15,12 @@ def incoming(number: int) -> Line:
     return line("10.0.0.5:22", f"203.0.113.9:{20000 + number}", inode=100 + number)
 
 
-def told(*numbers: int) -> list[str]:
+def reported(*numbers: int) -> list[str]:
     return [f"New connection: 203.0.113.9:{20000 + number} -> 10.0.0.5:22" for number in numbers]
 
 
 def once(tables: Tables, state: Path) -> list[str]:
     """What a single read reports; it must have nothing to complain of."""
-    done = run("--once", "--procfs", str(tables.folder), "--state", str(state))
+    done = run("--once", "--procfs", str(tables.directory), "--state", str(state))
     assert (done.returncode, done.stderr) == (0, "")
     return messages(done.stdout)

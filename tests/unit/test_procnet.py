@@ -32,7 +32,7 @@ def same_tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 
 def poll(tables: Tables, byteorder: str = "little") -> Poll:
-    return ProcNet(str(tables.folder), byteorder).poll()
+    return ProcNet(str(tables.directory), byteorder).poll()
 
 
 def written(row: Row) -> str:
@@ -248,7 +248,7 @@ def test_a_row_that_ends_at_the_inode_is_read_wherever_it_stands(tables: Tables)
         for slot, row in enumerate(rows)
     ]
     tables.tcp.write_bytes(TITLES + b"".join(short))
-    proc = ProcNet(str(tables.folder))
+    proc = ProcNet(str(tables.directory))
     first = proc.poll()
     assert [row.inode for row in first.rows()] == [101, 102, 103]
     assert first.malformed == 0
@@ -410,7 +410,7 @@ def captured() -> list[Row]:
     return [*result.listeners, *result.rows()]
 
 
-def test_a_listener_is_told_apart_from_its_connections(tables: Tables) -> None:
+def test_a_listener_is_distinguished_from_its_connections(tables: Tables) -> None:
     tables.write([listener("10.0.0.5:22", 7), BEFORE, listener("[::]:22", 8), BEFORE6])
     result = poll(tables)
     assert [row.inode for row in result.listeners] == [7, 8]
