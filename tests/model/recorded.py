@@ -686,4 +686,14 @@ poll
     before look-up: open i0
 abort i0
 """,
+    "A notification was lost and counted, and the program killed before the next poll": """
+poll
+open i0
+finish i0
+wait 1.1 s
+wait 1.1 s
+wait 1.1 s
+wait 1.1 s
+restart
+""",
 }
