@@ -1,12 +1,40 @@
-"""A test's directory says what it needs, and is its marker: `pytest -m unit`."""
+"""A test's directory says what it needs, and is its marker: `pytest -m unit`. What takes long begins first."""
 
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+# Booted systems take their tests one after the other: the longest of them begin first, so that none is left alone in the end.
+# Of the files that share one (booted/conftest.py), each has its turn: the first installs the package, the last purges it.
+ORDER = (
+    "fleet/test_fleet",
+    "fleet/test_monitoring",
+    "machine/test_vm",
+    "booted/test_booted_restart",
+    "booted/test_booted_crashes",
+    "booted/test_booted_flood",
+    "booted/test_booted_namespace",
+    "booted/test_booted_metrics",
+    "booted/test_booted_install",
+    "booted/test_booted_configuration",
+    "booted/test_booted_sandbox",
+    "booted/test_booted_autopkgtest",
+    "booted/test_booted_purge",
+    "booted/test_booted_state",
+    "booted/test_booted_journald",
+)
 
 
+# After pytest's own, which puts together what shares a fixture.
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(item.path.relative_to(HERE).parts[0])
+    names = [str(item.path.relative_to(HERE).with_suffix("")) for item in items]
+    for item, name in zip(items, names, strict=True):
+        item.add_marker(name.partition("/")[0])
+    ranked = sorted(zip(names, items, strict=True), key=lambda each: _rank(each[0]))
+    items[:] = [item for _, item in ranked]
+
+
+def _rank(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)

@@ -105,8 +105,10 @@ class Cursor:
         self.connections += self.pending - shown
         self._notifications = self._notifications + self.pending if self.connections else 0
         self.pending = 0
+        self.record()
 
     def take(self) -> int:
         """How many lost connections are to be reported: they count as reported from now on."""
         connections, self.connections, self._notifications = self.connections, 0, 0
+        self.record()
         return connections

@@ -1,4 +1,4 @@
-"""Booted systems that several files share, and the order in which files are begun.
+"""Booted systems that several files share.
 
 A file that shares one finds the package installed, with its defaults and running, whatever the files before it did; and
 nothing in the journal of before. `whole_life` is one system from its first boot to the purge of the package.
@@ -11,32 +11,6 @@ import pytest
 from tests.support import built
 from tests.support.booted import Booted, booted
 from tests.support.booted_package import add_repository, files, installed, on_each_distribution
-
-# What takes longest begins first. Of those that share a system, each in its turn: the first installs, the last purges.
-ORDER = (
-    "restart",
-    "flood",
-    "metrics",
-    "install",
-    "configuration",
-    "sandbox",
-    "autopkgtest",
-    "purge",
-    "state",
-    "journald",
-)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> int:
-        name = item.path.stem.removeprefix("test_booted_")
-        return ORDER.index(name) if name in ORDER else len(ORDER)
-
-    here = [index for index, item in enumerate(items) if item.path.parent.name == "booted"]
-    ordered = sorted((items[index] for index in here), key=rank)
-    for index, item in zip(here, ordered, strict=True):
-        items[index] = item
 
 
 def system(distribution: str) -> Iterator[Booted]:

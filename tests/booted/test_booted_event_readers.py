@@ -138,7 +138,7 @@ def test_rsyslog_writes_the_document_that_json_has(container: Booted) -> None:
     container.write(file, "\n".join(re.findall(r"(?m)^    (.*)$", section)) + "\n")
     container.run("rsyslogd", "-N1")
     written = entries(container)
-    container.run("systemctl", "start", "rsyslog.service")
+    container.run("systemctl", "--quiet", "enable", "--now", "rsyslog.service")
 
     def lines() -> list[str]:
         # The last line may not be complete yet.
@@ -147,7 +147,7 @@ def test_rsyslog_writes_the_document_that_json_has(container: Booted) -> None:
     try:
         container.wait_for(lambda: len(lines()) >= len(written), "rsyslog to write every event")
     finally:
-        container.run("systemctl", "stop", "rsyslog.service", "syslog.socket", check=False)
+        container.run("systemctl", "disable", "--now", "rsyslog.service", check=False)
     documents = [parsed(re.sub(r'("@timestamp":"[^"]+\.\d{3})\d{3}', r"\1", line)) for line in lines()]
     assert [without_time(line) for line in documents] == [own_document(entry) for entry in written]
     for line, entry in zip(documents, written, strict=True):

@@ -48,7 +48,7 @@ from tcpnewconn.tracking.run import Notifications as Where
 from tcpnewconn.tracking.socket import Phase
 from tcpnewconn.tracking.tracker import Tracker
 from tests.support.events import parsed
-from tests.support.journal import Journal
+from tests.support.journal import Journal, nothing_else
 from tests.support.large import Numbers, Outcome, write
 from tests.support.message_ids import CLOSED, CONNECTION
 from tests.support.namespace import Namespace, namespace
@@ -277,7 +277,7 @@ def test_a_user_may_have_any_name_and_forges_nothing(tmp_path: Path) -> None:
             assert entry["MESSAGE"] == b"New connection: 10.0.0.5:40000 -> 203.0.113.9:443"
             service.ready()
             assert service.stop() == 0
-        assert journal.empty()
+        assert nothing_else(journal)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 from tcpnewconn.reporting.fields import document
 from tcpnewconn.reporting.sinks import open_sink
 from tests.support.events import parsed
-from tests.support.journal import MOUNT, Entry, Journal
+from tests.support.journal import MOUNT, Entry, Journal, about_the_observation, nothing_else, received
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line
 from tests.support.terminal import SAMPLE_EXPECTED, TREE, environment, run, sample
@@ -37,31 +37,6 @@ def journal() -> Iterator[Journal]:
 def opened(journal: Journal) -> Journal:
     journal.open()
     return journal
-
-
-def about_the_observation(entry: Entry) -> bool:
-    """Whether it says that the program began or stopped to observe."""
-    return entry.get("EVENT_ACTION", b"").startswith(b"observation-")
-
-
-def received(journal: Journal, count: int) -> list[Entry]:
-    """The next so many entries, those about the observation left out."""
-    found: list[Entry] = []
-    while len(found) < count:
-        entry = journal.receive()
-        if not about_the_observation(entry):
-            found.append(entry)
-    return found
-
-
-def nothing_else(journal: Journal) -> bool:
-    """Whether no entry waits but those about the observation."""
-    try:
-        while about_the_observation(journal.receive(0.001)):
-            pass
-    except (TimeoutError, BlockingIOError):
-        return True
-    return False
 
 
 def said(entries: list[Entry]) -> list[str]:

@@ -24,9 +24,11 @@ def judge(play: Play) -> None:
     assert not twice, "\n".join(what)
     assert missing.total() <= play.lost, "\n".join(what)
     assert play.lost <= play.dropped, "\n".join(what)
-    # What polls show now is open, and nothing else; a connection within this host has two sockets.
+    # What polls show now is open, and nothing else; a connection within this host has two sockets. Where the notification of
+    # one of them was lost, the other can count for both.
     sockets = sum(1 if is_internal(one) else 2 for one in play.kernel.sockets)
-    assert play.tracker.sockets.open == sockets // 2, "\n".join([f"{play.tracker.sockets.open} open", *what])
+    wrong = abs(play.tracker.sockets.open - sockets // 2)
+    assert wrong <= play.dropped, "\n".join([f"{play.tracker.sockets.open} open", *what])
 
 
 def _similar(connections: Iterable[Connection]) -> Counter[bytes]:

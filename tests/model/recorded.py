@@ -652,4 +652,48 @@ poll
     look-ups: fail
 poll
 """,
+    "Gone when it was looked up, and what is left of another on its 4-tuple has a cookie of its own": """
+poll
+open r0
+poll
+    before look-up: open r0
+    before look-up: finish r0
+poll
+""",
+    "Both sockets of a connection within the host were shown: none is expected after they are destroyed": """
+open i0
+poll
+finish i0
+open i0
+finish i0
+""",
+    "The second poll after a restart leaves it out, and the first has shown it": """
+poll
+open r0
+restart
+poll
+poll
+    left out: r0
+""",
+    "A dying socket is the peer of one that is destroyed, and of no other": """
+poll
+open i0
+poll
+    during: finish i0
+    before look-up: open i0
+poll
+    during: finish i0
+    before look-up: open i0
+abort i0
+""",
+    "A notification was lost and counted, and the program killed before the next poll": """
+poll
+open i0
+finish i0
+wait 1.1 s
+wait 1.1 s
+wait 1.1 s
+wait 1.1 s
+restart
+""",
 }

@@ -105,3 +105,27 @@ poll
     assert play.tracker.cursor.pending == 0
     play.settle()
     assert (len(play.reported), play.lost) == (2, 0)
+
+
+def test_one_whose_notification_was_lost_is_not_open_for_ever(tmp_path: Path) -> None:
+    """It is absent from two polls, and between these another is closed that had its 4-tuple before."""
+    play = performed(
+        tmp_path,
+        """
+open r0
+poll
+finish r0
+poll
+    during: open r0
+poll
+    before look-up: finish r0
+    left out: r0
+deliver r0
+deliver r0
+poll
+""",
+        Notifications.KEPT,
+        room=1,
+    )
+    assert (len(play.reported), play.dropped) == (2, 1)
+    assert play.tracker.sockets.open == 0

@@ -13,6 +13,7 @@ import pytest
 from _pytest.mark.expression import Expression
 
 from tests.__main__ import STAGES
+from tests.conftest import ORDER
 from tests.support import built
 
 TESTS = built.TREE / "tests"
@@ -48,6 +49,10 @@ def test_the_first_stage_takes_what_needs_nothing() -> None:
     assert stages("unit") == stages("model") == stages("project") == [first]
     for directory, *markers in (("model", "random"), ("project", "apt"), *((one,) for one in NEED_ROOT)):
         assert first not in stages(directory, *markers)
+
+
+def test_the_files_that_have_an_order_are_there() -> None:
+    assert all((TESTS / f"{name}.py").exists() for name in ORDER)
 
 
 def installed_for_the_tests() -> list[str]:

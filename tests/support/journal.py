@@ -106,3 +106,28 @@ class Journal:
 
 # Run before a program that is to write there, in a mount namespace of its own.
 MOUNT = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && mount --bind {directory} /run/systemd/journal"
+
+
+def about_the_observation(entry: Entry) -> bool:
+    """Whether it says that the program began or stopped to observe."""
+    return entry.get("EVENT_ACTION", b"").startswith(b"observation-")
+
+
+def received(journal: Journal, count: int) -> list[Entry]:
+    """The next so many entries, those about the observation left out."""
+    found: list[Entry] = []
+    while len(found) < count:
+        entry = journal.receive()
+        if not about_the_observation(entry):
+            found.append(entry)
+    return found
+
+
+def nothing_else(journal: Journal) -> bool:
+    """Whether no entry waits but those about the observation."""
+    try:
+        while about_the_observation(journal.receive(0.001)):
+            pass
+    except (TimeoutError, BlockingIOError):
+        return True
+    return False
