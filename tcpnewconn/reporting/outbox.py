@@ -87,6 +87,8 @@ class Outbox:
         self._taken.clear()
         if record and self._log is not None:
             self._log.flush()
+        if not self._queue.entries:
+            return
         self._queue.send()
         if self._queue.entries and not record:
             self._queue.record_all()

@@ -145,7 +145,7 @@ class StateLog:
         lines, self._lines = self._lines, []
         if self._descriptor < 0:
             return
-        block = b"".join([_checked(line) for line in lines])
+        block = b"".join(map(_checked, lines))
         try:
             _write(self._descriptor, block)
             self._length += len(block)
@@ -206,10 +206,10 @@ def _blocks(lines: Iterator[str]) -> Iterator[bytes]:
 
 def _write(descriptor: int, block: bytes) -> int:
     """Write all of a block; raises OSError if there is no room for it."""
-    rest = memoryview(block)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
-    return len(block)
+    written = os.write(descriptor, block)
+    while written < len(block):
+        written += os.write(descriptor, memoryview(block)[written:])
+    return written
 
 
 def _read_header(header: bytes) -> tuple[str, int]:

@@ -74,7 +74,7 @@ class Rows:
         if self._sockets.has(four_tuple, Phase.ENDED_BEFORE_START):
             return
         if row.state == TIME_WAIT or not is_full(self._look_up(four_tuple)):
-            self._run.close(Socket(four_tuple), now)
+            self._run.close(four_tuple, now)
 
     def _is_known(self, row: Row, known: Socket, info: SocketInfo | None, current: SocketInfo | None) -> bool:
         """Whether a row is of the known socket."""

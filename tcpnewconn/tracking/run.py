@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from enum import Enum, auto
 
+from tcpnewconn.model import FourTuple
 from tcpnewconn.state.log import Record, StateLog
 from tcpnewconn.tracking.socket import Phase, Socket
 from tcpnewconn.tracking.sockets import Sockets
@@ -136,10 +137,10 @@ class Run:
         """When the correlation window begins: within it comes what belongs together. What comes later was idle since."""
         return min(now - _WINDOW, self._polls[0]) if self._polls else now - _WINDOW
 
-    def close(self, socket: Socket, now: float) -> None:
+    def close(self, four_tuple: FourTuple, now: float) -> None:
         """Remember a closed socket, where a row of it in TIME_WAIT could be taken for a new one."""
         if self.stage is not Stage.RUNNING or self._remember_closed:
-            self._sockets.enter(socket, Phase.CLOSED, now)
+            self._sockets.enter(Socket(four_tuple), Phase.CLOSED, now)
 
     # --- where it goes -----------------------------------------------------------------------------------------------
 

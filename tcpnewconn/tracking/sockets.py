@@ -151,7 +151,8 @@ class Sockets:
 
     def enter(self, socket: Socket, phase: Phase, now: float) -> None:
         """Let a socket, new or in another phase, enter this one. `since` becomes `now`."""
-        self.forget(socket)
+        if socket.phase is not None:
+            self.forget(socket)
         if phase is Phase.CLOSED:
             # One for each 4-tuple, by the time of the latest.
             self._forget_closed(socket.four_tuple)

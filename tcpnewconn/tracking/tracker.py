@@ -127,14 +127,14 @@ class Tracker:
         if internal:
             number = self._peers.number(four_tuple, CLOSE, None, since)
             if number is not None:
-                self.run.close(Socket(four_tuple), now)
+                self.run.close(four_tuple, now)
                 self._report(ClosedSocket(four_tuple, number, True, destroyed, only_notified=True), now)
                 return
         if self._unaddressed.taken_back(destroyed, now):
             return
         if internal and not self._unaddressed.was_peer(destroyed, now):
             self._peers.expect(four_tuple, destroyed.cookie, now)
-        self.run.close(Socket(four_tuple), now)
+        self.run.close(four_tuple, now)
         self._notified(destroyed, internal, now)
 
     def _destroyed_unaddressed(self, destroyed: DestroyedSocket, now: float) -> None:
@@ -161,7 +161,7 @@ class Tracker:
         self.sockets.forget(socket)
         if internal and not socket.paired:
             self._peers.expect(four_tuple, socket.number, now)
-        self.run.close(socket, now)
+        self.run.close(four_tuple, now)
         if sure:
             opened, uid, cgroup = socket.opened or None, socket.uid, socket.cgroup
             self._report(ClosedSocket(four_tuple, socket.number, internal, destroyed, opened, uid, cgroup), now)
