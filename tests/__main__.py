@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,12 +94,12 @@ def span(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60:2} s"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     names = [stage.name for stage in STAGES]
     parser = argparse.ArgumentParser(prog="python3 -m tests")
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(names))
     parser.add_argument("--keep-going", action="store_true", help="run the later stages although one failed")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if unknown := set(given.stages) - set(names):
         parser.error(f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     outcomes = []

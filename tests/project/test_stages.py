@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from _pytest.mark.expression import Expression
 
+from tests import __main__ as runner
 from tests.__main__ import STAGES
 from tests.conftest import ORDER
 from tests.support import built
@@ -49,6 +50,46 @@ def test_the_first_stage_takes_what_needs_nothing() -> None:
     assert stages("unit") == stages("model") == stages("project") == [first]
     for directory, *markers in (("model", "random"), ("project", "apt"), *((one,) for one in NEED_ROOT)):
         assert first not in stages(directory, *markers)
+
+
+@pytest.fixture
+def three_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree with tests of its own, of which those of the second stage fail."""
+    for name, body in (("good", "assert True"), ("bad", "assert False"), ("later", "assert True")):
+        (tmp_path / "tests" / name).mkdir(parents=True)
+        (tmp_path / "tests" / name / f"test_{name}.py").write_text(f"def test_it(): {body}\n")
+    monkeypatch.setattr(runner, "TREE", tmp_path)
+    monkeypatch.setattr(
+        runner, "STAGES", tuple(runner.Stage(name, (name,), workers=0) for name in ("good", "bad", "later"))
+    )
+
+
+@pytest.mark.usefixtures("three_stages")
+@pytest.mark.parametrize(
+    ("arguments", "ran", "status"),
+    [
+        ([], ["good", "bad"], 1),
+        (["--keep-going"], ["good", "bad", "later"], 1),
+        (["good", "later"], ["good", "later"], 0),
+    ],
+)
+def test_it_ends_at_the_first_stage_that_fails(
+    arguments: list[str], ran: list[str], status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert runner.main(arguments) == status
+    printed = capfd.readouterr().out
+    assert re.findall(r"(?m)^=== (good|bad|later)$", printed) == ran
+    # What pytest says in the end of each, which CI looks for; how long each took; and the slowest.
+    assert len(re.findall(r"(?m)^1 (?:passed|failed) in ", printed)) == len(ran)
+    assert re.findall(r"(?m)^(good|bad|later) +0 min +\d+ s +1 tests  (?:ok|failed)$", printed) == ran
+    assert len(re.findall(r"(?m)^ +\d+\.\d s  tests\.\w+\.test_\w+::test_it$", printed)) == len(ran)
+
+
+def test_an_unknown_stage_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        runner.main(["units"])
+    assert ended.value.code == 2
+    assert "no such stage: units; there are check, " in capfd.readouterr().err
 
 
 def test_the_files_that_have_an_order_are_there() -> None:
