@@ -40,8 +40,8 @@ STAGES = (
     Stage("project", ("project",), "apt"),
     Stage("model", ("model",), "random", CORES),
     Stage("kernel", ("kernel",)),
-    # Booted systems wait most of the time: while some do, others compute.
-    Stage("systems", ("booted", "machine", "fleet"), workers=3 * CORES),
+    # Booted systems wait much of the time: while some do, others compute. More at a time run into their time limits (seen).
+    Stage("systems", ("booted", "machine", "fleet")),
 )
 
 
