@@ -18,6 +18,8 @@ EXIT_DEGRADED = 1
 # As sysexits.h and systemd know it: the unit is not started again then.
 EXIT_CONFIG = 78
 
+# With arguments of their own, see tcpnewconn/ledger/.
+LEDGER_COMMANDS = ("ledger", "report")
 COMMANDS = ("run", "check-config", "status", "metrics-http")
 
 _EPILOG = """\
@@ -82,6 +84,9 @@ def _interval(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns the exit code."""
     try:
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        if given and given[0] in LEDGER_COMMANDS:
+            return _ledger(given)
         options = _parsed(arguments)
         if options.command == "status":
             return _status(options)
@@ -104,6 +109,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CANNOT_RUN
     except KeyboardInterrupt:
         return 0
+
+
+def _ledger(given: list[str]) -> int:
+    from tcpnewconn.ledger import command, report_command
+
+    chosen = command if given[0] == "ledger" else report_command
+    try:
+        own = _Parser(prog=f"tcpnewconn {given[0]}", allow_abbrev=False)
+        chosen.add_arguments(own)
+        return chosen.run(own.parse_args(given[1:]))
+    except SystemExit:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

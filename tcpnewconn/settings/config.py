@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from tcpnewconn.settings.ignore import Rules, parse_rule
-from tcpnewconn.settings.values import BLANKS, parse_boolean, parse_interval, parse_limit, parse_ports, parse_within
+from tcpnewconn.settings.values import (
+    BLANKS,
+    parse_boolean,
+    parse_interval,
+    parse_keep,
+    parse_learning,
+    parse_limit,
+    parse_peers,
+    parse_ports,
+    parse_size,
+    parse_within,
+)
 
 NAME = "tcpnewconn.conf"
 # Highest precedence first: systemd-system.conf(5), systemd 257.
@@ -45,6 +56,10 @@ KINDS: dict[str, Callable[[str], object]] = {
     "limit": parse_limit,
     "ports": parse_ports,
     "within": parse_within,
+    "keep": parse_keep,
+    "size": parse_size,
+    "peers": parse_peers,
+    "learning": parse_learning,
 }
 
 SETTINGS: tuple[Setting, ...] = (
@@ -60,6 +75,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("Scan", "Ports", "3", "A source that connects to more ports than this is a port scan; off.", "ports"),
     Setting("Scan", "Within", "60s", "In this time it must connect to them, 1s to 1h.", "within"),
     Setting("Scan", "Trusted", "", "Networks that may connect to as many ports as they like.", "rules"),
+    Setting("Ledger", "Keep", "90d", "How long the ledger keeps its days, from 8d to 10y.", "keep"),
+    Setting("Ledger", "Size", "64M", "Bytes that the ledger may take, from 1M to 16G; the oldest days go first.", "size"),
+    Setting("Ledger", "Peers", "250", "Peers kept by address for each service and day; the rest by network.", "peers"),
+    Setting("FirstSeen", "Log", "no", "Log peers and destinations that the ledger has never seen.", "boolean"),
+    Setting("FirstSeen", "Learning", "7d", "Time the ledger observes before it logs them, up to a year.", "learning"),
+    Setting("FirstSeen", "EventLimit", "50", "Events of one update, one every ten minutes; 0: no limit.", "limit"),
 )
 
 
@@ -77,6 +98,12 @@ class Settings:
     ports: int  # 0: off
     within: float  # seconds
     trusted: Rules
+    keep: float  # seconds
+    size: int  # bytes
+    peers: int
+    log: bool  # peers that are seen for the first time
+    learning: float  # seconds
+    event_limit: int  # 0: no limit
 
 
 class ConfigError(Exception):

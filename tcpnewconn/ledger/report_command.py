@@ -1,0 +1,3 @@
+import argparse
+def add_arguments(p: argparse.ArgumentParser) -> None: ...
+def run(o: argparse.Namespace) -> int: return 0
