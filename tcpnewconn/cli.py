@@ -114,11 +114,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _ledger(given: list[str]) -> int:
     from tcpnewconn.ledger import command, report_command
 
-    chosen = command if given[0] == "ledger" else report_command
+    own = _Parser(prog=f"tcpnewconn {given[0]}", allow_abbrev=False)
     try:
-        own = _Parser(prog=f"tcpnewconn {given[0]}", allow_abbrev=False)
-        chosen.add_arguments(own)
-        return chosen.run(own.parse_args(given[1:]))
+        if given[0] == "ledger":
+            command.add_arguments(own)
+            return command.run(own.parse_args(given[1:]))
+        report_command.add_arguments(own)
+        return report_command.run(own.parse_args(given[1:]))
     except SystemExit:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -96,9 +96,7 @@ def _opening(files: list[str]) -> Callable[[], Journal]:
     return lambda: of_files(files)
 
 
-def _update(
-    path: str, opened: Callable[[], Journal], limits: update.Limits, host: str, polled: float | None
-) -> int:
+def _update(path: str, opened: Callable[[], Journal], limits: update.Limits, host: str, polled: float | None) -> int:
     shown = _Shown(path)
     try:
         outcome = update.update(path, opened, limits, host, shown.progress, polled)

@@ -151,7 +151,8 @@ def load(db: sqlite3.Connection) -> Coverage:
     for row in [facts["coverage.observed"], *filter(None, facts["coverage.degraded"].split(","))]:
         found = db.execute("SELECT kind, start, stop, detail FROM span WHERE id = ?", (row,)).fetchone()
         if found is not None:
-            spans[int(row)] = Span(*found, row=int(row))
+            kind, start, stop, detail = found
+            spans[int(row)] = Span(kind, start, stop, detail, int(row))
     opened = facts["coverage.observed"]
     return Coverage(
         run=facts["coverage.run"],

@@ -103,7 +103,9 @@ def _read(
 ) -> Outcome:
     store = Store(db, limits.peers)
     covered = coverage.load(db)
-    tally = Tally(covered, Repeats(store.fact("repeats.run", b""), store.recent_ids(), store.fact("repeats.until", 0.0)))
+    tally = Tally(
+        covered, Repeats(store.fact("repeats.run", b""), store.recent_ids(), store.fact("repeats.until", 0.0))
+    )
     journal = opened()
     outcome = Outcome()
     last = store.fact("last")

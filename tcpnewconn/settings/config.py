@@ -76,7 +76,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("Scan", "Within", "60s", "In this time it must connect to them, 1s to 1h.", "within"),
     Setting("Scan", "Trusted", "", "Networks that may connect to as many ports as they like.", "rules"),
     Setting("Ledger", "Keep", "90d", "How long the ledger keeps its days, from 8d to 10y.", "keep"),
-    Setting("Ledger", "Size", "64M", "Bytes that the ledger may take, from 1M to 16G; the oldest days go first.", "size"),
+    Setting(
+        "Ledger", "Size", "64M", "Bytes that the ledger may take, from 1M to 16G; the oldest days go first.", "size"
+    ),
     Setting("Ledger", "Peers", "250", "Peers kept by address for each service and day; the rest by network.", "peers"),
     Setting("FirstSeen", "Log", "no", "Log peers and destinations that the ledger has never seen.", "boolean"),
     Setting("FirstSeen", "Learning", "7d", "Time the ledger observes before it logs them, up to a year.", "learning"),
