@@ -33,7 +33,7 @@ class Line:
 
 @dataclass(slots=True)
 class Overview:
-    services: list[Line] = field(default_factory=list)  # (port, unit, process)
+    services: list[Line] = field(default_factory=list)  # (port, unit, process, container)
     outgoing: list[Line] = field(default_factory=list)  # (unit, process)
     undecided: list[Line] = field(default_factory=list)  # (port, local port)
     scans: list[Scan] = field(default_factory=list)
@@ -66,7 +66,7 @@ class New:
 
     since: float
     listeners: list[Listener]
-    services: list[Line]  # (port, unit, process)
+    services: list[Line]  # (port, unit, process, container)
     peers: list[Line]  # (peer, port, unit)
     destinations: list[Line]  # (unit, peer, port)
     notes: list[str]
@@ -86,7 +86,7 @@ def overview(book: Book) -> Overview:
     edges = book.edges()
     accepted = [edge for edge in edges if edge.direction in ("ingress", "internal")]
     opened = [edge for edge in edges if edge.direction in ("egress", "internal")]
-    answer.services = _lines(accepted, lambda edge: (edge.port, accepting(edge), _accepting_process(edge)), book)
+    answer.services = _lines(accepted, lambda edge: (edge.port, accepting(edge), *_accepting_side(edge)), book)
     answer.outgoing = _lines(opened, lambda edge: (edge.unit, edge.process), book)
     answer.undecided = _lines(
         [edge for edge in edges if edge.direction == "unknown"], lambda edge: (edge.port, edge.local_port), book
@@ -138,7 +138,7 @@ def new_since(book: Book, since: float) -> New:
     answer = New(since, [one for one in book.listeners() if one.first >= since], [], [], [], [])
     answer.services = _lines(
         [e for e in after if e.direction in ("ingress", "internal") and _service_key(e) not in known_services],
-        lambda e: (e.port, accepting(e), _accepting_process(e)),
+        lambda e: (e.port, accepting(e), *_accepting_side(e)),
         book,
     )
     answer.peers = _lines(_unknown(after, before, ("ingress",)), lambda e: (e.peer, e.port, accepting(e)), book)
@@ -193,9 +193,9 @@ def accepting(edge: Edge) -> str:
     return edge.accepted_by if edge.direction == "internal" else edge.unit
 
 
-def _accepting_process(edge: Edge) -> str:
-    # Within the host the entry names the process that opened it.
-    return "" if edge.direction == "internal" else edge.process
+def _accepting_side(edge: Edge) -> tuple[str, str]:
+    """Its process and container. Within the host the entry names those of the side that opened it."""
+    return ("", "") if edge.direction == "internal" else (edge.process, edge.container)
 
 
 def _at_port(edge: Edge, port: int) -> bool:

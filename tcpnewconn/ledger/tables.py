@@ -28,8 +28,8 @@ _COUNTS = ("connections", "per_day", "failed", "first_time", "last_time")
 
 
 def of_overview(answer: Overview) -> list[Table]:
-    services = Table("services", "Services", ("port", "unit", "process", "clients", *_COUNTS))
-    services.rows = [_row(line, ("port", "unit", "process"), "clients") for line in answer.services]
+    services = Table("services", "Services", ("port", "unit", "process", "container", "clients", *_COUNTS))
+    services.rows = [_row(line, ("port", "unit", "process", "container"), "clients") for line in answer.services]
     outgoing = Table("outgoing", "Outgoing", ("unit", "process", "destinations", *_COUNTS))
     outgoing.rows = [_row(line, ("unit", "process"), "destinations") for line in answer.outgoing]
     found = [services, outgoing]
@@ -74,7 +74,7 @@ def of_new(answer: New, names: Names) -> list[Table]:
     listeners.rows = [_listener(one) for one in answer.listeners]
     found = [listeners]
     for key, title, columns, lines, peer in (
-        ("new_services", "Services", ("port", "unit", "process"), answer.services, None),
+        ("new_services", "Services", ("port", "unit", "process", "container"), answer.services, None),
         ("new_peers", "Peers", ("peer", "port", "unit"), answer.peers, 0),
         ("new_destinations", "Destinations", ("unit", "destination", "port"), answer.destinations, 1),
     ):

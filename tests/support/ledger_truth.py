@@ -72,7 +72,7 @@ class Truth:
             lambda f, _: (
                 f.service.port,
                 accepting(f.service),
-                "" if f.service.direction == "internal" else f.service.process,
+                *(("", "") if f.service.direction == "internal" else (f.service.process, f.service.container)),
             ),
         )
 

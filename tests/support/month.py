@@ -306,7 +306,7 @@ def _killed(made: Month, start: int) -> None:
 
 
 def resolved(facts: list[Fact], most: int) -> list[tuple[Fact, str]]:
-    """Each fact with the peer as the ledger keeps it: the first so many of a service and day by address, then networks, then others."""
+    """Each fact with the peer as the ledger keeps it: so many of a service and day by address, then networks, then others."""
     named: dict[tuple[Service, int], tuple[list[str], list[str]]] = {}
     found = []
     for fact in facts:

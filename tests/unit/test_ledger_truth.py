@@ -15,7 +15,7 @@ from tcpnewconn.ledger.journal import Journal
 from tests.support import ledger_truth
 from tests.support.month import BEGIN, DAY, HOUR, Month, month
 
-MOST_PEERS = 30
+MOST_PEERS = 12
 
 
 class Recorded(Journal):
