@@ -117,7 +117,7 @@ class Book:
     """One host's ledger, open for reading, with a period and a filter."""
 
     def __init__(self, db: sqlite3.Connection, path: str, wanted: Filter) -> None:
-        self._db = db
+        self.db = db
         self.path = path
         self.wanted = wanted
         facts = dict(db.execute("SELECT name, value FROM fact"))
@@ -131,7 +131,7 @@ class Book:
 
     def _bounds(self) -> tuple[float, float]:
         """Of what the ledger holds: its first moment and its last."""
-        since, until = self._db.execute("SELECT min(start), max(stop) FROM span").fetchone()
+        since, until = self.db.execute("SELECT min(start), max(stop) FROM span").fetchone()
         if since is None:
             return 0.0, 0.0
         # A run that lasts can have begun before the days that are still kept.
@@ -149,7 +149,7 @@ class Book:
 
     def resolution(self, when: float) -> int:
         """What counts are kept for at that time: an hour or a day, in seconds."""
-        (last_day,) = self._db.execute("SELECT max(start) FROM day").fetchone()
+        (last_day,) = self.db.execute("SELECT max(start) FROM day").fetchone()
         return HOUR if last_day is None or when >= last_day + DAY else DAY
 
     def edges(self, wanted: Filter | None = None, whole: bool = False) -> list[Edge]:
@@ -157,13 +157,13 @@ class Book:
         wanted = wanted or self.wanted
         where, values = wanted.where()
         since, until = (self.begins, self.ends) if whole else (self.since, self.until)
-        found = self._db.execute(_EDGES.format(where=where), (until, since, *values))
+        found = self.db.execute(_EDGES.format(where=where), (until, since, *values))
         return [edge for row in found if wanted.lets((edge := Edge(*row)).peer)]
 
     def series(self, step: int) -> list[tuple[str, int, str, int, int]]:
         """(direction, port, unit, start of the step, connections) of what the filter lets through."""
         where, values = self.wanted.where()
-        found = self._db.execute(
+        found = self.db.execute(
             f"SELECT direction, port, CASE WHEN direction = 'internal' THEN accepted_by ELSE unit END, peer, "
             f"start - start % {int(step)}, sum(connections) + sum(summarized) "
             f"FROM service JOIN edge ON edge.service = service.id JOIN traffic ON traffic.edge = edge.id "
@@ -181,7 +181,7 @@ class Book:
         wanted = self.wanted
         return [
             one
-            for row in self._db.execute("SELECT * FROM listener ORDER BY port, address, unit")
+            for row in self.db.execute("SELECT * FROM listener ORDER BY port, address, unit")
             if _among((one := Listener(*row)).unit, wanted.units)
             and _among(one.user, wanted.users)
             and _among(one.process, wanted.processes)
@@ -190,7 +190,7 @@ class Book:
         ]
 
     def scans(self) -> list[Scan]:
-        found = self._db.execute(
+        found = self.db.execute(
             "SELECT source, sum(scans), ports, max(last) FROM scan WHERE start < ? AND start + 3600 > ? "
             "GROUP BY source ORDER BY max(last) DESC, source",
             (self.until, self.since),
@@ -199,7 +199,7 @@ class Book:
 
     def addresses(self) -> list[str]:
         """The addresses of this host, as far as connections showed them."""
-        return [address for (address,) in self._db.execute("SELECT address FROM address ORDER BY last DESC, address")]
+        return [address for (address,) in self.db.execute("SELECT address FROM address ORDER BY last DESC, address")]
 
 
 def _among(value: str, wanted: tuple[str, ...]) -> bool:

@@ -10,7 +10,11 @@ import time
 
 from tcpnewconn.ledger import schema
 from tcpnewconn.ledger.book import Book, Filter, Network
+from tcpnewconn.ledger.fleet import joined
+from tcpnewconn.ledger.fleet_report import STEP, fleet_page, fleet_report, write_csv, write_json
+from tcpnewconn.ledger.host_page import host_page
 from tcpnewconn.ledger.names import Names, NoDatabase
+from tcpnewconn.ledger.page import NoTemplates, html
 from tcpnewconn.ledger.period import parse_time
 from tcpnewconn.ledger.report import QUESTIONS, Report, report
 from tcpnewconn.ledger.text import as_csv, as_json, text
@@ -82,18 +86,38 @@ def run(options: argparse.Namespace) -> int:
         return 2
     ledgers = options.ledger or [schema.PATH]
     try:
+        if len(ledgers) > 1 and options.question == "overview":
+            return _fleet(ledgers, options)
         names = Names(options.resolve, options.mmdb)
-        with contextlib.ExitStack() as stack:
-            books = [Book(stack.enter_context(schema.reading(path)), path, _filter(options)) for path in ledgers[:1]]
-            made = report(books[0], options.question, options.subject or "", names, options.since, options.days)
-            _write(_formatted(made, books[0], options))
+        for at, path in enumerate(ledgers):
+            with schema.reading(path) as db:
+                book = Book(db, path, _filter(options))
+                made = report(book, options.question, options.subject or "", names, options.since, options.days)
+                _write(("\n" if at else "") + _formatted(made, book, options, names))
         return 0
-    except (schema.Unusable, NoDatabase) as error:
+    except (schema.Unusable, NoDatabase, NoTemplates) as error:
         say(str(error), 3)
         return EXIT_FAILED
 
 
-def _formatted(made: Report, book: Book, options: argparse.Namespace) -> str:
+def _fleet(ledgers: list[str], options: argparse.Namespace) -> int:
+    with contextlib.closing(joined(ledgers, _filter(options), STEP)) as fleet:
+        for problem in fleet.problems:
+            say(problem, 4)
+        made = fleet_report(fleet)
+        if options.output == "csv":
+            write_csv(fleet, sys.stdout)
+        elif options.output == "json":
+            write_json(fleet, made, sys.stdout)
+        else:
+            _write(html(fleet_page(fleet, made)) if options.output == "html" else text(made, options.all))
+        sys.stdout.flush()
+    return 0
+
+
+def _formatted(made: Report, book: Book, options: argparse.Namespace, names: Names) -> str:
+    if options.output == "html":
+        return html(host_page(book, made, names))
     if options.output == "json":
         return as_json(made)
     if options.output == "csv":
@@ -115,6 +139,8 @@ def _problem(options: argparse.Namespace) -> str:
         return f"report {options.question} takes no {options.subject!r}; use a filter such as --unit or --port"
     if options.since is not None and options.until is not None and options.since >= options.until:
         return "--since is not before --until"
+    if len(options.ledger or ()) > 1 and options.question != "overview" and options.output == "html":
+        return "--output html of several ledgers is for the overview; use --output text, or one ledger"
     return ""
 
 

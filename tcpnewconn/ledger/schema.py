@@ -155,6 +155,18 @@ def _connect(path: str, how: str) -> sqlite3.Connection:
     return sqlite3.connect(f"file:{urllib.parse.quote(os.path.abspath(path))}?{how}", uri=True, isolation_level=None)
 
 
+def attach(connection: sqlite3.Connection, path: str) -> None:
+    """Attach a ledger that reading() holds open, as `one`."""
+    file = f"file:{urllib.parse.quote(os.path.abspath(path))}"
+    try:
+        connection.execute("ATTACH ? AS one", (f"{file}?mode=ro",))
+        connection.execute("SELECT 1 FROM one.sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        if any(name == "one" for _, name, _ in connection.execute("PRAGMA database_list")):
+            connection.execute("DETACH one")
+        connection.execute("ATTACH ? AS one", (f"{file}?immutable=1",))
+
+
 def checkpoint(connection: sqlite3.Connection, path: str) -> None:
     """Move what was committed into the main file. It waits for readers of the main file alone."""
     with locked(path, fcntl.LOCK_EX):
