@@ -1,33 +1,44 @@
-# make run: the main job in the foreground; make test: everything that must be true; make bench: the figures.
+# make run: the main job in the foreground; make check: what needs no root, in a minute; make test: everything; make bench: measurements.
 SHELL := /bin/bash
 PYTHON := /usr/bin/python3
 VENV := .venv
 
-.PHONY: run test bench deps
+.PHONY: run check test bench
 
 run:
 	@$(PYTHON) -m tcpnewconn
 
-test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(TESTS)
+# While you work: linters, unit tests, recorded histories, documents against code. No root, nothing from apt.
+check: $(VENV)/ready
+	@$(VENV)/bin/python -m tests check
+
+# Before you hand in, as root on Debian 13: stage by stage, up to the first that fails. KEEP_GOING=1 runs all of them,
+# STAGES="kernel booted" these, TESTS=tests/kernel/test_cgroups.py these tests alone.
+test: packages $(VENV)/ready
+	@$(VENV)/bin/python -m $(if $(TESTS),pytest -n 2 --dist loadgroup $(TESTS),tests $(if $(KEEP_GOING),--keep-going) $(STAGES))
 
 # What it is compared with comes from Debian too (bench/packages.txt). GROUPS="read memory" measures only those.
-bench: $(VENV)/ready
+bench: packages $(VENV)/ready
 	@if ! dpkg-query -W $$(cat bench/packages.txt) >/dev/null 2>&1; then \
 	    apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat bench/packages.txt); \
 	fi
 	@$(VENV)/bin/python -m bench $(GROUPS)
 
-# Tests need Debian's packages (tests/packages.txt) and Python's (tests/requirements.txt); the stamp is made anew when either list changes.
-$(VENV)/ready: tests/packages.txt tests/requirements.txt
-	if ! dpkg-query -W $$(cat tests/packages.txt) >/dev/null 2>&1; then \
+# What the tests need of Python; made again when the list changes.
+$(VENV)/ready: tests/requirements.txt
+	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+# What they need of Debian, python3-venv among it: so this comes first.
+.NOTPARALLEL:
+.PHONY: packages
+packages:
+	@if ! dpkg-query -W $$(cat tests/packages.txt) >/dev/null 2>&1; then \
 	    apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat tests/packages.txt); \
 	fi
-	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
-	touch $@
 
 # The man pages, written in scdoc.
 .PHONY: man deb release

@@ -1,1 +1,1 @@
-"""The figures that tcpnewconn is to reach, measured on this machine against what it is compared with."""
+"""Measures what tcpnewconn costs on this machine, beside its goals and beside other tools."""

@@ -1,4 +1,4 @@
-"""python -m bench [--small] [GROUP ...]: measure, and print the figures beside what is to be reached. As root."""
+"""python -m bench [--small] [GROUP ...]: measure, and print the results beside their goals. As root."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, cost, curves, journald, load, metrics, peers, reads, rest
-from bench.figures import Group, dumps, loads, printed
+from bench import apart, cost, curves, journald, load, metrics, peers, polls, rest
+from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
-    "read": reads.compared,
-    "linear": reads.linear,
-    "little": reads.little,
+    "poll": polls.compared,
+    "linear": polls.linear,
+    "little": polls.little,
     "memory": cost.memory,
     "new": cost.new,
-    "announced": cost.announced,
+    "notified": cost.notified,
     "ended": cost.ended,
     "rest": rest.at_rest,
     "metrics": metrics.written,
@@ -30,14 +30,14 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "peers": peers.compared,
     "growth": curves.growth,
 }
-# A booted container is apart as it is.
+# A booted container has its own namespaces.
 BOOTED = {"journald"}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="bench", description="Measures, and prints the figures beside their goals.")
+    parser = argparse.ArgumentParser(prog="bench", description="Measures, and prints the results beside their goals.")
     parser.add_argument("groups", nargs="*", metavar="GROUP", help=f"one or more of: {' '.join(GROUPS)}; default: all")
-    parser.add_argument("--small", action="store_true", help="tiny sizes, which tell nothing but that the bench runs")
+    parser.add_argument("--small", action="store_true", help="tiny sizes: shows that the bench runs, measures nothing")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
@@ -47,7 +47,7 @@ def main() -> int:
     if unknown:
         parser.error(f"no such group: {' '.join(sorted(unknown))}")
     if os.geteuid() != 0:
-        print("bench: run as root: it makes network namespaces", file=sys.stderr)
+        print("bench: run as root: it creates network namespaces", file=sys.stderr)
         return 1
     print(_machine(), flush=True)
     failed = False
@@ -55,7 +55,7 @@ def main() -> int:
         small = ["--small"] if options.small else []
         group = apart.run("bench", "--inside", name, *small, apart=name not in BOOTED)
         if group is None:
-            print(f"bench: {name} could not be measured, see above", file=sys.stderr)
+            print(f"bench: {name} could not be measured; the error is above", file=sys.stderr)
             failed = True
         else:
             print("\n" + printed(loads(group)), end="", flush=True)
@@ -69,12 +69,12 @@ def _machine() -> str:
     return (
         f"{now:%Y-%m-%d %H:%M} UTC, Linux {platform.release()}, Python {platform.python_version()}, "
         f"{len(models)} x {models[0] if models else platform.machine()}, load average {os.getloadavg()[0]:.1f}, "
-        f"{_sockets():,} TCP sockets of others (whoever reads /proc/net/tcp passes by them too)"
+        f"{_sockets():,} TCP sockets elsewhere on this machine (the kernel walks over them whenever /proc/net/tcp is read)"
     )
 
 
 def _sockets() -> int:
-    """TCP sockets over IPv4 in all network namespaces: the kernel has one table for all of them."""
+    """TCP sockets over IPv4 in all network namespaces: the kernel keeps them in one table."""
     with open("/proc/slabinfo") as file:
         return sum(int(row.split()[1]) for row in file if row.startswith("TCP "))
 

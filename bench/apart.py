@@ -1,11 +1,11 @@
-"""A machine of its own for what is measured, as far as the kernel gives one."""
+"""Runs a measurement in network, mount and process namespaces of its own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-# TCP tables, mounts, and processes, which all end with the first of them.
+# All processes in the namespace end with the first one.
 _UNSHARE = (
     "unshare",
     "--net",
@@ -20,7 +20,7 @@ _UNSHARE = (
 
 
 def run(module: str, *arguments: str, apart: bool = True) -> str | None:
-    """What `python -m MODULE ARGUMENTS` prints when it runs apart; None if it fails, which it has told on stderr."""
+    """What `python -m MODULE ARGUMENTS` prints when it runs apart; None if it fails (it has written the reason to stderr)."""
     unshare = _UNSHARE if apart else ()
     done = subprocess.run([*unshare, sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
     return done.stdout if done.returncode == 0 else None

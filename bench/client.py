@@ -1,4 +1,4 @@
-"""A second host, joined to this one by a pair of virtual network devices: who connects to the host that is measured."""
+"""A second host, joined to this one by a veth pair: it opens the connections to the host that is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HOST, _CLIENT = "10.77.0.1", "10.77.0.2"
 
 
 class Client:
-    """There from its making until the end of the `with` block. To be made in a network namespace of our own."""
+    """Exists until the end of the `with` block. Create it in a network namespace of your own."""
 
     host_address = _HOST
 
@@ -46,19 +46,19 @@ class Client:
         self._program.wait()
 
     def command(self, *command: str) -> list[str]:
-        """A command line that runs another one there."""
+        """A command line that runs another one on that host."""
         return ["nsenter", f"--net=/proc/{self._program.pid}/ns/net", "--", *command]
 
     def hold(self, count: int, port: int) -> int:
-        """Open so many connections to this host; a number for `release`."""
+        """Open `count` connections to this host; returns a number for `release`."""
         return int(self._ask("hold", count, port))
 
     def release(self, held: int) -> None:
-        """Close connections that were held."""
+        """Close connections that `hold` opened."""
         self._ask("release", held)
 
     def pace(self, rate: int, count: int, port: int) -> dict[int, float]:
-        """Open and close connections, so many a second; by local port the time (monotonic) at which each was closed."""
+        """Open and close `rate` connections per second; by local port the monotonic time (s) at which each was closed."""
         return {int(local): closed for local, closed in self._ask("pace", rate, count, port).items()}
 
     def _ask(self, what: str, *arguments: int) -> Any:
@@ -72,7 +72,7 @@ class Client:
 
 
 def allow_many_files() -> int:
-    """Raise this process's limit on open files as far as it may be raised; what it is then."""
+    """Raise this process's limit on open files to its hard limit; returns that."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -83,7 +83,7 @@ def _hold(count: int, port: int) -> list[socket.socket]:
 
 
 def pace(host: str, rate: int, count: int, port: int) -> dict[int, float]:
-    """Open and close connections, so many a second; by local port the time (monotonic) at which each was closed."""
+    """Open and close `rate` connections per second; by local port the monotonic time (s) at which each was closed."""
     closed = {}
     begin = time.monotonic()
     for number in range(count):

@@ -1,4 +1,4 @@
-"""How costs grow: with the rows of the table, and with the rate of new connections; as tables and as a picture."""
+"""CPU time by the rows of the table, and by the rate of new connections; as tables and as a picture."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.client import Client
-from bench.figures import Group, at_most
 from bench.journal import Journal
 from bench.load import PORT, Nginx, accepted, serving, storm
 from bench.peers import CONNTRACK, TRACK
 from bench.plot import Curve, Panel, svg
-from bench.reads import CAT, SS, psutil_reading, quiet_read, read_once
+from bench.polls import CAT, SS, PolledOnce, psutil_polling
+from bench.results import Group, at_most
 from bench.service import Service
 from bench.table import Table
 from bench.timing import Cost, cpu_of, in_turns, median, of_command
 
-_PICTURE = Path(__file__).resolve().parent.parent / "docs/figures.svg"
+_PICTURE = Path(__file__).resolve().parent.parent / "docs/benchmarks.svg"
 _NETSTAT = ("netstat", "-tan")
 
 
 def by_rows(small: bool) -> tuple[list[list[str]], list[Curve]]:
-    """CPU time of one look at the whole table."""
+    """CPU time of reading the whole table once."""
     sizes, rounds = ((200, 1000), 2) if small else ((1000, 10_000, 100_000, 400_000), 5)
-    table, psutil = Table(), psutil_reading()
+    table, psutil = Table(), psutil_polling()
     looks: dict[str, Callable[[], Cost]] = {
-        "tcpnewconn": lambda: quiet_read(reader),
+        "tcpnewconn": lambda: observed.quiet_poll(),
         "cat": lambda: of_command(CAT),
         "ss -tan": lambda: of_command(SS),
         "netstat -tan": lambda: of_command(_NETSTAT),
@@ -39,12 +39,12 @@ def by_rows(small: bool) -> tuple[list[list[str]], list[Curve]]:
     for size in sizes:
         # Each of its connections has two rows.
         table.grow(size)
-        reader = read_once()
+        observed = PolledOnce()
         costs = in_turns(rounds if size < 400_000 else 2, *(looks[name] for name in names))
         for name, each in zip(names, costs, strict=True):
             points[name].append((size, median(each).cpu * 1e3))
     table.close()
-    rows = [["CPU time of one look, by rows", *(f"{size:,}" for size in sizes)]]
+    rows = [["CPU time of one pass over the table, by rows", *(f"{size:,}" for size in sizes)]]
     rows += [
         [name, *([f"{cost:.1f} ms" for _, cost in points[name]] or ["not installed" for _ in sizes])] for name in looks
     ]
@@ -52,7 +52,7 @@ def by_rows(small: bool) -> tuple[list[list[str]], list[Curve]]:
 
 
 def _rate(client: Client, rate: int, seconds: int) -> float:
-    """Connections at a rate, as near to it as this machine comes; how many a second there were."""
+    """Open connections at a rate, as close to it as this machine comes; returns the rate that was reached."""
     before, begin = accepted(), time.monotonic()
     if rate <= 1000:
         with serving():
@@ -60,24 +60,24 @@ def _rate(client: Client, rate: int, seconds: int) -> float:
             took = time.monotonic() - begin
     else:
         with Nginx():
-            # Four clients at a time come to about 10,000 where there is nothing else to do; 100 to as many as there can be.
+            # Four clients at a time reach about 10,000 per second on an idle machine, 100 reach the maximum.
             took = storm(client, seconds, 4 if rate <= 10_000 else 100)
     return (accepted() - before) / took
 
 
 def by_rate(small: bool) -> tuple[list[list[str]], list[Curve]]:
-    """The share of a core that new connections take."""
+    """Share of a core by the rate of new connections."""
     rates, seconds = ((50, 100), 1) if small else ((100, 1000, 10_000, 20_000), 8)
     rows = [["share of a core, by connections per second (rate reached)", *(f"{rate:,}" for rate in rates)]]
     curves = []
     with open("/proc/sys/net/ipv4/tcp_max_tw_buckets", "w") as file:
-        # The table stays small, whatever the rate.
+        # The table stays small at every rate.
         file.write("0")
     with Client() as client:
-        for name, folded in (("tcpnewconn, each told", False), ("tcpnewconn, folded", True)):
+        for name, summarized in (("tcpnewconn, one by one", False), ("tcpnewconn, summarized", True)):
             journal = Journal()
             shares: list[tuple[float, float]] = []
-            with Service(folded=folded) as service:
+            with Service(summarized=summarized) as service:
                 for rate in rates:
                     cpu, begin = service.cpu(), time.monotonic()
                     reached = _rate(client, rate, seconds)
@@ -88,11 +88,11 @@ def by_rate(small: bool) -> tuple[list[list[str]], list[Curve]]:
             rows.append([name, *(f"{share:.1%} ({reached:,.0f})" for reached, share in shares)])
             curves.append(Curve(name, shares))
             if lost:
-                rows[-1][0] += f", {lost:,} ends lost"
+                rows[-1][0] += f", {lost:,} notifications lost"
         if shutil.which("nft") is None or shutil.which(CONNTRACK[0]) is None:
             rows.append(["conntrack -E", *("not installed" for _ in rates)])
             return rows, curves
-        # Not ss -E, which gives up at the first announcement that finds no room in its buffer.
+        # Not ss -E: it ends at the first notification that does not fit into its buffer.
         subprocess.run(["nft", TRACK], check=True)
         shares = []
         with subprocess.Popen(CONNTRACK, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
@@ -107,18 +107,18 @@ def by_rate(small: bool) -> tuple[list[list[str]], list[Curve]]:
 
 
 def growth(small: bool) -> Group:
-    """Both, and docs/figures.svg with them."""
-    # In this order: the end of each row is announced too.
+    """Both, and docs/benchmarks.svg."""
+    # In this order: closing the rows of the table sends notifications too.
     rates, shares = by_rate(small)
     table, looks = by_rows(small)
     picture = svg(
         [
-            Panel("One look at the table", "rows", "CPU time, ms", looks),
+            Panel("One pass over the table", "rows", "CPU time, ms", looks),
             Panel(
                 "New connections",
                 "connections per second",
                 "share of a core, %",
-                # The rate that was asked for is not always the one that was reached.
+                # The rate that was reached may differ from the one that was requested.
                 [Curve(curve.name, sorted((x, max(1e-3, 100 * y)) for x, y in curve.points)) for curve in shares],
             ),
         ]
@@ -128,8 +128,8 @@ def growth(small: bool) -> Group:
     else:
         _PICTURE.write_text(picture)
     (before_rows, before), (last_rows, last) = looks[0].points[-2:]
-    figure = at_most(
+    result = at_most(
         f"CPU time per row, {last_rows:,} rows : {before_rows:,}", last / last_rows / (before / before_rows), 1.25
     )
-    # Both have as many columns: one table.
-    return Group(f"How costs grow ({_PICTURE.name})", [figure], [*table, [""] * len(table[0]), *rates])
+    # Both have the same number of columns: one table.
+    return Group(f"How costs grow ({_PICTURE.name})", [result], [*table, [""] * len(table[0]), *rates])

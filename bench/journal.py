@@ -1,4 +1,4 @@
-"""Reads the journal's socket, in a mount namespace where no journald runs: each entry, with the time of its receipt."""
+"""Receives from the journal's socket, in a mount namespace without journald: each entry, with the time it arrived."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from dataclasses import dataclass
 _SOCKET = "/run/systemd/journal/socket"
 _CONNECTION = b"MESSAGE_ID=74ba465b9f4e456585146b89bb95f0dc\n"
 _END = b"END"
-# How many datagrams were received, and when the last of them.
+# Number of datagrams received, and the monotonic time of the last one.
 _COUNT = struct.Struct("=Qd")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A connection that was reported: when its datagram was received (seconds, monotonic), and what it says."""
+    """A logged connection: when its datagram arrived (monotonic, s), and its fields."""
 
     received: float
     id: bytes
-    seen: bytes
+    detected_by: bytes
     source_port: int
     destination_port: int
 
 
 class Journal:
-    """Listens from its making on; `entries` ends it. Only in a mount namespace and a network namespace of our own."""
+    """Listens until `entries` is called. Only in a mount namespace and a network namespace of our own."""
 
     def __init__(self) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", "/run"], check=True)
         os.makedirs(os.path.dirname(_SOCKET))
-        # As systemd sets it at boot; the kernel's own 10 would be a machine without systemd.
+        # As systemd sets it at boot; the kernel's default is 10.
         with open("/proc/sys/net/unix/max_dgram_qlen", "w") as file:
             file.write("512")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -53,7 +53,7 @@ class Journal:
         listening.close()
 
     def quiet(self, seconds: float = 1.0) -> float:
-        """Wait until nothing has come for so long; when the last entry came (monotonic)."""
+        """Wait until nothing has arrived for `seconds`; returns when the last entry arrived (monotonic, s)."""
         while True:
             before = _COUNT.unpack_from(self._count)
             time.sleep(seconds)
@@ -61,7 +61,7 @@ class Journal:
                 return float(before[1])
 
     def entries(self) -> list[Entry]:
-        """The connections that were reported, in their order."""
+        """The logged connections, in order."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
             end.sendto(_END, _SOCKET)
         with open(self._result, "rb") as result:
@@ -88,7 +88,7 @@ def _entry(received: float, datagram: bytes) -> Entry:
     return Entry(
         received,
         fields[b"TCPNEWCONN_CONNECTION_ID"],
-        fields[b"TCPNEWCONN_SEEN"],
+        fields[b"TCPNEWCONN_DETECTED_BY"],
         int(fields.get(b"SOURCE_PORT", 0)),
         int(fields.get(b"DESTINATION_PORT", 0)),
     )

@@ -1,10 +1,10 @@
-"""The package in a booted container, and its journald: every connection told by itself."""
+"""The package and a real journald in a booted container: every connection logged one by one."""
 
 from __future__ import annotations
 
 import sys
 
-from bench.figures import Figure, Group, at_most
+from bench.results import Group, Result, at_most
 from tests.support import booted_events
 from tests.support.booted import CONTAINER_ADDRESS, Booted
 from tests.support.booted_package import booted_with_package
@@ -13,7 +13,7 @@ _PORT = 80  # of the container's nginx
 _CLIENT = """
 import sys, time
 from bench.client import pace
-# Who closes first has the pair in TIME_WAIT: there are more connections than local ports.
+# The side that closes first keeps the 4-tuple in TIME_WAIT, and there are more connections than local ports.
 open("/proc/sys/net/ipv4/tcp_tw_reuse", "w").write("1")
 begin = time.monotonic()
 pace(sys.argv[1], *map(int, sys.argv[2:]))
@@ -22,7 +22,7 @@ print(time.monotonic() - begin)
 
 
 def logged(small: bool) -> Group:
-    """5,000 connections per second from another host, none folded, into a real journal."""
+    """5,000 connections per second from another host, none summarized, into a real journal."""
     rate, seconds = (200, 1) if small else (5000, 20)
     count = rate * seconds
     with booted_with_package("trixie", folded=False) as container:
@@ -37,14 +37,14 @@ def logged(small: bool) -> Group:
     return Group(
         "Into a real journald, in a booted container under the package's own unit",
         [
-            Figure("rate", f"{reached:,.0f} per second for {took:.0f} s", f"{rate:,}", reached >= 0.99 * rate),
-            Figure("reported", f"{len(set(ids)):,} of {count:,}", "all", len(set(ids)) == count),
-            Figure("reported twice with one id", f"{len(ids) - len(set(ids)):,}", "0", len(ids) == len(set(ids))),
-            Figure("lost announcements", f"{lost:,}", "0", lost == 0),
+            Result("rate", f"{reached:,.0f} per second for {took:.0f} s", f"{rate:,}", reached >= 0.99 * rate),
+            Result("reported", f"{len(set(ids)):,} of {count:,}", "all", len(set(ids)) == count),
+            Result("reported twice with one id", f"{len(ids) - len(set(ids)):,}", "0", len(ids) == len(set(ids))),
+            Result("lost notifications", f"{lost:,}", "0", lost == 0),
             at_most(
                 "cores during that", during[0] / took, 1, "", 2, f"CPU time of each: {during[0] / count * 1e6:.1f} us"
             ),
-            Figure("cores of journald meanwhile", f"{during[1] / took:.2f}"),
+            Result("cores of journald meanwhile", f"{during[1] / took:.2f}"),
         ],
     )
 
@@ -52,8 +52,8 @@ def logged(small: bool) -> Group:
 def _ids(container: Booted) -> list[str]:
     fields = "--output-fields=TCPNEWCONN_CONNECTION_ID"
     matches = (f"DESTINATION_PORT={_PORT}", f"DESTINATION_ADDRESS={CONTAINER_ADDRESS}")
-    told = booted_events.events(container, booted_events.CONNECTION, *matches, fields)
-    return [event["TCPNEWCONN_CONNECTION_ID"] for event in told]
+    logged = booted_events.events(container, booted_events.CONNECTION, *matches, fields)
+    return [event["TCPNEWCONN_CONNECTION_ID"] for event in logged]
 
 
 def _cpu(container: Booted, unit: str) -> float:

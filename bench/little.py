@@ -1,4 +1,4 @@
-"""A read of a few rows, in this process's network namespace: prints CPU and wall time in milliseconds.
+"""A poll of a few rows, in this process's network namespace: prints CPU time and elapsed time in milliseconds.
 
 python -m bench.little ROWS ROUNDS
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from bench.reads import quiet_read, read_once
+from bench.polls import PolledOnce
 from bench.table import Table
 from bench.timing import in_turns, median
 
@@ -15,8 +15,8 @@ from bench.timing import in_turns, median
 def main(rows: int, rounds: int) -> None:
     table = Table()
     table.grow(rows)
-    reader = read_once()
-    (costs,) = in_turns(rounds, lambda: quiet_read(reader))
+    observer = PolledOnce()
+    (costs,) = in_turns(rounds, observer.quiet_poll)
     table.close()
     cost = median(costs)
     print(cost.cpu * 1e3, cost.wall * 1e3)

@@ -1,4 +1,4 @@
-"""The service under load: what it reports of many short connections, what that costs, and how soon."""
+"""The service under load: how many short connections it logs, at what cost, and with what delay."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.client import Client
-from bench.figures import Figure, Group, at_most
 from bench.journal import Journal
+from bench.results import Group, Result, at_most
 from bench.service import Service
 
 PORT = 8080
@@ -27,14 +27,16 @@ http {{ access_log off; server {{ listen {PORT} backlog=4096; return 200 "hello\
 
 
 class Nginx:
-    """A web server on this host, from its making until the end of the `with` block."""
+    """A web server on this host, until the end of the `with` block."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
-        conf = Path(self._folder.name) / "nginx.conf"
+        self._directory = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
+        conf = Path(self._directory.name) / "nginx.conf"
         conf.write_text(_NGINX)
-        os.chmod(self._folder.name, 0o755)
-        self._program = subprocess.Popen(["nginx", "-p", self._folder.name, "-c", str(conf)], stderr=subprocess.DEVNULL)
+        os.chmod(self._directory.name, 0o755)
+        self._program = subprocess.Popen(
+            ["nginx", "-p", self._directory.name, "-c", str(conf)], stderr=subprocess.DEVNULL
+        )
         while not any(
             f":{PORT:04X} 00000000:0000 0A" in row for row in Path("/proc/self/net/tcp").read_text().splitlines()
         ):
@@ -50,18 +52,18 @@ class Nginx:
     ) -> None:
         self._program.terminate()
         self._program.wait()
-        self._folder.cleanup()
+        self._directory.cleanup()
 
 
 def accepted() -> int:
-    """Connections that this namespace has accepted so far: PassiveOpens in /proc/net/snmp, the kernel's own count."""
+    """Connections that this namespace has accepted so far: PassiveOpens in /proc/net/snmp."""
     with open("/proc/self/net/snmp") as file:
         names, values = [line.split() for line in file if line.startswith("Tcp:")]
     return int(dict(zip(names, values, strict=True))["PassiveOpens"])
 
 
 def storm(client: Client | None, seconds: int, at_once: int = 100) -> float:
-    """A connection for each request, for so many seconds, from another host or over loopback. Returns the seconds it took."""
+    """One connection per request, from another host or over loopback. Returns the seconds it took."""
     address = "127.0.0.1" if client is None else client.host_address
     wrk = ["wrk", "-t1", f"-c{at_once}", f"-d{seconds}s", "-H", "Connection: close", f"http://{address}:{PORT}/"]
     begin = time.monotonic()
@@ -70,19 +72,19 @@ def storm(client: Client | None, seconds: int, at_once: int = 100) -> float:
 
 
 def from_another_host(small: bool) -> Group:
-    """As many connections a second as this machine makes, each with one socket here."""
+    """As many connections per second as this machine opens, each with one socket here."""
     with Client() as client:
         return _under_load(client, 1 if small else 10, "another host")
 
 
 def over_loopback(small: bool) -> Group:
-    """As many connections a second as this machine makes, each with two sockets here."""
+    """As many connections per second as this machine opens, each with two sockets here."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     return _under_load(None, 1 if small else 10, "this host itself, over loopback")
 
 
 def sustained(small: bool) -> Group:
-    """5,000 connections per second or more, each told by itself."""
+    """5,000 connections per second or more, logged one by one."""
     with Client() as client, Nginx():
         journal = Journal()
         with Service() as service:
@@ -95,11 +97,11 @@ def sustained(small: bool) -> Group:
         reported = len({entry.id for entry in journal.entries() if entry.destination_port == PORT})
     rate = made / took
     return Group(
-        "Connections that are told by themselves, sustained",
+        "Connections logged one by one, sustained",
         [
-            Figure("rate reached", f"{rate:,.0f} per second for {took:.0f} s", "at least 5,000", rate >= 5000),
-            Figure("reported", f"{reported:,} of {made:,}", "all", reported == made),
-            Figure("lost announcements", f"{lost:,}", "0", lost == 0),
+            Result("rate reached", f"{rate:,.0f} per second for {took:.0f} s", "at least 5,000", rate >= 5000),
+            Result("reported", f"{reported:,} of {made:,}", "all", reported == made),
+            Result("lost notifications", f"{lost:,}", "0", lost == 0),
             at_most("cores during that", during / took, 1, "", 2, f"CPU time of each: {during / made * 1e6:.1f} us"),
         ],
     )
@@ -115,7 +117,7 @@ def _under_load(client: Client | None, seconds: int, whence: str) -> Group:
             begin = time.monotonic()
             service.caught_up()
             behind = max(0.0, journal.quiet() - begin)
-            # Counted only now: the last ones are accepted when their client is gone already.
+            # Counted only now: the last ones are accepted after their client has exited.
             connections = accepted() - before
             cpu, lost = service.cpu() - cpu, service.lost()
             ids = [entry.id for entry in journal.entries() if entry.destination_port == PORT]
@@ -123,19 +125,19 @@ def _under_load(client: Client | None, seconds: int, whence: str) -> Group:
     return Group(
         f"Connections from {whence}: nginx and wrk on the same machine, {os.cpu_count()} cores for all",
         [
-            Figure("rate reached", f"{connections / took:,.0f} per second for {seconds} s", "20,000"),
-            Figure(
+            Result("rate reached", f"{connections / took:,.0f} per second for {seconds} s", "20,000"),
+            Result(
                 "reported",
                 f"{reported:,} of {connections:,} ({reported / connections:.2%})",
                 "100 %",
                 reported == connections,
             ),
-            Figure("reported twice with one id", f"{len(ids) - reported:,}", "0", len(ids) == reported),
-            Figure("lost announcements", f"{lost:,}", "0", lost == 0),
+            Result("reported twice with one id", f"{len(ids) - reported:,}", "0", len(ids) == reported),
+            Result("lost notifications", f"{lost:,}", "0", lost == 0),
             at_most("cores at 20,000 per second", each * 20_000, 1, "", 2, f"CPU time of each: {each * 1e6:.1f} us"),
         ],
         remarks=[
-            f"it used {during / took:.2f} of a core during the load, and had reported all {behind:.1f} s after it"
+            f"it used {during / took:.2f} of a core during the load, and had logged all connections {behind:.1f} s after it"
         ],
     )
 
@@ -152,7 +154,7 @@ while True:
 
 @contextmanager
 def serving() -> Iterator[None]:
-    """A server that accepts and closes, and does nothing else."""
+    """A server that only accepts and closes."""
     with subprocess.Popen(["/usr/bin/python3", "-c", _SERVER], stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         server.stdout.readline()
@@ -181,9 +183,9 @@ def delay(small: bool) -> Group:
     return Group(
         f"From close to journal entry, at {count / took:,.0f} connections per second",
         [
-            Figure("reported", f"{len(entries):,} of {count:,}", "all", len(entries) == count),
+            Result("reported", f"{len(entries):,} of {count:,}", "all", len(entries) == count),
             at_most("median", middle * 1e3, 50, " ms", 1),
             at_most("99th percentile", late * 1e3, 250, " ms", 1),
-            Figure("longest", f"{delays[-1] * 1e3:.1f} ms"),
+            Result("longest", f"{delays[-1] * 1e3:.1f} ms"),
         ],
     )

@@ -1,4 +1,4 @@
-"""The same load, seen by others: what each sees of it, what that costs, and what it needs."""
+"""The same load, observed by other tools: what each sees, what it costs, and what it needs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from bench import apart
 from bench.client import Client
-from bench.figures import Group
 from bench.journal import Journal
 from bench.load import PORT, Nginx, accepted, storm
+from bench.results import Group
 from bench.service import Service
 from bench.timing import cpu_of
 
-# How a poller counts: rows on the port that were not in the poll before.
+# What a poller counts: rows on the port that the previous poll did not have.
 _POLL_PROC = f"""
 import sys, time
 from tcpnewconn.model import TIME_WAIT
@@ -36,8 +36,8 @@ while True:
     number += 1
     time.sleep(max(0.0, begin + number * interval - time.monotonic()))
     for row in proc.read().changed:
-        if row.pair[4:6] == port and row.state != TIME_WAIT:
-            print(row.pair.hex(), row.inode)
+        if row.four_tuple[4:6] == port and row.state != TIME_WAIT:
+            print(row.four_tuple.hex(), row.inode)
     print(end="", flush=True)
 """
 _POLL_PSUTIL = f"""
@@ -62,20 +62,20 @@ while True:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another way to see connections. Each line that it prints and that `counts` is one that it saw."""
+    """Another tool that observes connections. Each printed line that `counts` is a connection that it saw."""
 
     name: str
     command: Sequence[str]
     needs: str
     counts: Callable[[str], bool]
-    # What it prints when it has started; None for those that print nothing before they see something.
+    # Printed when it has started; None if it prints nothing before the first connection.
     ready: str | None = None
-    # What is to be run before it starts.
+    # Commands to run before it starts.
     before: tuple[tuple[str, ...], ...] = ()
 
 
 _TRACEFS = ("mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing")
-# Connections are tracked where a rule asks for it.
+# The kernel tracks connections only where a rule uses it.
 TRACK = "add table inet bench; add chain inet bench input { type filter hook input priority 0; ct state new accept; }"
 CONNTRACK = ("conntrack", "-E", "-e", "NEW", "-b", str(64 << 20))
 _BPFTRACE = 'tracepoint:sock:inet_sock_set_state /args->newstate == 1/ { printf("%d\\n", args->sport); }'
@@ -147,8 +147,8 @@ _PEERS = (
 
 def _watch(peer: Peer, client: Client, seconds: int) -> list[str]:
     """A row of the table."""
-    with tempfile.TemporaryDirectory() as folder, Nginx():
-        printed, complained = Path(folder) / "printed", Path(folder) / "complained"
+    with tempfile.TemporaryDirectory() as directory, Nginx():
+        printed, complained = Path(directory) / "printed", Path(directory) / "complained"
         with printed.open("wb") as out, complained.open("wb") as err:
             program = subprocess.Popen(peer.command, stdout=out, stderr=err)
         until = time.monotonic() + 20
@@ -177,8 +177,8 @@ def _why(code: int, *outputs: Path) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     lines = [line.strip() for output in outputs for line in output.read_text().splitlines()]
-    told = [line for line in lines if any(word in line.lower() for word in ("unable", "cannot", "failed", "error"))]
-    return (told or [f"exit status {code}"])[0].split(". ")[0][:60]
+    errors = [line for line in lines if any(word in line.lower() for word in ("unable", "cannot", "failed", "error"))]
+    return (errors or [f"exit status {code}"])[0].split(". ")[0][:60]
 
 
 def _row(name: str, seen: int, connections: int, took: float, cpu: float, needs: str) -> list[str]:
@@ -200,28 +200,29 @@ def _ours(client: Client, seconds: int) -> list[str]:
             service.caught_up()
             journal.quiet()
             cpu, connections = service.cpu() - cpu, accepted() - before
-        entries = [entry for entry in journal.entries() if entry.destination_port == PORT and entry.seen != b"startup"]
+        on_port = [entry for entry in journal.entries() if entry.destination_port == PORT]
+        entries = [entry for entry in on_port if entry.detected_by != b"startup"]
     return _row("tcpnewconn", len({entry.id for entry in entries}), connections, took, cpu, "nothing")
 
 
 def compared(small: bool) -> Group:
-    """Each alone, under the same load, in a namespace that no other has left anything in."""
+    """Each tool alone, under the same load, in a fresh namespace."""
     rows = [["", "share seen", "connections per second", "CPU time of each", "needs"]]
     for name in (_OURS, *(peer.name for peer in _PEERS)):
         row = apart.run("bench.peers", name, "1" if small else "10")
         rows.append(json.loads(row) if row is not None else [name, "could not be measured", "", "", ""])
     return Group(
-        "The same load, seen by others",
+        "The same load, seen by other tools",
         table=rows,
         remarks=[
             "seen: a connection that a poller finds in another state than TIME_WAIT, or that is printed",
-            "CPU time is that of the program; what is done for it in the kernel (BPF, connection tracking) is not in it",
+            "CPU time is that of the program, without the work done for it in the kernel (BPF, connection tracking)",
         ],
     )
 
 
 def _inside(name: str, seconds: int) -> list[str]:
-    # A shell's background job ignores it, and what it starts would too: pollers end by it.
+    # A shell's background job ignores SIGINT, and its children inherit that; pollers are stopped by SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Client() as client:
         if name == _OURS:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-# Of colours that people who see few can tell apart too (Okabe and Ito).
+# Colours that colour-blind people can distinguish (Okabe and Ito).
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 _MARKS = ("circle", "square", "diamond", "triangle", "cross", "ring")
 _WIDTH, _HEIGHT = 560, 420
@@ -33,7 +33,7 @@ class Panel:
 
 
 def svg(panels: Sequence[Panel]) -> str:
-    """The panels side by side, on white so that they can be read on any page."""
+    """The panels side by side, on a white background for any page."""
     width = _WIDTH * len(panels)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_HEIGHT}" width="{width}" height="{_HEIGHT}" '
@@ -46,7 +46,7 @@ def svg(panels: Sequence[Panel]) -> str:
 
 
 class _Axis:
-    """From a value to its place: whole powers of ten at both ends."""
+    """Maps a value to its position; the axis begins and ends at a power of ten."""
 
     def __init__(self, values: Sequence[float], begin: float, end: float) -> None:
         self.low = math.floor(math.log10(min(values)) + 1e-9)
@@ -93,7 +93,7 @@ def _panel(panel: Panel) -> list[str]:
 
 
 def _names(names: Sequence[tuple[tuple[float, float], str, str]]) -> list[str]:
-    """Each curve's name at its end, moved down where another one is in the way."""
+    """The name of each curve beside its last point, moved down where names would overlap."""
     parts, free = [], float("-inf")
     for (x, y), name, colour in sorted(names, key=lambda each: each[0][1]):
         free = max(y + 4, free + 14)

@@ -1,4 +1,4 @@
-"""tcpnewconn as systemd runs it: under the system's Python, with the announcements' socket passed to it, and notifying."""
+"""tcpnewconn as systemd runs it: under the system's Python, with a socket passed to it (LISTEN_FDS) and sd_notify."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from tcpnewconn.kernel import sockdiag
 
 _TREE = Path(__file__).resolve().parent.parent
 _PYTHON = "/usr/bin/python3"
-_PATIENCE = 120.0
+_DEADLINE = 120.0
 
 
 class Service:
-    """Running from its first complete read on, until the end of the `with` block."""
+    """Runs until the end of the `with` block; its first poll is complete before that begins."""
 
-    def __init__(self, output: str = "journal", interval: str = "10s", folded: bool = False) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
-        folder = Path(self._folder.name)
+    def __init__(self, output: str = "journal", interval: str = "10s", summarized: bool = False) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
+        directory = Path(self._directory.name)
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notified.bind(str(folder / "notify"))
-        self._notified.settimeout(_PATIENCE)
-        # Unless `folded`, every connection is told one by one: what is measured is the cost of that.
-        (folder / "conf").write_text("" if folded else "[Report]\nBurstLimit=0\nTotalLimit=0\n")
-        with sockdiag.open_notifications() as ends:
+        self._notified.bind(str(directory / "notify"))
+        self._notified.settimeout(_DEADLINE)
+        # Unless `summarized`, every connection is logged one by one: the cost of that is measured.
+        (directory / "conf").write_text("" if summarized else "[Report]\nBurstLimit=0\nTotalLimit=0\n")
+        with sockdiag.open_notifications() as notifications:
             # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
-            passing = ["bash", "-c", f'exec 3<&{ends.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "bash"]
+            passing = ["bash", "-c", f'exec 3<&{notifications.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "bash"]
             self._program = subprocess.Popen(
                 [
                     *(*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval),
-                    *("--config", str(folder / "conf"), "--state", str(folder / "snapshot")),
-                    *("--metrics", str(folder / "metrics")),
+                    *("--config", str(directory / "conf"), "--state", str(directory / "snapshot")),
+                    *("--metrics", str(directory / "metrics")),
                 ],
                 cwd=_TREE,
-                env={**os.environ, "NOTIFY_SOCKET": str(folder / "notify")},
+                env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify")},
                 stdout=subprocess.DEVNULL,
-                pass_fds=[ends.fileno()],
+                pass_fds=[notifications.fileno()],
             )
         self._wait_for(b"READY=1")
 
@@ -53,17 +53,17 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._program.send_signal(signal.SIGTERM)
-        self._program.wait(_PATIENCE)
+        self._program.wait(_DEADLINE)
         self._notified.close()
-        self._folder.cleanup()
+        self._directory.cleanup()
 
     def _wait_for(self, start: bytes) -> str:
-        while not (told := self._notified.recv(4096)).startswith(start):
+        while not (message := self._notified.recv(4096)).startswith(start):
             pass
-        return told.decode()
+        return message.decode()
 
-    def reads(self, count: int) -> str:
-        """Wait for so many more reads; what STATUS= says after the last."""
+    def polls(self, count: int) -> str:
+        """Wait for `count` more polls; returns STATUS= after the last one."""
         status = ""
         for _ in range(count):
             status = self._wait_for(b"STATUS=")
@@ -82,7 +82,7 @@ class Service:
         raise RuntimeError("no VmHWM")
 
     def lost(self) -> int:
-        """Announcements that did not fit into its receive buffer."""
+        """Notifications that did not fit into its receive buffer."""
         return self._buffer()[1]
 
     def caught_up(self) -> None:

@@ -9,12 +9,12 @@ import subprocess
 
 from bench.client import allow_many_files
 
-# File descriptors that a holder needs for something else than its connections.
+# File descriptors that a holder needs besides its connections.
 _SPARE = 100
 
 
 class Table:
-    """Rows of established connections on loopback, held by processes of their own until `close`."""
+    """Rows of established connections on loopback; child processes hold them until `close`."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -24,7 +24,7 @@ class Table:
             file.write("1024 65000")
 
     def grow(self, rows: int) -> None:
-        """Make it so many rows in all (an even number: each connection has two)."""
+        """Grow to `rows` rows in all (an even number: each connection has two)."""
         most = min(9000, (allow_many_files() - _SPARE) // 2)
         while self.rows < rows:
             connections = min(most, (rows - self.rows) // 2)
@@ -40,7 +40,7 @@ class Table:
 
 
 def _hold(connections: int, number: int) -> int:
-    """A process that holds both ends of so many connections; returns when they are established."""
+    """A process that holds both sockets of the connections; returns when they are established."""
     reading, writing = os.pipe()
     holder = os.fork()
     if holder:

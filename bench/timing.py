@@ -1,4 +1,4 @@
-"""How long something takes, by the clock and in CPU time, compared fairly: what is compared takes turns."""
+"""Elapsed time and CPU time; measurements that are compared take turns."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds by the clock, and seconds of CPU time in user and kernel."""
+    """Elapsed seconds, and seconds of CPU time in user space and kernel."""
 
     wall: float
     cpu: float
 
 
 def of_call(call: Callable[[], object]) -> Cost:
-    """What a call costs in this process."""
+    """Cost of a call in this process."""
     wall, cpu = time.perf_counter(), time.process_time()
     call()
     return Cost(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def of_command(command: Sequence[str]) -> Cost:
-    """What a program costs from its start to its end; its output goes nowhere."""
+    """Cost of a program from start to exit; its output is discarded."""
     nowhere = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     wall = time.perf_counter()
     child = os.posix_spawnp(command[0], list(command), os.environ, file_actions=nowhere)
@@ -37,7 +37,7 @@ def of_command(command: Sequence[str]) -> Cost:
 
 
 def in_turns(rounds: int, *measures: Callable[[], Cost]) -> list[list[Cost]]:
-    """The costs of each measure, taken in turns (A B C A B C ...), so that what else runs here disturbs all of them alike."""
+    """The costs of each measure, taken in turns (A B C A B C ...), so that other load disturbs all of them equally."""
     costs: list[list[Cost]] = [[] for _ in measures]
     for _ in range(rounds):
         for measure, taken in zip(measures, costs, strict=True):
@@ -50,7 +50,7 @@ def median(costs: Sequence[Cost]) -> Cost:
 
 
 def ratio(ours: Sequence[Cost], theirs: Sequence[Cost]) -> Cost:
-    """The median of the ratios of neighbours in time."""
+    """The median of the ratios of measurements taken next to each other."""
     return Cost(
         statistics.median(a.wall / b.wall for a, b in zip(ours, theirs, strict=True)),
         statistics.median(a.cpu / b.cpu for a, b in zip(ours, theirs, strict=True)),

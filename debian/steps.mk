@@ -8,12 +8,22 @@ export PYBUILD_DISABLE = test
 execute_before_dh_installman:
 	$(MAKE) man
 
-# The socket holds what happens while the service is down, and comes and goes with the service (Wants=, StopWhenUnneeded=).
-# Were it named in the maintainer scripts, an upgrade would restart it and so empty it. The figures by HTTP are off until asked for.
+# How to make a release is of no use on a host, and the picture of the dashboard is larger than the rest of the package.
+override_dh_installdocs:
+	dh_installdocs -Xdocs/release.md -X.png
+
+# The pages link to each other, and in a browser a link to a compressed file does not work; nor does one to a file of the source tree.
+override_dh_compress:
+	packaging/relink . debian/tcpnewconn/usr/share/doc/tcpnewconn
+	dh_compress -X.md -X.json
+
+# The socket holds the notifications that arrive while the service is down, and starts and stops with the service (Wants=,
+# StopWhenUnneeded=). If the maintainer scripts named it, an upgrade would restart it and so empty it. Metrics over HTTP are off by
+# default; an upgrade restarts the exporter where it runs (postinst).
 override_dh_installsystemd:
 	dh_installsystemd --exclude=tcpnewconn.socket
 	dh_installsystemd --name=tcpnewconn-metrics --no-enable --no-start --no-stop-on-upgrade
 
-# debhelper does this by itself from compatibility level 14 on. The user must be there before its files are made.
+# debhelper does this by itself from compatibility level 14 on. The user must exist before its files are made.
 execute_before_dh_installtmpfiles:
 	dh_installsysusers

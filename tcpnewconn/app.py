@@ -1,4 +1,4 @@
-"""Builds the program from its rooms, as the options and the settings say, and runs it."""
+"""Builds the program from its modules, as the options and the settings say, and runs it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
+from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
-from tcpnewconn.kernel.procnet import ProcNet, net_folder
+from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
+from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
-from tcpnewconn.reporting.sinks import open_sink, say
-from tcpnewconn.service import NoProc, Service, passed_descriptors
+from tcpnewconn.reporting.sinks import Text, open_sink, say
+from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
-from tcpnewconn.state.kept import Kept
-from tcpnewconn.state.snapshot import Snapshot
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.run import Notifications
 
 
 class CannotRun(Exception):
@@ -30,7 +33,8 @@ class CannotRun(Exception):
 
 
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
-    """Read once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
+    """Poll once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
+    began = time.monotonic()
     try:
         sink = open_sink(options.output)
     except ImportError as error:
@@ -39,66 +43,89 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         notifier = Notifier()
     except ImportError as error:
         raise CannotRun(f"{error}: install python3-systemd, or unset NOTIFY_SOCKET") from error
-    folder = net_folder(options.procfs)
-    here = host.look(options.procfs, folder)
+    directory = net_directory(options.procfs)
+    here = host.look(options.procfs, directory)
     proc = ProcNet(options.procfs, users=here.users)
     sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
-    snapshot = Snapshot(path, here.place) if path else None
-    kept, warning = snapshot.load() if snapshot is not None else (None, None)
-    observer = Observer(
-        proc, here, sources.lookup, sources.ends is not None, sources.buffer, snapshot, settings.interval
-    )
-    outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), settings, bool(sources.buffer))
-    if snapshot is not None:
-        snapshot.buffer(sources.buffer)
+    log = StateLog(path, here.place) if path else None
+    outbox = Outbox(sink, log, Renderer(Units(), Users()), settings)
+    observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
+    observation = Observation(log)
+    notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
+    warning = log.load() if log is not None else None
     if warning is not None:
         say(warning)
-    ends, last_end = None, 0
-    if sources.ends is not None:
-        drops, last_end = (kept.drops, kept.last_end) if kept is not None and kept.buffer == sources.buffer else (0, 0)
-        ends = sockdiag.Notifications(sources.ends, drops)
-    if kept is not None:
-        _restore(kept, here.place, observer, outbox)
+    if log is not None and log.resumed:
+        observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
+    attended = terminal.attended() and not options.once
+    if attended:
+        terminal.tell(terminal.greeting(settings.interval, notifications is not None))
+    # What an earlier run did not deliver.
+    outbox.send()
     if sources.degraded is not None and not options.once:
         outbox.take(sources.degraded)
-    service = Service(observer, outbox, snapshot, ends, last_end, notifier, reload, _metrics(options))
+        outbox.deliver()
+    service = Service(
+        settings,
+        observer,
+        outbox,
+        observation,
+        log,
+        notifications,
+        notifier,
+        reload,
+        metrics=_metrics(options),
+        redeliverable=sources.kind is Notifications.KEPT,
+        record_runs=not isinstance(sink, Text),
+    )
     try:
         service.once() if options.once else service.run()
     except NoProc as error:
         raise CannotRun(f"{error}: is /proc mounted there? say where with --procfs DIR") from error
+    if attended:
+        terminal.tell(terminal.farewell(outbox.connections, time.monotonic() - began))
 
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
     """What the kernel offers beside /proc, and what is missing.
 
-    `buffer` is the inode of the socket in which announcements wait while nobody runs, 0 if they do not.
+    `inode` is that of the socket in which notifications wait while nobody runs, 0 if they do not.
     """
 
     lookup: sockdiag.Lookup | None = None
-    ends: socket.socket | None = None
-    buffer: int = 0
+    notifications: socket.socket | None = None
+    inode: int = 0
     degraded: Degraded | None = None
+
+    @property
+    def kind(self) -> Notifications:
+        if self.notifications is None:
+            return Notifications.NONE
+        return Notifications.KEPT if self.inode else Notifications.OWN
 
 
 def _sources(here: host.Host, listen: bool) -> _Sources:
     try:
-        ends, asking = sockdiag.received(passed_descriptors())
+        given, asking = sockdiag.received(_passed_descriptors())
         lookup = sockdiag.Lookup(asking, here.users)
         lookup.check()
         if not listen:
             return _Sources(lookup)
-        buffer = os.fstat(ends.fileno()).st_ino if ends is not None else 0
-        return _Sources(lookup, ends or sockdiag.open_notifications(), buffer)
+        inode = os.fstat(given.fileno()).st_ino if given is not None else 0
+        return _Sources(lookup, given or sockdiag.open_notifications(), inode)
     except sockdiag.Unavailable as error:
-        return _Sources(degraded=_reads_only(str(error)))
+        return _Sources(degraded=_polls_only(str(error)))
 
 
-def _restore(kept: Kept, place: str, observer: Observer, outbox: Outbox) -> None:
-    if kept.place == place:
-        observer.restore(kept, time.monotonic())
-    outbox.resume(kept)
+def _passed_descriptors() -> list[int]:
+    """The file descriptors that systemd passed to this process (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    from systemd.daemon import listen_fds
+
+    return list(listen_fds())
 
 
 def _state(options: argparse.Namespace) -> str | None:
@@ -115,9 +142,9 @@ def _metrics(options: argparse.Namespace) -> MetricsFile | None:
     return MetricsFile(f"{directory}/{FILE}") if directory and not options.once else None
 
 
-def _reads_only(why: str) -> Degraded:
+def _polls_only(why: str) -> Degraded:
     return Degraded(
         "notifications",
-        f"The kernel does not announce ended connections here ({why}): what opens and closes between two reads of /proc is "
-        "not seen. On the host: modprobe tcp_diag",
+        f"The kernel sends no destroy notifications here ({why}): connections that open and close between two polls of /proc "
+        "are not seen. On the host: modprobe tcp_diag",
     )

@@ -1,77 +1,179 @@
-"""The command line: arguments, sub-commands, exit codes."""
+"""The command line: commands, their options, exit statuses."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from tcpnewconn import __version__
+from tcpnewconn.ledger import options as ledger_options
 from tcpnewconn.settings.config import ConfigError, Settings, load
+from tcpnewconn.settings.ignore import Rules
+from tcpnewconn.settings.rule import Rule, parse_rule, split_list
 from tcpnewconn.settings.values import parse_interval
+from tcpnewconn.text import nearest, printable
 
 EXIT_CANNOT_RUN = 1
-# What status ends with when something is not as it should be.
-EXIT_DEGRADED = 1
-# As sysexits.h and systemd know it: the unit is not started again then.
+EXIT_USAGE = 2
+# As monitoring plugins have it, where status cannot say: also for wrong usage, because 2 is its "not running".
+EXIT_UNKNOWN = 3
+# As sysexits.h and systemd have it: systemd does not start the unit again then.
 EXIT_CONFIG = 78
 
-# With arguments of their own, see tcpnewconn/ledger/.
-LEDGER_COMMANDS = ("ledger", "report")
-COMMANDS = ("run", "check-config", "status", "metrics-http")
+NAME = "tcpnewconn"
+COMMANDS = {
+    "run": "Log every new TCP connection until stopped.",
+    "status": "Show whether the service works, and what it has counted.",
+    "check-config": "Check the configuration.",
+    "show-config": "Print the settings in force, and where each comes from.",
+    "metrics-http": "Serve the metrics over HTTP, on a socket that systemd passes.",
+    "ledger": "Keep the ledger: what the journal's entries add up to.",
+    "report": "Answer from the ledger: who talks to whom.",
+}
+_RUN = "run"
 
-_EPILOG = """\
-examples:
-  tcpnewconn                                what is connected now, then each new connection as it comes
-  tcpnewconn --once --output json | jq .    the same for programs, once
-  tcpnewconn check-config                   say what is wrong with the configuration, if anything
-  tcpnewconn status                         how the service fares, and what it has counted
+_COMMANDS_HELP = "\n".join(f"  {name:<14}{text[0].lower()}{text[1:-1]}" for name, text in COMMANDS.items())
+_DESCRIPTION = f"""\
+Log every new TCP connection of this host, once.
 
-The service is read with journalctl -u tcpnewconn. See tcpnewconn(8), tcpnewconn.conf(5) and tcpnewconn.fields(7).
+commands:
+{_COMMANDS_HELP}
+
+Without a command: run. The options of a command: {NAME} COMMAND --help
 """
+_EPILOGS = {
+    "": f"""\
+examples:
+  {NAME}                              what is open now, then each new connection
+  {NAME} --ignore 127.0.0.0/8,:9100   the same, without some of it
+  {NAME} --once --output json | jq .  what is open now, for programs
+  {NAME} check-config                 every error of the configuration
+  {NAME} status                       whether the service works
+
+The service logs to the journal: journalctl -u {NAME}. See {NAME}(8), {NAME}.conf(5) and {NAME}.fields(7).
+""",
+    "run": f"""\
+examples:
+  {NAME} run --interval 1s
+  {NAME} run --ignore "127.0.0.0/8 ::1 unit:cron.service"
+  {NAME} run --once --output json | jq .
+""",
+    "status": f"""\
+exit status:
+  0 ok, 1 degraded, 2 stale or not running, 3 unknown
+
+examples:
+  {NAME} status
+  {NAME} status --json | jq .metrics.lost_total
+""",
+    "check-config": f"""\
+exit status:
+  0 no error, 78 errors
+
+example:
+  {NAME} check-config && systemctl reload {NAME}
+""",
+    "show-config": f"""\
+The output is a configuration file in itself.
+
+example:
+  {NAME} show-config | grep -B1 Ignore=
+""",
+    "metrics-http": f"""\
+{NAME}-metrics.service runs it:
+  systemctl enable --now {NAME}-metrics.socket
+  curl http://127.0.0.1:19117/metrics
+""",
+    "ledger": ledger_options.LEDGER_EXAMPLES,
+    "report": ledger_options.REPORT_EXAMPLES,
+}
 
 
 class _Parser(argparse.ArgumentParser):
+    """The options of one command; those of run with the command left out have the name "" here."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            prog=f"{NAME} {command}".rstrip(),
+            usage=None if command else f"{NAME} [run] [OPTION...]\n       {NAME} COMMAND [OPTION...]",
+            description=COMMANDS.get(command, _DESCRIPTION),
+            epilog=_EPILOGS[command],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.command = command
+
     def error(self, message: str) -> NoReturn:
         """One line, as every message here."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        status = EXIT_UNKNOWN if self.command == "status" else EXIT_USAGE
+        see = " See" if message.endswith("?") else "; see"
+        self.exit(status, f"{NAME}: {printable(message)}{see} {self.prog} --help\n")
+
+    def options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
 
 
-def parser() -> argparse.ArgumentParser:
-    """All there is to say on the command line."""
-    top = _Parser(
-        prog="tcpnewconn",
-        description="Reports every new TCP connection of this host, once.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def parser(command: str = "") -> _Parser:
+    """The options of a command, and their help; without one, those of run and the list of commands."""
+    made = _Parser(command)
+    if not command:
+        made.add_argument(
+            "--version", action="version", version=f"{NAME} {__version__}", help="show the version and exit"
+        )
+        _add_run_options(made.add_argument_group("options of run"))
+    elif command == "run":
+        _add_run_options(made)
+    if command in ("check-config", "show-config"):
+        _add_config(made)
+    if command in ("status", "metrics-http"):
+        made.add_argument("--metrics", metavar="FILE", help="read this file, in place of the service's")
+    if command == "ledger":
+        ledger_options.add_ledger_options(made)
+        _add_config(made)
+    if command == "report":
+        ledger_options.add_report_options(made)
+    if command == "status":
+        made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def _add_run_options(to: argparse._ActionsContainer) -> None:
+    to.add_argument("--once", action="store_true", help="poll once, log what is open, exit")
+    to.add_argument("--interval", metavar="SPAN", type=_interval, help="time between two polls, such as 10s or 500ms")
+    to.add_argument(
+        "--ignore",
+        metavar="RULES",
+        type=_rules,
+        action="extend",
+        default=[],
+        help="do not log these connections: rules of Ignore= in tcpnewconn.conf(5), in addition to those there",
     )
-    top.add_argument("command", nargs="?", choices=COMMANDS, default="run", help="default: run")
-    top.add_argument("--once", action="store_true", help="read once, report, exit")
-    top.add_argument("--interval", metavar="SPAN", type=_interval, help="time between two reads, such as 10s or 500ms")
-    top.add_argument(
+    to.add_argument(
         "--output",
         choices=("auto", "journal", "text", "json"),
         default="auto",
-        help="where to report; auto is the journal under systemd, else text",
+        help="where to log; auto is the journal under systemd, else text",
     )
-    top.add_argument(
-        "--config", metavar="FILE", help="configuration file, in place of /etc/tcpnewconn.conf and its drop-ins"
+    _add_config(to)
+    to.add_argument(
+        "--procfs", metavar="DIR", default="/proc", help="where /proc is mounted, or a directory of captured files"
     )
-    top.add_argument(
-        "--procfs", metavar="DIR", default="/proc", help="where /proc is mounted, or a folder of captured files"
-    )
-    top.add_argument("--state", metavar="FILE", help="keep there what was reported; default: under systemd only")
-    top.add_argument(
+    to.add_argument("--state", metavar="FILE", help="keep in this file what was logged; by default only under systemd")
+    to.add_argument(
         "--metrics",
         metavar="FILE",
-        help="write figures there for Prometheus, under systemd only by default; or read them",
+        help="write metrics for Prometheus to this file after every poll; by default only under systemd",
     )
-    top.add_argument("--json", action="store_true", help="with status: for programs")
-    top.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return top
+
+
+def _add_config(to: argparse._ActionsContainer) -> None:
+    to.add_argument(
+        "--config", metavar="FILE", help="read this file, in place of /etc/tcpnewconn.conf and its drop-ins"
+    )
 
 
 def _interval(text: str) -> float:
@@ -81,58 +183,52 @@ def _interval(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
+def _rules(text: str) -> list[Rule]:
+    rules = []
+    for part in split_list(text) or [text]:
+        try:
+            rules.append(parse_rule(part))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{part!r}: {error}") from None
+    return rules
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; returns the exit code."""
+    """Run; returns the exit status."""
+    options = None
     try:
-        given = sys.argv[1:] if arguments is None else list(arguments)
-        if given and given[0] in LEDGER_COMMANDS:
-            return _ledger(given)
-        options = _parsed(arguments)
-        if options.command == "status":
-            return _status(options)
-        if options.command == "metrics-http":
-            return _metrics_http(options)
-        settings = _settings(options)
-        if options.command == "check-config":
-            return 0
-        return _run(options, settings)
+        options = _parsed(sys.argv[1:] if arguments is None else arguments)
+        return _done(options)
     except ConfigError as error:
         _complain(str(error))
         return EXIT_CONFIG
     except BrokenPipeError:
-        # Whoever read our output has gone.
+        # Nobody reads our output any more.
         _discard_output()
         return 0
     except OSError as error:
         _complain(f"standard output: {error.strerror}")
         _discard_output()
-        return EXIT_CANNOT_RUN
+        return EXIT_UNKNOWN if options is not None and options.command == "status" else EXIT_CANNOT_RUN
     except KeyboardInterrupt:
         return 0
 
 
-def _ledger(given: list[str]) -> int:
-    from tcpnewconn.ledger import command, report_command
-
-    own = _Parser(prog=f"tcpnewconn {given[0]}", allow_abbrev=False)
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     try:
-        if given[0] == "ledger":
-            command.add_arguments(own)
-            return command.run(own.parse_args(given[1:]))
-        report_command.add_arguments(own)
-        return report_command.run(own.parse_args(given[1:]))
-    except SystemExit:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        raise
-
-
-def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    try:
-        top = parser()
-        options = top.parse_args(arguments)
-        if options.json and options.command != "status":
-            top.error("--json is for status; there is --output json")
+        if not arguments or arguments[0].startswith("-"):
+            command, made, rest = _RUN, parser(), arguments
+        else:
+            command, *rest = arguments
+            if command not in COMMANDS:
+                near = nearest(command, COMMANDS)
+                hint = f"did you mean {near}?" if near else f"use {', '.join(COMMANDS)}"
+                parser().error(f"unknown command {command!r}; {hint}")
+            made = parser(command)
+        options, unknown = made.parse_known_args(rest)
+        if unknown:
+            made.error(_refusal(made, unknown[0]))
+        options.command = command
         return options
     except SystemExit:
         # What --help and --version print goes out here, or fails here.
@@ -141,25 +237,99 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         raise
 
 
+def _refusal(made: _Parser, argument: str) -> str:
+    """Why a command does not take an argument."""
+    option = argument.partition("=")[0]
+    if not option.strip("-") or not argument.startswith("-"):
+        if argument in COMMANDS and not made.command:
+            return f"{argument!r} is a command; it comes first: {NAME} {argument}"
+        return f"unexpected argument {argument!r}"
+    if option == "--version":
+        return f"{option} stands alone: {NAME} {option}"
+    elsewhere = [name for name in COMMANDS if option in parser(name).options()]
+    if elsewhere:
+        return f"{option} is an option of {' and '.join(elsewhere)}, not of {made.command or _RUN}"
+    # Without the dashes, which all have in common.
+    near = nearest(option.strip("-"), (each.strip("-") for each in made.options()))
+    return f"unknown option {option}" + (f"; did you mean --{near}?" if near else "")
+
+
+def _done(options: argparse.Namespace) -> int:
+    if options.command == "status":
+        return _status(options)
+    if options.command == "check-config":
+        return _check_config(options)
+    if options.command == "show-config":
+        return _show_config(options)
+    if options.command == "metrics-http":
+        return _metrics_http(options)
+    if options.command == "ledger":
+        return _ledger(options)
+    if options.command == "report":
+        return _report(options)
+    return _run(options)
+
+
 def _discard_output() -> None:
     """Python would complain of what it could not write once more, when it closes stdout."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _settings(options: argparse.Namespace) -> Settings:
-    import dataclasses
+# --- commands --------------------------------------------------------------------------------------------------------
 
+
+def _run(options: argparse.Namespace) -> int:
+    from tcpnewconn.app import CannotRun, run
+
+    try:
+        run(options, _settings(options), lambda: _settings(options))
+    except CannotRun as error:
+        _complain(str(error))
+        return EXIT_CANNOT_RUN
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    """Those of the configuration, and of the command line."""
     settings = load(options.config)
-    return settings if options.interval is None else dataclasses.replace(settings, interval=options.interval)
+    if options.interval is not None:
+        settings = dataclasses.replace(settings, interval=options.interval)
+    if options.ignore:
+        settings = dataclasses.replace(settings, ignore=Rules((*settings.ignore.given, *options.ignore)))
+    return settings
 
 
 def _status(options: argparse.Namespace) -> int:
     from tcpnewconn.health import metrics, status
 
-    text, well = status.told(options.metrics or metrics.PATH, options.json)
-    print(text, flush=True)
-    return 0 if well else EXIT_DEGRADED
+    text, exit_status = status.report(options.metrics or metrics.PATH, options.json)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _discard_output()
+    return exit_status
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    from tcpnewconn.settings.config import read
+
+    try:
+        files = read(options.config).files
+    except ConfigError as error:
+        for problem in error.problems:
+            _complain(str(problem))
+        return EXIT_CONFIG
+    read_from = ", ".join(map(printable, files)) or "no configuration file, so all settings have their defaults"
+    print(f"OK: {read_from}", flush=True)
+    return 0
+
+
+def _show_config(options: argparse.Namespace) -> int:
+    from tcpnewconn.settings.config import read
+
+    print(read(options.config).text(), end="", flush=True)
+    return 0
 
 
 def _metrics_http(options: argparse.Namespace) -> int:
@@ -174,15 +344,16 @@ def _metrics_http(options: argparse.Namespace) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace, settings: Settings) -> int:
-    from tcpnewconn.app import CannotRun, run
+def _ledger(options: argparse.Namespace) -> int:
+    from tcpnewconn.ledger import command
 
-    try:
-        run(options, settings, lambda: _settings(options))
-    except CannotRun as error:
-        _complain(str(error))
-        return EXIT_CANNOT_RUN
-    return 0
+    return command.run(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tcpnewconn.ledger import report_command
+
+    return report_command.run(options)
 
 
 def _complain(message: str) -> None:

@@ -1,8 +1,8 @@
 """The values that flow from the sources to the sinks.
 
-A *four_tuple* names one socket: its local address and port, then its remote address and port, packed in network byte order
+A 4-tuple names one socket: its local address and port, then its remote address and port, packed in network byte order
 (12 bytes for IPv4, 36 for IPv6). An IPv4-mapped IPv6 address (::ffff:a.b.c.d) is packed as the IPv4 address it is. The
-other socket of a connection within this host has the same four_tuple with its halves exchanged.
+other socket of a connection within this host has the same 4-tuple with its halves exchanged.
 
 What there are many of is a named tuple: frozen dataclasses take four times as long to make (measured).
 """
@@ -15,43 +15,48 @@ from typing import Literal, NamedTuple
 
 FourTuple = bytes
 
+# The direction of a connection, from this host's point of view.
+INGRESS, EGRESS, INTERNAL, UNKNOWN = DIRECTIONS = ("ingress", "egress", "internal", "unknown")
+
 # include/net/tcp_states.h
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 3, 4, 5, 6
 CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING, NEW_SYN_RECV = 7, 8, 9, 10, 11, 12
 
+# As OpenTelemetry names them (network.connection.state), after RFC 9293. The kernel has two states for a received SYN.
 STATE_NAMES = {
-    ESTABLISHED: "ESTABLISHED",
-    SYN_SENT: "SYN_SENT",
-    SYN_RECV: "SYN_RECV",
-    FIN_WAIT1: "FIN_WAIT1",
-    FIN_WAIT2: "FIN_WAIT2",
-    TIME_WAIT: "TIME_WAIT",
-    CLOSE: "CLOSE",
-    CLOSE_WAIT: "CLOSE_WAIT",
-    LAST_ACK: "LAST_ACK",
-    LISTEN: "LISTEN",
-    CLOSING: "CLOSING",
-    NEW_SYN_RECV: "SYN_RECV",
+    ESTABLISHED: "established",
+    SYN_SENT: "syn_sent",
+    SYN_RECV: "syn_received",
+    FIN_WAIT1: "fin_wait_1",
+    FIN_WAIT2: "fin_wait_2",
+    TIME_WAIT: "time_wait",
+    CLOSE: "closed",
+    CLOSE_WAIT: "close_wait",
+    LAST_ACK: "last_ack",
+    LISTEN: "listen",
+    CLOSING: "closing",
+    NEW_SYN_RECV: "syn_received",
 }
 
 # The states of a socket whose connection was established: with any of these it is, or was, a connection.
 CONNECTED = frozenset({ESTABLISHED, FIN_WAIT1, FIN_WAIT2, TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING})
 
-_MAPPED = b"\0" * 10 + b"\xff\xff"
+# The prefix of IPv4-mapped IPv6 addresses (RFC 4291, 2.5.5.2).
+MAPPED = b"\0" * 10 + b"\xff\xff"
 
 
 def unmapped(address: bytes) -> bytes:
     """A packed address, an IPv4-mapped IPv6 one as the IPv4 address it stands for."""
-    return address[12:] if len(address) == 16 and address.startswith(_MAPPED) else address
+    return address[12:] if len(address) == 16 and address.startswith(MAPPED) else address
 
 
 def four_tuple_of(local: bytes, local_port: int, remote: bytes, remote_port: int) -> FourTuple:
-    """The four_tuple of a socket; both addresses packed, of one family once unmapped."""
+    """The 4-tuple of a socket; both addresses packed, of one family once unmapped."""
     return b"%b%b%b%b" % (local, local_port.to_bytes(2, "big"), remote, remote_port.to_bytes(2, "big"))
 
 
 def mirrored(four_tuple: FourTuple) -> FourTuple:
-    """The four_tuple of the socket at the connection's other end."""
+    """The 4-tuple of the socket at the connection's other end."""
     half = len(four_tuple) // 2
     return four_tuple[half:] + four_tuple[:half]
 
@@ -77,8 +82,14 @@ def address_text(address: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 
+def family(*endpoints: Endpoint) -> str:
+    """ipv4 or ipv6: that of the first endpoint whose address is known."""
+    address = next((endpoint.address for endpoint in endpoints if endpoint.address is not None), b"")
+    return "ipv4" if len(address) == 4 else "ipv6"
+
+
 def endpoints(four_tuple: FourTuple) -> tuple[Endpoint, Endpoint]:
-    """The local and the remote endpoint of a four_tuple."""
+    """The local and the remote endpoint of a 4-tuple."""
     half = len(four_tuple) // 2
     return (
         Endpoint(four_tuple[: half - 2], int.from_bytes(four_tuple[half - 2 : half], "big")),
@@ -96,11 +107,11 @@ class Row(NamedTuple):
 
 
 class SocketInfo(NamedTuple):
-    """What the kernel says of one socket that was looked up.
+    """What sock_diag answers of one socket.
 
     The cookie is 64 bits wide and not used again before the next boot. The cgroup is the inode number of the socket's
-    cgroup directory, 0 where the kernel does not say. Of a connection that has come to TIME_WAIT only a small `remnant` is
-    left, which has a cookie of its own unless its socket had been asked for one before.
+    cgroup directory, 0 where the kernel does not say. A connection in TIME_WAIT has only a `timewait` socket (struct
+    inet_timewait_sock), which has a cookie of its own unless its full socket had been asked for one before.
     """
 
     cookie: int
@@ -108,11 +119,11 @@ class SocketInfo(NamedTuple):
     uid: int | None
     inode: int
     state: int
-    remnant: bool
+    timewait: bool
 
 
 class Traffic(NamedTuple):
-    """What a socket carried: bytes each way, the smoothed round trip in microseconds, retransmitted segments.
+    """What a socket carried: bytes each way, the smoothed round trip time in microseconds, retransmitted segments.
 
     `sent` is payload, each byte once; `acked` also has the SYN and the FIN that were acknowledged, `received` the FIN.
     """
@@ -125,19 +136,33 @@ class Traffic(NamedTuple):
 
 
 class DestroyedSocket(NamedTuple):
-    """One socket as the kernel announces it when it is destroyed.
+    """One socket as the kernel's destroy notification describes it.
 
-    `four_tuple` is as the kernel tells it; where it `wiped` the socket's addresses before the announcement, the local address
-    and the remote port in it are zero. `established` says whether the socket ever was a connection. It has been `idle` for
-    so many seconds: its peer acknowledged nothing.
+    The 4-tuple is as the kernel has it: of an `unaddressed` socket it has cleared the addresses, and the local address
+    and the remote port are zero. `established`: the socket was that of a connection. Its peer has acknowledged nothing
+    for `idle` seconds.
     """
 
     four_tuple: FourTuple
     cookie: int
     established: bool
-    wiped: bool
+    unaddressed: bool
     traffic: Traffic
     idle: float = 0.0
+
+    def opened_here(self) -> bool | None:
+        """Whether this socket opened its connection, or accepted it; None where that is undecided.
+
+        What was acknowledged beyond the payload are the SYN of the side that opened and the FIN. Measured for ten ways to
+        close (Linux 6.18): 2 for an opener and 1 for an acceptor after an orderly close, 1 and 0 after an abort; bytes that
+        were not acknowledged lower it.
+        """
+        beyond = self.traffic.acked - self.traffic.sent
+        if beyond == 2:
+            return True
+        if beyond == 0 and not self.traffic.sent and not self.unaddressed:
+            return False
+        return None
 
 
 class Connection(NamedTuple):

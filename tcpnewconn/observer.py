@@ -1,17 +1,19 @@
-"""Joins the sources of one network namespace: rows and ends in, events out.
+"""Joins the sources of one network namespace: polls and destroyed sockets in, events out.
 
-Knows when to ask the kernel for more than it told (who owns a socket, who listens), and keeps count of what it could not see.
+Knows when to ask the kernel for more than it told (who listens, who opened a connection), and what could not be seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
-from tcpnewconn.kernel.procnet import Malformed, ProcNet, Read
+from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import (
+    EGRESS,
+    INGRESS,
     Closed,
     Connection,
     Degraded,
@@ -27,14 +29,16 @@ from tcpnewconn.model import (
     endpoints,
     mirrored,
 )
-from tcpnewconn.state.kept import Kept
-from tcpnewconn.state.snapshot import Snapshot
-from tcpnewconn.tracking.direction import EGRESS, INGRESS, Listeners, decided, directed
-from tcpnewconn.tracking.sameness import owner
-from tcpnewconn.tracking.tracker import New, Over, Tracker
+from tcpnewconn.reporting.seldom import Seldom
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.direction import accepted_here, decided, directed
+from tcpnewconn.tracking.listeners import Listeners
+from tcpnewconn.tracking.matching import attribution
+from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
+from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.tracker import Tracker
+from tcpnewconn.tracking.undecided import Undecided
 
-# Seconds between two loss events of one kind.
-_LOSS_EVERY = 60.0
 # Seconds between two dumps of the listening sockets.
 _LISTENERS_EVERY = 1.0
 
@@ -42,8 +46,7 @@ _LISTENERS_EVERY = 1.0
 class Observer:
     """Turns what the sources say into events. All times are seconds of a monotonic clock.
 
-    `announced` says whether ends arrive; `buffer` is the inode of the socket in which they wait while nobody runs, 0 if
-    they do not.
+    `report` is called with each event, in order. `closed`: closed connections are events too.
     """
 
     def __init__(
@@ -51,198 +54,175 @@ class Observer:
         proc: ProcNet,
         host: Host,
         lookup: Lookup | None,
-        announced: bool,
-        buffer: int,
-        snapshot: Snapshot | None,
-        interval: float,
+        report: Callable[[Event], None],
+        notifications: Notifications,
+        log: StateLog | None = None,
+        socket: int = 0,
     ) -> None:
-        self.rows = 0
-        # How many rows of each state stood in the last read.
+        """`notifications`, `log` and `socket` as in Tracker."""
+        self.closed = False
+        # How many rows of each state the last poll showed.
         self.states: dict[int, int] = {}
         self._proc = proc
         self._host = host
         self._lookup = lookup
-        self._snapshot = snapshot
+        self._report = report
+        self._log = log
         self._addresses = Addresses()
-        self._listeners = Listeners(host.port_range)
-        self._reported_listeners: set[str] = set()
-        self.tracker = Tracker(
-            self._identify,
-            self._addresses.internal,
-            announced,
-            snapshot,
-            patience=max(60.0, 3 * interval),
-            remember_closed=announced and not buffer and snapshot is not None,
-        )
-        self._reads = 0
-        self._restored = False
-        self._buffer = buffer
-        self._read: Read | None = None
+        self._listeners = Listeners(host.port_range, log)
+        self.tracker = Tracker(self._look_up, self._addresses.internal, self._outcome, notifications, log, socket)
+        self._undecided = Undecided(log)
+        self._first = True
+        self._poll: Poll | None = None
         self._listeners_asked = float("-inf")
+        self._any_destroyed = False
         self._malformed = 0
         self._first_malformed: Malformed | None = None
-        self._malformed_told = float("-inf")
-        self._ends = 0
-        # Connections that were lost and not told of, and with how many announcements.
-        self._lost = 0
-        self._lost_with = 0
-        self._lost_told = float("-inf")
+        self._malformed_reported = Seldom()
+        self._lost_reported = Seldom()
 
     @property
     def connections(self) -> int:
         """How many connections are open, those within this host counted once."""
-        return self.tracker.table.open
+        return self.tracker.sockets.open
 
     @property
-    def reported_listeners(self) -> set[str]:
-        return self._reported_listeners
+    def waiting(self) -> bool:
+        """Whether tick() will soon have something to report."""
+        return self.tracker.waiting or bool(self._undecided)
 
-    def restore(self, kept: Kept, now: float) -> None:
-        """Continue where a snapshot ends."""
-        self._restored = True
-        kept.restore(self.tracker, unbroken=kept.buffer == self._buffer != 0, now=now)
-        self._reported_listeners = kept.listeners
+    @property
+    def losing(self) -> bool:
+        """Whether a loss waits for the polls that show how many connections it means."""
+        return self.tracker.cursor.pending > 0
 
-    def _identify(self, four_tuple: FourTuple) -> SocketInfo | None:
-        return self._lookup.identity(four_tuple) if self._lookup is not None else None
+    def _look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
+        return self._lookup.socket_info(four_tuple) if self._lookup is not None else None
 
-    # --- rows --------------------------------------------------------------------------------------------------------
+    # --- the four verbs ----------------------------------------------------------------------------------------------
 
-    def read(self, now: float) -> Iterator[Event]:
-        """Read the tables; what is new in them. To be gone through to its end. Raises OSError where /proc cannot be read."""
-        tracker = self.tracker
-        time_wait = not tracker.announced or tracker.remember_closed or tracker.first
-        read = self._proc.read(time_wait)
+    def poll(self, now: float) -> None:
+        """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
+        poll = self._proc.poll(self.tracker.run.wants_time_wait)
         if self._host.live:
             self._addresses.refresh()
-        self._read, self.rows, self.states = read, read.rows, read.states
-        return self._events(read, now)
+        self._poll, self.states = poll, poll.states
+        self._malformed += poll.malformed
+        self._first_malformed = self._first_malformed or poll.first_malformed
+        self._compare_listeners(poll)
+        self.tracker.poll(poll, now)
+        self._ticked(now, last=False)
 
-    def leave(self) -> None:
-        """The next read is the last."""
-        self.tracker.leave()
-        self._proc.forget_ended()
+    def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
+        """Report what is new with a destroyed socket."""
+        if not self.tracker.run.notified:
+            self.tracker.run.notified = True
+            self._report(
+                Recovered("notifications", "The kernel's destroy notifications arrive: every connection is seen again")
+            )
+        self._any_destroyed = True
+        self.tracker.destroyed(destroyed, now)
 
-    def _events(self, read: Read, now: float) -> Iterator[Event]:
-        tracker = self.tracker
-        self._reads += 1
-        seen = "poll" if self._reads > 1 or self._restored else "startup"
-        self._count_malformed(read)
-        for four_tuple in read.gone_listeners:
-            self._listeners.remove(four_tuple)
-            self._forget_listener(str(endpoints(four_tuple)[0]))
-        if self._reads == 1:
+    def tick(self, now: float, last: bool = False) -> None:
+        """Report what time brings: what stays incomplete, and losses; all of them where these are the `last`."""
+        self.tracker.tick(now)
+        self._ticked(now, last)
+
+    def _ticked(self, now: float, last: bool) -> None:
+        for new in self._undecided.overdue(now, last):
+            self._connection_within(new, None)
+        self._check_notifications(now)
+        self._report_losses(now, last)
+
+    def stop(self) -> None:
+        """The next poll is the last."""
+        self.tracker.stop()
+
+    # --- listeners ---------------------------------------------------------------------------------------------------
+
+    def _compare_listeners(self, poll: Poll) -> None:
+        for four_tuple in poll.gone_listeners:
+            self._listeners.gone(four_tuple)
+        startup = self._first and not (self._log is not None and self._log.resumed)
+        if self._first:
+            self._first = False
             # Those that went while nobody ran: one that comes back is new.
-            for name in self._reported_listeners - {str(endpoints(row.four_tuple)[0]) for row in read.listeners}:
-                self._forget_listener(name)
-        listening = self._listening() if read.listeners else {}
-        for row in read.listeners:
-            yield from self._listener(row, listening.get(row.four_tuple), seen == "startup")
-        if self._reads == 2 and self._restored:
-            tracker.missing(read.find, now)
-        for four_tuple in read.gone:
-            tracker.gone(four_tuple, now)
-        for row in read.changed:
-            new = tracker.row(row, seen, now)
-            if new is not None:
-                yield self._connection(new, now)
-        tracker.read_done()
-        yield from self.overdue(now)
+            self._listeners.only(poll.listeners)
+        listening = self._listening() if poll.listeners else {}
+        for row in poll.listeners:
+            info = listening.get(row.four_tuple)
+            self._listeners.add(row, info.cgroup if info else 0)
+            if not self._listeners.is_reported(row):
+                self._listeners.reported(row)
+                self._report(Listener(endpoints(row.four_tuple)[0], startup, *attribution(row, info)))
 
     def _listening(self) -> dict[FourTuple, SocketInfo]:
-        """Every listening socket that the kernel tells of when asked."""
+        """Every listening socket that the kernel answers with."""
+        if self._lookup is None:
+            return {}
         try:
-            return (
-                {row.four_tuple: identity for row, identity in self._lookup.listeners()}
-                if self._lookup is not None
-                else {}
-            )
+            return {row.four_tuple: info for row, info in self._lookup.listeners()}
         except OSError:
             return {}
 
-    def _listener(self, row: Row, identity: SocketInfo | None, startup: bool) -> Iterator[Event]:
-        endpoint = endpoints(row.four_tuple)[0]
-        self._listeners.add(row, identity.cgroup if identity else 0)
-        if str(endpoint) not in self._reported_listeners:
-            self._reported_listeners.add(str(endpoint))
-            if self._snapshot is not None:
-                self._snapshot.listener(str(endpoint))
-            uid, cgroup = owner(row, identity)
-            yield Listener(endpoint, startup, uid, cgroup)
-
-    def _forget_listener(self, name: str) -> None:
-        self._reported_listeners.discard(name)
-        if self._snapshot is not None:
-            self._snapshot.no_listener(name)
-
-    # --- ends --------------------------------------------------------------------------------------------------------
-
-    def end(self, end: DestroyedSocket, now: float, closed: bool) -> Iterator[Event]:
-        """An announced end; what is new with it. With `closed`, that a reported connection has ended is an event too."""
-        if not self.tracker.announced:
-            self.tracker.announced = True
-            yield Recovered("notifications", "The kernel announces ended connections: every connection is seen again")
-        self._ends += 1
-        outcome = self.tracker.end(end, now)
-        if isinstance(outcome, New):
-            connection = self._connection(outcome, now)
-            yield connection
-            if closed:
-                yield self._closed(connection, outcome.four_tuple, end, None)
-        elif isinstance(outcome, Over):
-            self._proc.forget(outcome.four_tuple)
-            if closed:
-                yield from self._over(outcome, end, now)
-
-    def _over(self, over: Over, end: DestroyedSocket, now: float) -> Iterator[Event]:
-        source, destination, direction = directed(over.four_tuple, over.internal, self._listeners)
-        if over.internal and source != endpoints(over.four_tuple)[0]:
-            # The other socket of this connection tells of it, when its own end comes.
+    def _ask_for_listeners(self, now: float) -> None:
+        if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
             return
-        connection = Connection(source, destination, direction, "", self._id(over.number), 0)
-        # The clock of an earlier run can have been another one: that of a time namespace, or of a machine that was restored.
-        seconds = None if over.opened is None or over.opened > now else now - over.opened
-        yield self._closed(connection, over.four_tuple, end, seconds)
-
-    def _closed(
-        self, connection: Connection, four_tuple: FourTuple, end: DestroyedSocket, seconds: float | None
-    ) -> Closed:
-        traffic = end.traffic
-        opened_here = connection.source == endpoints(four_tuple)[0]
-        # Of what was acknowledged beyond the payload one is the SYN of him who opened it, the other his FIN: who has that
-        # acknowledged has, but for a peer that vanished, received one too.
-        fin = traffic.acked - traffic.sent > int(opened_here)
-        received = max(0, traffic.received - int(fin))
-        source_bytes, destination_bytes = (traffic.sent, received) if opened_here else (received, traffic.sent)
-        return Closed(
-            connection.source,
-            connection.destination,
-            connection.direction,
-            connection.id,
-            source_bytes,
-            destination_bytes,
-            traffic.rtt,
-            traffic.retransmits,
-            seconds,
-        )
+        self._listeners_asked = now
+        try:
+            self._listeners.replace([(row, info.cgroup) for row, info in self._lookup.listeners()])
+        except OSError:
+            # What was known stays.
+            return
 
     # --- a connection ------------------------------------------------------------------------------------------------
 
-    def _connection(self, new: New, now: float) -> Connection:
-        if not decided(new.four_tuple, new.internal, self._listeners):
+    def _outcome(self, outcome: NewConnection | ClosedSocket, now: float) -> None:
+        if isinstance(outcome, ClosedSocket):
+            self._closed_socket(outcome, now)
+            return
+        if not decided(outcome.four_tuple, outcome.internal, self._listeners):
             self._ask_for_listeners(now)
-        if new.wiped:
-            return self._without_addresses(new)
-        source, destination, direction = directed(new.four_tuple, new.internal, self._listeners)
-        uid, cgroup = new.uid, new.cgroup
-        if new.internal and new.detected_by != "notification" and source != endpoints(new.four_tuple)[0]:
-            uid, cgroup = self._owner(mirrored(new.four_tuple))
-        if new.detected_by == "notification" and direction == INGRESS:
-            cgroup = self._listeners.on(new.four_tuple[: len(new.four_tuple) // 2]) or 0
-        return Connection(source, destination, direction, new.detected_by, self._id(new.number), new.state, uid, cgroup)
+        if outcome.destroyed is not None and outcome.destroyed.unaddressed:
+            self._report(self._without_addresses(outcome))
+            return
+        opened_here = None
+        if accepted_here(outcome.four_tuple, outcome.internal, self._listeners) is None:
+            opened_here = self._opened_here(outcome)
+            if opened_here is None and outcome.internal and outcome.destroyed is not None:
+                self._undecided.wait(outcome, now)
+                return
+        self._connection_within(outcome, opened_here)
 
-    def _without_addresses(self, new: New) -> Connection:
-        """A connection whose local address and remote port the kernel wiped before it announced the end."""
+    def _opened_here(self, new: NewConnection) -> bool | None:
+        """What the kernel counted at either end of a connection says of who opened it; None where that is undecided."""
+        opened_here = new.destroyed.opened_here() if new.destroyed is not None else None
+        if opened_here is None and self._lookup is not None:
+            if new.destroyed is None:
+                opened_here = self._lookup.opened_here(new.four_tuple)
+            if opened_here is None and new.internal:
+                opened_there = self._lookup.opened_here(mirrored(new.four_tuple))
+                opened_here = None if opened_there is None else not opened_there
+        return opened_here
+
+    def _connection_within(self, new: NewConnection, opened_here: bool | None) -> None:
+        """Report a connection whose addresses are known; and that it is closed, if it is."""
+        four_tuple = new.four_tuple
+        source, destination, direction = directed(four_tuple, new.internal, self._listeners, opened_here)
+        uid, cgroup = new.uid, new.cgroup
+        if new.internal and new.destroyed is None and source != endpoints(four_tuple)[0]:
+            uid, cgroup = self._attribution(mirrored(four_tuple))
+        if new.destroyed is not None and direction == INGRESS:
+            cgroup = self._listeners.on(four_tuple[: len(four_tuple) // 2]) or 0
+        connection = Connection(
+            source, destination, direction, new.detected_by, self._id(new.number), new.state, uid, cgroup
+        )
+        self._report(connection)
+        if self.closed and new.destroyed is not None:
+            self._report(_closed(connection, four_tuple, new.destroyed, None))
+
+    def _without_addresses(self, new: NewConnection) -> Connection:
+        """A connection of an unaddressed socket: its local address may be missing, and its remote port is."""
         local, remote = endpoints(new.four_tuple)
         assert local.address is not None
         local = Endpoint(local.address if any(local.address) else None, local.port)
@@ -257,16 +237,33 @@ class Observer:
             source, destination, direction, new.detected_by, self._id(new.number), new.state, None, cgroup or 0
         )
 
-    def _owner(self, four_tuple: FourTuple) -> tuple[int | None, int]:
-        """User and cgroup of the socket of a four_tuple; None and 0 where not known."""
-        row = self._read.find(four_tuple) if self._read is not None else None
-        return owner(row, self._identify(four_tuple))
-
-    def _ask_for_listeners(self, now: float) -> None:
-        if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
+    def _closed_socket(self, closed: ClosedSocket, now: float) -> None:
+        waiting = self._undecided.take(closed.number) if closed.only_notified else None
+        if waiting is not None:
+            opened_there = closed.destroyed.opened_here()
+            self._connection_within(waiting, None if opened_there is None else not opened_there)
+        if not self.closed or closed.only_notified:
             return
-        self._listeners_asked = now
-        self._listeners.replace((row, identity.cgroup) for row, identity in list(self._lookup.listeners()))
+        four_tuple = closed.four_tuple
+        if closed.internal and directed(four_tuple, True, self._listeners)[0] != endpoints(four_tuple)[0]:
+            # The event is the other socket's, whatever the direction turns out to be: one of the two reports it.
+            return
+        source, destination, direction = directed(
+            four_tuple, closed.internal, self._listeners, closed.destroyed.opened_here()
+        )
+        uid, cgroup = closed.uid, closed.cgroup
+        if not cgroup and direction == INGRESS:
+            cgroup = self._listeners.on(four_tuple[: len(four_tuple) // 2]) or 0
+        connection = Connection(source, destination, direction, "", self._id(closed.number), 0, uid, cgroup)
+        # The clock of the run before can have been another one: that of a time namespace, or of a machine that was restored.
+        opened = closed.opened
+        seconds = None if opened is None or opened > now else now - opened
+        self._report(_closed(connection, four_tuple, closed.destroyed, seconds))
+
+    def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
+        """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
+        row: Row | None = self._poll.row(four_tuple) if self._poll is not None else None
+        return attribution(row, self._look_up(four_tuple))
 
     def _id(self, number: int) -> str:
         """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""
@@ -274,65 +271,65 @@ class Observer:
 
     # --- what could not be seen --------------------------------------------------------------------------------------
 
-    def _count_malformed(self, read: Read) -> None:
-        self._malformed += read.malformed
-        self._first_malformed = self._first_malformed or read.first_malformed
-
-    def lose(self, count: int, now: float) -> None:
-        """So many announcements were lost."""
-        self.tracker.lose(count, now)
-
-    def caught_up(self, now: float) -> None:
-        """Every end that was announced by now has been dealt with."""
-        self.tracker.caught_up(now)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether overdue() will soon have something to tell."""
-        return self.tracker.waiting
-
-    @property
-    def losing(self) -> bool:
-        """Whether a loss waits for the reads that tell how many connections it means."""
-        return self.tracker.losing > 0
-
-    @property
-    def untold(self) -> int:
-        """How many announcements were lost of which nothing was told yet."""
-        return self._lost_with + self.tracker.losing
-
-    def overdue(self, now: float, last: bool = False) -> Iterator[Event]:
-        """What time brings: ends that stay incomplete, and losses that are to be told; all of them where these are the `last`."""
-        for outcome in self.tracker.overdue(now):
-            if isinstance(outcome, New):
-                yield self._connection(outcome, now)
-            else:
-                self._proc.forget(outcome.four_tuple)
-        if not self._ends and self.tracker.announced and (unannounced := self.tracker.unannounced(now)):
-            self.tracker.announced = False
-            yield Degraded(
-                "notifications",
-                f"{unannounced} connections ended and the kernel announced none of them: what opens and closes "
-                "between two reads of /proc is not seen. Is tcpnewconn.socket of this network namespace?",
+    def _check_notifications(self, now: float) -> None:
+        if self._any_destroyed or not self.tracker.run.notified:
+            return
+        missing = self.tracker.not_notified(now)
+        if missing:
+            self.tracker.run.notified = False
+            self._report(
+                Degraded(
+                    "notifications",
+                    f"{missing} connections were closed and no destroy notification arrived: connections that open and "
+                    "close between two polls of /proc are not seen. Is tcpnewconn.socket of this network namespace?",
+                )
             )
-        losing = self.tracker.losing
-        self._lost += self.tracker.lost(now)
-        self._lost_with = self._lost_with + losing - self.tracker.losing if self._lost else 0
-        if self._lost and (last or now >= self._lost_told + _LOSS_EVERY):
-            yield Loss(
-                self._lost,
-                "notifications",
-                f"{self._lost} ends of connections were lost because the receive buffer was full: connections that no "
-                "read showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
+
+    def _report_losses(self, now: float, last: bool) -> None:
+        cursor = self.tracker.cursor
+        if cursor.connections and self._lost_reported.due(now, last):
+            lost = cursor.take()
+            self._report(
+                Loss(
+                    lost,
+                    "notifications",
+                    f"{lost} destroy notifications were lost because the receive buffer was full: connections that no "
+                    "poll showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
+                )
             )
-            self._lost, self._lost_with, self._lost_told = 0, 0, now
-        if self._malformed and now >= self._malformed_told + _LOSS_EVERY:
+        if self._malformed and self._malformed_reported.due(now):
             first = self._first_malformed
             assert first is not None
-            yield Loss(
-                self._malformed,
-                "malformed",
-                f"{self._malformed} rows could not be understood, the first in {first.path} line {first.line}: "
-                f"{ascii(first.text[:160])[2:-1]}. Please report this kernel's format",
+            self._report(
+                Loss(
+                    self._malformed,
+                    "malformed",
+                    f"{self._malformed} rows could not be understood, the first in {first.path} line {first.line}: "
+                    f"{ascii(first.text[:160])[2:-1]}. Please report this kernel's format",
+                )
             )
-            self._malformed, self._first_malformed, self._malformed_told = 0, None, now
+            self._malformed, self._first_malformed = 0, None
+
+
+def _closed(connection: Connection, four_tuple: FourTuple, destroyed: DestroyedSocket, seconds: float | None) -> Closed:
+    """The closed event of a connection, from one of its sockets on this host; it lasted so many seconds."""
+    traffic = destroyed.traffic
+    opened_here = connection.source == endpoints(four_tuple)[0]
+    # Of what was acknowledged beyond the payload one is the SYN of the side that opened, the other the FIN: a side whose FIN
+    # was acknowledged has, unless its peer vanished, received one too.
+    fin = traffic.acked - traffic.sent > int(opened_here)
+    received = max(0, traffic.received - int(fin))
+    source_bytes, destination_bytes = (traffic.sent, received) if opened_here else (received, traffic.sent)
+    return Closed(
+        connection.source,
+        connection.destination,
+        connection.direction,
+        connection.id,
+        source_bytes,
+        destination_bytes,
+        traffic.rtt,
+        traffic.retransmits,
+        seconds,
+        connection.uid,
+        connection.cgroup,
+    )

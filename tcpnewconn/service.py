@@ -1,185 +1,215 @@
-"""The loop: when to read, what wakes it, what systemd is told."""
+"""The loop: when to poll, what wakes it, what systemd is told."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from tcpnewconn.health.metrics import MetricsFile, ServiceStatistics, exposition
+from tcpnewconn.health.counters import ServiceStatistics
+from tcpnewconn.health.metrics import MetricsFile, exposition
 from tcpnewconn.health.notify import Notifier
+from tcpnewconn.health.observation import Observation
+from tcpnewconn.health.problem import Problem
+from tcpnewconn.kernel.procnet import Unreadable
 from tcpnewconn.kernel.sockdiag import Notifications
-from tcpnewconn.model import Degraded, Event, Recovered
+from tcpnewconn.model import Degraded, ObservationStarted, ObservationStopped, Recovered
 from tcpnewconn.observer import Observer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.settings.config import ConfigError, Settings
-from tcpnewconn.state.snapshot import Snapshot
+from tcpnewconn.state.log import StateLog
 
-# So many ends are dealt with before the clock is looked at.
-_ENDS_AT_ONCE = 500
-# Before a read every end that was announced is dealt with; under a load that never pauses, so many.
-_ENDS_BEFORE_READ = 20_000
+# So many destroyed sockets are dealt with before the clock is looked at.
+_AT_ONCE = 500
+# Before a poll every notification that is there is dealt with; under a load that never pauses, so many.
+_BEFORE_POLL = 20_000
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
-# Seconds between two looks at what waits for an end that may not come.
+# Seconds between two ticks while something waits for what may not come.
 _SOON = 0.25
-# Seconds between the reads that follow a loss: what they no longer show is what ended unannounced.
+# Seconds between the polls that follow a loss: what they no longer show was closed without a notification.
 _AFTER_LOSS = 2.0
 
-# Announcements come from a work queue: some milliseconds late, more on a starved machine. After the last read none may be.
-_ANNOUNCED_AFTER = 0.25
+# Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be.
+_NOTIFIED_AFTER = 0.25
 
-# Seconds within which all has come that belongs to what a loss is or an end without addresses; at the end that is now.
+# Seconds within which all has come that tells what a loss or an unaddressed socket is; at the end that is now.
 _AT_THE_LATEST = 5.0
 
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
 
-_NO_READ = "Reading /proc failed"
-
 
 class NoProc(Exception):
-    """The first read of /proc failed; says why."""
+    """The first poll of /proc failed; says why."""
 
 
+@dataclass
 class Service:
-    """Runs until it is told to stop. `reload` reads the configuration anew; it raises ConfigError."""
+    """Runs until it is stopped. `reload` reads the configuration again; it raises ConfigError.
 
-    def __init__(
-        self,
-        observer: Observer,
-        outbox: Outbox,
-        snapshot: Snapshot | None,
-        ends: Notifications | None,
-        last_end: int,
-        notifier: Notifier,
-        reload: Callable[[], Settings],
-        metrics: MetricsFile | None = None,
-    ) -> None:
-        self._observer = observer
-        self._outbox = outbox
-        self._snapshot = snapshot
-        self._ends = ends
-        self._last_end = last_end
-        self._notifier = notifier
-        self._reload = reload
-        self._metrics = metrics
-        self._metrics_problem: str | None = None
-        self._course = ServiceStatistics(outbox.settings.interval)
+    `redeliverable`: notifications outlive the program, so that what they bring is seen again after SIGKILL. `record_runs`: when
+    the observation started and stopped is reported.
+    """
+
+    settings: Settings
+    observer: Observer
+    outbox: Outbox
+    observation: Observation
+    log: StateLog | None
+    notifications: Notifications | None
+    notifier: Notifier
+    reload: Callable[[], Settings]
+    metrics: MetricsFile | None = None
+    redeliverable: bool = False
+    record_runs: bool = False
+
+    def __post_init__(self) -> None:
+        self._statistics = ServiceStatistics(self.settings.interval)
         self._signals: set[int] = set()
-        self._lost = 0
         self._proc_degraded = False
-        self._problem: str | None = None
         self._before = 0
         self._took = 0.0
-        self._told = 0.0
+        self._status_sent = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
+        self._state_problem = Problem(
+            say,
+            "a restart will log open connections again; retrying every interval",
+            f"{self.log.path if self.log else ''} is written again",
+        )
+        self._metrics_problem = Problem(
+            say,
+            "there are no metrics until it can be written; retrying every interval",
+            f"{self.metrics.path if self.metrics else ''} is written again",
+        )
+        self._apply(self.settings)
+
+    def _apply(self, settings: Settings) -> None:
+        self.settings = settings
+        self.outbox.set(settings)
+        self.observer.closed = settings.closed
 
     # --- once --------------------------------------------------------------------------------------------------------
 
     def once(self) -> None:
-        """Read once and report. Raises NoProc, and OSError where it cannot be written."""
+        """Poll once and report. Raises NoProc, and OSError where it cannot be written."""
         self._save()
-        self._first_read(time.monotonic())
-        self._tell_figures()
+        self._first_poll(time.monotonic())
+        self._write_metrics()
 
     # --- until stopped -----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Raises NoProc if the first read of /proc fails; later ones are tried again. OSError where it cannot be written."""
+        """Raises NoProc if the first poll of /proc fails; later ones are tried again. OSError where it cannot be written."""
         self._save()
         with selectors.DefaultSelector() as selector:
             wake = self._catch_signals()
             selector.register(wake, selectors.EVENT_READ)
-            if self._ends is not None:
-                selector.register(self._ends.fileno(), selectors.EVENT_READ)
-            if self._outbox.pipe is not None:
+            if self.notifications is not None:
+                selector.register(self.notifications.fileno(), selectors.EVENT_READ)
+            if self.outbox.pipe is not None:
                 # Nothing can be read there: it wakes us when whoever read what we write has gone.
-                selector.register(self._outbox.pipe, selectors.EVENT_READ)
-            due = time.monotonic()
-            self._first_read(due)
-            self._tell_figures()
-            self._notifier.ready(self._status())
+                selector.register(self.outbox.pipe, selectors.EVENT_READ)
+            due, since = time.monotonic(), time.time()
+            before = self.observation.until
+            self._first_poll(due)
+            self._started(since, before)
+            self._write_metrics()
+            self.notifier.ready(self._status())
             self._sign_of_life = due
             due = self._next(due, time.monotonic())
-            blocked = False
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Here everything that was due has been done: a loop that hangs does not come by.
                 now = self._live()
                 woken = selector.select(self._timeout(now, due))
-                if any(key.fd == self._outbox.pipe for key, _ in woken):
+                if any(key.fd == self.outbox.pipe for key, _ in woken):
                     raise BrokenPipeError
                 self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
                     due = self._reloaded(due)
-                self._outbox.send()
-                if (self._outbox.waiting or blocked) and time.monotonic() > self._told + _STATUS_EVERY:
-                    blocked = self._outbox.waiting > 0
-                    self._told = time.monotonic()
-                    self._notifier.status(self._status())
-                self._take_ends(_ENDS_AT_ONCE)
-                now = time.monotonic()
-                if self._observer.waiting:
-                    self._outbox.from_read(self._observer.overdue(now))
-                if self._count_losses(now):
-                    due = now
-                if now >= due:
-                    self._read_again(now)
-                    due = self._next(due, time.monotonic())
-            self._notifier.stopping()
-            self._leave()
+                due = self._turn(due)
+            self.notifier.stopping()
+            self._stop()
 
-    def _leave(self) -> None:
-        self._observer.leave()
+    def _turn(self, due: float) -> float:
+        """Do what is due; when the next poll is."""
+        blocked = self.outbox.waiting > 0
+        self.outbox.send()
+        if (self.outbox.waiting or blocked) and time.monotonic() > self._status_sent + _STATUS_EVERY:
+            self._send_status(time.monotonic())
+        self._take_destroyed(_AT_ONCE)
+        now = time.monotonic()
+        if self.observer.waiting:
+            self.observer.tick(now)
+            self.outbox.deliver()
+        if self._count_losses(now):
+            due = now
+        if now < due:
+            return due
+        self._poll_again(now)
+        return self._next(due, time.monotonic())
+
+    def _started(self, since: float, before: float | None) -> None:
+        """Report since when this run observes, and until when the one before did (Unix times)."""
+        if self.record_runs:
+            self.outbox.take(ObservationStarted(since, before, str(self.settings.ignore)))
+            self.outbox.deliver()
+
+    def _stop(self) -> None:
+        self.observer.stop()
         # Without /proc, what is in TIME_WAIT now may be reported again.
-        with contextlib.suppress(OSError):
-            self._take(self._events(time.monotonic()))
-        # What is in TIME_WAIT by now is all announced after this.
-        time.sleep(_ANNOUNCED_AFTER)
-        self._take_ends(_ENDS_BEFORE_READ)
+        with contextlib.suppress(Unreadable):
+            self._poll(time.monotonic())
+        # What is in TIME_WAIT by now is all notified after this.
+        time.sleep(_NOTIFIED_AFTER)
+        self._take_destroyed(_BEFORE_POLL)
         self._count_losses(time.monotonic())
-        if self._observer.losing:
-            # Two more reads tell which connections it does not mean.
+        if self.observer.losing:
+            # Two more polls tell which connections it does not mean.
             for _ in range(2):
-                with contextlib.suppress(OSError):
-                    self._take(self._events(time.monotonic()))
-        self._outbox.from_read(self._observer.overdue(time.monotonic() + _AT_THE_LATEST, last=True))
-        self._outbox.interval_over()
+                with contextlib.suppress(Unreadable):
+                    self._poll(time.monotonic())
+        self.observer.tick(time.monotonic() + _AT_THE_LATEST, last=True)
+        if self.record_runs:
+            self.outbox.take(ObservationStopped())
+        self.outbox.deliver()
+        self.outbox.interval_over()
         self._save()
-        self._tell_figures()
+        self._statistics.running = False
+        self._write_metrics()
 
     def _live(self) -> float:
         """Give a sign of life, if the watchdog wants one: where something was done. The time."""
         now = time.monotonic()
-        if now >= self._sign_of_life and self._notifier.watchdog is not None:
-            self._notifier.alive()
-            self._sign_of_life = now + self._notifier.watchdog
+        if now >= self._sign_of_life and self.notifier.watchdog is not None:
+            self.notifier.alive()
+            self._sign_of_life = now + self.notifier.watchdog
         return now
 
     def _timeout(self, now: float, due: float) -> float:
         until = due
-        if self._notifier.watchdog is not None:
+        if self.notifier.watchdog is not None:
             until = min(until, self._sign_of_life)
         timeout = max(0.0, until - now)
-        if self._outbox.waiting:
+        if self.outbox.waiting:
             timeout = min(timeout, _RETRY)
-        if self._observer.waiting:
+        if self.observer.waiting:
             timeout = min(timeout, _SOON)
         return timeout
 
     def _next(self, due: float, now: float) -> float:
-        """When to read next: on the schedule that the first read began, however long a read takes."""
-        interval = self._outbox.settings.interval
+        """When to poll next: on the schedule that the first poll began, however long a poll takes."""
+        interval = self.settings.interval
         missed = max(0, int((now - due) / interval))
-        self._course.overruns += missed
-        if self._observer.losing:
+        self._statistics.skipped += missed
+        if self.observer.losing:
             return now + _AFTER_LOSS
         return due + (missed + 1) * interval
 
@@ -201,152 +231,128 @@ class Service:
             pass
 
     def _reloaded(self, due: float) -> float:
-        self._notifier.reloading()
-        before = self._outbox.settings.interval
+        self.notifier.reloading()
+        before = self.settings.interval
         try:
-            self._outbox.set(self._reload())
+            self._apply(self.reload())
         except ConfigError as error:
             say(f"{error}; the settings stay as they were", 3)
-        self._notifier.ready(self._status())
-        after = self._outbox.settings.interval
+        self.notifier.ready(self._status())
+        after = self.settings.interval
         return due if after == before else min(due, time.monotonic() + after)
 
-    # --- ends --------------------------------------------------------------------------------------------------------
+    # --- destroyed sockets -------------------------------------------------------------------------------------------
 
-    def _take_ends(self, most: int) -> None:
-        ends = self._ends
-        if ends is None:
+    def _take_destroyed(self, most: int) -> None:
+        notifications, cursor = self.notifications, self.observer.tracker.cursor
+        if notifications is None:
             return
-        closed = self._outbox.settings.closed
         while most > 0:
-            end = ends.peek()
-            if end is None:
-                self._observer.caught_up(time.monotonic())
+            destroyed = notifications.peek()
+            if destroyed is None:
+                self.observer.tracker.caught_up(time.monotonic())
                 return
             # One that was dealt with, but not taken from the buffer, before a SIGKILL.
-            if end.cookie != self._last_end:
-                self._outbox.from_end(
-                    self._observer.end(end, time.monotonic(), closed), end.cookie, self._told_drops(ends)
-                )
-                self._last_end = end.cookie
-            ends.consume()
+            if destroyed.cookie != cursor.last:
+                self.observer.destroyed(destroyed, time.monotonic())
+                self.outbox.deliver(self.redeliverable)
+                cursor.handled(destroyed.cookie)
+                if self.log is not None:
+                    self.log.flush()
+            notifications.consume()
             most -= 1
-            if most % _ENDS_AT_ONCE == 0:
-                # On a starved machine, those before a read can take longer than the watchdog waits.
+            if most % _AT_ONCE == 0:
+                # On a starved machine, those before a poll can take longer than the watchdog waits.
                 self._live()
 
     def _count_losses(self, now: float) -> bool:
-        """Whether announcements were lost since the last time."""
-        lost = self._ends.lost() if self._ends is not None else 0
-        if lost:
-            self._lost += lost
-            self._observer.lose(lost, now)
-        return bool(lost)
+        """Whether notifications were lost since the last time."""
+        if self.notifications is None:
+            return False
+        return self.observer.tracker.cursor.count(self.notifications.dropped(), now)
 
-    def _told_drops(self, ends: Notifications) -> int:
-        """The value of the counter of lost announcements up to which they were told: after a restart the rest is."""
-        return (ends.drops - self._observer.untold) & 0xFFFFFFFF
+    # --- polls -------------------------------------------------------------------------------------------------------
 
-    # --- reads -------------------------------------------------------------------------------------------------------
-
-    def _first_read(self, now: float) -> None:
+    def _first_poll(self, now: float) -> None:
         try:
-            events = self._events(now)
-        except OSError as error:
-            raise NoProc(f"{error.filename}: {error.strerror}") from error
-        self._take(events)
+            self._poll(now)
+        except Unreadable as error:
+            raise NoProc(f"{error.path}: {error.why}") from error
 
-    def _events(self, now: float) -> Iterator[Event]:
-        """Read /proc; raises OSError."""
-        # Every end that is announced by now belongs to a socket that this read cannot show any more.
-        self._take_ends(_ENDS_BEFORE_READ)
+    def _poll(self, now: float) -> None:
+        """Poll /proc and report; raises Unreadable."""
+        # Every socket whose notification is there by now cannot be shown by this poll any more.
+        self._take_destroyed(_BEFORE_POLL)
         began = time.perf_counter()
-        self._before = self._outbox.connections
-        events = self._observer.read(now)
+        self._before = self.outbox.connections
+        self.observer.poll(now)
         self._took = time.perf_counter() - began
-        self._course.reads += 1
-        self._course.seconds += self._took
-        self._course.last_read = time.time()
-        return events
-
-    def _take(self, events: Iterator[Event]) -> None:
+        self._statistics.polls += 1
+        self._statistics.seconds += self._took
+        self._statistics.last_poll = time.time()
+        self.observation.observed(self._statistics.last_poll)
         self._live()
-        self._outbox.from_read(events)
-        self._outbox.interval_over()
+        self.outbox.deliver()
+        self.outbox.interval_over()
         self._save()
 
-    def _read_again(self, now: float) -> None:
+    def _poll_again(self, now: float) -> None:
         try:
-            events = self._events(now)
-        except OSError as error:
-            self._course.failed += 1
+            self._poll(now)
+        except Unreadable as error:
+            self._statistics.failed += 1
             if not self._proc_degraded:
                 self._proc_degraded = True
-                self._outbox.take(
+                self.outbox.take(
                     Degraded(
                         "proc",
-                        f"{error.filename} cannot be read ({error.strerror}): open connections are not seen until it can be. "
-                        "It is tried again at every interval",
+                        f"{error.path} cannot be read ({error.why}): open connections are not seen until it can be; "
+                        "retrying every interval",
                     )
                 )
         else:
             if self._proc_degraded:
                 self._proc_degraded = False
-                self._outbox.take(Recovered("proc", "/proc can be read again"))
-            self._take(events)
-        self._tell_figures()
-        self._told = now
-        self._notifier.status(self._status())
+                self.outbox.take(Recovered("proc", "/proc can be read again"))
+        self.outbox.deliver()
+        self._write_metrics()
+        self._send_status(now)
 
-    def _tell_figures(self) -> None:
-        if self._metrics is None:
+    # --- how it fares ------------------------------------------------------------------------------------------------
+
+    def _write_metrics(self) -> None:
+        if self.metrics is None:
             return
-        course = self._course
-        course.interval, course.waiting = self._outbox.settings.interval, self._outbox.waiting
-        course.states = self._observer.states
-        course.look()
-        self._metrics.write(exposition(self._outbox.counters, course))
-        if self._metrics.problem != self._metrics_problem:
-            if self._metrics.problem is None:
-                say(f"{self._metrics.path} is written again", 6)
-            elif self._metrics_problem is None:
-                say(f"{self._metrics.problem}; there are no metrics until it can be written. It is tried at every read")
-            self._metrics_problem = self._metrics.problem
+        statistics = self._statistics
+        statistics.interval, statistics.waiting = self.settings.interval, self.outbox.waiting
+        statistics.states = self.observer.states
+        statistics.measure()
+        self.metrics.write(exposition(self.outbox.counters, statistics))
+        self._metrics_problem.set(self.metrics.problem)
 
     def _save(self) -> None:
-        if self._snapshot is None:
+        if self.log is None:
             return
-        if self._ends is not None:
-            self._snapshot.last_end(self._last_end, self._told_drops(self._ends))
-        self._snapshot.save(self._observer.tracker, self._observer.reported_listeners, self._outbox.folding)
-        if self._snapshot.problem != self._problem:
-            if self._snapshot.problem is None:
-                say(f"{self._snapshot.path} is written again", 6)
-            else:
-                say(f"{self._snapshot.problem}; a restart would report connections again. It is tried at every read")
-            self._problem = self._snapshot.problem
+        self.observer.tracker.cursor.record()
+        self.log.save()
+        self._state_problem.set(self.log.problem)
+
+    def _send_status(self, now: float) -> None:
+        self._status_sent = now
+        self.notifier.status(self._status())
 
     def _status(self) -> str:
-        count, new = self._observer.connections, self._outbox.connections - self._before
+        count, new = self.observer.connections, self.outbox.connections - self._before
         noun = "connection" if count == 1 else "connections"
-        status = f"{count:,} {noun} open, {new:,} new in the last read ({self._took * 1e3:.1f} ms)"
-        if self._ends is None:
-            status += "; reads only: ended connections are not announced"
-        if self._lost:
-            status += f"; {self._lost:,} ends lost"
+        status = f"{count:,} {noun} open, {new:,} new in the last poll ({self._took * 1e3:.1f} ms)"
+        if self.notifications is None:
+            status += "; polls only: no destroy notifications"
+        if lost := self.observer.tracker.cursor.lost:
+            status += f"; {lost:,} destroy notifications lost"
         if self._proc_degraded:
-            status += f"; {_NO_READ}"
-        if self._outbox.waiting:
-            status += f"; journal blocked, {self._outbox.waiting:,} waiting"
-        if self._problem is not None:
-            status += f"; no snapshot: {self._problem}"
+            status += "; reading /proc failed"
+        if self.outbox.waiting:
+            status += f"; journal blocked, {self.outbox.waiting:,} waiting"
+        if self._state_problem.now is not None:
+            status += f"; state not saved: {self._state_problem.now}"
         return status
-
-
-def passed_descriptors() -> list[int]:
-    """The file descriptors that systemd passed to this process (sd_listen_fds(3))."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    from systemd.daemon import listen_fds
-
-    return list(listen_fds())

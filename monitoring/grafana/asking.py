@@ -1,4 +1,4 @@
-"""The dashboard's expressions as Prometheus gets them: with Grafana's variables filled in."""
+"""The dashboard's expressions as Prometheus receives them: with Grafana's variables filled in."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from monitoring.grafana.panels import Json
 
-# What Grafana makes of $__rate_interval with panels.INTERVAL, for a Prometheus that scrapes every 15 seconds.
+# The value of $__rate_interval in Grafana, with panels.INTERVAL and a scrape interval of 15 seconds.
 RATE_INTERVAL = "75s"
 
 
 class Asked(NamedTuple):
-    """One expression: of which panel (0: the annotation), of which query in it."""
+    """One expression, with its panel (0: the annotation) and its query in that panel."""
 
     panel: int
     title: str
@@ -22,7 +22,7 @@ class Asked(NamedTuple):
 
 
 def expressions(dashboard: Json, chosen: Mapping[str, str], rate_interval: str = RATE_INTERVAL) -> Iterator[Asked]:
-    """All of them, for the chosen values of the variables; `.*` is all."""
+    """All expressions, for the chosen values of the variables; `.*` is all."""
     for annotation in dashboard["annotations"]["list"]:
         yield Asked(0, annotation["name"], "A", filled_in(annotation["expr"], chosen, rate_interval), False)
     for panel in dashboard["panels"]:

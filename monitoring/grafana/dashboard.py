@@ -1,4 +1,4 @@
-"""The dashboard: its two rows, what can be chosen, what is marked. Written with
+"""The dashboard: its two rows, its variables, its annotation. Written with
 
 python3 -m monitoring.grafana.dashboard >monitoring/grafana/tcpnewconn.json
 """
@@ -21,7 +21,7 @@ def row(title: str, number: int, y: int, **more: Any) -> Json:
 
 
 def panels() -> list[Json]:
-    """Ids go by the order, rows among them."""
+    """Ids are numbered in order, those of rows among them."""
     above, y = arranged(fleet(), 2, 1)
     number = len(above) + 2
     below, _ = arranged(host(), number + 1, y + 1)
@@ -29,7 +29,7 @@ def panels() -> list[Json]:
 
 
 def variable(name: str, label: str, metric_label: str, **more: Any) -> Json:
-    """A choice among the values of a label."""
+    """A variable with the values of a label."""
     query = f"label_values(tcpnewconn_build_info{more.pop('of', '')}, {metric_label})"
     return {
         "type": "query",
@@ -38,7 +38,7 @@ def variable(name: str, label: str, metric_label: str, **more: Any) -> Json:
         "datasource": SOURCE,
         "query": {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
         "multi": True,
-        # Asked again with the time range: hosts come and go.
+        # Updated with the time range: hosts come and go.
         "refresh": 2,
         "sort": 1,
         **more,
@@ -49,7 +49,7 @@ def dashboard() -> Json:
     return {
         "uid": "tcpnewconn",
         "title": "tcpnewconn",
-        "description": "New TCP connections: is it running, is it seeing everything, what is usual.",
+        "description": "New TCP connections of all hosts: whether tcpnewconn runs and sees every connection, and what is usual.",
         "tags": ["tcpnewconn", "tcp", "network"],
         "schemaVersion": 41,
         "version": 1,
@@ -72,7 +72,7 @@ def dashboard() -> Json:
 
 
 def restarts() -> Json:
-    """A mark in every panel where the service of a chosen host started again."""
+    """A mark in every panel where the service of a chosen host was restarted."""
     return {
         "name": "Restarts",
         "datasource": SOURCE,
@@ -80,7 +80,7 @@ def restarts() -> Json:
         "iconColor": "blue",
         "expr": f"changes(tcpnewconn_process_start_time_seconds{{{HOST}}}[$__rate_interval]) > 0",
         "step": "60s",
-        "titleFormat": "tcpnewconn restarted",
+        "titleFormat": "tcpnewconn was restarted",
         "textFormat": "on {{instance}}",
         "tagKeys": "instance",
     }

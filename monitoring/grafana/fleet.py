@@ -1,4 +1,4 @@
-"""The row of all hosts, from recorded rules: cheap for any number of them."""
+"""The row of all hosts, from recording rules: cheap for any number of hosts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from monitoring.grafana.panels import RED, YELLOW, Json, Panel, Query, bars, lines, override, stat, steps
-from monitoring.grafana.questions import BAND, DIRECTIONS, FLEET, SCANS, STATES, state, usual
+from monitoring.grafana.questions import BAND, DIRECTIONS, FLEET, LOST, SCANS, STATES, state, usual
 
 
 def fleet() -> list[Panel]:
@@ -14,7 +14,7 @@ def fleet() -> list[Panel]:
         stat(
             "Hosts",
             "locale",
-            "Hosts that report. Fewer than you installed it on: see TcpnewconnAbsent.",
+            "Hosts that have metrics of tcpnewconn. If there are fewer than you installed it on, see the alert TcpnewconnAbsent.",
             Query(f"sum(job:tcpnewconn_hosts:count{{{FLEET}}})"),
         ),
         stat(
@@ -26,36 +26,36 @@ def fleet() -> list[Panel]:
         stat(
             "Stale hosts",
             "locale",
-            "Hosts whose last read of the tables is older than three intervals: stopped, hanging or failed. 0 is right.",
+            "Hosts on which the service is stopped, hangs or has failed (TcpnewconnStale). 0 is normal.",
             Query(f"sum(job:tcpnewconn_hosts_stale:count{{{FLEET}}})"),
             steps((1, RED)),
         ),
         stat(
             "Degraded hosts",
             "locale",
-            "Hosts on which a source is missing, so that they see less than everything. 0 is right.",
+            "Hosts on which a source is missing, so that not every connection is seen. 0 is normal.",
             Query(f"count(max by (job, instance) (tcpnewconn_source_degraded{{{FLEET}}}) > 0) or vector(0)"),
             steps((1, YELLOW)),
         ),
         stat(
             "Lost in an hour",
             "locale",
-            "What could not be seen in the last hour, estimated by increase(): journals have the exact numbers. 0 is right.",
+            "Events lost in the last hour, estimated by increase(); the journals have the exact numbers. 0 is normal.",
             Query(f"sum(instance:tcpnewconn_lost:increase1h{{{FLEET}}})"),
             steps((1, YELLOW), (1000, RED)),
             decimals=0,
         ),
         stat(
-            "Folded in an hour",
+            "Summarized in an hour",
             "locale",
-            "Connections that were told as one entry with a count because they came in a burst. Nothing is lost by that.",
-            Query(f"sum(increase(tcpnewconn_folded_total{{{FLEET}}}[1h]))"),
+            "Connections of bursts, logged in entries with a count instead of one by one. They are not lost.",
+            Query(f"sum(increase(tcpnewconn_connections_summarized_total{{{FLEET}}}[1h]))"),
             decimals=0,
         ),
         lines(
             "New connections by direction, all hosts",
             "cps",
-            "From the hosts' point of view: ingress came in, egress went out, internal stayed within one host.",
+            "From each host's point of view: ingress was accepted, egress was opened by the host, internal has both ends on it.",
             Query(f"sum by (direction) (instance_direction:tcpnewconn_connections:rate5m{{{FLEET}}})", "{{direction}}"),
             stacked=True,
             overrides=DIRECTIONS,
@@ -63,15 +63,15 @@ def fleet() -> list[Panel]:
         lines(
             "What is usual, all hosts",
             "cps",
-            "New connections per second, and the band in which they were for nine tenths of the last day.",
+            "New connections per second, and the range in which they were for 90 % of the last day.",
             *usual(f"sum(job:tcpnewconn_connections:rate5m{{{FLEET}}})"),
             overrides=BAND,
         ),
         Panel(
             "bargauge",
-            "Hosts with most new connections",
+            "Hosts with the most new connections",
             "cps",
-            "The ten hosts with most new connections per second, over 5 minutes.",
+            "The ten hosts with the most new connections per second, over 5 minutes.",
             (
                 Query(
                     f"topk(10, instance:tcpnewconn_connections:rate5m{{{FLEET}}})",
@@ -98,15 +98,17 @@ def fleet() -> list[Panel]:
         bars(
             "Lost, all hosts",
             "short",
-            "What could not be seen or told, by reason: announcements (the kernel's buffer was full), malformed (rows that could "
-            "not be read), folding and scan (too much at once to keep apart), journal (entries it did not take).",
+            LOST,
             Query(f"sum by (reason) (increase(tcpnewconn_lost_total{{{FLEET}}}[$__rate_interval]))", "{{reason}}"),
         ),
         bars(
             "Bursts and port scans, all hosts",
             "short",
-            "Connections that were told in summaries, and port scans that were noticed (axis on the right).",
-            Query(f"sum(increase(tcpnewconn_folded_total{{{FLEET}}}[$__rate_interval]))", "folded connections"),
+            "Connections that were logged in summaries, and port scans (axis on the right).",
+            Query(
+                f"sum(increase(tcpnewconn_connections_summarized_total{{{FLEET}}}[$__rate_interval]))",
+                "summarized connections",
+            ),
             Query(f"sum(increase(tcpnewconn_port_scans_total{{{FLEET}}}[$__rate_interval]))", "port scans"),
             overrides=(SCANS,),
         ),
@@ -118,20 +120,20 @@ def troubled() -> Panel:
     colours = {
         "stale": RED,
         "degraded": YELLOW,
-        "lost something": "orange",
-        "skip reads": "purple",
-        "wait for the journal": "blue",
+        "events lost": "orange",
+        "polls skipped": "purple",
+        "journal blocked": "blue",
     }
     panel = lines(
-        "Hosts that need a look",
+        "Hosts with problems",
         "short",
-        "How many hosts are stale, miss a source, lost something in the last hour, skip reads, or wait for their journal. "
-        "A host with two of these counts twice.",
+        "Number of hosts that are stale, miss a source, lost events in the last hour, skip polls, or wait for their journal. "
+        "A host with two of these problems counts twice.",
         Query(f"sum(job:tcpnewconn_hosts_stale:count{{{FLEET}}})", "stale"),
         Query(f"count(max by (job, instance) (tcpnewconn_source_degraded{{{FLEET}}}) > 0) or vector(0)", "degraded"),
-        Query(f"count(instance:tcpnewconn_lost:increase1h{{{FLEET}}} > 0) or vector(0)", "lost something"),
-        Query(f"count(instance:tcpnewconn_read_overruns:ratio15m{{{FLEET}}} > 0) or vector(0)", "skip reads"),
-        Query(f"count(tcpnewconn_journal_waiting{{{FLEET}}} > 0) or vector(0)", "wait for the journal"),
+        Query(f"count(instance:tcpnewconn_lost:increase1h{{{FLEET}}} > 0) or vector(0)", "events lost"),
+        Query(f"count(instance:tcpnewconn_polls_skipped:ratio15m{{{FLEET}}} > 0) or vector(0)", "polls skipped"),
+        Query(f"count(tcpnewconn_journal_entries_waiting{{{FLEET}}} > 0) or vector(0)", "journal blocked"),
         stacked=True,
         soft_max=5,
         overrides=tuple(
@@ -142,12 +144,12 @@ def troubled() -> Panel:
 
 
 def column(name: str, unit: str, expr: str, **properties: Any) -> tuple[str, str, Json]:
-    """A column of the table of hosts: its name, the expression, how it is shown."""
+    """A column of the table of hosts: its name, its expression, its settings."""
     return name, f"max by (instance) ({expr})", override(name, unit=unit, **properties)
 
 
 def hosts() -> Panel:
-    """One line for each host; a click on its name shows that host below."""
+    """One line for each host; a click on its name shows the host below."""
     columns = [
         column(
             "State",
@@ -160,11 +162,11 @@ def hosts() -> Panel:
         column("Connections/s", "cps", f"instance:tcpnewconn_connections:rate5m{{{FLEET}}}", decimals=1),
         column("Sockets", "locale", f"instance:tcpnewconn_sockets:sum{{{FLEET}}}"),
         column("Lost in an hour", "locale", f"instance:tcpnewconn_lost:increase1h{{{FLEET}}}", decimals=0),
-        column("Last read ago", "s", f"instance:tcpnewconn_read_age_seconds:max{{{FLEET}}}", decimals=0),
+        column("Last poll ago", "s", f"instance:tcpnewconn_poll_age_seconds:max{{{FLEET}}}", decimals=0),
         column("CPU", "percentunit", f"instance:tcpnewconn_process_cpu:rate5m{{{FLEET}}}", decimals=2),
         column("Memory", "bytes", f"tcpnewconn_process_resident_memory_bytes{{{FLEET}}}", decimals=0),
     ]
-    # The version is a label: it becomes a column by itself, beside a value that is always 1.
+    # The version is a label: it becomes a column of its own, beside a value that is always 1.
     queries = [Query(f"max by (instance, version) (tcpnewconn_build_info{{{FLEET}}})", instant=True, table=True)]
     queries += [Query(expr, instant=True, table=True) for _, expr, _ in columns]
     names = {"instance": "Host", "version": "Version"}
@@ -177,8 +179,8 @@ def hosts() -> Panel:
         "table",
         "Hosts",
         "short",
-        "Every host with its state now: sees all, degraded (a source is missing) or stale (no read for three intervals). "
-        "A click on a host shows it below.",
+        "Every host with its current state: ok, degraded (a source is missing), stale (no poll for three intervals) or not "
+        "running. A click on a host shows it below.",
         tuple(queries),
         width=24,
         height=7,

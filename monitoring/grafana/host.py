@@ -1,11 +1,11 @@
-"""The row of one host, mostly from what it exposes itself."""
+"""The row of one host, mostly from its own metrics."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from monitoring.grafana.panels import RED, YELLOW, Panel, Query, bars, lines, stat, steps
-from monitoring.grafana.questions import BAND, DIRECTIONS, HOST, LISTENERS, SCANS, STATES, state, usual
+from monitoring.grafana.questions import BAND, DIRECTIONS, HOST, LISTENERS, LOST, SCANS, STATES, state, usual
 
 
 def host() -> list[Panel]:
@@ -13,36 +13,37 @@ def host() -> list[Panel]:
         stat(
             "State",
             "short",
-            "Sees all: reads on time, from all its sources. Degraded: a source is missing. Stale: no read for three intervals.",
+            "ok: polls on time, with both sources. degraded: a source is missing. stale: no poll for three intervals. not "
+            "running: stopped, or not started since boot.",
             Query(state(HOST), instant=True),
             steps((1, YELLOW), (2, RED)),
             mappings=STATES,
         ),
         stat(
-            "Last read",
+            "Last poll",
             "s",
-            "How long ago the tables of sockets were read, when Prometheus last asked. Up to the interval is right.",
-            Query(f"instance:tcpnewconn_read_age_seconds:max{{{HOST}}}"),
+            "Age of the last poll of the TCP tables at the last scrape. Up to the poll interval is normal.",
+            Query(f"instance:tcpnewconn_poll_age_seconds:max{{{HOST}}}"),
             decimals=1,
         ),
         stat(
             "Sockets",
             "locale",
-            "Rows of /proc/net/tcp and tcp6 at the last read, in all states.",
+            "Sockets in /proc/net/tcp and tcp6 at the last poll, in all states.",
             Query(f"instance:tcpnewconn_sockets:sum{{{HOST}}}"),
         ),
         stat(
             "Lost in an hour",
             "locale",
-            "What could not be seen in the last hour, estimated by increase(): the journal has the exact number. 0 is right.",
+            "Events lost in the last hour, estimated by increase(); the journal has the exact number. 0 is normal.",
             Query(f"instance:tcpnewconn_lost:increase1h{{{HOST}}}"),
             steps((1, YELLOW), (1000, RED)),
             decimals=0,
         ),
         stat(
-            "Runs for",
+            "Uptime",
             "s",
-            "How long ago the service started. A restart loses nothing: announcements wait meanwhile.",
+            "Time since the service was started. A restart loses nothing: destroy notifications wait in the kernel's buffer.",
             Query(f"time() - tcpnewconn_process_start_time_seconds{{{HOST}}}", instant=True),
             decimals=1,
         ),
@@ -50,7 +51,8 @@ def host() -> list[Panel]:
         lines(
             "New connections by direction",
             "cps",
-            "Per second. From the host's point of view: ingress came in, egress went out, internal stayed within.",
+            "Per second. From the host's point of view: ingress was accepted, egress was opened by it, internal has both ends on "
+            "it.",
             Query(
                 f"sum by (direction) (rate(tcpnewconn_connections_total{{{HOST}}}[$__rate_interval]))", "{{direction}}"
             ),
@@ -60,71 +62,73 @@ def host() -> list[Panel]:
         lines(
             "New connections by family",
             "cps",
-            "Per second, IPv4 and IPv6; IPv4 within IPv6 sockets counts as IPv4.",
+            "Per second, IPv4 and IPv6. IPv4 connections of IPv6 sockets count as IPv4.",
             Query(f"sum by (family) (rate(tcpnewconn_connections_total{{{HOST}}}[$__rate_interval]))", "{{family}}"),
             stacked=True,
         ),
         lines(
-            "How connections were seen",
+            "How connections were detected",
             "cps",
-            "read: found open by a read; closed: opened and closed between two reads, so the kernel's announcement told of it; "
-            "startup: was there at the first start.",
-            Query(f"sum by (seen) (rate(tcpnewconn_connections_seen_total{{{HOST}}}[$__rate_interval]))", "{{seen}}"),
+            "poll: a poll of the TCP tables found it. notification: it opened and closed between two polls; the kernel's destroy "
+            "notification reported it. startup: it was open at the first start.",
+            Query(
+                f"sum by (detected_by) (rate(tcpnewconn_connections_detected_total{{{HOST}}}[$__rate_interval]))",
+                "{{detected_by}}",
+            ),
             stacked=True,
         ),
         lines(
             "What is usual",
             "cps",
-            "New connections per second, and the band in which they were for nine tenths of the last day.",
+            "New connections per second, and the range in which they were for 90 % of the last day.",
             *usual(f"instance:tcpnewconn_connections:rate5m{{{HOST}}}"),
             overrides=BAND,
         ),
         lines(
             "Sockets by state",
             "short",
-            "Rows of the tables at the last read. Many in syn_recv: a flood; many in close_wait: a program that does not close.",
+            "Sockets at the last poll. Many in syn_recv: a SYN flood. Many in close_wait: a program does not close its sockets.",
             Query(f"sum by (state) (tcpnewconn_sockets{{{HOST}}}) > 0", "{{state}}"),
             stacked=True,
         ),
         lines(
-            "Duration of a read and its interval",
+            "Duration and interval of polls",
             "s",
-            "How long a read takes, on average, and the time between two reads. They must stay apart: a read that takes longer "
-            "than the interval makes the next one be skipped.",
+            "Mean duration of a poll, and the time between two polls. They must stay apart: if a poll takes longer than the "
+            "interval, the next one is skipped.",
             Query(
-                f"rate(tcpnewconn_read_duration_seconds_sum{{{HOST}}}[$__rate_interval])"
-                f" / rate(tcpnewconn_read_duration_seconds_count{{{HOST}}}[$__rate_interval])",
+                f"rate(tcpnewconn_poll_duration_seconds_sum{{{HOST}}}[$__rate_interval])"
+                f" / rate(tcpnewconn_poll_duration_seconds_count{{{HOST}}}[$__rate_interval])",
                 "duration",
             ),
-            Query(f"tcpnewconn_read_interval_seconds{{{HOST}}}", "interval"),
+            Query(f"tcpnewconn_poll_interval_seconds{{{HOST}}}", "interval"),
             log=True,
         ),
         bars(
-            "Reads failed or skipped",
+            "Polls failed or skipped",
             "short",
-            "failed: /proc could not be read; skipped: what was before took too long. None is right.",
-            Query(f'increase(tcpnewconn_reads_total{{{HOST},result="failed"}}[$__rate_interval])', "failed"),
-            Query(f"increase(tcpnewconn_read_overruns_total{{{HOST}}}[$__rate_interval])", "skipped"),
+            "failed: /proc could not be read. skipped: the poll before was not finished. 0 is normal.",
+            Query(f'increase(tcpnewconn_polls_total{{{HOST},result="failed"}}[$__rate_interval])', "failed"),
+            Query(f"increase(tcpnewconn_polls_skipped_total{{{HOST}}}[$__rate_interval])", "skipped"),
         ),
         lines(
-            "Waiting for the journal",
+            "Entries waiting for the journal",
             "short",
-            "Entries that wait because journald, stopped or too slow, takes none. 0 is right; nothing is lost meanwhile.",
-            Query(f"tcpnewconn_journal_waiting{{{HOST}}}", "entries"),
+            "Entries that wait because journald is stopped or too slow. They are not lost. 0 is normal.",
+            Query(f"tcpnewconn_journal_entries_waiting{{{HOST}}}", "entries"),
             soft_max=5,
         ),
         bars(
             "Lost, by reason",
             "short",
-            "announcements: the kernel's buffer was full; malformed: rows that could not be read; folding, scan: too much "
-            "at once to keep apart; journal: entries it did not take. None is right.",
+            LOST,
             Query(f"sum by (reason) (increase(tcpnewconn_lost_total{{{HOST}}}[$__rate_interval]))", "{{reason}}"),
         ),
         lines(
             "Missing sources",
             "bool_yes_no",
-            "proc: /proc/net/tcp cannot be read. announcements: the kernel does not tell of ended connections, so that those "
-            "between two reads are not seen. No is right.",
+            "proc: /proc/net/tcp cannot be read. notifications: the kernel sends no destroy notifications, so that connections "
+            "between two polls are not seen. No is normal.",
             Query(f"max by (source) (tcpnewconn_source_degraded{{{HOST}}})", "{{source}}"),
             stepped=True,
             width=6,
@@ -132,8 +136,11 @@ def host() -> list[Panel]:
         bars(
             "Bursts, port scans, listeners",
             "short",
-            "Connections told in summaries; on the right, port scans noticed and new listening sockets.",
-            Query(f"increase(tcpnewconn_folded_total{{{HOST}}}[$__rate_interval])", "folded connections"),
+            "Connections that were logged in summaries; on the right, port scans and new listeners.",
+            Query(
+                f"increase(tcpnewconn_connections_summarized_total{{{HOST}}}[$__rate_interval])",
+                "summarized connections",
+            ),
             Query(f"increase(tcpnewconn_port_scans_total{{{HOST}}}[$__rate_interval])", "port scans"),
             Query(f"increase(tcpnewconn_listeners_total{{{HOST}}}[$__rate_interval])", "new listeners"),
             width=6,
@@ -142,14 +149,14 @@ def host() -> list[Panel]:
         lines(
             "CPU of the service",
             "percentunit",
-            "Of one core. Grows with the number of connections, hardly with that of open sockets.",
+            "Of one CPU. It grows with the number of new connections, hardly with the number of open sockets.",
             Query(f"rate(tcpnewconn_process_cpu_seconds_total{{{HOST}}}[$__rate_interval])", "CPU"),
             width=6,
         ),
         lines(
             "Memory of the service",
             "bytes",
-            "Resident memory. Grows with the number of open sockets, and is bounded.",
+            "Resident memory. It grows with the number of open sockets, up to MemoryMax= of the unit.",
             Query(f"tcpnewconn_process_resident_memory_bytes{{{HOST}}}", "resident"),
             width=6,
         ),
@@ -157,11 +164,11 @@ def host() -> list[Panel]:
 
 
 def version() -> Panel:
-    """The only number whose name says more than its value."""
+    """Shown by the name of its series, which has the version; its value is always 1."""
     panel = stat(
         "Version",
         "none",
-        "Which tcpnewconn runs there.",
+        "Version of tcpnewconn that runs on the host.",
         Query(f"tcpnewconn_build_info{{{HOST}}}", "{{version}}", instant=True),
     )
     return replace(panel, options={**panel.options, "textMode": "name"})

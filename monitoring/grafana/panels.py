@@ -1,24 +1,24 @@
-"""The pieces of a dashboard as Grafana's JSON wants them; what they show is in dashboard.py."""
+"""The parts of a dashboard in Grafana's JSON; fleet.py and host.py have their content."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-# A piece of JSON: what it may hold is Grafana's schema, against which the tests check the whole.
+# A part of the JSON. The tests check the whole against Grafana's schema.
 Json = dict[str, Any]
 
 SOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH = 24
-# The least time between two points; $__rate_interval follows from it. Figures that are written every 10 seconds and scraped
-# every 15 have rates that swing in 30 seconds, which nobody sees who looks once a minute.
+# The minimum time between two points; $__rate_interval follows from it. Metrics that are written every 10 seconds and scraped
+# every 15 have rates that oscillate within 30 seconds; at one point per minute this does not show.
 INTERVAL = "1m"
 GREEN, YELLOW, RED = "green", "yellow", "red"
 
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression, and how its series are called; `instant`: only the latest value."""
+    """A PromQL expression, and the names of its series; `instant`: only the latest value."""
 
     expr: str
     legend: str = ""
@@ -41,7 +41,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `description` is what its (i) shows: what this is, what is normal, what to do otherwise."""
+    """One panel. Its (i) shows `description`: what the panel shows, what is normal, what else it can mean."""
 
     kind: Literal["stat", "timeseries", "bargauge", "table"]
     title: str
@@ -75,13 +75,13 @@ class Panel:
 
 
 def steps(*limits: tuple[float, str]) -> Json:
-    """Green below the first limit, then the colour of each limit that is reached."""
+    """Green below the first limit, then the colour of the highest limit that is reached."""
     colours = [{"value": None, "color": GREEN}, *({"value": limit, "color": colour} for limit, colour in limits)]
     return {"mode": "absolute", "steps": colours}
 
 
 def override(name: str, **properties: Any) -> Json:
-    """Other settings for the field of this name; a double underscore stands for the dot in an id."""
+    """Different settings for the field of this name; a double underscore stands for the dot in an id."""
     return {
         "matcher": {"id": "byName", "options": name},
         "properties": [{"id": key.replace("__", "."), "value": value} for key, value in properties.items()],
@@ -89,7 +89,7 @@ def override(name: str, **properties: Any) -> Json:
 
 
 def stat(title: str, unit: str, description: str, query: Query, limits: Json | None = None, **defaults: Any) -> Panel:
-    """One number, coloured by its limits, with its course behind it; without limits it stays plain."""
+    """One number, coloured by its limits, with its graph behind it; without limits it has no colour."""
     return Panel(
         "stat",
         title,
@@ -130,8 +130,8 @@ def lines(
     width: int = 8,
     overrides: tuple[Json, ...] = (),
 ) -> Panel:
-    """Series over time. They begin at 0; `stacked` where the sum means something, `stepped` for states, `log` where sizes
-    differ by decades. The axis reaches `soft_max` at least: where all is 0 it would reach 100."""
+    """Series over time, from 0; `stacked` where the sum has a meaning, `stepped` for states, `log` where sizes differ by
+    orders of magnitude. The axis reaches `soft_max` at least: if all values are 0 it would reach 100."""
     return Panel(
         "timeseries",
         title,
@@ -168,13 +168,13 @@ def lines(
 def bars(
     title: str, unit: str, description: str, *queries: Query, width: int = 8, overrides: tuple[Json, ...] = ()
 ) -> Panel:
-    """What happened in each interval, as bars: a rare event stays visible."""
+    """The number of events in each interval, as bars: a rare event stays visible."""
     panel = lines(title, unit, description, *queries, stacked=True, soft_max=5, width=width, overrides=overrides)
     return replace(panel, custom={**panel.custom, "drawStyle": "bars", "fillOpacity": 70})
 
 
 def arranged(panels: list[Panel], first: int, top: int) -> tuple[list[Json], int]:
-    """Panels from left to right, then in the next line; with the y below them."""
+    """Panels from left to right, then in the next line; and the y below them."""
     placed, x, y, tallest = [], 0, top, 0
     for number, panel in enumerate(panels, first):
         if x + panel.width > WIDTH:

@@ -1,1 +1,1 @@
-"""Who a socket belongs to."""
+"""Who a socket belongs to: the systemd unit, the user."""

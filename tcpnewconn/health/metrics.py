@@ -1,4 +1,4 @@
-"""The service in figures: what was told since it started and how it fares, as text that Prometheus understands.
+"""Writes the counters as metrics for Prometheus, in the text format of its exposition.
 
 The format is written by hand: python3-prometheus-client alone takes 25 MiB (measured), more than the whole service may.
 """
@@ -6,38 +6,18 @@ The format is written by hand: python3-prometheus-client alone takes 25 MiB (mea
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar, get_args
+from typing import NamedTuple, TypeVar
 
 from tcpnewconn import __version__
-from tcpnewconn.model import (
-    DETECTED_BY,
-    STATE_NAMES,
-    Connection,
-    Degraded,
-    Event,
-    Listener,
-    Loss,
-    PortScan,
-    Reason,
-    Recovered,
-    Source,
-)
-from tcpnewconn.reporting.entries import family
-from tcpnewconn.tracking.direction import DIRECTIONS
+from tcpnewconn.health.counters import Counters, ServiceStatistics
+from tcpnewconn.model import STATE_NAMES
 
 FILE = "tcpnewconn.prom"
-# Where the service of the package has it.
+# Where the service of the package writes it.
 PATH = f"/run/tcpnewconn/{FILE}"
 
-FAMILIES = ("ipv4", "ipv6")
-REASONS: tuple[Reason, ...] = get_args(Reason)
-SOURCES: tuple[Source, ...] = get_args(Source)
-STATES = tuple(dict.fromkeys(name.lower() for name in STATE_NAMES.values()))
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+STATES = tuple(dict.fromkeys(STATE_NAMES.values()))
 
 
 class Metric(NamedTuple):
@@ -50,82 +30,31 @@ class Metric(NamedTuple):
 
 PREFIX = "tcpnewconn_"
 METRICS = (
-    Metric("connections_total", "counter", "New connections that were reported, one by one or in summaries."),
-    Metric("connections_seen_total", "counter", "The same connections, by where they were seen."),
-    Metric("folded_total", "counter", "Those of them that were reported in summaries."),
-    Metric("listeners_total", "counter", "New listeners that were reported."),
-    Metric("port_scans_total", "counter", "Port scans that were reported."),
-    Metric("lost_total", "counter", "What could not be seen or told, as the loss events count it."),
-    Metric("sockets", "gauge", "Rows of /proc/net/tcp and tcp6 at the last read, by the state of the socket."),
-    Metric("reads_total", "counter", "Reads of /proc/net/tcp and tcp6."),
-    Metric("read_duration_seconds", "summary", "How long the reads took that went well, by the clock."),
-    Metric("read_overruns_total", "counter", "Reads that were left out because what was before them took too long."),
-    Metric("last_read_timestamp_seconds", "gauge", "When the last read went well, in Unix time; 0 before the first."),
-    Metric("read_interval_seconds", "gauge", "Time between two reads, as it is set."),
-    Metric("journal_waiting", "gauge", "Entries that wait because the journal takes none."),
+    Metric("connections_total", "counter", "New connections, logged one by one or in summaries."),
+    Metric("connections_detected_total", "counter", "The same connections, by how they were detected."),
+    Metric("connections_summarized_total", "counter", "New connections that were logged in summaries, not one by one."),
+    Metric("listeners_total", "counter", "New listeners."),
+    Metric("port_scans_total", "counter", "Port scans."),
+    Metric("lost_total", "counter", "What could not be observed or logged in full, as the loss events count it."),
+    Metric("sockets", "gauge", "Sockets in /proc/net/tcp and tcp6 at the last poll, by state."),
+    Metric("polls_total", "counter", "Polls of /proc/net/tcp and tcp6."),
+    Metric("poll_duration_seconds", "summary", "Duration of the successful polls."),
+    Metric("polls_skipped_total", "counter", "Polls that were skipped because the one before was late."),
+    Metric("last_poll_timestamp_seconds", "gauge", "Unix time of the last successful poll; 0 before the first."),
+    Metric("poll_interval_seconds", "gauge", "Interval between two polls, as configured."),
+    Metric("journal_entries_waiting", "gauge", "Entries that wait because the journal does not accept them."),
     Metric("source_degraded", "gauge", "1 while a source of connections is missing."),
-    Metric("build_info", "gauge", "1, with the version of the program."),
-    Metric("process_cpu_seconds_total", "counter", "CPU time that the service has used."),
-    Metric("process_resident_memory_bytes", "gauge", "Memory that the service has resident."),
-    Metric("process_start_time_seconds", "gauge", "When the service started, in Unix time."),
+    Metric("running", "gauge", "1 while the service runs, 0 after it was stopped."),
+    Metric("build_info", "gauge", "1; the label is the version of the service."),
+    Metric("process_cpu_seconds_total", "counter", "CPU time used by the service."),
+    Metric("process_resident_memory_bytes", "gauge", "Resident memory of the service."),
+    Metric("process_start_time_seconds", "gauge", "Unix time of the start of the service."),
 )
 
 
-class Counters:
-    """Counts the events as they are told. A connection that is folded into a summary counts like any other."""
-
-    def __init__(self) -> None:
-        self.connections = {(direction, name): 0 for direction in DIRECTIONS for name in FAMILIES}
-        self.seen = dict.fromkeys(DETECTED_BY, 0)
-        self.folded = 0
-        self.listeners = 0
-        self.scans = 0
-        self.lost = dict.fromkeys(REASONS, 0)
-        self.degraded = dict.fromkeys(SOURCES, False)
-
-    def connection(self, event: Connection, folded: bool) -> None:
-        self.connections[event.direction, family(event.source, event.destination)] += 1
-        self.seen[event.detected_by] += 1
-        self.folded += folded
-
-    def event(self, event: Event) -> None:
-        """Any event but a connection."""
-        if isinstance(event, Listener):
-            self.listeners += 1
-        elif isinstance(event, PortScan):
-            self.scans += 1
-        elif isinstance(event, Loss):
-            self.lost[event.reason] += event.count
-        elif isinstance(event, Degraded | Recovered):
-            self.degraded[event.source] = isinstance(event, Degraded)
-
-
-@dataclass(slots=True)
-class ServiceStatistics:
-    """How the service fares: its reads (times in seconds), and what it waits for. `states` is by number of state."""
-
-    interval: float
-    reads: int = 0
-    failed: int = 0
-    overruns: int = 0
-    seconds: float = 0.0
-    last_read: float = 0.0
-    waiting: int = 0
-    states: Mapping[int, int] = field(default_factory=dict)
-    cpu: float = 0.0
-    memory: int = 0
-    started: float = field(default_factory=time.time)
-
-    def look(self) -> None:
-        """What this process has used by now."""
-        self.cpu = time.process_time()
-        with open("/proc/self/statm", "rb") as file:
-            self.memory = int(file.read().split()[1]) * _PAGE
-
-
-def exposition(counters: Counters, course: ServiceStatistics) -> str:
+def exposition(counters: Counters, statistics: ServiceStatistics) -> str:
     """All series, in the text format 0.0.4: every name and label is there from the start. No timestamps, ends in a newline."""
-    samples = _samples(counters, course)
+    samples = _samples(counters, statistics)
     lines = []
     for metric in METRICS:
         name = PREFIX + metric.name
@@ -138,30 +67,31 @@ Samples = list[tuple[str, int | float]]
 Name = TypeVar("Name", bound=str)
 
 
-def _samples(counters: Counters, course: ServiceStatistics) -> dict[str, Samples]:
+def _samples(counters: Counters, statistics: ServiceStatistics) -> dict[str, Samples]:
     """By metric: its labels, as they are written behind its name, each with its value."""
     return {
         "connections_total": [
             (f'{{direction="{direction}",family="{family}"}}', count)
             for (direction, family), count in counters.connections.items()
         ],
-        "connections_seen_total": _by("seen", counters.seen),
-        "folded_total": [("", counters.folded)],
+        "connections_detected_total": _by("detected_by", counters.detected_by),
+        "connections_summarized_total": [("", counters.summarized)],
         "listeners_total": [("", counters.listeners)],
-        "port_scans_total": [("", counters.scans)],
+        "port_scans_total": [("", counters.port_scans)],
         "lost_total": _by("reason", counters.lost),
-        "sockets": _by("state", _named(course.states)),
-        "reads_total": [('{result="ok"}', course.reads), ('{result="failed"}', course.failed)],
-        "read_duration_seconds": [("_sum", round(course.seconds, 6)), ("_count", course.reads)],
-        "read_overruns_total": [("", course.overruns)],
-        "last_read_timestamp_seconds": [("", round(course.last_read, 3))],
-        "read_interval_seconds": [("", course.interval)],
-        "journal_waiting": [("", course.waiting)],
+        "sockets": _by("state", _named(statistics.states)),
+        "polls_total": [('{result="ok"}', statistics.polls), ('{result="failed"}', statistics.failed)],
+        "poll_duration_seconds": [("_sum", round(statistics.seconds, 6)), ("_count", statistics.polls)],
+        "polls_skipped_total": [("", statistics.skipped)],
+        "last_poll_timestamp_seconds": [("", round(statistics.last_poll, 3))],
+        "poll_interval_seconds": [("", statistics.interval)],
+        "journal_entries_waiting": [("", statistics.waiting)],
         "source_degraded": _by("source", counters.degraded),
+        "running": [("", int(statistics.running))],
         "build_info": [(f'{{version="{__version__}"}}', 1)],
-        "process_cpu_seconds_total": [("", round(course.cpu, 6))],
-        "process_resident_memory_bytes": [("", course.memory)],
-        "process_start_time_seconds": [("", round(course.started, 3))],
+        "process_cpu_seconds_total": [("", round(statistics.cpu, 6))],
+        "process_resident_memory_bytes": [("", statistics.memory)],
+        "process_start_time_seconds": [("", round(statistics.started, 3))],
     }
 
 
@@ -170,18 +100,18 @@ def _by(label: str, counts: Mapping[Name, int]) -> Samples:
 
 
 def _named(states: Mapping[int, int]) -> dict[str, int]:
-    """Sockets by the name of their state; two numbers have one name, and one that nobody knows has none."""
+    """Sockets by the name of their state. Two of the kernel's states have one name; unknown ones are left out."""
     named = dict.fromkeys(STATES, 0)
     for state, count in states.items():
         if state in STATE_NAMES:
-            named[STATE_NAMES[state].lower()] += count
+            named[STATE_NAMES[state]] += count
     return named
 
 
 class MetricsFile:
-    """The file that others read: whole at any moment, and for everybody.
+    """The file that node_exporter and `tcpnewconn status` read: complete at any moment, readable by everybody.
 
-    A write that fails stops nothing: `problem` says what is wrong, and the next one is a new try.
+    A write that fails stops nothing: `problem` says what is wrong, and the next write tries again.
     """
 
     def __init__(self, path: str) -> None:
@@ -189,7 +119,7 @@ class MetricsFile:
         self.problem: str | None = None
 
     def write(self, text: str) -> None:
-        # In the same directory, so that it can be renamed; its name ends in something else, so that nobody reads it.
+        # In the same directory, so that it can be renamed; with another ending, so that node_exporter leaves it alone.
         new = f"{self.path}.new"
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from tcpnewconn.health.metrics import PREFIX, Counters, ServiceStatistics, exposition
-from tcpnewconn.reporting.sinks import printable
+from tcpnewconn.health.counters import Counters, ServiceStatistics
+from tcpnewconn.health.metrics import PREFIX, exposition
+from tcpnewconn.text import printable
 
 _SAMPLE = re.compile(PREFIX + r'(\w+)(?:\{((?:\w+="[\w.+~-]*",?)+)\})? (\S+)')
 # The file is smaller; it may be anybody's that --metrics names.
@@ -80,7 +81,7 @@ def read(path: str) -> Figures:
         if not math.isfinite(number):
             raise NoFigures(f"{path}: holds no figures of tcpnewconn")
         figures.setdefault(name, {})[tuple(re.findall(r'"([^"]*)"', labels or ""))] = number
-    if figures and set(figures) <= {"last_read_timestamp_seconds"}:
+    if figures and set(figures) <= {"last_poll_timestamp_seconds"}:
         raise NoFigures("the service has not run since boot; start it with systemctl start tcpnewconn")
     if not _names() <= set(figures):
         raise NoFigures(f"{path}: holds no figures of tcpnewconn, or of another version")
@@ -94,7 +95,7 @@ def _names() -> set[str]:
 
 def judged(figures: Figures, now: float) -> Verdict:
     """Whether the service runs and sees everything."""
-    last, interval = _one(figures, "last_read_timestamp_seconds"), _one(figures, "read_interval_seconds")
+    last, interval = _one(figures, "last_poll_timestamp_seconds"), _one(figures, "poll_interval_seconds")
     if not last:
         return Verdict("not running", ("no read has gone well yet",), None)
     age = max(0.0, now - last)
@@ -105,7 +106,7 @@ def judged(figures: Figures, now: float) -> Verdict:
         for (source,), degraded in figures["source_degraded"].items()
         if degraded
     ]
-    waiting = _one(figures, "journal_waiting")
+    waiting = _one(figures, "journal_entries_waiting")
     if waiting:
         problems.append(f"{waiting:,.0f} entries wait for the journal, which takes none")
     return Verdict("degraded" if problems else "ok", tuple(problems), age)
@@ -180,21 +181,21 @@ def _page(figures: Figures, verdict: Verdict, in_colour: bool) -> str:
 
 def _rows(figures: Figures, verdict: Verdict) -> Iterator[tuple[str, str, bool]]:
     """Title and text of each line, and whether it is of note."""
-    reads, failed = (_by(figures, "reads_total")[result] for result in ("ok", "failed"))
-    overruns, interval = _one(figures, "read_overruns_total"), _one(figures, "read_interval_seconds")
+    reads, failed = (_by(figures, "polls_total")[result] for result in ("ok", "failed"))
+    overruns, interval = _one(figures, "polls_skipped_total"), _one(figures, "poll_interval_seconds")
     if verdict.age is not None:
         yield "last read", f"{_span(verdict.age)} ago, one every {_span(interval)}", verdict.word == "stale"
-    mean = _one(figures, "read_duration_seconds_sum") / max(1.0, reads)
+    mean = _one(figures, "poll_duration_seconds_sum") / max(1.0, reads)
     yield (
         "reads",
         f"{_number(reads)}, {mean * 1e3:.1f} ms each; {_number(failed)} failed, {_number(overruns)} left out",
         bool(failed or overruns),
     )
-    connections, folded = figures["connections_total"], _one(figures, "folded_total")
+    connections, folded = figures["connections_total"], _one(figures, "connections_summarized_total")
     yield "connections", f"{_number(sum(connections.values()))}, {_number(folded)} of them in summaries", False
     yield "  direction", _listed(_by(figures, "connections_total")), False
     yield "  family", _listed(_by(figures, "connections_total", 1)), False
-    yield "  seen", _listed(_by(figures, "connections_seen_total")), False
+    yield "  detected", _listed(_by(figures, "connections_detected_total")), False
     yield "listeners", _number(_one(figures, "listeners_total")), False
     scans, lost = _one(figures, "port_scans_total"), _by(figures, "lost_total")
     yield "port scans", _number(scans), scans > 0

@@ -6,7 +6,8 @@ import os
 import re
 from dataclasses import dataclass
 
-from tcpnewconn.tracking.direction import DEFAULT_PORT_RANGE
+# net/ipv4/af_inet.c: inet_init_net()
+DEFAULT_PORT_RANGE = (32768, 60999)
 
 # Where the unit shows the program the few sysctls that it needs: its sandbox hides /proc/sys (ProcSubset=pid).
 _SYSCTL_ENVIRONMENT = "TCPNEWCONN_SYSCTL"
@@ -32,17 +33,17 @@ class Host:
         return f"{self.boot}-{self.namespace}"
 
 
-def look(root: str, net_folder: str) -> Host:
-    """The host under a root of /proc, whose tables are in `net_folder`."""
+def look(root: str, net_directory: str) -> Host:
+    """The host under a root of /proc, whose tables are in `net_directory`."""
     sysctl = f"{root}/sys"
     if os.path.realpath(root) == "/proc":
         sysctl = os.environ.get(_SYSCTL_ENVIRONMENT, sysctl)
-    process = os.path.dirname(net_folder)
+    process = os.path.dirname(net_directory)
     return Host(
         boot=_boot(f"{sysctl}/kernel/random/boot_id"),
-        namespace=_namespace(process, net_folder),
+        namespace=_namespace(process, net_directory),
         port_range=_port_range(f"{sysctl}/net/ipv4/ip_local_port_range"),
-        live=_same(f"{net_folder}/tcp", "/proc/self/net/tcp"),
+        live=_same(f"{net_directory}/tcp", "/proc/self/net/tcp"),
         users=(_first_line("/proc/self/uid_map") or "").split() == ["0", "0", "4294967295"],
     )
 
@@ -52,14 +53,14 @@ def _boot(path: str) -> str:
     return boot if re.fullmatch("[0-9a-f]{32}", boot) else "0"
 
 
-def _namespace(process: str, net_folder: str) -> str:
+def _namespace(process: str, net_directory: str) -> str:
     try:
         # "net:[4026531840]"; of another user's process only root may read it.
         return os.readlink(f"{process}/ns/net")[5:-1]
     except OSError:
         pass
     try:
-        return str(os.stat(f"{net_folder}/tcp").st_ino)
+        return str(os.stat(f"{net_directory}/tcp").st_ino)
     except OSError:
         return "0"
 

@@ -1,8 +1,11 @@
-"""Reads /proc/net/tcp and /proc/net/tcp6: which sockets are new, changed or gone since the last read.
+"""Polls /proc/net/tcp and /proc/net/tcp6: which rows are new, changed or gone since the last poll.
 
-The format is that of get_tcp4_sock() in net/ipv4/tcp_ipv4.c and get_tcp6_sock() in net/ipv6/tcp_ipv6.c. A read is not
+The format is that of get_tcp4_sock() in net/ipv4/tcp_ipv4.c and get_tcp6_sock() in net/ipv6/tcp_ipv6.c. A poll is not
 atomic: every read() returns at most one page, and the table changes between two of them, so that a row may stand twice
-in one read or be missing from it once. Both are settled here: what this room reports as gone was absent from two reads.
+in one poll or be missing from it once. Both are settled here: what is gone was absent from two polls.
+
+What is remembered here is the text of the last polls, so that only rows that are not known have to be decoded. What a row means,
+and which socket it is of, is known to tracking alone.
 """
 
 from __future__ import annotations
@@ -10,11 +13,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 
-from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, TIME_WAIT, FourTuple, Row, four_tuple_of, unmapped
+from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, four_tuple_of, unmapped
 
 # Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
 _BATCH = 64 * 1024
@@ -22,28 +24,37 @@ _BATCH = 64 * 1024
 _STATES = {b"%02X" % number: number for number in range(256)}
 _LISTEN = b"%02X" % LISTEN
 _TIME_WAIT = b"%02X" % TIME_WAIT
-# FIN_WAIT2 can be what is left of a socket too.
+# A timewait socket can be in FIN_WAIT2 too.
 _ENDED = (_TIME_WAIT, b"%02X" % FIN_WAIT2)
-# Stands for the columns from uid to inode of a row that is to be told by the next read, whatever they are.
-_UNTOLD = b"\n"
-_REPORTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
+# Stands for the columns from uid to inode of a row that the next poll must show, whatever they are.
+_NOT_SHOWN = b"\n"
+_WANTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
 
-# The kernel counts those of sockets in 32 bits (fs/inode.c, get_next_ino()).
+# The kernel counts inodes of sockets in 32 bits (fs/inode.c, get_next_ino()).
 _LARGEST_INODE = 0xFFFFFFFF
 
 # What follows the addresses and the state, up to the inode; the kernel has added columns behind it and may again.
 _REST = (
     rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8} "
-    rb"+(?P<uid>[0-9]{1,10}) +-?[0-9]+ (?P<inode>[0-9]{1,10})(?= |$)"
+    rb"+(?P<uid>[0-9]{1,10}) +-?[0-9]+ (?P<inode>[0-9]{1,10})[ \n]"
 )
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What is remembered of a row: the columns from uid to inode, and the number of the read it last stood in."""
+class _Remembered:
+    """Of a row: the columns from uid to inode and what follows them, and the number of the last poll that it stood in."""
 
     owner: bytes
-    read: int
+    poll: int
+
+
+class Unreadable(Exception):
+    """A table cannot be read: its path, and why."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,85 +67,98 @@ class Malformed:
 
 
 @dataclass(slots=True)
-class Read:
-    """One read of both tables.
+class Poll:
+    """One poll of both tables, valid until the next one.
 
-    `changed` decodes lazily, in the order of the tables (a first read of 400,000 rows must not hold them all decoded);
-    it is to be gone through before the next read. `rows` counts the rows of both tables, `malformed` those not understood,
-    `states` those of each state.
+    `count` is the number of rows in both tables, `malformed` of those not understood, `states` of those of each state. `gone` are
+    the 4-tuples that were absent from two polls.
     """
 
-    changed: Iterator[Row]
     gone: list[FourTuple]
     listeners: list[Row]
     gone_listeners: list[FourTuple]
-    rows: int
+    count: int
     malformed: int
     first_malformed: Malformed | None
     states: dict[int, int]
-    _tables: tuple[_Table, _Table] = field(repr=False)
+    _parts: tuple[tuple[_Table, _Part], ...] = field(repr=False)
 
-    def find(self, four_tuple: FourTuple) -> Row | None:
-        """The row of a four_tuple, if it stands in this read or stood in the one before."""
-        for table in self._tables:
-            row = table.find(four_tuple)
-            if row is not None:
-                return row
+    def rows(self, again: Collection[FourTuple] = (), ended: bool = False) -> Iterator[Row]:
+        """The rows that are new or changed, in the order of the tables; not those of listeners.
+
+        Also the unchanged ones of the 4-tuples in `again`, and with `ended` those in TIME_WAIT or FIN_WAIT2. They are decoded
+        one at a time: a first poll of 400,000 rows must not hold them all.
+        """
+        for table, part in self._parts:
+            for head in part.changed:
+                yield table.row(head, part)
+            if again or ended:
+                shown = set(part.changed)
+                unchanged = [found for one in again if (found := table.standing(one)) is not None]
+                for head in dict.fromkeys(unchanged + table.ended() if ended else unchanged):
+                    if head not in shown:
+                        yield table.row(head, part)
+
+    def row(self, four_tuple: FourTuple) -> Row | None:
+        """The row of a 4-tuple, if it stands in this poll."""
+        for table, part in self._parts:
+            head = table.standing(four_tuple)
+            if head is not None:
+                return table.row(head, part)
         return None
+
+    def absent_once(self, four_tuple: FourTuple) -> bool:
+        """Whether a 4-tuple has no row in this poll, and had one in the poll before."""
+        return self.row(four_tuple) is None and self.recent(four_tuple)
+
+    def recent(self, four_tuple: FourTuple) -> bool:
+        """Whether a 4-tuple has a row in this poll or had one in the poll before."""
+        return any(table.remembers(four_tuple) for table, _ in self._parts)
 
 
 class ProcNet:
-    """The two tables under a root of /proc, and what was seen in them.
+    """The two tables under a root of /proc.
 
     For the machine's own /proc that is /proc/self/net, which stays visible under ProcSubset=pid. A /proc that is mounted
     elsewhere is another host's (or the host's, seen from a container): there, the network namespace of its process 1
-    is meant. A folder of captured files has just net/. Without `users`, user ids are taken for unknown.
+    is meant. A directory of captured files has just net/. Without `users`, user ids are taken for unknown.
     """
 
     def __init__(self, root: str = "/proc", byteorder: str = sys.byteorder, users: bool = True) -> None:
-        folder = net_folder(root)
-        self._tables = (_Table(f"{folder}/tcp", 8, byteorder, users), _Table(f"{folder}/tcp6", 32, byteorder, users))
-
-    def read(self, time_wait: bool = True) -> Read:
-        """Read both tables. Without `time_wait`, rows in TIME_WAIT are passed over.
-
-        Raises OSError if /proc/net/tcp cannot be read. A missing tcp6 is normal: IPv6 is off.
-        """
-        tcp, tcp6 = self._tables
-        first = tcp.read(time_wait)
-        try:
-            second = tcp6.read(time_wait)
-        except FileNotFoundError:
-            second = tcp6.nothing()
-        except OSError:
-            tcp.take_back(first)
-            raise
-        return Read(
-            changed=chain(tcp.rows(first, first.changed), tcp6.rows(second, second.changed)),
-            gone=[table.four_tuple(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone],
-            listeners=[*tcp.rows(first, first.listeners), *tcp6.rows(second, second.listeners)],
-            gone_listeners=[
-                table.four_tuple(head) for table, part in ((tcp, first), (tcp6, second)) for head in part.gone_listeners
-            ],
-            rows=first.rows + second.rows,
-            malformed=first.malformed + second.malformed,
-            first_malformed=first.first_malformed or second.first_malformed,
-            states=_states((tcp, first), (tcp6, second)),
-            _tables=self._tables,
+        directory = net_directory(root)
+        self._tables = (
+            _Table(f"{directory}/tcp", 8, byteorder, users),
+            _Table(f"{directory}/tcp6", 32, byteorder, users),
         )
 
-    def forget(self, four_tuple: FourTuple) -> None:
-        """The socket of this four_tuple is gone: whatever row the four_tuple has from now on is new, however alike."""
-        for table in self._tables:
-            table.forget(four_tuple)
+    def poll(self, time_wait: bool = True) -> Poll:
+        """Poll both tables. Without `time_wait`, rows in TIME_WAIT are passed over.
 
-    def forget_ended(self) -> None:
-        """Let the next read have every row of a connection that has ended, however known."""
-        for table in self._tables:
-            table.forget_ended()
+        Raises Unreadable. A missing tcp6 is normal: IPv6 is off.
+        """
+        tcp, tcp6 = self._tables
+        first = tcp.poll(time_wait)
+        try:
+            second = tcp6.poll(time_wait)
+        except Unreadable as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                tcp.undo(first)
+                raise
+            second = tcp6.nothing()
+        parts = ((tcp, first), (tcp6, second))
+        return Poll(
+            gone=[table.four_tuple(head) for table, part in parts for head in part.gone],
+            listeners=[table.row(head, part) for table, part in parts for head in part.listeners],
+            gone_listeners=[table.four_tuple(head) for table, part in parts for head in part.gone_listeners],
+            count=first.rows + second.rows,
+            malformed=first.malformed + second.malformed,
+            first_malformed=first.first_malformed or second.first_malformed,
+            states=_states(parts),
+            _parts=parts,
+        )
 
 
-def net_folder(root: str) -> str:
+def net_directory(root: str) -> str:
     """Where the tables are under a root of /proc."""
     if os.path.realpath(root) == "/proc":
         return f"{root}/self/net"
@@ -145,28 +169,28 @@ def net_folder(root: str) -> str:
 
 @dataclass(slots=True)
 class _Part:
-    """One read of one table, by the heads of its rows: their addresses and state, as text."""
+    """One poll of one table, by the heads of its rows: their addresses and state, as text."""
 
     changed: list[bytes] = field(default_factory=list)
-    # What stood in this read, and then, on the same addresses in another state, the next connection did.
-    replaced: dict[bytes, _Seen] = field(default_factory=dict)
+    # What stood in this poll, and then, on the same addresses in another state, the next connection did.
+    replaced: dict[bytes, _Remembered] = field(default_factory=dict)
     gone: list[bytes] = field(default_factory=list)
     listeners: list[bytes] = field(default_factory=list)
     gone_listeners: list[bytes] = field(default_factory=list)
     rows: int = 0
     malformed: int = 0
     first_malformed: Malformed | None = None
-    # Rows that are not remembered, and (below zero) remembered ones that did not stand in this read, by state.
+    # Rows that are not remembered, and (below zero) remembered ones that did not stand in this poll, by state.
     apart: dict[bytes, int] = field(default_factory=dict)
 
     def count(self, state: bytes, sign: int = 1) -> None:
         self.apart[state] = self.apart.get(state, 0) + sign
 
 
-def _states(*read: tuple[_Table, _Part]) -> dict[int, int]:
-    """How many rows of each state stood in a read, where there were any."""
+def _states(parts: tuple[tuple[_Table, _Part], ...]) -> dict[int, int]:
+    """How many rows of each state stood in a poll, where there were any."""
     states: dict[int, int] = {}
-    for counts in (counts for table, part in read for counts in (table.states, part.apart)):
+    for counts in (counts for table, part in parts for counts in (table.states, part.apart)):
         for state, count in counts.items():
             number = _STATES[state]
             states[number] = states.get(number, 0) + count
@@ -184,59 +208,59 @@ class _Table:
         # "0100007F:1F99 00000000:0000 0A", then the queues, timer and retransmits of a fixed width, then the uid.
         self._head = 2 * (digits + 5) + 4
         self._owner = self._head + 40
-        self._known: dict[bytes, _Seen] = {}
-        # How many of the known rows have each state: counting them anew would cost as much as a quiet table (measured).
-        self.states = dict.fromkeys(_REPORTED, 0)
-        self._read = 0
+        self._known: dict[bytes, _Remembered] = {}
+        # How many of the known rows have each state: counting them at each poll would cost as much as a quiet table (measured).
+        self.states = dict.fromkeys(_WANTED, 0)
+        self._poll = 0
         address = rb"[0-9A-F]{%d}:[0-9A-F]{4}" % digits
         self._pattern = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST)
 
-    def read(self, time_wait: bool) -> _Part:
-        """Read the whole file; raises OSError."""
-        self._read += 1
+    def poll(self, time_wait: bool) -> _Part:
+        """Read the whole file; raises Unreadable."""
+        self._poll += 1
         part = _Part()
         # Bound to local names: this loop runs once a row, and is the cost of a quiet table.
-        known, read, head, owner = self._known.get, self._read, self._head, self._owner
-        unlike = passed = 0
+        known, poll, head, owner = self._known.get, self._poll, self._head, self._owner
+        different = passed = 0
         before = len(self._known)
         try:
             for line, bodies in _bodies(self._path):
                 for body in bodies:
                     seen = known(body[:head])
                     if seen is not None and body.startswith(seen.owner, owner):
-                        seen.read = read
+                        seen.poll = poll
                     else:
-                        unlike += 1
+                        different += 1
                         if time_wait or body[head - 2 : head] != _TIME_WAIT:
                             self._look(body, line, bodies, part)
                         else:
                             passed += 1
                 part.rows += len(bodies)
-        except OSError:
-            self.take_back(part)
-            raise
+        except OSError as error:
+            self.undo(part)
+            raise Unreadable(self._path, error.strerror or str(error)) from error
         part.count(_TIME_WAIT, passed)
-        if unlike or part.rows != before:
+        if different or part.rows != before:
             self._forget(part)
         return part
 
     def nothing(self) -> _Part:
-        """A read of a file that is not there: all its rows are absent."""
-        self._read += 1
+        """A poll of a file that is not there: all its rows are absent."""
+        self._poll += 1
         part = _Part()
         self._forget(part)
         return part
 
-    def take_back(self, part: _Part) -> None:
-        """Nobody will hear of this read, the other table's or the rest of this one failed: the next one tells it again."""
-        self._read -= 1
+    def undo(self, part: _Part) -> None:
+        """Reading failed, of the other table or of the rest of this one: let the next poll show what this one did."""
+        self._poll -= 1
         for head in part.changed:
             if head in self._known:
-                self._known[head].owner = _UNTOLD
+                self._known[head].owner = _NOT_SHOWN
         for head in part.listeners:
             self._drop(head)
         for head in (*part.gone, *part.gone_listeners):
-            self._keep(head, _Seen(_UNTOLD, self._read - 1))
+            self._keep(head, _Remembered(_NOT_SHOWN, self._poll - 1))
 
     def _look(self, body: bytes, line: int, bodies: list[bytes], part: _Part) -> None:
         """Remember a row that is not as it was."""
@@ -249,51 +273,44 @@ class _Table:
             return
         head = body[: self._head]
         state = head[-2:]
-        if state not in _REPORTED:
+        if state not in _WANTED:
             part.count(state)
             return
-        owner = body[self._owner : match.end()] + b" "
+        owner = body[self._owner : match.end()]
         seen = self._known.get(head)
         if seen is None:
-            for other in _REPORTED:
+            for other in _WANTED:
                 replaced = self._drop(head[:-2] + other)
-                if replaced is not None and replaced.read == self._read:
+                if replaced is not None and replaced.poll == self._poll:
                     part.replaced[head[:-2] + other] = replaced
-            self._keep(head, _Seen(owner, self._read))
+            self._keep(head, _Remembered(owner, self._poll))
         else:
-            seen.owner, seen.read = owner, self._read
+            seen.owner, seen.poll = owner, self._poll
             if state == _LISTEN:
                 # SO_REUSEPORT: several sockets listen on one address; which of them stands first does not matter.
                 return
         (part.listeners if state == _LISTEN else part.changed).append(head)
 
     def _forget(self, part: _Part) -> None:
-        """Drop the rows that were absent from two reads, this one and the one before."""
-        before = self._read - 1
-        for head in [head for head, seen in self._known.items() if seen.read != self._read]:
-            if self._known[head].read == before:
+        """Drop the rows that were absent from two polls, this one and the one before."""
+        before = self._poll - 1
+        for head in [head for head, seen in self._known.items() if seen.poll != self._poll]:
+            if self._known[head].poll == before:
                 part.count(head[-2:], -1)
                 continue
             self._drop(head)
             (part.gone_listeners if head.endswith(_LISTEN) else part.gone).append(head)
 
-    def rows(self, part: _Part, heads: list[bytes]) -> Iterator[Row]:
-        """The rows of one read that begin with these heads, decoded."""
-        for head in heads:
-            yield self._decoded(head, self._known.get(head) or part.replaced[head])
-
-    def row(self, head: bytes) -> Row:
-        """The row that begins with `head`, decoded."""
-        return self._decoded(head, self._known[head])
-
-    def _decoded(self, head: bytes, seen: _Seen) -> Row:
+    def row(self, head: bytes, part: _Part) -> Row:
+        """The row of a poll that begins with `head`, decoded."""
+        seen = self._known.get(head) or part.replaced[head]
         uid, _, inode = seen.owner.split()
         number = int(inode)
         # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
         return Row(self.four_tuple(head), _STATES[head[-2:]], int(uid) if number and self._users else None, number)
 
     def four_tuple(self, head: bytes) -> FourTuple:
-        """The four_tuple that a row's head stands for: b"0500000A:0016 090071CB:C978" -> 10.0.0.5:22, 203.0.113.9:51576.
+        """The 4-tuple of a row's head: b"0500000A:0016 090071CB:C978 01" -> 10.0.0.5:22, 203.0.113.9:51576.
 
         An address is written as 32-bit words in the host's byte order, a port as a plain number.
         """
@@ -312,45 +329,45 @@ class _Table:
             packed = b"".join(packed[word : word + 4][::-1] for word in range(0, len(packed), 4))
         return unmapped(packed)
 
-    def find(self, four_tuple: FourTuple) -> Row | None:
-        """The row of a four_tuple, if this file has it."""
+    def standing(self, four_tuple: FourTuple) -> bytes | None:
+        """The head of the row that a 4-tuple has in the last poll, if it has one."""
         for head in self._heads(four_tuple):
             seen = self._known.get(head)
-            if seen is not None and seen.owner != _UNTOLD:
-                return self._decoded(head, seen)
+            if seen is not None and seen.poll == self._poll and seen.owner != _NOT_SHOWN:
+                return head
         return None
 
-    def forget(self, four_tuple: FourTuple) -> None:
-        """Know nothing of a four_tuple's row."""
-        for head in self._heads(four_tuple):
-            self._drop(head)
+    def remembers(self, four_tuple: FourTuple) -> bool:
+        """Whether a 4-tuple has a row in the last poll or had one in the poll before."""
+        known = (self._known.get(head) for head in self._heads(four_tuple))
+        return any(seen is not None and seen.owner != _NOT_SHOWN for seen in known)
 
-    def forget_ended(self) -> None:
-        for head in [head for head in self._known if head[-2:] in _ENDED]:
-            self._drop(head)
+    def ended(self) -> list[bytes]:
+        """The heads of the rows in TIME_WAIT and FIN_WAIT2 in the last poll."""
+        return [head for head, seen in self._known.items() if seen.poll == self._poll and head[-2:] in _ENDED]
 
-    def _keep(self, head: bytes, seen: _Seen) -> None:
+    def _keep(self, head: bytes, seen: _Remembered) -> None:
         self._known[head] = seen
         self.states[head[-2:]] += 1
 
-    def _drop(self, head: bytes) -> _Seen | None:
+    def _drop(self, head: bytes) -> _Remembered | None:
         seen = self._known.pop(head, None)
         if seen is not None:
             self.states[head[-2:]] -= 1
         return seen
 
     def _heads(self, four_tuple: FourTuple) -> list[bytes]:
-        """How a row of this four_tuple can begin."""
+        """How a row of this 4-tuple can begin."""
         half = len(four_tuple) // 2
         if half - 2 > self._digits // 2:
             return []
         addresses = b"%b %b " % (self._endpoint(four_tuple[:half]), self._endpoint(four_tuple[half:]))
-        return [addresses + state for state in _REPORTED]
+        return [addresses + state for state in _WANTED]
 
     def _endpoint(self, end: bytes) -> bytes:
         address, port = end[:-2], int.from_bytes(end[-2:], "big")
         if self._digits == 32 and len(address) == 4:
-            address = b"\0" * 10 + b"\xff\xff" + address
+            address = MAPPED + address
         if self._byteorder == "little":
             address = b"".join(address[word : word + 4][::-1] for word in range(0, len(address), 4))
         return b"%b:%04X" % (address.hex().upper().encode(), port)

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from tcpnewconn.ledger import schema, update
 from tcpnewconn.ledger.journal import Journal, NoJournal, hosts_of, of_files, of_this_host
-from tcpnewconn.reporting.sinks import printable, say
+from tcpnewconn.ledger.options import PATH
+from tcpnewconn.reporting.sinks import say
 from tcpnewconn.settings.config import Settings, load
+from tcpnewconn.text import printable
 
 METRICS = "/run/tcpnewconn/tcpnewconn.prom"
 EXIT_FAILED = 1
@@ -22,67 +24,47 @@ EXIT_INTERRUPTED = 130
 # As sysexits.h: try again later. The unit takes it for success, and the timer starts it again.
 EXIT_LATER = 75
 
-_EXAMPLES = """\
-examples:
-  tcpnewconn ledger update                            add the journal's new entries; the timer does it every ten minutes
-  tcpnewconn ledger update --namespace web            of a journal namespace
-  tcpnewconn ledger update --directory /var/log/journal/remote --ledger /srv/ledgers
-                                                      on a log server: one ledger for each host
-  tcpnewconn ledger copy /srv/web1.db                 a consistent copy, in one file
-
-See tcpnewconn-report(1).
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Keeps the ledger: what the journal's entries add up to, day by day."
-    parser.epilog = _EXAMPLES
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    updating = actions.add_parser(
-        "update", help="add the journal's new entries", description="Adds the journal's new entries to the ledger."
-    )
-    source = updating.add_mutually_exclusive_group()
-    source.add_argument("--namespace", metavar="NAME", help="read this journal namespace")
-    source.add_argument(
-        "--directory", metavar="DIR", help="read a log server's journal files; --ledger is a directory, a file per host"
-    )
-    copying = actions.add_parser(
-        "copy", help="copy the ledger into one file", description="Copies the ledger into one file, consistently."
-    )
-    copying.add_argument("target", metavar="TARGET", help="the file to write")
-    for one in (updating, copying):
-        one.add_argument("--ledger", metavar="FILE", help=f"default: {schema.PATH}")
-    updating.add_argument(
-        "--config", metavar="FILE", help="configuration file, in place of /etc/tcpnewconn.conf and its drop-ins"
-    )
-
 
 def run(options: argparse.Namespace) -> int:
-    """The exit code."""
+    """The exit status."""
+    problem = _problem(options)
+    if problem:
+        say(problem, 3)
+        return 2
     try:
         if options.action == "copy":
-            schema.copy(options.ledger or schema.PATH, options.target)
+            schema.copy(options.ledger or PATH, options.target)
             return 0
         return _update_all(options, load(options.config))
     except (NoJournal, schema.Unusable) as error:
         say(str(error), 3)
         return EXIT_FAILED
     except sqlite3.Error as error:
-        return _cannot_write(options.ledger or schema.PATH, str(error))
+        return _cannot_write(options.ledger or PATH, str(error))
     except OSError as error:
-        return _cannot_write(error.filename or options.ledger or schema.PATH, str(error.strerror))
+        return _cannot_write(error.filename or options.ledger or PATH, str(error.strerror))
+
+
+def _problem(options: argparse.Namespace) -> str:
+    """What does not go together, in one line."""
+    if options.action == "copy" and not options.target:
+        return "ledger copy needs a file to write, for example: tcpnewconn ledger copy /srv/web1.db"
+    if options.action == "copy" and (options.directory or options.namespace):
+        return "--directory and --namespace are for ledger update"
+    if options.action == "update" and options.target:
+        return f"ledger update takes no {options.target!r}; the ledger is given with --ledger"
+    return ""
 
 
 def _update_all(options: argparse.Namespace, settings: Settings) -> int:
     limits = update.Limits(settings.keep, settings.size, settings.peers)
     if options.directory is None:
         polled = _last_poll(METRICS) if options.namespace is None else None
-        path = options.ledger or schema.PATH
+        path = options.ledger or PATH
         host = socket.gethostname()
         return _update(path, lambda: of_this_host(options.namespace), limits, host, polled)
     hosts = hosts_of(options.directory)
-    place = Path(options.ledger or os.path.dirname(schema.PATH))
+    place = Path(options.ledger or os.path.dirname(PATH))
     place.mkdir(parents=True, exist_ok=True)
     worst = 0
     for host, files in hosts.items():

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 UNIT = "tcpnewconn.service"
+# That of the unit's drop-in journal-namespace.conf, off by default.
+NAMESPACE = "tcpnewconn"
+# sd-journal.h: SD_JOURNAL_INCLUDE_DEFAULT_NAMESPACE, which the Python module does not name.
+_WITH_DEFAULT_NAMESPACE = 1 << 6
 _REMOTE = "remote-"
 
 
@@ -67,13 +71,17 @@ class Journal:
 
 
 def of_this_host(namespace: str | None = None) -> Journal:
-    """The system's journal. Raises NoJournal."""
+    """The system's journal and, where there is one, the service's own namespace; or the namespace that is given.
+
+    As in journalctl, a "+" before a namespace adds it to the default one. Raises NoJournal.
+    """
     journal = _systemd()
+    given = namespace or f"+{NAMESPACE}"
+    flags = journal.LOCAL_ONLY | journal.SYSTEM | (_WITH_DEFAULT_NAMESPACE if given.startswith("+") else 0)
     try:
-        flags = journal.LOCAL_ONLY | journal.SYSTEM
-        return Journal(journal.Reader(flags=None if namespace else flags, namespace=namespace))
+        return Journal(journal.Reader(flags=flags, namespace=given.removeprefix("+")))
     except OSError as error:
-        raise NoJournal(f"the journal{f' namespace {namespace}' if namespace else ''}: {error.strerror}") from error
+        raise NoJournal(f"the journal, namespace {given}: {error.strerror}") from error
 
 
 def of_files(files: list[str]) -> Journal:

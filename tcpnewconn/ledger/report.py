@@ -11,8 +11,6 @@ from tcpnewconn.ledger.names import Names
 from tcpnewconn.ledger.observed import Observed
 from tcpnewconn.ledger.period import day_text, time_text
 
-QUESTIONS = ("overview", "who", "to", "new", "quiet", "allow")
-
 
 @dataclass(slots=True)
 class Report:

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VERSION = 1
-# Where the unit tcpnewconn-ledger.service keeps it.
-PATH = "/var/lib/tcpnewconn-ledger/ledger.db"
-
 HOUR, DAY = 3600, 86400
 
 _COUNTS = """

@@ -11,7 +11,7 @@ from tcpnewconn.ledger.observed import Observed
 from tcpnewconn.ledger.period import time_text
 from tcpnewconn.ledger.report import Report
 from tcpnewconn.ledger.tables import Table, cell, heading, numeric
-from tcpnewconn.reporting.sinks import printable
+from tcpnewconn.text import printable
 
 _MOST_LINES = 40
 

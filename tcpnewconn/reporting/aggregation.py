@@ -1,88 +1,98 @@
-"""Folds a burst of connections into one event with their exact number. Pure: the time is given.
+"""Summarizes a burst of connections in one event with their exact number. Pure: the time is given.
 
-A connection is told one by one, or counted in a *group*: nothing is dropped, the sum of entries and counts is what there was.
+A connection is logged by itself, or counted in a *group*. None is dropped: entries and counts add up to all connections.
+Records g, f and h of the state log are its own.
 """
 
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tcpnewconn.model import Connection, Endpoint, Summary
+from tcpnewconn.state.log import Record, StateLog
 
 # (direction, source address, destination address, destination port, cgroup); what the group does not share is None.
 Key = tuple[str, bytes | None, bytes | None, int | None, int]
 
-# Groups of one interval: those that share a source, and those that do not. What finds no place in the first is counted in
-# the second, and what finds none there by its direction alone.
+# Groups of one interval: those that share a source, and those that do not. A connection for which there is no group of the
+# first kind left is counted in one of the second, and where there is none of those left, by its direction alone.
 _MOST_GROUPS = 10_000
 _MOST_COARSE = 11_000
-# Addresses that are counted one by one, in all groups together.
+# Source addresses that are counted one by one, in all groups together.
 _MOST_SOURCES = 20_000
 _TOP = 5
 
 
 @dataclass(slots=True)
 class Group:
-    """Connections that are told as one: `told` one by one before, `count` not; by `sources` where those differ.
+    """Similar connections of one interval.
 
-    `untold` counts connections of sources that there was no room for.
+    The first of them are `logged` one by one, the others only make up `count`; `sources` counts those by address where the
+    group shares none, `other_sources` those of addresses beyond the limit.
     """
 
-    told: int = 0
+    logged: int = 0
     count: int = 0
     sources: dict[bytes | None, int] = field(default_factory=dict)
-    untold: int = 0
+    other_sources: int = 0
 
 
 @dataclass(slots=True)
-class Second:
-    """The second that is running: when it began, and how many entries it has had."""
+class RateLimit:
+    """Counts entries in the current second, which began at `since`."""
 
-    began: float = float("-inf")
+    since: float = float("-inf")
     entries: int = 0
 
-    def room(self, now: float, limit: int) -> bool:
-        """Whether one more is within the limit, 0 is none; then it counts."""
+    def allows(self, now: float, limit: int) -> bool:
+        """Whether one more entry is within the limit per second (0: no limit); if so, it is counted."""
         if not limit:
             return True
-        if not self.began <= now < self.began + 1:
-            self.began, self.entries = now, 0
+        if not self.since <= now < self.since + 1:
+            self.since, self.entries = now, 0
         self.entries += 1
         return self.entries <= limit
 
 
 class Aggregation:
-    """`burst` connections of one group and interval are told one by one, and `total` in one second; 0 switches either off."""
+    """Logs `burst` connections of one group and interval one by one, and `total` in one second; 0 means no limit."""
 
-    def __init__(self, burst: int, total: int) -> None:
+    def __init__(self, burst: int, total: int, log: StateLog | None = None) -> None:
         self.burst = burst
         self.total = total
-        # How many connections had to be counted without telling their peers since this was last set to 0.
+        self._log = log
+        # Connections that were counted without their addresses, since the caller last set this to 0.
         self.coarse = 0
         self._groups: dict[Key, Group] = {}
         self._sources = 0
-        self._second = Second()
+        self._rate = RateLimit()
+        # The number that each group with counted connections has in the state log.
+        self._numbers: dict[Key, int] = {}
+        self._keys: dict[int, Key] = {}
+        if log is not None:
+            log.register("gfh", self, everywhere=True)
 
-    def fold(self, connection: Connection, now: float, crowded: bool = False) -> Key | None:
-        """The key of the group that a connection was counted in, or None if it is to be told by itself.
+    def add(self, connection: Connection, now: float, crowded: bool = False) -> Key | None:
+        """The key of the group that a connection is counted in, or None if it is to be logged by itself.
 
-        `crowded`: there is no room for another entry, whatever the limits say.
+        `crowded`: no further entry can be queued, whatever the limits are. `now` in seconds of a monotonic clock.
         """
         source, destination = connection.source, connection.destination
         if not crowded:
             key = (connection.direction, source.address, destination.address, destination.port, connection.cgroup)
             group = self._group(key, _MOST_GROUPS) if self.burst else None
-            if not self.burst or (group is not None and group.told < self.burst):
-                if self._second.room(now, self.total):
+            if not self.burst or (group is not None and group.logged < self.burst):
+                if self._rate.allows(now, self.total):
                     if group is not None:
-                        group.told += 1
+                        group.logged += 1
                     return None
             elif group is not None:
-                group.count += 1
+                self._count(key, group)
                 return key
-        # Too much of everything: who opened it is counted, not told.
+        # A flood, or too many different ones: the sources are counted.
         key = (connection.direction, None, destination.address, destination.port, 0)
         group = self._group(key, _MOST_COARSE)
         if group is None:
@@ -90,25 +100,55 @@ class Aggregation:
             group = self._groups.setdefault(key, Group())
             self.coarse += 1
         self._count_source(group, source.address)
-        group.count += 1
+        self._count(key, group)
         return key
 
-    def restore(self, key: Key, count: int) -> None:
-        """Connections that were counted before a restart."""
-        group = self._groups.setdefault(key, Group())
-        group.count += count
-        group.untold += count
-
-    def counted(self) -> Iterator[tuple[Key, int]]:
-        """The groups that hold connections which were not told yet."""
-        return ((key, group.count) for key, group in self._groups.items() if group.count)
+    def _count(self, key: Key, group: Group) -> None:
+        group.count += 1
+        if self._log is not None:
+            number = self._numbers.get(key)
+            if number is None:
+                number = self._numbers[key] = len(self._numbers)
+                self._log.append(_line(number, key, 0))
+            self._log.append(f'["f",{number}]')
 
     def flush(self) -> Iterator[Summary]:
-        """The interval is over: what was counted in it, in the order in which the groups began."""
+        """The summaries of the interval that ends now, in the order in which their groups began."""
         groups, self._groups, self._sources = self._groups, {}, 0
+        if self._numbers and self._log is not None:
+            self._numbers.clear()
+            self._log.append('["h"]')
         for key, group in groups.items():
             if group.count:
                 yield _summary(key, group)
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def records(self) -> Iterator[str]:
+        counted = [(key, group.count) for key, group in self._groups.items() if group.count]
+        self._numbers = {key: number for number, (key, _) in enumerate(counted)}
+        return (_line(number, key, count) for number, (key, count) in enumerate(counted))
+
+    def load(self, record: Record) -> None:
+        """Connections that were counted before a restart. Their sources are not on record."""
+        if record[0] == "g":
+            _, number, direction, source, destination, port, cgroup, count = record
+            source, destination = (None if one is None else bytes.fromhex(one) for one in (source, destination))
+            key = (str(direction), source, destination, None if port is None else int(port), int(cgroup))
+            self._numbers[key] = int(number)
+            self._keys[int(number)] = key
+            self._groups[key] = Group(count=int(count), other_sources=int(count))
+        elif record[0] == "f":
+            group = self._groups[self._keys[record[1]]]
+            group.count += 1
+            group.other_sources += 1
+        else:
+            self.clear()
+
+    def clear(self) -> None:
+        self._groups.clear()
+        self._numbers.clear()
+        self._keys.clear()
 
     def _group(self, key: Key, most: int) -> Group | None:
         group = self._groups.get(key)
@@ -123,12 +163,12 @@ class Aggregation:
             group.sources[address] = 1
             self._sources += 1
         else:
-            group.untold += 1
+            group.other_sources += 1
 
 
 def _summary(key: Key, group: Group) -> Summary:
     direction, source, destination, port, cgroup = key
-    exact = not group.untold
+    exact = not group.other_sources
     sources = group.sources
     if exact and len(sources) == 1:
         # They share it after all.
@@ -145,3 +185,10 @@ def _summary(key: Key, group: Group) -> Summary:
         exact=exact,
         top=tuple((address, count) for address, count in top if address is not None),
     )
+
+
+def _line(number: int, key: Key, count: int) -> str:
+    """The record of a group."""
+    direction, source, destination, port, cgroup = key
+    addresses = [None if address is None else address.hex() for address in (source, destination)]
+    return json.dumps(["g", number, direction, *addresses, port, cgroup, count], separators=(",", ":"))

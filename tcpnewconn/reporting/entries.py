@@ -1,11 +1,14 @@
-"""What an event is called in writing: its entry, the fields under their journal names. The contract is docs/events.md."""
+"""Turns events into entries: which fields an event has, and what they say. docs/events.md is the contract."""
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import NamedTuple
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.model import (
+    LISTEN,
     STATE_NAMES,
     Closed,
     Connection,
@@ -20,72 +23,52 @@ from tcpnewconn.model import (
     Recovered,
     Summary,
     address_text,
+    family,
 )
 from tcpnewconn.reporting.community import community_id
+from tcpnewconn.reporting.fields import Entry
 
-# Fields by their journal names; values are text, whatever bytes they stand for (surrogateescape).
-Entry = dict[str, str]
 
-MESSAGE_IDS = {
-    "connection": "74ba465b9f4e456585146b89bb95f0dc",
-    "listener": "2226628da8304e6994685e028202cfd5",
-    "summary": "c4029bcd2a5841e3bdea3ca9ce1e0d47",
-    "scan": "576316a0dc7b480ea3df1498dddde400",
-    "loss": "81f4c1b5bfab4e52a63aae3dec8b0438",
-    "degraded": "ac71ee2a2e8443a59039d1319c802aa2",
-    "recovered": "9bd8673752994bd08028b0299ca2c261",
-    "closed": "be0228f916da4937bc9055c5c372b3cd",
-    "observation-started": "a3486de517524ebf8716f2504cc51e12",
-    "observation-stopped": "72bd65ca73e74e238df0f70dcbacb033",
+class Kind(NamedTuple):
+    """What the entries of one kind of event have in common.
+
+    Those that are about tcpnewconn itself, not about the network, have the type `info`; an opening has an outcome.
+    """
+
+    action: str
+    message_id: str
+    priority: int
+    types: str
+    outcome: str | None = None
+
+
+KINDS: dict[type[Event], Kind] = {
+    Connection: Kind("connection-opened", "74ba465b9f4e456585146b89bb95f0dc", 6, "connection,start", "success"),
+    Listener: Kind("listener-opened", "2226628da8304e6994685e028202cfd5", 5, "start"),
+    Summary: Kind("connections-summarized", "c4029bcd2a5841e3bdea3ca9ce1e0d47", 6, "connection,start", "success"),
+    PortScan: Kind("port-scan-detected", "576316a0dc7b480ea3df1498dddde400", 4, "connection,info"),
+    Loss: Kind("events-lost", "81f4c1b5bfab4e52a63aae3dec8b0438", 4, "info"),
+    Degraded: Kind("source-degraded", "ac71ee2a2e8443a59039d1319c802aa2", 4, "info"),
+    Recovered: Kind("source-recovered", "9bd8673752994bd08028b0299ca2c261", 6, "info"),
+    Closed: Kind("connection-closed", "be0228f916da4937bc9055c5c372b3cd", 6, "connection,end"),
+    ObservationStarted: Kind("observation-started", "a3486de517524ebf8716f2504cc51e12", 6, "info"),
+    ObservationStopped: Kind("observation-stopped", "72bd65ca73e74e238df0f70dcbacb033", 6, "info"),
 }
+MESSAGE_IDS = {kind.action: kind.message_id for kind in KINDS.values()}
 
-# Every field, and its name in JSON: that of the Elastic Common Schema or OpenTelemetry where they have one.
-FIELDS = {
-    "MESSAGE": "message",
-    "MESSAGE_ID": "message_id",
-    "PRIORITY": "priority",
-    "SOURCE_ADDRESS": "source.address",
-    "SOURCE_PORT": "source.port",
-    "DESTINATION_ADDRESS": "destination.address",
-    "DESTINATION_PORT": "destination.port",
-    "NETWORK_TRANSPORT": "network.transport",
-    "NETWORK_TYPE": "network.type",
-    "NETWORK_DIRECTION": "network.direction",
-    "NETWORK_COMMUNITY_ID": "network.community_id",
-    "USER_ID": "user.id",
-    "USER_NAME": "user.name",
-    "OBJECT_SYSTEMD_UNIT": "object.systemd_unit",
-    "TCP_STATE": "tcp.state",
-    "SOURCE_BYTES": "source.bytes",
-    "DESTINATION_BYTES": "destination.bytes",
-    "EVENT_DURATION": "event.duration",
-    "TCPNEWCONN_SEEN": "tcpnewconn.seen",
-    "TCPNEWCONN_CONNECTION_ID": "tcpnewconn.connection_id",
-    "TCPNEWCONN_COUNT": "tcpnewconn.count",
-    "TCPNEWCONN_SOURCES": "tcpnewconn.sources",
-    "TCPNEWCONN_SOURCES_EXACT": "tcpnewconn.sources_exact",
-    "TCPNEWCONN_TOP_SOURCES": "tcpnewconn.top_sources",
-    "TCPNEWCONN_PORTS": "tcpnewconn.ports",
-    "TCPNEWCONN_REASON": "tcpnewconn.reason",
-    "TCPNEWCONN_RTT_USEC": "tcpnewconn.rtt_usec",
-    "TCPNEWCONN_RETRANSMITS": "tcpnewconn.retransmits",
-}
-NUMBERS = frozenset(
-    (
-        "PRIORITY",
-        "SOURCE_PORT",
-        "DESTINATION_PORT",
-        "SOURCE_BYTES",
-        "DESTINATION_BYTES",
-        "EVENT_DURATION",
-        "TCPNEWCONN_COUNT",
-        "TCPNEWCONN_SOURCES",
-        "TCPNEWCONN_RTT_USEC",
-        "TCPNEWCONN_RETRANSMITS",
-    )
-)
 
-# json.dumps() would make an encoder for each line.
+def _in_common(kind: Kind) -> Entry:
+    entry = {
+        "MESSAGE_ID": kind.message_id,
+        "PRIORITY": str(kind.priority),
+        "EVENT_ACTION": kind.action,
+        "EVENT_CATEGORY": "network",
+        "EVENT_TYPE": kind.types,
+    }
+    return entry | {"EVENT_OUTCOME": kind.outcome} if kind.outcome is not None else entry
+
+
+_IN_COMMON = {event: _in_common(kind) for event, kind in KINDS.items()}
 
 
 class Renderer:
@@ -98,140 +81,105 @@ class Renderer:
     def entry(self, event: Event) -> Entry:
         if isinstance(event, Connection):
             return self._connection(event)
+        if isinstance(event, Closed):
+            return self._closed(event)
         if isinstance(event, Summary):
             return self._summary(event)
-        if isinstance(event, PortScan):
-            return _scan(event)
         if isinstance(event, Listener):
             return self._listener(event)
-        if isinstance(event, Closed):
-            return _closed(event)
+        if isinstance(event, PortScan):
+            return _port_scan(event)
+        if isinstance(event, ObservationStarted):
+            return _observation_started(event)
+        if isinstance(event, ObservationStopped):
+            return _entry(event, "Stopped observing TCP connections")
+        entry = _entry(event, event.message)
         if isinstance(event, Loss):
-            entry = _entry("loss", event.message, 4)
             entry["TCPNEWCONN_COUNT"] = str(event.count)
             entry["TCPNEWCONN_REASON"] = event.reason
-            return entry
-        if isinstance(event, Degraded | Recovered):
-            return _source(event)
-        return _observation(event)
+        else:
+            entry["TCPNEWCONN_REASON"] = event.source
+        return entry
 
     def _connection(self, event: Connection) -> Entry:
-        entry = _entry("connection", f"New connection: {event.source} -> {event.destination}", 6)
-        entry.update(_ends(event.source, event.destination, event.direction))
-        self._owner(entry, event.uid, event.cgroup)
-        entry["TCP_STATE"] = STATE_NAMES[event.state]
-        entry["TCPNEWCONN_SEEN"] = event.detected_by
+        entry = _entry(event, f"New connection: {event.source} -> {event.destination}")
+        _add_endpoints(entry, event.source, event.destination, event.direction)
+        self._add_attribution(entry, event.uid, event.cgroup)
+        entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[event.state]
+        entry["TCPNEWCONN_DETECTED_BY"] = event.detected_by
+        entry["TCPNEWCONN_CONNECTION_ID"] = event.id
+        return entry
+
+    def _closed(self, event: Closed) -> Entry:
+        # The message has this host's point of view.
+        sent, received = event.source_bytes, event.destination_bytes
+        if event.direction == "ingress":
+            sent, received = received, sent
+        entry = _entry(
+            event,
+            f"Connection closed: {event.source} -> {event.destination}, "
+            f"{size_text(sent)} sent, {size_text(received)} received",
+        )
+        _add_endpoints(entry, event.source, event.destination, event.direction)
+        self._add_attribution(entry, event.uid, event.cgroup)
+        entry["SOURCE_BYTES"] = str(event.source_bytes)
+        entry["DESTINATION_BYTES"] = str(event.destination_bytes)
+        if event.seconds is not None:
+            entry["EVENT_DURATION"] = str(int(event.seconds * 1e9))
+        entry["TCPNEWCONN_RTT_USEC"] = str(event.rtt)
+        entry["TCPNEWCONN_RETRANSMITS"] = str(event.retransmits)
         entry["TCPNEWCONN_CONNECTION_ID"] = event.id
         return entry
 
     def _summary(self, event: Summary) -> Entry:
-        sources = address_text(event.source.address) if event.source.address is not None else _sources(event)
+        sources = address_text(event.source.address) if event.source.address is not None else _sources_text(event)
         destination = event.destination if event.destination.address is not None else "many destinations"
-        entry = _entry(
-            "summary", f"{event.count} new connection{'' if event.count == 1 else 's'}: {sources} -> {destination}", 6
-        )
-        entry.update(_ends(event.source, event.destination, event.direction))
+        noun = "connection" if event.count == 1 else "connections"
+        entry = _entry(event, f"{event.count} new {noun}: {sources} -> {destination}")
+        _add_endpoints(entry, event.source, event.destination, event.direction)
         if event.destination.address is None:
             # Of both families.
             del entry["NETWORK_TYPE"]
-        self._owner(entry, None, event.cgroup)
+        self._add_attribution(entry, None, event.cgroup)
         entry["TCPNEWCONN_COUNT"] = str(event.count)
         if event.source.address is None:
             entry["TCPNEWCONN_SOURCES"] = str(event.sources)
             entry["TCPNEWCONN_SOURCES_EXACT"] = "yes" if event.exact else "no"
-            entry["TCPNEWCONN_TOP_SOURCES"] = " ".join(f"{address_text(one)}={count}" for one, count in event.top)
+            if event.top:
+                entry["TCPNEWCONN_TOP_SOURCES"] = ",".join(f"{address_text(one)}={count}" for one, count in event.top)
         return entry
 
     def _listener(self, event: Listener) -> Entry:
-        entry = _entry("listener", f"New listener: {event.endpoint}", 5)
+        entry = _entry(event, f"New listener: {event.endpoint}")
         assert event.endpoint.address is not None
         entry["DESTINATION_ADDRESS"] = address_text(event.endpoint.address)
         entry["DESTINATION_PORT"] = str(event.endpoint.port)
         entry["NETWORK_TRANSPORT"] = "tcp"
         entry["NETWORK_TYPE"] = family(event.endpoint)
-        self._owner(entry, event.uid, event.cgroup)
-        entry["TCP_STATE"] = "LISTEN"
+        self._add_attribution(entry, event.uid, event.cgroup)
+        entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[LISTEN]
         return entry
 
-    def _owner(self, entry: Entry, uid: int | None, cgroup: int) -> None:
+    def names(self, uid: int | None, cgroup: int) -> tuple[str | None, str | None]:
+        """The names of a socket's unit and user, where they are known."""
+        unit = self._units.unit(cgroup) if cgroup else None
+        return unit, self._users.name(uid) if uid is not None else None
+
+    def _add_attribution(self, entry: Entry, uid: int | None, cgroup: int) -> None:
+        unit, user = self.names(uid, cgroup)
         if uid is not None:
             entry["USER_ID"] = str(uid)
-            name = self._users.name(uid)
-            if name is not None:
-                entry["USER_NAME"] = name
-        unit = self._units.unit(cgroup) if cgroup else None
+        if user is not None:
+            entry["USER_NAME"] = user
         if unit is not None:
             entry["OBJECT_SYSTEMD_UNIT"] = unit
 
 
-def _entry(kind: str, message: str, priority: int) -> Entry:
-    return {"MESSAGE": message, "MESSAGE_ID": MESSAGE_IDS[kind], "PRIORITY": str(priority)}
+def _entry(event: Event, message: str) -> Entry:
+    return {"MESSAGE": message, **_IN_COMMON[type(event)]}
 
 
-def _sources(event: Summary) -> str:
-    return f"{'' if event.exact else 'at least '}{event.sources} source{'' if event.sources == 1 else 's'}"
-
-
-def _scan(event: PortScan) -> Entry:
-    ports = ",".join(str(port) for port in event.ports)
-    source, destination = Endpoint(event.source, None), Endpoint(event.destination, None)
-    at = "*" if event.destination is None else address_text(event.destination)
-    entry = _entry("scan", f"Port scan: {address_text(event.source)} -> {at} on ports {ports}", 4)
-    entry.update(_ends(source, destination, "ingress"))
-    entry["TCPNEWCONN_PORTS"] = ports
-    entry["TCPNEWCONN_COUNT"] = str(len(event.ports))
-    return entry
-
-
-def _closed(event: Closed) -> Entry:
-    # Sent and received are this host's view.
-    sent, received = (
-        (event.destination_bytes, event.source_bytes)
-        if event.direction == "ingress"
-        else (event.source_bytes, event.destination_bytes)
-    )
-    message = (
-        f"Connection closed: {event.source} -> {event.destination}, "
-        f"{size_text(sent)} sent, {size_text(received)} received"
-    )
-    entry = _entry("closed", message, 6)
-    entry.update(_ends(event.source, event.destination, event.direction))
-    entry["SOURCE_BYTES"] = str(event.source_bytes)
-    entry["DESTINATION_BYTES"] = str(event.destination_bytes)
-    if event.seconds is not None:
-        entry["EVENT_DURATION"] = str(int(event.seconds * 1e9))
-    entry["TCPNEWCONN_RTT_USEC"] = str(event.rtt)
-    entry["TCPNEWCONN_RETRANSMITS"] = str(event.retransmits)
-    entry["TCPNEWCONN_CONNECTION_ID"] = event.id
-    return entry
-
-
-def _source(event: Degraded | Recovered) -> Entry:
-    degraded = isinstance(event, Degraded)
-    entry = _entry("degraded" if degraded else "recovered", event.message, 4 if degraded else 6)
-    entry["TCPNEWCONN_REASON"] = event.source
-    return entry
-
-
-def _observation(event: ObservationStarted | ObservationStopped) -> Entry:
-    if isinstance(event, ObservationStopped):
-        return _entry("observation-stopped", "Stopped observing TCP connections", 6)
-    since = _time_text(event.since)
-    if event.until is None:
-        return _entry("observation-started", f"Observing TCP connections since {since}", 6)
-    return _entry(
-        "observation-started",
-        f"Observing TCP connections since {since}; before that until {_time_text(event.until)}",
-        6,
-    )
-
-
-def _time_text(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _ends(source: Endpoint, destination: Endpoint, direction: str) -> Entry:
-    entry = {}
+def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direction: str) -> None:
     if source.address is not None:
         entry["SOURCE_ADDRESS"] = address_text(source.address)
     if source.port is not None:
@@ -250,13 +198,36 @@ def _ends(source: Endpoint, destination: Endpoint, direction: str) -> Entry:
             destination.address,  # type: ignore[arg-type]
             destination.port,  # type: ignore[arg-type]
         )
+
+
+def _sources_text(event: Summary) -> str:
+    return f"{'' if event.exact else 'at least '}{event.sources} source{'' if event.sources == 1 else 's'}"
+
+
+def _port_scan(event: PortScan) -> Entry:
+    ports = ",".join(str(port) for port in event.ports)
+    scanned = "*" if event.destination is None else address_text(event.destination)
+    entry = _entry(event, f"Port scan: {address_text(event.source)} -> {scanned} on ports {ports}")
+    _add_endpoints(entry, Endpoint(event.source, None), Endpoint(event.destination, None), "ingress")
+    entry["TCPNEWCONN_PORTS"] = ports
     return entry
 
 
-def family(*ends: Endpoint) -> str:
-    """Of the first that has an address."""
-    address = next((end.address for end in ends if end.address is not None), b"")
-    return "ipv4" if len(address) == 4 else "ipv6"
+def _observation_started(event: ObservationStarted) -> Entry:
+    since = datetime.fromtimestamp(event.since, timezone.utc)
+    message = f"Observing TCP connections since {since:%Y-%m-%d %H:%M:%S} UTC"
+    until = None
+    if event.until is not None:
+        until = datetime.fromtimestamp(event.until, timezone.utc)
+        # The day stands there once.
+        text = f"{until:%H:%M:%S}" if until.date() == since.date() else f"{until:%Y-%m-%d %H:%M:%S} UTC"
+        message += f"; before that until {text}"
+    entry = _entry(event, message)
+    if until is not None:
+        entry["TCPNEWCONN_OBSERVED_UNTIL"] = until.isoformat(timespec="milliseconds")
+    if event.ignore:
+        entry["TCPNEWCONN_IGNORE"] = ",".join(event.ignore.split())
+    return entry
 
 
 def size_text(count: int) -> str:

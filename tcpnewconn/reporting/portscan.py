@@ -1,6 +1,6 @@
-"""Notices port scans: one source that opened connections to many ports of this host. Pure; it blocks nothing.
+"""Detects port scans: one source that opened connections to many ports of this host. Pure; it blocks nothing.
 
-Only connections that were established are counted: what probes a closed port never becomes one.
+Only connections that were established count: a probe of a closed port never becomes one.
 """
 
 from __future__ import annotations
@@ -8,40 +8,39 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from tcpnewconn.model import Connection, PortScan
-from tcpnewconn.tracking.direction import INGRESS
+from tcpnewconn.model import INGRESS, Connection, PortScan
 
-# Sources that are remembered; the one that was quiet for the longest gives way.
+# Sources that are watched; beyond that, the one without a connection for the longest time is dropped.
 _MOST_SOURCES = 10_000
 
 
 @dataclass(slots=True)
 class _Source:
-    """When each port was last connected to, oldest first, and until when the source was told of."""
+    """When each port was last connected to, oldest first, and when the last port scan was reported."""
 
     ports: OrderedDict[int, float] = field(default_factory=OrderedDict)
-    told: float = float("-inf")
+    reported: float = float("-inf")
 
 
 class PortScans:
-    """More than `ports` ports within so many seconds are a scan; 0 ports switches it off."""
+    """More than `ports` ports within so many seconds are a port scan; 0 ports switches it off."""
 
     def __init__(self, ports: int, within: float) -> None:
         self.ports = ports
         self.within = within
-        # Sources that had to give way while they were watched.
+        # Sources that were dropped while they were watched, since the caller last set this to 0.
         self.evicted = 0
         self._sources: OrderedDict[bytes, _Source] = OrderedDict()
 
     def notice(self, connection: Connection, now: float) -> PortScan | None:
-        """A new connection; the scan it completes, once per source and period."""
+        """Take a new connection; the port scan that it completes, once per source and period. `now` in seconds (monotonic)."""
         address, port = connection.source.address, connection.destination.port
         if not self.ports or connection.direction != INGRESS or address is None or port is None:
             return None
         source = self._sources.get(address)
         if source is None:
             source = self._sources[address] = _Source()
-            self._make_room(now)
+            self._drop_oldest(now)
         self._sources.move_to_end(address)
         ports = source.ports
         ports[port] = now
@@ -50,15 +49,15 @@ class PortScans:
             ports.popitem(last=False)
         if len(ports) <= self.ports:
             return None
-        if now < source.told + self.within:
-            # Told of already: what is remembered of it stays as small as what will tell it again.
+        if now < source.reported + self.within:
+            # Reported already: as many ports are kept as will complete the next one.
             while len(ports) > self.ports + 1:
                 ports.popitem(last=False)
             return None
-        source.told = now
+        source.reported = now
         return PortScan(address, connection.destination.address, tuple(sorted(ports)))
 
-    def _make_room(self, now: float) -> None:
+    def _drop_oldest(self, now: float) -> None:
         while len(self._sources) > _MOST_SOURCES:
             _, source = self._sources.popitem(last=False)
             if source.ports and next(reversed(source.ports.values())) > now - self.within:

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Protocol
 
-from tcpnewconn.reporting.entries import FIELDS, NUMBERS, Entry
+from tcpnewconn.reporting import terminal
+from tcpnewconn.reporting.fields import SYSLOG_IDENTIFIER, Entry, document
+from tcpnewconn.text import printable
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -22,9 +24,9 @@ _JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 
 class Sink(Protocol):
-    """Where entries go. `write` raises BlockingIOError while it has no room: the entry was not written, try again later.
+    """Where entries go. `write` raises BlockingIOError while no more can be written: the entry was not, try again later.
 
-    `pipe` is the file descriptor of the pipe that it writes into, if it does: whoever reads that may go away.
+    `pipe` is the file descriptor of the pipe that it writes into, if it does: whoever reads that may end.
     """
 
     pipe: int | None
@@ -35,9 +37,9 @@ class Sink(Protocol):
 class Journal:
     """The systemd journal, by its native protocol, as systemd.journal speaks it.
 
-    sendv() does not walk the stack as send() does (24 us a message, measured, against 4). While journald does not read, it
-    would wait for it; its socket is made non-blocking, so that what is waited for is the kernel, never journald. It has that
-    socket from the first entry on, which is sent only when there is room.
+    sendv() does not walk the stack as send() does (24 us a message, measured, against 4). It blocks while journald does not
+    read; so its socket is made non-blocking. libsystemd opens that socket with the first entry, which is sent only when
+    the kernel says that it will not block.
     """
 
     def __init__(self) -> None:
@@ -45,40 +47,40 @@ class Journal:
 
         self.pipe: int | None = None
         self._sendv: Callable[..., None] = sendv
-        self._own = False
+        self._opened = False
 
     def write(self, entry: Entry) -> None:
         if not os.access(_JOURNAL_SOCKET, os.F_OK):
             # sendv() would report success (sd_journal_sendv(3)), and the entry would be lost.
-            raise BlockingIOError(f"{_JOURNAL_SOCKET} is not there")
-        if not self._own and not _journal_has_room():
+            raise BlockingIOError(f"{_JOURNAL_SOCKET} does not exist")
+        if not self._opened and not _journal_is_writable():
             raise BlockingIOError(f"{_JOURNAL_SOCKET} is full")
         fields = [f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in entry.items()]
-        fields.append(b"SYSLOG_IDENTIFIER=tcpnewconn")
-        before = set() if self._own else _datagram_sockets()
+        fields.append(f"SYSLOG_IDENTIFIER={SYSLOG_IDENTIFIER}".encode())
+        before = set() if self._opened else _datagram_sockets()
         try:
             self._sendv(*fields)
         except BlockingIOError:
             raise
         except OSError as error:
-            # ECONNREFUSED: nobody has the socket open, and it is still there.
+            # ECONNREFUSED: nobody has the socket open, and it still exists.
             raise BlockingIOError(error.strerror) from error
-        if not self._own:
+        if not self._opened:
             for descriptor in _datagram_sockets() - before:
                 os.set_blocking(descriptor, False)
-            self._own = True
+            self._opened = True
 
 
-def _journal_has_room() -> bool:
-    """Whether journald's socket would take an entry at once: the kernel tells of a connected one (unix_dgram_poll())."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as asking:
+def _journal_is_writable() -> bool:
+    """Whether an entry can be sent to journald without waiting: the kernel says so of a connected socket (unix_dgram_poll())."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
-            asking.connect(_JOURNAL_SOCKET)
+            probe.connect(_JOURNAL_SOCKET)
         except OSError:
             return False
-        room = select.poll()
-        room.register(asking, select.POLLOUT)
-        return bool(room.poll(0))
+        poll = select.poll()
+        poll.register(probe, select.POLLOUT)
+        return bool(poll.poll(0))
 
 
 def _datagram_sockets() -> set[int]:
@@ -97,28 +99,30 @@ def _datagram_sockets() -> set[int]:
 
 
 class Text:
-    """One line an event: UTC time with its offset, then the message."""
+    """One line an event: UTC time with its offset, then the message. In a terminal that is wide enough, more behind it."""
 
     def __init__(self) -> None:
         self.pipe = _output_pipe()
+        self._terminal = sys.stdout.fileno() if sys.stdout.isatty() else None
 
     def write(self, entry: Entry) -> None:
         now = datetime.now(timezone.utc).isoformat(" ", "seconds")
-        _print(f"{now}: {printable(entry['MESSAGE'])}")
+        line = f"{now}: {printable(entry['MESSAGE'])}"
+        if self._terminal is not None:
+            line = terminal.extended(line, entry, terminal.width(self._terminal))
+        _print(line)
 
 
 class Json:
-    """One JSON object a line, its keys the dotted names in lower case; ports, counts and the priority are numbers."""
+    """One JSON object a line, as docs/events.schema.json describes it."""
 
     def __init__(self) -> None:
         self.pipe = _output_pipe()
 
     def write(self, entry: Entry) -> None:
-        line: dict[str, str | int] = {"@timestamp": datetime.now(timezone.utc).isoformat(timespec="milliseconds")}
-        for name, value in entry.items():
-            line[FIELDS[name]] = int(value) if name in NUMBERS else value
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         # Escapes every byte that is not ASCII, those that are not UTF-8 among them.
-        _print(_ENCODE(line))
+        _print(_ENCODE(document(entry, now, os.uname().nodename)))
 
 
 def _print(line: str) -> None:
@@ -135,11 +139,6 @@ def _output_pipe() -> int | None:
     descriptor = sys.stdout.fileno()
     only_written = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
     return descriptor if only_written and stat.S_ISFIFO(os.fstat(descriptor).st_mode) else None
-
-
-def printable(text: str) -> str:
-    """A text without anything that a terminal would take for a command, or for a second line."""
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def under_journal(descriptor: int = 2) -> bool:

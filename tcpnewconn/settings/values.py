@@ -3,7 +3,7 @@
 import re
 
 SHORTEST_INTERVAL = 0.1
-# What opens is reported up to one interval later; more than a day of that is surely a slip of the unit.
+# A connection that stays open is logged up to one interval late; more than a day of that is surely a wrong unit.
 LONGEST_INTERVAL = 86400.0
 
 # Microseconds. The names are those of systemd.time(7), as are the lengths of month and year.
@@ -54,7 +54,7 @@ def format_span(seconds: float) -> str:
 
 
 def parse_interval(text: str) -> float:
-    """Seconds between two reads. ValueError for what is no time span, or not between 100 ms and one day."""
+    """Seconds between two polls. ValueError for what is no time span, or not between 100 ms and one day."""
     seconds = parse_span(text)
     if seconds < SHORTEST_INTERVAL:
         raise ValueError(f"too short; use at least {format_span(SHORTEST_INTERVAL)}")
@@ -72,6 +72,11 @@ def parse_boolean(text: str) -> bool:
     raise ValueError("not a boolean; use yes or no")
 
 
+def format_boolean(value: bool) -> str:
+    """The text that parse_boolean reads as this."""
+    return "yes" if value else "no"
+
+
 def parse_limit(text: str) -> int:
     """A number from 0 to 1000000. ValueError for all else."""
     if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) <= 1_000_000):
@@ -86,6 +91,11 @@ def parse_ports(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= 1000):
         raise ValueError("not a number of ports; use a number from 1 to 1000, or off")
     return int(text)
+
+
+def format_ports(number: int) -> str:
+    """The text that parse_ports reads as this number."""
+    return str(number) if number else "off"
 
 
 def parse_within(text: str) -> float:
@@ -113,6 +123,14 @@ def parse_size(text: str) -> int:
     ):
         raise ValueError("not a size; use for example 64M, from 1M to 16G")
     return size
+
+
+def format_size(size: int) -> str:
+    """The text that parse_size reads as these bytes: 67108864 -> 64M."""
+    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
+        if size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return str(size)
 
 
 def parse_peers(text: str) -> int:

@@ -1,69 +1,313 @@
-"""A table of the sockets of reported connections, which a busy host has hundreds of thousands of."""
+"""The sockets that tracking knows: one store, each socket a record in one named phase.
+
+    from                 on                                              to
+    -                    row of a full socket                            SHOWN
+    -                    row in TIME_WAIT at the first poll              ENDED_BEFORE_START
+    SHOWN                absent from two polls, or replaced              DYING
+    SHOWN, DYING         destroy notification                            CLOSED; its unseen peer EXPECTED
+    EXPECTED             row or notification                             SHOWN or CLOSED
+    ENDED_BEFORE_START   claimed by a notification, or all caught up     forgotten, or reported and CLOSED
+    CLOSED               _TIME_WAIT_LASTS                                forgotten
+
+A socket is CLOSED only while a row in TIME_WAIT on its addresses could be taken for a new connection; otherwise it is forgotten.
+What outlives a restart is written as records of the state log, and loaded from them, here (kinds + - v w o s c).
+"""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import islice
 
-from tcpnewconn.model import FourTuple
+from tcpnewconn.model import TIME_WAIT, DestroyedSocket, FourTuple, mirrored
+from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.tracking.cleared import Index
+from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, named, packed, unpacked
 
-_PACKED = struct.Struct("=QqIBBd")
-
-
-@dataclass(slots=True)
-class Socket:
-    """A socket of a connection that was reported.
-
-    `number` names the connection: the cookie of the socket that it was reported with, or a negative serial number where
-    the kernel gives no cookies. `paired` says that the connection's other socket, on this host too, was seen. `opened` is
-    the time of the read that found it, 0.0 if it was there from the start. 0 stands for an unknown cookie or inode.
-    """
-
-    cookie: int
-    inode: int
-    state: int
-    number: int
-    paired: bool
-    opened: float
+# Seconds for which a socket can be in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h: 60), and a margin.
+_TIME_WAIT_LASTS = 90.0
+# 4-tuples with dying sockets that are kept: 15 MiB of them. A host with more sockets that were reset and that their
+# programs keep open has some connections logged twice.
+_MOST_DYING = 32_768
+# Dying sockets whose notification may have been missed, and 4-tuples with expected peers, that are kept for longer than usual.
+_MOST_OVERDUE = 1024
 
 
 class Sockets:
-    """Sockets by their four_tuple, packed: 64 bytes each, where objects with their numbers would take 150.
+    """Every socket by its 4-tuple and phase.
 
-    What is got is a copy: a change to it counts once it is put back.
+    A 4-tuple has one SHOWN socket at most, packed: 80 bytes each, where an object would take 250, and a busy host has
+    hundreds of thousands. What `shown` returns is a copy. Of the other phases a 4-tuple can have several, the first first.
     """
 
-    def __init__(self) -> None:
-        self._packed: dict[FourTuple, bytes] = {}
+    def __init__(self, log: StateLog | None) -> None:
+        self._log = log
+        self.clear()
+        if log is not None:
+            log.register("+-vwosc", self)
 
-    def __len__(self) -> int:
-        return len(self._packed)
+    def clear(self) -> None:
+        """Know none."""
+        self._shown: dict[FourTuple, bytes] = {}
+        # Each open connection counts twice: a socket whose peer was seen once, any other for both.
+        self._ends = 0
+        self._others: dict[Phase, dict[FourTuple, list[Socket]]] = {
+            phase: {} for phase in Phase if phase is not Phase.SHOWN
+        }
+        self._dying, self._expected = self._others[Phase.DYING], self._others[Phase.EXPECTED]
+        self._dying_cookies: dict[int, Socket] = {}
+        # SHOWN by cookie, which only unaddressed sockets must be found by: None until the first of those.
+        self._shown_cookies: dict[int, FourTuple] | None = None
+        # Those that were gone when they were looked up, so that their cookie is not known; and the expected ones.
+        self._shown_without_cookie = Index()
+        self._dying_without_cookie = Index()
+        self._expected_index = Index()
 
-    def __contains__(self, four_tuple: FourTuple) -> bool:
-        return four_tuple in self._packed
+    # --- SHOWN -------------------------------------------------------------------------------------------------------
 
-    def __iter__(self) -> Iterator[FourTuple]:
-        return iter(self._packed)
+    @property
+    def open(self) -> int:
+        """How many connections are open; those within this host count once."""
+        return self._ends // 2
 
-    def __setitem__(self, four_tuple: FourTuple, socket: Socket) -> None:
-        self._packed[four_tuple] = _PACKED.pack(
-            socket.cookie, socket.number, socket.inode, socket.state, socket.paired, socket.opened
-        )
+    def is_shown(self, four_tuple: FourTuple) -> bool:
+        return four_tuple in self._shown
 
-    def get(self, four_tuple: FourTuple) -> Socket | None:
-        packed = self._packed.get(four_tuple)
-        return None if packed is None else _unpacked(packed)
+    def shown(self, four_tuple: FourTuple) -> Socket | None:
+        """A copy: a change to it counts once it is shown again with `show`."""
+        text = self._shown.get(four_tuple)
+        return None if text is None else unpacked(four_tuple, text)
 
-    def pop(self, four_tuple: FourTuple) -> Socket | None:
-        packed = self._packed.pop(four_tuple, None)
-        return None if packed is None else _unpacked(packed)
+    def all_shown(self) -> Iterator[Socket]:
+        return (unpacked(four_tuple, text) for four_tuple, text in self._shown.items())
 
-    def items(self) -> Iterator[tuple[FourTuple, Socket]]:
-        for four_tuple, packed in self._packed.items():
-            yield four_tuple, _unpacked(packed)
+    def shown_with_cookie(self, cookie: int) -> Socket | None:
+        if self._shown_cookies is None:
+            self._shown_cookies = {one.cookie: one.four_tuple for one in self.all_shown() if one.cookie}
+        four_tuple = self._shown_cookies.get(cookie)
+        return None if four_tuple is None else self.shown(four_tuple)
+
+    def was_gone_when_looked_up(self, four_tuple: FourTuple) -> bool:
+        """Whether the kernel had the SHOWN socket no more when it was asked for its cookie."""
+        return four_tuple in self._shown_without_cookie
+
+    def name_unknown(self, socket: DestroyedSocket) -> Iterator[FourTuple]:
+        """SHOWN and DYING ones without a cookie that an unaddressed socket can be: DYING first, the newest first."""
+        yield from self._dying_without_cookie.of(socket)
+        yield from self._shown_without_cookie.of(socket)
+
+    # --- the other phases --------------------------------------------------------------------------------------------
+
+    def all_in(self, phase: Phase) -> Iterator[Socket]:
+        return (socket for several in self._others[phase].values() for socket in several)
+
+    def any_in(self, phase: Phase) -> bool:
+        return bool(self._others[phase])
+
+    def has(self, four_tuple: FourTuple, phase: Phase) -> bool:
+        return four_tuple in self._others[phase]
+
+    def first(self, four_tuple: FourTuple, phase: Phase, since: float = float("-inf")) -> Socket | None:
+        """The first of a 4-tuple that entered the phase since then or later."""
+        return next((one for one in self._others[phase].get(four_tuple, ()) if one.since >= since), None)
+
+    def dying_with_cookie(self, cookie: int) -> Socket | None:
+        return self._dying_cookies.get(cookie)
+
+    def dying_without_cookie(self, four_tuple: FourTuple, since: float) -> Socket | None:
+        """The first of a 4-tuple that has been dying since then or later."""
+        several = self._dying.get(four_tuple)
+        if several is None:
+            return None
+        return next((one for one in several if one.since >= since and not one.cookie), None)
+
+    def dying_peer(self, four_tuple: FourTuple, since: float) -> Socket | None:
+        """The first socket at the other end that has been dying since then or later, and whose peer was not seen."""
+        several = self._dying.get(mirrored(four_tuple), ())
+        return next((one for one in several if one.since >= since and not one.paired), None)
+
+    def dying_with_inode(self, four_tuple: FourTuple, inode: int) -> bool:
+        return any(one.inode == inode for one in self._dying.get(four_tuple, ()))
+
+    def can_be_dying(self, four_tuple: FourTuple, cookie: int) -> bool:
+        """Whether a timewait socket can be what is left of a dying one; its cookie is 0 where it is not known."""
+        return any(not cookie or one.cookie in (0, cookie) for one in self._dying.get(four_tuple, ()))
+
+    def dying_before(self, time: float, gap: bool) -> list[Socket]:
+        """Those that have been dying since then or for longer."""
+        return [one for one in self.all_in(Phase.DYING) if one.since <= time and one.gap == gap]
+
+    def expected_of(self, socket: DestroyedSocket, since: float) -> Iterator[FourTuple]:
+        """Those expected since then or later that an unaddressed socket can be."""
+        return (one for one in self._expected_index.of(socket) if self._expected[one][-1].since >= since)
+
+    # --- changes of phase --------------------------------------------------------------------------------------------
+
+    def enter(self, socket: Socket, phase: Phase, now: float) -> None:
+        """Let a socket, new or in another phase, enter this one. `since` becomes `now`."""
+        self.forget(socket)
+        if phase is Phase.CLOSED:
+            # One for each 4-tuple, by the time of the latest.
+            self._others[phase].pop(socket.four_tuple, None)
+        socket.phase, socket.since = phase, now
+        self._add(socket)
+        self._record(socket)
+
+    def show(self, socket: Socket) -> None:
+        """Let a socket be SHOWN, or be shown as it is now."""
+        if socket.phase is not Phase.SHOWN:
+            self.forget(socket)
+            socket.phase = Phase.SHOWN
+        self._remove_shown(socket.four_tuple)
+        self._add(socket)
+        self._record(socket)
+
+    def forget(self, socket: Socket) -> None:
+        """Let a socket leave its phase, if it is in one."""
+        phase, four_tuple = socket.phase, socket.four_tuple
+        if phase is None:
+            return
+        socket.phase = None
+        if phase is Phase.SHOWN:
+            self._remove_shown(four_tuple)
+            self._write(f'["-","{four_tuple.hex()}"]')
+            return
+        several = self._others[phase][four_tuple]
+        several.remove(socket)
+        if not several:
+            del self._others[phase][four_tuple]
+        if phase is Phase.DYING:
+            if socket.cookie:
+                del self._dying_cookies[socket.cookie]
+            if all(one.cookie for one in several):
+                self._dying_without_cookie.discard(four_tuple)
+            self._write(f'["w","{four_tuple.hex()}",{socket.cookie}]')
+        elif phase is Phase.EXPECTED:
+            if not several:
+                self._expected_index.discard(four_tuple)
+            self._write(f'["s","{four_tuple.hex()}",{socket.number}]')
+
+    def expire(self, now: float, window: float) -> None:
+        """Forget what is waited for no longer. `window` is the beginning of the correlation window."""
+        overdue = self.dying_before(window, gap=True)[:-_MOST_OVERDUE] if len(self._dying) > _MOST_OVERDUE else []
+        for four_tuple in islice(self._dying, max(0, len(self._dying) - _MOST_DYING)):
+            overdue += self._dying[four_tuple]
+        for four_tuple in islice(self._expected, max(0, len(self._expected) - _MOST_OVERDUE)):
+            overdue += [one for one in self._expected[four_tuple] if one.since < window]
+        for (socket,) in self._others[Phase.CLOSED].values():
+            # In the order in which they were closed.
+            if socket.since > now - _TIME_WAIT_LASTS:
+                break
+            overdue.append(socket)
+        for socket in overdue:
+            # Twice in the list is no harm.
+            self.forget(socket)
+
+    def forget_all(self, phase: Phase) -> None:
+        for socket in list(self.all_in(phase)):
+            self.forget(socket)
+
+    def _add(self, socket: Socket) -> None:
+        four_tuple = socket.four_tuple
+        if socket.phase is Phase.SHOWN:
+            self._shown[four_tuple] = packed(socket)
+            self._ends += _ends(socket)
+            if not socket.cookie:
+                self._shown_without_cookie.add(four_tuple)
+            elif self._shown_cookies is not None:
+                self._shown_cookies[socket.cookie] = four_tuple
+            return
+        assert socket.phase is not None
+        self._others[socket.phase].setdefault(four_tuple, []).append(socket)
+        if socket.phase is Phase.DYING:
+            if socket.cookie:
+                self._dying_cookies[socket.cookie] = socket
+            else:
+                self._dying_without_cookie.add(four_tuple)
+        elif socket.phase is Phase.EXPECTED:
+            self._expected_index.add(four_tuple)
+
+    def _remove_shown(self, four_tuple: FourTuple) -> bool:
+        """Whether there was one."""
+        text = self._shown.pop(four_tuple, None)
+        if text is None:
+            return False
+        socket = unpacked(four_tuple, text)
+        self._ends -= _ends(socket)
+        if not socket.cookie:
+            self._shown_without_cookie.discard(four_tuple)
+        elif self._shown_cookies is not None and self._shown_cookies.get(socket.cookie) == four_tuple:
+            del self._shown_cookies[socket.cookie]
+        return True
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def records(self) -> Iterator[str]:
+        for four_tuple, text in self._shown.items():
+            yield line(unpacked(four_tuple, text))
+        for phase in (Phase.DYING, Phase.EXPECTED, Phase.CLOSED):
+            yield from map(line, self.all_in(phase))
+
+    def _record(self, socket: Socket) -> None:
+        if self._log is not None and socket.phase is not Phase.ENDED_BEFORE_START:
+            self._log.append(line(socket))
+
+    def _write(self, line: str) -> None:
+        if self._log is not None:
+            self._log.append(line)
+
+    def load(self, record: Record) -> None:
+        kind, four_tuple = record[0], named(record[1])
+        if kind == "+":
+            self._remove_shown(four_tuple)
+            self._add(loaded(Phase.SHOWN, four_tuple, record[2:8], record[8:]))
+        elif kind == "-":
+            if not self._remove_shown(four_tuple):
+                raise LookupError
+        elif kind == "v":
+            # Version 1 wrote nothing of whether it was lost where there was no gap, and no user and cgroup.
+            doubt, *more = record[8:] or [-1]
+            socket = loaded(Phase.DYING, four_tuple, record[2:8], more)
+            socket.gap, socket.lost = doubt >= 0, doubt == 1
+            self._add(socket)
+        elif kind == "w":
+            self.forget(_first([one for one in self._dying[four_tuple] if one.cookie == record[2]]))
+        elif kind == "o":
+            self._add(Socket(four_tuple, Phase.EXPECTED, int(record[2])))
+        elif kind == "s":
+            several = self._expected[four_tuple]
+            # Version 1 did not write at first which it was: the first.
+            number = record[2] if len(record) > 2 else several[0].number
+            self.forget(_first([one for one in several if one.number == number]))
+        else:
+            self._others[Phase.CLOSED].pop(four_tuple, None)
+            # Version 1 did not write when.
+            since = float(record[2]) if len(record) > 2 else float("inf")
+            self._add(Socket(four_tuple, Phase.CLOSED, since=since))
+
+    def resume(self, now: float, notified: bool, gap: bool) -> None:
+        """Go on after a restart: what is waited for is waited for from now on.
+
+        `notified` as in Tracker; `gap` where a notification can have come while nobody received it.
+        """
+        if not notified:
+            self._shown_without_cookie = Index()
+            self.forget_all(Phase.DYING)
+        for socket in self.all_in(Phase.DYING):
+            socket.since, socket.gap = now, socket.gap or gap
+        for socket in self.all_in(Phase.EXPECTED):
+            socket.since = now
+        # The clock of the run before can have been ahead: that of a time namespace, or of a machine that was restored.
+        for socket in self.all_in(Phase.CLOSED):
+            socket.since = min(socket.since, now)
+        self.expire(now, float("-inf"))
 
 
-def _unpacked(packed: bytes) -> Socket:
-    cookie, number, inode, state, paired, opened = _PACKED.unpack(packed)
-    return Socket(cookie, inode, state, number, bool(paired), opened)
+def _ends(socket: Socket) -> int:
+    if socket.state == TIME_WAIT:
+        return 0
+    return 1 if socket.paired else 2
+
+
+def _first(several: list[Socket]) -> Socket:
+    """Raises LookupError if there is none."""
+    return several[0]

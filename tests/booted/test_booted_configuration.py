@@ -9,7 +9,7 @@ from tests.support.booted import CONTAINER_ADDRESS, Booted
 from tests.support.booted_package import booted_with_package, is_active, main_pid, on_each_distribution
 
 DROP_IN = "/etc/tcpnewconn.conf.d/test.conf"
-WRONG = "[Read]\nInterval=10s\n\n[Report]\nClosed=perhaps\n"
+WRONG = "[Poll]\nInterval=10s\n\n[Report]\nClosed=perhaps\n"
 WRONG_LINE = f"{DROP_IN}:5"
 
 

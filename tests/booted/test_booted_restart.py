@@ -161,7 +161,7 @@ def test_what_opened_since_the_last_read_is_told_by_the_stop(container: Booted) 
         after.wait_for_some(container)
     wait_for_all(container, after)
     (told,) = held(container)
-    assert told["TCPNEWCONN_SEEN"] == "read"
+    assert told["TCPNEWCONN_DETECTED_BY"] == "poll"
 
 
 def held(container: Booted) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def held(container: Booted) -> list[dict[str, Any]]:
 def next_read_in_an_hour(container: Booted) -> Iterator[None]:
     """The service has been started with this, and its first read is done."""
     settings = "/etc/tcpnewconn.conf.d/seldom.conf"
-    container.write(settings, "[Read]\nInterval=1h\n")
+    container.write(settings, "[Poll]\nInterval=1h\n")
     try:
         restart(container)
         yield

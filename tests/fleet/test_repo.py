@@ -33,10 +33,10 @@ def key() -> Iterator[Signer]:
 @pytest.fixture(scope="module")
 def repository(key: Signer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions, published one after the other."""
-    folder = tmp_path_factory.mktemp("published") / "repository"
-    published(key, folder, built.deb())
-    published(key, folder, built.deb_of_version(HIGHER_VERSION))
-    return folder
+    directory = tmp_path_factory.mktemp("published") / "repository"
+    published(key, directory, built.deb())
+    published(key, directory, built.deb_of_version(HIGHER_VERSION))
+    return directory
 
 
 @pytest.fixture(
@@ -46,10 +46,10 @@ def repository(key: Signer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A Debian's files. Not booted: apt needs no more."""
     with tempfile.TemporaryDirectory(prefix="tcpnewconn-repo-", dir="/var/tmp") as place:
-        folder = Path(place) / "root"
-        root_image.unpack(root_image.container_tar(request.param), folder)
-        (folder / "etc/apt/sources.list.d/tcpnewconn.sources").write_text(SOURCES)
-        yield folder
+        directory = Path(place) / "root"
+        root_image.unpack(root_image.container_tar(request.param), directory)
+        (directory / "etc/apt/sources.list.d/tcpnewconn.sources").write_text(SOURCES)
+        yield directory
 
 
 class Apt:
@@ -62,9 +62,9 @@ class Apt:
         shutil.rmtree(self.repository, ignore_errors=True)
         shutil.copytree(repository, self.repository)
         self.trust(repository / "key.asc")
-        for folder in ("var/lib/apt/lists", "var/cache/apt"):
-            shutil.rmtree(root / folder, ignore_errors=True)
-            (root / folder).mkdir()
+        for directory in ("var/lib/apt/lists", "var/cache/apt"):
+            shutil.rmtree(root / directory, ignore_errors=True)
+            (root / directory).mkdir()
 
     def trust(self, key: Path) -> None:
         shutil.copy(key, self.root / "etc/apt/keyrings/tcpnewconn.asc")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.events import parsed
 from tests.support.namespace import Namespace, joined, namespace
 from tests.support.program import CONNECTION, LISTENER, Event, Flow, command, flow, flows, of_kind, once, running
 from tests.support.traffic import connect, listen, opened
@@ -69,8 +69,8 @@ def expect(
         assert event["network.transport"] == "tcp"
         assert event["network.type"] == network
         assert event["network.direction"] == direction
-        assert event["tcp.state"] == "ESTABLISHED"
-        assert event["tcpnewconn.seen"] == "read"
+        assert event["network.connection.state"] == "established"
+        assert event["tcpnewconn.detected_by"] == "poll"
         assert event["user.id"] == str(user)
         assert event.get("user.name") == ("root" if user == 0 else None)
         assert event["network.community_id"].startswith("1:")
@@ -157,7 +157,7 @@ def test_listeners_are_events_of_their_own_and_no_connections(here: Namespace) -
             each.getsockname()[:2] for each in kept
         }
         assert len(program.events) == 3
-        assert {e["tcp.state"] for e in program.events} == {"LISTEN"}
+        assert {e["network.connection.state"] for e in program.events} == {"listen"}
         assert {e["user.id"] for e in program.events} == {"0"}
         # Gone, and back: a service was started anew.
         port = kept[0].getsockname()[1]
@@ -195,7 +195,7 @@ def test_once_shows_what_is_there_each_time(here: Namespace) -> None:
                 f"New listener: 127.0.0.1:{listener.getsockname()[1]}"
             ]
             assert len(of_kind(events, CONNECTION)) == COUNT == len(events) - 1
-            assert {event["tcpnewconn.seen"] for event in of_kind(events, CONNECTION)} == {"startup"}
+            assert {event["tcpnewconn.detected_by"] for event in of_kind(events, CONNECTION)} == {"startup"}
             assert {event["source.port"] for event in of_kind(events, CONNECTION)} == set(ports)
             assert {event["user.id"] for event in of_kind(events, CONNECTION)} == {str(USER)}
 
@@ -208,7 +208,7 @@ def test_once_with_a_state_shows_what_is_new(here: Namespace, tmp_path: Path) ->
         with connect(here, *listener.getsockname()) as second:
             events = once(here, "--state", state)
             assert list(flows(events)) == [(*second.getsockname(), *listener.getsockname())]
-            assert events[0]["tcpnewconn.seen"] == "read"
+            assert events[0]["tcpnewconn.detected_by"] == "poll"
             assert once(here, "--state", state) == []
         assert once(here, "--state", state) == []
 
@@ -237,7 +237,7 @@ def test_a_restart_reports_nothing_again_and_what_opened_meanwhile(here: Namespa
             second.wait_for_connections(COUNT)
             second.read_again(2)
         assert sorted(event["source.port"] for event in second.events) == sorted(ports)
-        assert {event["tcpnewconn.seen"] for event in second.events} == {"read"}
+        assert {event["tcpnewconn.detected_by"] for event in second.events} == {"poll"}
         # Those that were closed, each in TIME_WAIT now, among them.
         with running(here, *state) as third:
             third.read_again(2)
@@ -264,7 +264,7 @@ def test_between_two_reads_nothing_is_read(here: Namespace) -> None:
         program.wait(lambda: len(program.events) > 0, "end")
         assert program.reads == 1
         assert flow(program.events[0]) == expected
-        assert program.events[0]["tcpnewconn.seen"] == "closed"
+        assert program.events[0]["tcpnewconn.detected_by"] == "notification"
         assert "user.id" not in program.events[0]
     assert len(program.events) == 1
 
@@ -331,7 +331,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(here: Namespace) -> None:
         )  # fmt: skip
         os.close(writing)
         with open(reading) as output:
-            assert json.loads(output.readline())["message_id"] == LISTENER
+            assert parsed(output.readline())["message_id"] == LISTENER
         with listen(here, "127.0.0.1"):
             _, said = program.communicate(timeout=20)
     assert said == b""
@@ -373,7 +373,7 @@ def test_the_state_of_a_socket_that_only_reads_see(here: Namespace) -> None:
         client.shutdown(socket.SHUT_WR)
         assert accepted.recv(1) == b""
         (event,) = of_kind(once(here), CONNECTION)
-        assert event["tcp.state"] in ("FIN_WAIT2", "CLOSE_WAIT")
+        assert event["network.connection.state"] in ("fin_wait_2", "close_wait")
         assert flow(event) == (*client.getsockname(), *listener.getsockname())
         client.close()
         accepted.close()
@@ -405,7 +405,7 @@ def test_what_is_in_time_wait_at_the_start_is_told_once_and_what_follows_on_its_
             connect(601)
             program.wait_for_connections(before + 601)
         listener.close()
-    seen = Counter(event["tcpnewconn.seen"] for event in of_kind(program.events, CONNECTION))
-    assert seen == {"startup": before, "closed": 601}
+    seen = Counter(event["tcpnewconn.detected_by"] for event in of_kind(program.events, CONNECTION))
+    assert seen == {"startup": before, "notification": 601}
     ids = [event["tcpnewconn.connection_id"] for event in of_kind(program.events, CONNECTION)]
     assert len(set(ids)) == len(ids)

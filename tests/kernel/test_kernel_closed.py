@@ -83,7 +83,7 @@ def test_what_went_each_way_is_told_once(place: str, hosts: tuple[Namespace, Nam
         assert event["tcpnewconn.retransmits"] == 0
         assert 0 < event["tcpnewconn.rtt_usec"] < 10_000_000
         # How long it lasted is told where a read saw it open.
-        by_read = told[flow(event)]["tcpnewconn.seen"] == "read"
+        by_read = told[flow(event)]["tcpnewconn.detected_by"] == "poll"
         assert by_read or not seen
         assert ("event.duration" in event) == by_read
 

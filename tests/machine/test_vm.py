@@ -34,7 +34,7 @@ def test_connections_of_real_programs_are_reported_with_direction_unit_and_user(
         assert connection["NETWORK_DIRECTION"] == "internal"
         assert connection["NETWORK_TYPE"] == kind
         assert connection["DESTINATION_PORT"] == "80"
-    assert {found[server][0]["TCPNEWCONN_SEEN"] for server in ("127.0.0.1", "::1")} == {"read"}
+    assert {found[server][0]["TCPNEWCONN_DETECTED_BY"] for server in ("127.0.0.1", "::1")} == {"poll"}
     assert all("USER_NAME" in found[server][0] for server in ("127.0.0.1", "::1"))
     assert all("OBJECT_SYSTEMD_UNIT" in found[server][0] for server in ("127.0.0.1", "::1"))
 
@@ -47,7 +47,7 @@ def test_connections_that_no_read_could_see_are_reported_once_each(told: dict[st
 def test_a_step_of_the_clock_stops_no_read_and_reports_nothing_twice(told: dict[str, Any]) -> None:
     for step in told["clock steps"]:
         assert step["same process"]
-        assert "read" in step["seen"]
+        assert "poll" in step["detected_by"]
         assert len(step["ids"]) == len(set(step["ids"])) == 2
 
 

@@ -3,10 +3,15 @@
 import re
 from pathlib import Path
 
-from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS
+import pytest
+
+from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config
 from tests.support import built
 from tests.support.debfile import run, unpacked
+
+pytestmark = pytest.mark.apt
 
 # The table of docs/events.md: a reader's filter or dashboard is written with these.
 EVENTS = {

@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from tcpnewconn.settings import config
 from tests.support import built
 from tests.support.debfile import control_of
@@ -32,5 +34,6 @@ def test_the_configuration_file_changes_nothing(tmp_path: Path) -> None:
     assert config.load(str(given)) == config.load(os.devnull)
 
 
+@pytest.mark.apt
 def test_it_is_a_conffile(tmp_path: Path) -> None:
     assert control_of(built.deb(), tmp_path / "control")["conffiles"] == "/etc/tcpnewconn.conf\n"

@@ -1,4 +1,4 @@
-"""The dashboard: what is committed is what its source makes, Grafana's own types know all of it, every panel explains itself."""
+"""The dashboard: the committed JSON is that of its source, Grafana's own types accept it, every panel has a description."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ DASHBOARD: dict[str, Any] = json.loads(COMMITTED.read_text())
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 DRAWN = [panel for panel in PANELS if panel["type"] != "row"]
 
-# Of an annotation of Prometheus the SDK knows the expression only.
+# The SDK knows only the expression of an annotation.
 UNKNOWN_TO_THE_SDK = {f".annotations.list[0].{name}" for name in ("step", "tagKeys", "textFormat", "titleFormat")}
 
 
-def test_the_committed_dashboard_is_what_its_source_makes() -> None:
+def test_the_committed_dashboard_is_that_of_its_source() -> None:
     made = subprocess.run(
         [sys.executable, "-m", "monitoring.grafana.dashboard"], cwd=TREE, capture_output=True, text=True, check=True
     )
@@ -37,7 +37,7 @@ def test_the_committed_dashboard_is_what_its_source_makes() -> None:
 
 
 def lost(before: object, after: object, path: str = "") -> Iterator[str]:
-    """Where the second does not hold what the first does; what it holds besides does not matter."""
+    """The paths at which the second does not have the values of the first; it may have more."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key, value in before.items():
             yield from lost(value, after[key], f"{path}.{key}") if key in after else [f"{path}.{key}"]
@@ -63,27 +63,32 @@ def test_the_sdk_would_lose_what_it_does_not_know() -> None:
     assert any(name.endswith(".options.graphmode") for name in lost(wrong, through_the_sdk(wrong)))
 
 
-def compiled(folder: Path, dashboard: str) -> subprocess.CompletedProcess[str]:
+def compiled(directory: Path, dashboard: str) -> subprocess.CompletedProcess[str]:
     """The dashboard as a constant of the type that tests/fixtures/grafana/written.ts puts together, through tsc."""
-    folder.mkdir()
+    directory.mkdir()
     for name in ("written.ts", "tsconfig.json"):
-        shutil.copy(TESTS / "fixtures" / "grafana" / name, folder)
+        shutil.copy(TESTS / "fixtures" / "grafana" / name, directory)
     modules = npm.modules(TESTS / "fixtures" / "grafana")
-    (folder / "node_modules").symlink_to(modules)
-    (folder / "dashboard.ts").write_text(
+    (directory / "node_modules").symlink_to(modules)
+    (directory / "dashboard.ts").write_text(
         f'import type {{ Written }} from "./written";\nexport const dashboard: Written = {dashboard};\n'
     )
     return subprocess.run(
-        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."], cwd=folder, capture_output=True, text=True
+        ["node", modules / "typescript" / "bin" / "tsc", "--project", "."],
+        cwd=directory,
+        capture_output=True,
+        text=True,
     )
 
 
+@pytest.mark.apt
 def test_it_has_the_types_of_grafana_s_schema(tmp_path: Path) -> None:
     done = compiled(tmp_path / "right", COMMITTED.read_text())
 
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.apt
 def test_the_types_find_a_wrong_value_and_an_unknown_name(tmp_path: Path) -> None:
     wrong = COMMITTED.read_text().replace('"graphMode": "area"', '"graphMode": "hills"', 1)
     done = compiled(tmp_path / "wrong", wrong.replace('"showPoints"', '"showDots"', 1))

@@ -67,10 +67,12 @@ def test_the_shell_files_are_all_found() -> None:
     assert {".ci/run", "debian/tcpnewconn.postrm", "packaging/make-deb", "packaging/make-release"} <= set(shell_files())
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize("file", shell_files())
 def test_shellcheck_has_nothing_to_say(file: str) -> None:
     lint("shellcheck", "--external-sources", "--enable=quote-safe-variables,check-unassigned-uppercase", file)
 
 
+@pytest.mark.apt
 def test_nor_of_the_completion() -> None:
     lint("shellcheck", "--shell=bash", *(str(file) for file in files() if file.parts[0] == "completion"))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.reporting.entries import FIELDS, MESSAGE_IDS
-from tcpnewconn.settings import config
+from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tcpnewconn.reporting.fields import FIELDS
+from tcpnewconn.settings import config, files
 from tests.support import built
 from tests.support.debfile import run
 
@@ -58,6 +59,7 @@ def test_there_are_these_three() -> None:
     assert [path.name for path in SOURCES] == [f"{page}.scd" for page in PAGES]
 
 
+@pytest.mark.apt
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_can_be_shown(page: str, tmp_path: Path) -> None:
     text = rendered(page, tmp_path)
@@ -113,7 +115,7 @@ def test_every_setting_is_explained_with_its_default_and_no_other() -> None:
 
 def test_every_folder_of_the_configuration_is_named_in_order() -> None:
     folders = re.findall(r"_/([\w/]+)/tcpnewconn\.conf_", section("tcpnewconn.conf.5", "SYNOPSIS"))
-    assert tuple(folders) == config.DIRECTORIES
+    assert tuple(folders) == files.DIRECTORIES
 
 
 def test_the_example_of_a_configuration_is_a_good_one(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import tcpnewconn
 from tests.support import built
 from tests.support.debfile import control_of, fields_of, files_in, run
 
+pytestmark = pytest.mark.apt
+
 TREE = built.TREE
 
 
@@ -116,27 +118,53 @@ def test_files_are_where_policy_wants_them() -> None:
     version = tcpnewconn.__version__
     allowed = re.compile(
         rf"""/etc/tcpnewconn\.conf
+        |/etc/fail2ban/(filter|jail)\.d/tcpnewconn-portscan\.conf
+        |/etc/systemd/journald@tcpnewconn\.conf
         |/usr/bin/tcpnewconn
         |/usr/lib/python3/dist-packages/tcpnewconn(-{re.escape(version)}\.dist-info)?/.*
         |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
         |/usr/lib/systemd/(system/tcpnewconn(-metrics)?\.(service|socket)|catalog/tcpnewconn\.catalog)
         |/usr/share/bash-completion/completions/tcpnewconn
-        |/usr/share/doc/tcpnewconn/(changelog\.gz|changelog\.Debian\.gz|copyright)
-        |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.\w+)?\.yml|grafana/tcpnewconn\.json)
+        |/usr/share/doc/tcpnewconn/((changelog|changelog\.Debian|NEWS\.Debian)\.gz|copyright|README\.md)
+        |/usr/share/doc/tcpnewconn/docs/(\w+\.(md|svg|schema\.json)|runbooks/Tcpnewconn\w+\.md)
+        |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.\w+)?\.yml)
+        |/usr/share/doc/tcpnewconn/examples/grafana/(README\.md|tcpnewconn\.json)
         |/usr/share/lintian/overrides/tcpnewconn
+        |/usr/share/tcpnewconn/journal-namespace\.conf
         |/usr/share/man/man[578]/tcpnewconn(\.conf|\.fields)?\.[578]\.gz""",
         re.VERBOSE,
     )
-    for name, file in files_in(built.deb()).items():
+    files = files_in(built.deb())
+    (link,) = (name for name, file in files.items() if file.issym())
+    assert (link, files.pop(link).linkname) == ("/usr/share/doc/tcpnewconn/monitoring", "examples")
+    for name, file in files.items():
         assert (file.uid, file.gid) == (0, 0)
         assert file.mode & 0o7777 == (0o755 if file.isdir() or name == "/usr/bin/tcpnewconn" else 0o644), name
         assert file.isdir() or (file.isfile() and allowed.fullmatch(name)), name
-    with_modules = {name for name in files_in(built.deb()) if name.endswith(".py")}
-    modules = {f"/usr/lib/python3/dist-packages/{path.relative_to(TREE)}" for path in TREE.glob("tcpnewconn/*.py")}
+    assert files["/etc/tcpnewconn.conf.d/"].isdir()
+    with_modules = {name for name in files if name.endswith(".py")}
+    modules = {f"/usr/lib/python3/dist-packages/{path.relative_to(TREE)}" for path in TREE.rglob("tcpnewconn/**/*.py")}
     assert with_modules == modules
 
 
-def test_upgrades_restart_the_service_and_leave_the_socket_alone(tmp_path: Path) -> None:
+def test_what_an_administrator_may_change_is_kept_on_upgrades(tmp_path: Path) -> None:
+    assert control_of(built.deb(), tmp_path / "control")["conffiles"].split() == [
+        "/etc/fail2ban/filter.d/tcpnewconn-portscan.conf",
+        "/etc/fail2ban/jail.d/tcpnewconn-portscan.conf",
+        "/etc/systemd/journald@tcpnewconn.conf",
+        "/etc/tcpnewconn.conf",
+    ]
+
+
+def test_no_maintainer_script_knows_a_version_or_removes_a_user(tmp_path: Path) -> None:
+    """Nothing was released before this package: there is nothing to migrate from. Debian keeps system users on purge."""
+    for name in ("preinst", "postinst", "prerm", "postrm"):
+        path = TREE / "debian" / f"tcpnewconn.{name}"
+        script = path.read_text() if path.exists() else ""
+        assert not re.search(r"compare-versions|/var/lib/private|userdel|deluser|chown", script), name
+
+
+def test_upgrades_restart_the_service_and_leave_the_socket_open(tmp_path: Path) -> None:
     scripts = control_of(built.deb(), tmp_path / "control")
     assert "_dh_action=restart" in scripts["postinst"]
     assert "deb-systemd-invoke $_dh_action 'tcpnewconn.service' " in scripts["postinst"]
@@ -183,28 +211,57 @@ def test_it_builds_on_debian_12_too(bookworm: Path, tmp_path: Path) -> None:
     assert "deb-systemd-invoke $_dh_action 'tcpnewconn.service' " in control_of(there, tmp_path / "12")["postinst"]
 
 
-def test_the_purge_removes_the_state_and_nothing_else_does(tmp_path: Path) -> None:
-    """postrm as dpkg calls it, with the folders it names moved below a root of the test's."""
+PURGED = (
+    "etc/tcpnewconn.conf.d/10-local.conf",
+    "etc/systemd/system/tcpnewconn.service.d/journal-namespace.conf",
+    "var/lib/tcpnewconn/snapshot",
+    "var/log/journal/0123456789abcdef0123456789abcdef.tcpnewconn/system.journal",
+)
+OTHERS = (
+    "etc/systemd/system/nginx.service.d/local.conf",
+    "var/lib/nginx/state",
+    "var/log/journal/0123456789abcdef0123456789abcdef/system.journal",
+)
+
+
+def test_a_purge_removes_state_configuration_and_log_and_nothing_else_does(tmp_path: Path) -> None:
+    """postrm as dpkg calls it, with the directories it names moved below a root of the test's."""
     postrm = control_of(built.deb(), tmp_path / "control")["postrm"]
+    root = tmp_path / "root"
     script = tmp_path / "postrm"
     script.write_text(
-        postrm.replace("/var/lib", f"{tmp_path}/var/lib").replace("/usr/bin/deb-systemd-helper", "/nonexistent")
+        re.sub(r"(?<=[ =])/(etc|var|run)/", rf"{root}/\1/", postrm).replace(
+            "/usr/bin/deb-systemd-helper", "/nonexistent"
+        )
     )
 
-    def state() -> list[str]:
-        return sorted(str(path.relative_to(tmp_path / "var/lib")) for path in (tmp_path / "var/lib").rglob("*"))
+    def files() -> set[str]:
+        return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
-    (tmp_path / "var/lib/tcpnewconn").mkdir(parents=True)
-    (tmp_path / "var/lib/tcpnewconn/snapshot").touch()
-    # Where it was while the service's user was a dynamic one.
-    (tmp_path / "var/lib/private/tcpnewconn").mkdir(parents=True)
-    before = state()
+    for name in (*PURGED, *OTHERS):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
     for action in ("remove", "upgrade", "failed-upgrade", "abort-install", "disappear"):
         run("sh", script, action)
-        assert state() == before
+        assert files() == {*PURGED, *OTHERS}
+    for _again in range(2):
+        run("sh", script, "purge")
+        assert files() == set(OTHERS)
+    assert not (root / "etc/tcpnewconn.conf.d").exists()
+    assert not (root / "etc/systemd/system/tcpnewconn.service.d").exists()
+
+
+def test_a_purge_keeps_a_drop_in_of_the_administrators(tmp_path: Path) -> None:
+    """One of the unit, beside that of the journal namespace."""
+    postrm = (TREE / "debian" / "tcpnewconn.postrm").read_text()
+    script = tmp_path / "postrm"
+    script.write_text(re.sub(r"(?<=[ =])/(etc|var|run)/", rf"{tmp_path}/\1/", postrm))
+    drop_ins = tmp_path / "etc/systemd/system/tcpnewconn.service.d"
+    drop_ins.mkdir(parents=True)
+    (drop_ins / "override.conf").touch()
+    (drop_ins / "journal-namespace.conf").touch()
     run("sh", script, "purge")
-    assert state() == ["private"]
-    run("sh", script, "purge")
+    assert [path.name for path in drop_ins.iterdir()] == ["override.conf"]
 
 
 def test_the_tools_that_a_build_needs_are_there_for_the_tests() -> None:

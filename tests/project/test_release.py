@@ -12,6 +12,8 @@ import tcpnewconn
 from tests.support import built
 from tests.support.debfile import run
 
+pytestmark = pytest.mark.apt
+
 VERSION = tcpnewconn.__version__
 # In a release that is under way, what is tested is its package; the release made here has its own.
 SURROUNDINGS = {name: value for name, value in os.environ.items() if name != "TCPNEWCONN_PACKAGE"}
@@ -134,9 +136,9 @@ def test_what_is_missing_is_said_in_one_line(clone: Path) -> None:
     collection.write_text(collection.read_text().replace(f"version: {VERSION}", "version: 9.8.7"))
     commit(clone)
 
-    assert refused().startswith(f"ansible/CHANGELOG.md begins with {VERSION}")
-    its_changes = clone / "ansible" / "CHANGELOG.md"
-    its_changes.write_text(its_changes.read_text().replace(f"## {VERSION}", f"## 9.8.7\n\nNew.\n\n## {VERSION}", 1))
+    assert refused().startswith(f"ansible/CHANGELOG.rst begins with {VERSION}")
+    its_changes = clone / "ansible" / "CHANGELOG.rst"
+    its_changes.write_text(its_changes.read_text().replace(f"v{VERSION}\n", f"v9.8.7\n======\n\nv{VERSION}\n", 1))
     commit(clone)
 
     assert refused().startswith("debian/changelog says UNRELEASED")

@@ -19,7 +19,10 @@ PORT_SCAN = "576316a0dc7b480ea3df1498dddde400"
 LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
 DEGRADED = "ac71ee2a2e8443a59039d1319c802aa2"
 CLOSED = "be0228f916da4937bc9055c5c372b3cd"
-MESSAGE_IDS = (CONNECTION, LISTENER, SUMMARY, PORT_SCAN, LOSS, DEGRADED, CLOSED)
+RECOVERED = "9bd8673752994bd08028b0299ca2c261"
+STARTED = "a3486de517524ebf8716f2504cc51e12"
+STOPPED = "72bd65ca73e74e238df0f70dcbacb033"
+MESSAGE_IDS = (CONNECTION, LISTENER, SUMMARY, PORT_SCAN, LOSS, DEGRADED, RECOVERED, CLOSED, STARTED, STOPPED)
 
 
 def events(container: Booted, message_id: str, *matches: str) -> list[dict[str, Any]]:
@@ -58,8 +61,8 @@ class Traffic:
 
     def wait_for_some(self, container: Booted) -> None:
         """Until a read of /proc has shown some that are still open."""
-        seen = ("TCPNEWCONN_SEEN=read", f"DESTINATION_PORT={self.port}")
-        container.wait_for(lambda: events(container, CONNECTION, *seen), "an open connection to be reported")
+        polled = ("TCPNEWCONN_DETECTED_BY=poll", f"DESTINATION_PORT={self.port}")
+        container.wait_for(lambda: events(container, CONNECTION, *polled), "an open connection to be reported")
 
     def missing(self) -> list[int]:
         return [number for number in range(self.made) if number not in self.ids]

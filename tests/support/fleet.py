@@ -1,4 +1,4 @@
-"""Six booted hosts and a centre that share one read-only root, on a bridge of their own, and Ansible to reach them by ssh."""
+"""Six booted hosts and a log server that share one read-only root, on a bridge of their own, and Ansible to reach them by ssh."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.support.booted import Booted
 from tests.support.signed_repository import Signer, published, signer
 
 HOSTS = ("host1", "host2", "host3", "host4", "host5", "host6")
-CENTRE = "centre"
+LOG_SERVER = "logs"
 BRIDGE_ADDRESS = "10.78.0.1"
 SERVER = f"http://{BRIDGE_ADDRESS}:8080"
 REPOSITORY_URL = f"{SERVER}/repository/"
@@ -127,11 +127,11 @@ class Played:
 
 class Fleet:
     def __init__(
-        self, place: Path, bridge: "subprocess.Popen[bytes]", key: Signer, hosts: dict[str, Host], centre: Host
+        self, place: Path, bridge: "subprocess.Popen[bytes]", key: Signer, hosts: dict[str, Host], log_server: Host
     ) -> None:
         self.place = place
         self.hosts = hosts
-        self.centre = centre
+        self.log_server = log_server
         self.key = key
         self.repository = place / "served/repository"
         self._bridge = bridge
@@ -177,13 +177,13 @@ class Fleet:
         return played
 
 
-def _write_inventory(place: Path, hosts: dict[str, Host], centre: Host) -> None:
+def _write_inventory(place: Path, hosts: dict[str, Host], log_server: Host) -> None:
     key = (place / "root/etc/ssh/ssh_host_ed25519_key.pub").read_text().rsplit(" ", 1)[0]
-    known = "".join(f"{host.address} {key}\n" for host in (*hosts.values(), centre))
+    known = "".join(f"{host.address} {key}\n" for host in (*hosts.values(), log_server))
     (place / "known_hosts").write_text(known)
     lines = ["[tcpnewconn]", *(f"{name} ansible_host={host.address}" for name, host in hosts.items())]
-    lines += ["[tcpnewconn_centre]", f"{CENTRE} ansible_host={centre.address}"]
-    lines += ["[tcpnewconn_prometheus]", CENTRE, "[all:vars]"]
+    lines += ["[tcpnewconn_log_server]", f"{LOG_SERVER} ansible_host={log_server.address}"]
+    lines += ["[tcpnewconn_prometheus]", LOG_SERVER, "[all:vars]"]
     lines += [
         "ansible_user=root",
         "ansible_python_interpreter=/usr/bin/python3",
@@ -216,32 +216,36 @@ def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
             name: Host(name, f"10.78.0.{number}", distribution, place, bridge)
             for number, name in enumerate(HOSTS, start=11)
         }
-        centre = Host(CENTRE, "10.78.0.10", distribution, place, bridge)
+        log_server = Host(LOG_SERVER, "10.78.0.10", distribution, place, bridge)
         # The namespace is there once unshare has become sleep.
-        centre.wait_for(lambda: Path(f"/proc/{bridge.pid}/comm").read_text() == "sleep\n", "the bridge", journal=False)
+        log_server.wait_for(
+            lambda: Path(f"/proc/{bridge.pid}/comm").read_text() == "sleep\n", "the bridge", journal=False
+        )
         for arguments in (
             ["link", "add", "bridge", "type", "bridge"],
             ["address", "add", f"{BRIDGE_ADDRESS}/24", "dev", "bridge"],
             ["link", "set", "bridge", "up"],
             ["link", "set", "lo", "up"],
         ):
-            centre.from_peer("ip", *arguments)
-        server = centre.start_from_peer(
+            log_server.from_peer("ip", *arguments)
+        server = log_server.start_from_peer(
             sys.executable, "-m", "http.server", "8080", f"--directory={place / 'served'}", f"--bind={BRIDGE_ADDRESS}"
         )
         stack.callback(_end, server)
-        centre.from_peer("curl", "--silent", "--retry", "30", "--retry-connrefused", "--output", "/dev/null", SERVER)
+        log_server.from_peer(
+            "curl", "--silent", "--retry", "30", "--retry-connrefused", "--output", "/dev/null", SERVER
+        )
         # As on a host that has been up for a while.
-        centre.from_peer("chroot", str(place / "root"), "/usr/bin/apt-get", "update", "--error-on=any")
-        for host in (*hosts.values(), centre):
+        log_server.from_peer("chroot", str(place / "root"), "/usr/bin/apt-get", "update", "--error-on=any")
+        for host in (*hosts.values(), log_server):
             stack.callback(host.stop)
-        for host in (*hosts.values(), centre):
+        for host in (*hosts.values(), log_server):
             host.start_booting()
             stack.callback(host.begin_to_stop)
-        for host in (*hosts.values(), centre):
+        for host in (*hosts.values(), log_server):
             host.wait_until_up()
-        _write_inventory(place, hosts, centre)
-        yield Fleet(place, bridge, key, hosts, centre)
+        _write_inventory(place, hosts, log_server)
+        yield Fleet(place, bridge, key, hosts, log_server)
 
 
 def _end(program: "subprocess.Popen[bytes]") -> None:

@@ -14,16 +14,19 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import FourTuple, SocketInfo
 from tcpnewconn.observer import Observer
-from tcpnewconn.reporting.entries import Entry, Renderer
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
-from tcpnewconn.state.snapshot import Snapshot
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.run import Notifications
 from tests.support.table import TITLES
 
 # Local address (a number in the kernel's order) and port, remote address and port, state, inode.
@@ -75,9 +78,9 @@ class Counted(Lookup):
 
     times = 0
 
-    def identity(self, four_tuple: FourTuple) -> SocketInfo | None:
+    def socket_info(self, four_tuple: FourTuple) -> SocketInfo | None:
         self.times += 1
-        return super().identity(four_tuple)
+        return super().socket_info(four_tuple)
 
 
 def _memory(what: str) -> int:
@@ -87,19 +90,20 @@ def _memory(what: str) -> int:
 
 def main(folder: Path) -> None:
     host = Host("boot", "1", (500, 65_535), live=False, users=True)
-    snapshot = Snapshot(str(folder / "snapshot"), host.place)
+    log = StateLog(str(folder / "snapshot"), host.place)
     lookup, sink = Counted(), Count()
-    observer = Observer(ProcNet(str(folder)), host, lookup, True, 1, snapshot, 10.0)
-    outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), load("/dev/null"))
+    outbox = Outbox(sink, log, Renderer(Units(), Users()), load("/dev/null"))
+    observer = Observer(ProcNet(str(folder)), host, lookup, outbox.take, Notifications.KEPT, log, 1)
     for _ in sys.stdin:
-        outbox.from_read(observer.read(time.monotonic()))
-        # No end is announced: what was in TIME_WAIT at the first read was there before.
-        observer.caught_up(time.monotonic() + 1)
-        outbox.from_read(observer.overdue(time.monotonic() + 1))
+        observer.poll(time.monotonic())
+        # No destroy notification comes: what was in TIME_WAIT at the first poll had been notified before.
+        observer.tracker.caught_up(time.monotonic() + 1)
+        observer.tick(time.monotonic() + 1)
+        outbox.deliver()
         outbox.interval_over()
-        snapshot.save(observer.tracker, observer.reported_listeners, outbox.folding)
+        log.save()
         outcome = Outcome(
-            rows=observer.rows,
+            rows=sum(observer.states.values()),
             open=observer.connections,
             entries=sink.connections,
             summaries=sink.summaries,

@@ -101,7 +101,7 @@ def clock_step(by: str, server: str) -> dict[str, object]:
     found = connections(server)
     return {
         "same process": before == after,
-        "seen": [entry["TCPNEWCONN_SEEN"] for entry in found],
+        "detected_by": [entry["TCPNEWCONN_DETECTED_BY"] for entry in found],
         "ids": [entry["TCPNEWCONN_CONNECTION_ID"] for entry in found],
     }
 

@@ -2,8 +2,8 @@
 
 The first two are units of Debian 13 in a booted container, the others run in the network namespace at the other end of its veth.
 Prometheus and Alertmanager have the shipped rules and route with their times divided by SPEED, so that no test waits for minutes:
-`for`, the windows of counters, the waits of the route. The bounds, such as three intervals, are as shipped. The shipped times are
-what the unit tests of the rules have.
+`for`, the windows of counters, the waits of the route. The thresholds, such as three intervals, are as shipped. The unit tests
+of the rules have the shipped times.
 """
 
 import json
@@ -29,11 +29,11 @@ INSTANCE = f"{CONTAINER_ADDRESS}:9100"
 PROMETHEUS, ALERTMANAGER, WEBHOOK = 9090, 9093, 9095
 
 TIMES = re.compile(r"((?:(?:for|group_wait): )|(?:increase|changes)\(\w+\[)(\d+)([smh])\b")
-# What a busy machine fires by itself.
-LEFT_OUT = "alert: TcpnewconnReadOverrun"
+# A busy machine fires it by itself.
+LEFT_OUT = "alert: TcpnewconnPollsSkipped"
 
 SETTINGS = f"""
-[Read]
+[Poll]
 Interval={INTERVAL}s
 [Report]
 # The scrapes.
@@ -54,39 +54,44 @@ scrape_configs:
 
 
 class Chain:
-    """All of it, running."""
+    """The chain, running."""
 
-    def __init__(self, container: Booted, folder: Path) -> None:
+    def __init__(self, container: Booted, directory: Path) -> None:
         self.container = container
-        self._folder = folder
+        self._directory = directory
         self._programs: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
-        (self._folder / "rules").mkdir()
+        (self._directory / "rules").mkdir()
         for file in (MONITORING / "prometheus").glob("*.yml"):
-            (self._folder / "rules" / file.name).write_text(faster(file.read_text()))
-        (self._folder / "prometheus.yml").write_text(PROMETHEUS_CONFIGURATION)
+            (self._directory / "rules" / file.name).write_text(faster(file.read_text()))
+        (self._directory / "prometheus.yml").write_text(PROMETHEUS_CONFIGURATION)
         route = faster((MONITORING / "alertmanager" / "tcpnewconn.yml").read_text())
-        # That nothing fires any more is told at once, whatever it is.
+        # Alertmanager reports resolved alerts at once, those of every severity.
         route = route.replace("group_interval: 5m", "group_interval: 1s").replace("resolved: false", "resolved: true")
-        (self._folder / "alertmanager.yml").write_text(route)
+        (self._directory / "alertmanager.yml").write_text(route)
         self._run(
             "prometheus-alertmanager",
-            f"--config.file={self._folder}/alertmanager.yml",
-            f"--storage.path={self._folder}/alertmanager",
+            f"--config.file={self._directory}/alertmanager.yml",
+            f"--storage.path={self._directory}/alertmanager",
             f"--web.listen-address=127.0.0.1:{ALERTMANAGER}",
             "--cluster.listen-address=",
         )
         self._run(
             "prometheus",
-            f"--config.file={self._folder}/prometheus.yml",
-            f"--storage.tsdb.path={self._folder}/prometheus",
+            f"--config.file={self._directory}/prometheus.yml",
+            f"--storage.tsdb.path={self._directory}/prometheus",
             f"--web.listen-address=127.0.0.1:{PROMETHEUS}",
         )
         self._launch(
-            sys.executable, "-m", "tests.support.webhook", str(WEBHOOK), str(self._folder / "told"), log="webhook"
+            sys.executable,
+            "-m",
+            "tests.support.webhook",
+            str(WEBHOOK),
+            str(self._directory / "received"),
+            log="webhook",
         )
-        self.wait_for(lambda: self.values("tcpnewconn_build_info"), "Prometheus to have tcpnewconn's figures")
+        self.wait_for(lambda: self.values("tcpnewconn_build_info"), "Prometheus to have tcpnewconn's metrics")
 
     def stop(self) -> None:
         for program in self._programs:
@@ -113,25 +118,25 @@ class Chain:
             alerts = f"last_over_time({alerts}[{max(1, int((time.time() - since) * 1000))}ms])"
         return {sample["metric"]["alertname"] for sample in self.query(alerts)}
 
-    def course(self, since: float) -> str:
-        """How it went: alerts, and the age of the last read, over time."""
+    def history(self, since: float) -> str:
+        """Alerts, and the age of the last poll, over time."""
         seconds = int(time.time() - since) + 1
         expressions = (
             "ALERTS",
-            "timestamp(tcpnewconn_last_read_timestamp_seconds) - tcpnewconn_last_read_timestamp_seconds",
+            "timestamp(tcpnewconn_last_poll_timestamp_seconds) - tcpnewconn_last_poll_timestamp_seconds",
             "up",
         )
-        courses = [one for expression in expressions for one in self.query(f"({expression})[{seconds}s:1s]")]
-        return "\n".join(f"{one['metric']}: {one['values']}" for one in courses)
+        series = [one for expression in expressions for one in self.query(f"({expression})[{seconds}s:1s]")]
+        return "\n".join(f"{one['metric']}: {one['values']}" for one in series)
 
-    def told(self, since: float = 0) -> list[dict[str, Any]]:
+    def received(self, since: float = 0) -> list[dict[str, Any]]:
         """What the webhook received."""
-        file = self._folder / "told"
+        file = self._directory / "received"
         lines = file.read_text().splitlines() if file.exists() else []
         return [one for one in map(json.loads, lines) if one["came"] >= since]
 
     def inhibited(self) -> set[str]:
-        """The alerts that Alertmanager knows and keeps quiet."""
+        """The alerts that Alertmanager mutes because of an inhibit rule."""
         url = f"http://127.0.0.1:{ALERTMANAGER}/api/v2/alerts?active=false&silenced=false&inhibited=true"
         return {alert["labels"]["alertname"] for alert in json.loads(self._get(url) or "[]")}
 
@@ -139,13 +144,13 @@ class Chain:
         try:
             return self.container.wait_for(condition, what, within=within)
         except AssertionError as error:
-            logs = "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in self._folder.glob("*.log"))
-            alerts = f"{self.course(time.time() - within)}\ntold: {self.told()[-10:]}"
-            figures = self.container.run("cat", "/run/tcpnewconn/tcpnewconn.prom", check=False)
-            raise AssertionError(f"{error}\n{logs}\n{alerts}\n{figures}") from None
+            logs = "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in self._directory.glob("*.log"))
+            alerts = f"{self.history(time.time() - within)}\nreceived: {self.received()[-10:]}"
+            metrics = self.container.run("cat", "/run/tcpnewconn/tcpnewconn.prom", check=False)
+            raise AssertionError(f"{error}\n{logs}\n{alerts}\n{metrics}") from None
 
     def _get(self, url: str) -> str:
-        """Nothing where nobody answers yet, or only with a word that it is starting."""
+        """An empty text where nothing answers yet, or only that it is starting."""
         answer = self.container.from_peer("sh", "-c", 'curl --silent --globoff "$1" || true', "-", url)
         return answer if answer.startswith(("{", "[")) else ""
 
@@ -157,14 +162,14 @@ class Chain:
         self._launch(*apart, str(programs / "bin" / program), *options, log=program)
 
     def _launch(self, *command: str, log: str) -> None:
-        kept = self._folder / f"{log}.log"
+        kept = self._directory / f"{log}.log"
         # It ends with the test worker, however that ends.
         script = f'cd {built.TREE} && exec setpriv --pdeathsig KILL "$@" 2>{kept}'
         self._programs.append(self.container.start_from_peer("sh", "-c", script, "-", *command))
 
 
 def faster(text: str) -> str:
-    """Rules or a route with their times divided by SPEED; recording rules, of which the dashboard asks, stay as they are."""
+    """Rules or a route with their times divided by SPEED; the recording rules, which the dashboard uses, stay as they are."""
 
     def divided(match: re.Match[str]) -> str:
         seconds = int(match[2]) * {"s": 1, "m": 60, "h": 3600}[match[3]]
@@ -175,19 +180,19 @@ def faster(text: str) -> str:
 
 
 @contextmanager
-def monitored(folder: Path) -> Iterator[Chain]:
-    """`folder` is for what the programs keep, such as a test's tmp_path."""
+def monitored(directory: Path) -> Iterator[Chain]:
+    """`directory` is for the files of the programs, such as a test's tmp_path."""
     with booted("trixie") as container:
         container.write("/etc/tcpnewconn.conf.d/chain.conf", SETTINGS)
         add_repository(container, built.deb())
         install(container)
         container.run("ln", "--symbolic", "/run/tcpnewconn/tcpnewconn.prom", LINK)
         container.run("systemctl", "start", "prometheus-node-exporter.service")
-        chain = Chain(container, folder)
+        chain = Chain(container, directory)
         try:
             chain.start()
             yield chain
         finally:
             chain.stop()
-            # By itself it may take 20 s to stop.
+            # Otherwise it may take 20 s to stop.
             container.run("systemctl", "kill", "--signal=KILL", "prometheus-node-exporter.service", check=False)

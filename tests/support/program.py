@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from tests.support import events
+from tests.support.events import Event
 from tests.support.namespace import Namespace
 
 TREE = Path(__file__).resolve().parents[2]
@@ -25,9 +26,9 @@ CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
 LISTENER = "2226628da8304e6994685e028202cfd5"
 LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
 DEGRADED = "ac71ee2a2e8443a59039d1319c802aa2"
+RECOVERED = "9bd8673752994bd08028b0299ca2c261"
 CLOSED = "be0228f916da4937bc9055c5c372b3cd"
 
-Event = dict[str, Any]
 # Source address and port, destination address and port.
 Flow = tuple[str, int, str, int]
 
@@ -49,7 +50,7 @@ def once(where: Namespace, *options: str) -> list[Event]:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return events.parsed_lines(done.stdout.splitlines())
 
 
 def of_kind(events: Iterable[Event], kind: str) -> list[Event]:
@@ -180,6 +181,9 @@ class Program:
         said = self.process.stderr.read()
         self.process.wait(timeout=30)
         self._threads[0].join()
+        # Not as they come: that would slow down what the test measures.
+        for event in self.events:
+            events.check(event)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", f"{self._folder.name}/notify")
         self._threads[1].join()

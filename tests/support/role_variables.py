@@ -1,6 +1,6 @@
-"""The tables of variables in the roles' README, written from meta/argument_specs.yml.
+"""The table of variables in each role's README, written from its meta/argument_specs.yml.
 
-python3 -m tests.support.role_variables          writes them anew
+python3 -m tests.support.role_variables          rewrites them
 """
 
 import re
@@ -12,7 +12,10 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from tests.support import built
 
 ROLES = built.TREE / "ansible" / "roles"
-README = built.TREE / "ansible" / "README.md"
+
+
+def readme(role: str) -> Path:
+    return ROLES / role / "README.md"
 
 
 def options(role: str) -> dict[str, Any]:
@@ -45,17 +48,16 @@ def _rows(name: str, option: dict[str, Any]) -> list[str]:
     return rows
 
 
-def with_tables(readme: str) -> str:
-    """The README with each table, which stands between two comments that name its role."""
-
-    def put(match: "re.Match[str]") -> str:
-        return f"<!-- variables of {match[1]} -->\n{table(match[1])}\n<!-- end -->"
-
-    return re.sub(r"<!-- variables of (\w+) -->\n.*?<!-- end -->", put, readme, flags=re.DOTALL)
+def with_table(role: str, text: str) -> str:
+    """The text of a README with the role's table, which stands between two comments."""
+    between = f"<!-- variables -->\n{table(role)}\n<!-- end of variables -->"
+    return re.sub(r"<!-- variables -->\n.*?<!-- end of variables -->", lambda _: between, text, flags=re.DOTALL)
 
 
-def main(readme: Path = README) -> None:
-    readme.write_text(with_tables(readme.read_text()))
+def main() -> None:
+    for path in sorted(ROLES.iterdir()):
+        file = readme(path.name)
+        file.write_text(with_table(path.name, file.read_text()))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ MAKE_REPO = built.TREE / "packaging" / "make-repo"
 
 @dataclass(frozen=True)
 class Signer:
-    """Who signs: a gpg home folder that holds one secret key without a passphrase."""
+    """A gpg home directory that holds one secret key without a passphrase."""
 
     home: Path
 

@@ -11,15 +11,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tcpnewconn.attribution.owner import Units, Users
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import DestroyedSocket, Traffic, four_tuple_of, mirrored
 from tcpnewconn.observer import Observer
-from tcpnewconn.reporting.entries import MESSAGE_IDS, Entry, Renderer
+from tcpnewconn.reporting.entries import MESSAGE_IDS, Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
-from tcpnewconn.state.snapshot import Snapshot
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.run import Notifications
 
 # Who listens on port 80 of every address.
 TABLE = """\
@@ -42,9 +45,9 @@ class Count:
         self.connections = 0
 
     def write(self, entry: Entry) -> None:
-        if entry["MESSAGE_ID"] == MESSAGE_IDS["connection"]:
+        if entry["MESSAGE_ID"] == MESSAGE_IDS["connection-opened"]:
             self.connections += 1
-        elif entry["MESSAGE_ID"] == MESSAGE_IDS["summary"]:
+        elif entry["MESSAGE_ID"] == MESSAGE_IDS["connections-summarized"]:
             self.connections += int(entry["TCPNEWCONN_COUNT"])
 
 
@@ -57,33 +60,37 @@ def main(folder: Path, total: int) -> None:
     (folder / "net").mkdir()
     (folder / "net/tcp").write_text(TABLE)
     host = Host("boot", "1", (32768, 60999), live=False, users=True)
-    snapshot = Snapshot(str(folder / "snapshot"), host.place)
-    observer = Observer(ProcNet(str(folder)), host, None, True, True, snapshot, 10.0)
+    log = StateLog(str(folder / "snapshot"), host.place)
     sink = Count()
-    outbox = Outbox(sink, snapshot, Renderer(Units(), Users()), replace(load("/dev/null"), total_limit=0))
+    outbox = Outbox(sink, log, Renderer(Units(), Users()), replace(load("/dev/null"), total_limit=0))
+    observer = Observer(ProcNet(str(folder)), host, None, outbox.take, Notifications.KEPT, log, 1)
     generator = random.Random(20210809)
     now, cookie, done = time.monotonic(), 0, 0
     while done < total:
-        outbox.from_read(observer.read(now))
+        observer.poll(now)
+        outbox.deliver()
         outbox.interval_over()
-        snapshot.save(observer.tracker, observer.reported_listeners, outbox.folding)
+        log.save()
         for _ in range(PER_INTERVAL):
             now += 10.0 / PER_INTERVAL
             cookie += 1
             done += 1
             client = generator.randrange(1024, 65536)
             if done % 4:
-                pair = four_tuple_of(HERE, 80, bytes([203, *generator.randbytes(3)]), client)
-                ends = [DestroyedSocket(pair, cookie, True, False, TRAFFIC)]
+                four_tuple = four_tuple_of(HERE, 80, bytes([203, *generator.randbytes(3)]), client)
+                ends = [DestroyedSocket(four_tuple, cookie, True, False, TRAFFIC)]
             else:
-                pair = four_tuple_of(LOOPBACK, client, LOOPBACK, 80)
+                four_tuple = four_tuple_of(LOOPBACK, client, LOOPBACK, 80)
                 cookie += 1
                 ends = [
-                    DestroyedSocket(pair, cookie - 1, True, False, TRAFFIC),
-                    DestroyedSocket(mirrored(pair), cookie, True, False, TRAFFIC),
+                    DestroyedSocket(four_tuple, cookie - 1, True, False, TRAFFIC),
+                    DestroyedSocket(mirrored(four_tuple), cookie, True, False, TRAFFIC),
                 ]
             for end in ends:
-                outbox.from_end(observer.end(end, now, False), end.cookie, 0)
+                observer.destroyed(end, now)
+                outbox.deliver(redeliverable=True)
+                observer.tracker.cursor.handled(end.cookie)
+                log.flush()
         if done in (100_000, total):
             print(done, resident(), flush=True)
     outbox.interval_over()

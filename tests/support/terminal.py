@@ -23,7 +23,8 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def command(*options: str, python: Sequence[str] = (sys.executable,)) -> list[str]:
     """The command line; with no configuration unless the options name one, but that every connection is told by itself."""
-    given = [] if "--config" in options else ["--config", str(TESTS / "fixtures/unfolded.conf")]
+    configured = not options or options[0].startswith("-") or options[0] in ("run", "check-config", "show-config")
+    given = [] if "--config" in options or not configured else ["--config", str(TESTS / "fixtures/unfolded.conf")]
     return [*python, "-m", "tcpnewconn", *options, *given]
 
 

@@ -1,9 +1,9 @@
 """
-What Alertmanager tells, kept: appends each alert of each message to a file, one line of JSON each.
+Receives the messages of Alertmanager: appends each alert of each message to a file, one line of JSON each.
 
     python3 -m tests.support.webhook PORT FILE
 
-A line has the path of the message, the name and the labels of the alert, "firing" or "resolved", and when it came.
+A line has the path of the message, the labels of the alert, "firing" or "resolved", and the time of arrival.
 """
 
 import http.server
@@ -18,13 +18,18 @@ class Receiver(http.server.BaseHTTPRequestHandler):
         message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with open(sys.argv[2], "a") as file:
             for alert in message["alerts"]:
-                told = {"to": self.path.strip("/"), "status": alert["status"], "came": came, "labels": alert["labels"]}
-                file.write(json.dumps(told) + "\n")
+                received = {
+                    "to": self.path.strip("/"),
+                    "status": alert["status"],
+                    "came": came,
+                    "labels": alert["labels"],
+                }
+                file.write(json.dumps(received) + "\n")
         self.send_response(200)
         self.end_headers()
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing: what came is in the file."""
+        """Nothing: the messages are in the file."""
 
 
 if __name__ == "__main__":

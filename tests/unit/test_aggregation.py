@@ -1,16 +1,18 @@
-"""Aggregation: whatever comes, and whatever the limits, entries and counts are together what there was."""
+"""Aggregation: whatever the connections and the limits, entries and counts add up to all of them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpnewconn.model import ESTABLISHED, Connection, Endpoint, Summary
-from tcpnewconn.reporting import aggregation as folding
+from tcpnewconn.reporting import aggregation as module
 from tcpnewconn.reporting.aggregation import Aggregation
+from tcpnewconn.state.log import StateLog
 
 DESTINATION = bytes([10, 0, 0, 5])
 
@@ -18,7 +20,14 @@ DESTINATION = bytes([10, 0, 0, 5])
 def connection(source: int = 1, port: int = 80, direction: str = "ingress", cgroup: int = 0) -> Connection:
     address = bytes([192, 0, source // 256 % 256, source % 256])
     return Connection(
-        Endpoint(address, 40000), Endpoint(DESTINATION, port), direction, "closed", "id", ESTABLISHED, None, cgroup
+        Endpoint(address, 40000),
+        Endpoint(DESTINATION, port),
+        direction,
+        "notification",
+        "id",
+        ESTABLISHED,
+        None,
+        cgroup,
     )
 
 
@@ -36,70 +45,70 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(0, 5), st.integers(0, 8), st.integers(1, 400))
-def test_entries_and_counts_are_what_there_was(steps: list[Step], burst: int, total: int, every: int) -> None:
-    folder = Aggregation(burst, total)
-    now, told, counted = 0.0, Counter[tuple[str, int]](), Counter[tuple[str, int | None]]()
+def test_entries_and_counts_add_up_to_all_connections(steps: list[Step], burst: int, total: int, every: int) -> None:
+    aggregation = Aggregation(burst, total)
+    now, logged, counted = 0.0, Counter[tuple[str, int]](), Counter[tuple[str, int | None]]()
     for index, (source, port, direction, later, crowded) in enumerate(steps, 1):
         now += later
-        if folder.fold(connection(source, port, direction), now, crowded) is None:
+        if aggregation.add(connection(source, port, direction), now, crowded) is None:
             assert not crowded
-            told[direction, port] += 1
+            logged[direction, port] += 1
         if index % every == 0:
-            counted += summed(folder)
-    counted += summed(folder)
-    assert told + counted == Counter((direction, port) for _, port, direction, _, _ in steps)
+            counted += summed(aggregation)
+    counted += summed(aggregation)
+    assert logged + counted == Counter((direction, port) for _, port, direction, _, _ in steps)
     if not burst and not total and not any(step[4] for step in steps):
         assert not counted
 
 
-def summed(folder: Aggregation) -> Counter[tuple[str, int | None]]:
+def summed(aggregation: Aggregation) -> Counter[tuple[str, int | None]]:
     counts: Counter[tuple[str, int | None]] = Counter()
-    for summary in folder.flush():
+    for summary in aggregation.flush():
         assert sum(count for _, count in summary.top) <= summary.count
         counts[summary.direction, summary.destination.port] += summary.count
-    assert not list(folder.flush())
+    assert not list(aggregation.flush())
     return counts
 
 
-def test_the_first_of_a_burst_are_told_and_the_rest_is_one_summary() -> None:
-    folder = Aggregation(burst=100, total=0)
-    told = [folder.fold(connection(), 0.0) is None for _ in range(1234)]
-    assert told == [True] * 100 + [False] * 1134
-    [summary] = folder.flush()
+def test_the_first_of_a_burst_are_logged_one_by_one_and_the_rest_in_one_summary() -> None:
+    aggregation = Aggregation(burst=100, total=0)
+    logged = [aggregation.add(connection(), 0.0) is None for _ in range(1234)]
+    assert logged == [True] * 100 + [False] * 1134
+    [summary] = aggregation.flush()
     assert summary == Summary(
         Endpoint(bytes([192, 0, 0, 1]), None), Endpoint(DESTINATION, 80), "ingress", 0, 1134, 0, True, ()
     )
 
 
 def test_a_new_interval_begins_anew() -> None:
-    folder = Aggregation(burst=1, total=0)
-    assert folder.fold(connection(), 0.0) is None
-    assert folder.fold(connection(), 0.0) is not None
-    list(folder.flush())
-    assert folder.fold(connection(), 0.0) is None
+    aggregation = Aggregation(burst=1, total=0)
+    assert aggregation.add(connection(), 0.0) is None
+    assert aggregation.add(connection(), 0.0) is not None
+    list(aggregation.flush())
+    assert aggregation.add(connection(), 0.0) is None
 
 
 def test_units_are_groups_of_their_own() -> None:
-    folder = Aggregation(burst=1, total=0)
+    aggregation = Aggregation(burst=1, total=0)
     for cgroup in (7, 7, 8, 8):
-        folder.fold(connection(cgroup=cgroup), 0.0)
-    assert [(summary.cgroup, summary.count) for summary in folder.flush()] == [(7, 1), (8, 1)]
+        aggregation.add(connection(cgroup=cgroup), 0.0)
+    assert [(summary.cgroup, summary.count) for summary in aggregation.flush()] == [(7, 1), (8, 1)]
 
 
 def test_a_flood_from_many_sources_is_counted_by_destination_with_the_busiest() -> None:
-    folder = Aggregation(burst=100, total=10)
+    aggregation = Aggregation(burst=100, total=10)
     flood = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] + [11] * 5 + [12] * 4 + [13] * 3 + [14] * 2 + [15, 16, 17]
-    told = [folder.fold(connection(source), 0.5) is None for source in flood]
-    assert sum(told) == 10
-    [summary] = folder.flush()
+    logged = [aggregation.add(connection(source), 0.5) is None for source in flood]
+    assert sum(logged) == 10
+    [summary] = aggregation.flush()
     assert (summary.source, summary.destination) == (Endpoint(None, None), Endpoint(DESTINATION, 80))
     assert (summary.count, summary.sources, summary.exact) == (17, 7, True)
     assert [(address[3], count) for address, count in summary.top] == [(11, 5), (12, 4), (13, 3), (14, 2), (15, 1)]
 
 
 def test_the_limit_per_second_ends_with_the_second() -> None:
-    folder = Aggregation(burst=0, total=2)
-    assert [folder.fold(connection(), now) is None for now in (0.0, 0.5, 0.9, 1.1, 1.2, 1.3)] == [
+    aggregation = Aggregation(burst=0, total=2)
+    assert [aggregation.add(connection(), now) is None for now in (0.0, 0.5, 0.9, 1.1, 1.2, 1.3)] == [
         True,
         True,
         False,
@@ -110,34 +119,42 @@ def test_the_limit_per_second_ends_with_the_second() -> None:
 
 
 def test_the_tables_stay_within_their_bounds_and_the_counts_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folding, "_MOST_GROUPS", 5)
-    monkeypatch.setattr(folding, "_MOST_COARSE", 8)
-    monkeypatch.setattr(folding, "_MOST_SOURCES", 10)
-    folder = Aggregation(burst=1, total=0)
-    told = sum(folder.fold(connection(source, port), 0.0) is None for source in range(50) for port in range(80, 90))
-    summaries = list(folder.flush())
-    assert told == 5
+    monkeypatch.setattr(module, "_MOST_GROUPS", 5)
+    monkeypatch.setattr(module, "_MOST_COARSE", 8)
+    monkeypatch.setattr(module, "_MOST_SOURCES", 10)
+    aggregation = Aggregation(burst=1, total=0)
+    logged = sum(
+        aggregation.add(connection(source, port), 0.0) is None for source in range(50) for port in range(80, 90)
+    )
+    summaries = list(aggregation.flush())
+    assert logged == 5
     assert len(summaries) <= 9
-    assert told + sum(summary.count for summary in summaries) == 500
+    assert logged + sum(summary.count for summary in summaries) == 500
     assert any(not summary.exact for summary in summaries)
     assert summaries[-1].destination == Endpoint(None, None)
-    assert folder.coarse == summaries[-1].count
+    assert aggregation.coarse == summaries[-1].count
 
 
-def test_what_was_counted_before_a_restart_is_told_after_it() -> None:
-    before = Aggregation(burst=1, total=0)
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_connections_counted_before_a_restart_are_summarized_after_it(rewritten: bool, tmp_path: Path) -> None:
+    log = StateLog(str(tmp_path / "state"), "here")
+    before = Aggregation(1, 0, log)
+    log.save()
     for _ in range(5):
-        before.fold(connection(), 0.0)
-    after = Aggregation(burst=1, total=0)
-    for key, count in before.counted():
-        after.restore(key, count)
+        before.add(connection(), 0.0)
+    if rewritten:
+        log.close()
+    log.save()
+    log = StateLog(str(tmp_path / "state"), "another boot")
+    after = Aggregation(1, 0, log)
+    assert log.load() is None
     assert [summary.count for summary in after.flush()] == [4]
 
 
-def test_a_source_that_all_of_a_group_share_is_told() -> None:
-    folder = Aggregation(burst=100, total=1)
+def test_a_source_that_all_of_a_group_share_is_named() -> None:
+    aggregation = Aggregation(burst=100, total=1)
     for port in (80, 81, 81):
-        folder.fold(connection(7, port), 0.5)
-    [summary] = folder.flush()
+        aggregation.add(connection(7, port), 0.5)
+    [summary] = aggregation.flush()
     assert (summary.source, summary.destination.port) == (Endpoint(bytes([192, 0, 0, 7]), None), 81)
     assert (summary.count, summary.sources, summary.top) == (2, 0, ())

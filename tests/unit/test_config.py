@@ -15,10 +15,13 @@ from tcpnewconn.settings.config import (
     KINDS,
     SETTINGS,
     ConfigError,
+    Setting,
     Settings,
     load,
+    read,
 )
-from tcpnewconn.settings.ignore import Rules, parse_rule
+from tcpnewconn.settings.ignore import Rules
+from tcpnewconn.settings.rule import parse_rule
 from tcpnewconn.settings.values import format_span, parse_boolean, parse_interval, parse_span
 
 DEFAULTS = Settings(
@@ -87,7 +90,7 @@ def test_all_settings_can_be_set(tmp_path: Path) -> None:
     text = """
 # A comment
 ; another
-[Read]
+[Poll]
 Interval = 1min 30s
 
 [Report]
@@ -101,6 +104,19 @@ Ignore=egress:10.0.0.0/8:443
     assert loaded(tmp_path, text) == replace(
         DEFAULTS, interval=90.0, existing=False, listeners=False, closed=True, ignore=expected
     )
+
+
+def test_entries_of_a_list_may_stand_between_commas(tmp_path: Path) -> None:
+    text = "[Report]\nIgnore=127.0.0.0/8, ::1,:8000-8099\n[PortScan]\nTrusted=192.0.2.0/24,198.51.100.1\n"
+    settings = loaded(tmp_path, text)
+    assert settings.ignore == rules("127.0.0.0/8", "::1", ":8000-8099")
+    assert settings.trusted == rules("192.0.2.0/24", "198.51.100.1")
+    assert error(tmp_path / "given.conf", "[Report]\nIgnore=,\n").startswith(":2: [Report] Ignore=,: ")
+
+
+def test_units_and_users_can_be_ignored(tmp_path: Path) -> None:
+    text = "[Report]\nIgnore=unit:cron.service egress:user:nobody\nIgnore=unit:user@*.service\n"
+    assert loaded(tmp_path, text).ignore == rules("unit:cron.service", "egress:user:nobody", "unit:user@*.service")
 
 
 def test_a_backslash_continues_a_line_and_comments_may_stand_between(tmp_path: Path) -> None:
@@ -123,15 +139,15 @@ def test_only_a_single_backslash_at_the_very_end_continues_a_line(tmp_path: Path
 def test_an_empty_assignment_takes_back_what_was_assigned(tmp_path: Path) -> None:
     assert loaded(tmp_path, "[Report]\nIgnore=:1 :2\nIgnore=\nIgnore=:3\n").ignore == rules(":3")
     assert loaded(tmp_path, "[Report]\nIgnore=:1\nIgnore=\n").ignore == Rules()
-    assert loaded(tmp_path, "[Read]\nInterval=5\nInterval=\n").interval == 10.0
+    assert loaded(tmp_path, "[Poll]\nInterval=5\nInterval=\n").interval == 10.0
 
 
 def test_the_last_assignment_counts(tmp_path: Path) -> None:
-    assert loaded(tmp_path, "[Read]\nInterval=5\n[Report]\n[Read]\nInterval=6").interval == 6.0
+    assert loaded(tmp_path, "[Poll]\nInterval=5\n[Report]\n[Poll]\nInterval=6").interval == 6.0
 
 
 def test_lines_may_end_as_on_other_systems(tmp_path: Path) -> None:
-    assert loaded(tmp_path, "[Read]\r\nInterval=5\r\n\r\n# end\r\n").interval == 5.0
+    assert loaded(tmp_path, "[Poll]\r\nInterval=5\r\n\r\n# end\r\n").interval == 5.0
     assert loaded(tmp_path, "[Report]\r\nIgnore=:1 \\\r\n  :2\r\n").ignore == rules(":1", ":2")
 
 
@@ -239,7 +255,7 @@ def test_booleans_are_written_as_systemd_does() -> None:
 
 
 def interval(path: Path, seconds: int) -> None:
-    write(path, f"[Read]\nInterval={seconds}\n")
+    write(path, f"[Poll]\nInterval={seconds}\n")
 
 
 def test_the_main_file_is_the_first_of_etc_run_and_usr(tmp_path: Path) -> None:
@@ -297,8 +313,8 @@ def test_a_section_does_not_reach_into_the_next_file(tmp_path: Path, file: Path)
     drop_in = write(tmp_path / "etc/tcpnewconn.conf.d/1.conf", "Interval=2\n")
     with pytest.raises(ConfigError) as caught:
         load(root=str(tmp_path))
-    assert str(caught.value) == f"{drop_in}:1: Interval=2: outside of a section; put it below [Read]"
-    assert (caught.value.file, caught.value.line) == (str(drop_in), 1)
+    assert str(caught.value) == f"{drop_in}:1: Interval=2: outside of a section; put it below [Poll]"
+    assert [(problem.file, problem.line) for problem in caught.value.problems] == [(str(drop_in), 1)]
 
 
 def test_what_is_no_drop_in_is_left_alone(tmp_path: Path) -> None:
@@ -316,24 +332,19 @@ def test_a_file_that_was_named_is_all_that_is_read(tmp_path: Path, file: Path) -
     assert load("/dev/null", root=str(tmp_path)) == DEFAULTS
 
 
-def test_the_real_directories_are_searched_by_default(tmp_path: Path) -> None:
-    traced = subprocess.run(
-        [
-            "strace",
-            "-f",
-            "-e",
-            "trace=%file",
-            sys.executable,
-            "-c",
-            "from tcpnewconn.settings.config import load; load()",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parents[2],
-    )
+LISTED = """
+import sys
+sys.addaudithook(lambda event, arguments: event in ("os.listdir", "os.scandir") and print(arguments[0]))
+from tcpnewconn.settings.config import load
+load()
+"""
+
+
+def test_the_real_directories_are_searched_by_default() -> None:
+    asked = [sys.executable, "-c", LISTED]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     for directory in ("/etc", "/run", "/usr/local/lib", "/usr/lib"):
-        assert f'"{directory}/tcpnewconn.conf.d"' in traced.stderr
+        assert f"{directory}/tcpnewconn.conf.d" in done.stdout.splitlines()
 
 
 # The one line that says what is wrong
@@ -343,14 +354,14 @@ def test_the_real_directories_are_searched_by_default(tmp_path: Path) -> None:
     ("content", "said"),
     [
         (
-            "# first\n[Read]\nInterval=fast\n",
-            ":3: [Read] Interval=fast: not a time span; use for example 10s, 500ms or 1min",
+            "# first\n[Poll]\nInterval=fast\n",
+            ":3: [Poll] Interval=fast: not a time span; use for example 10s, 500ms or 1min",
         ),
-        ("[Read]\nInterval=50ms", ":2: [Read] Interval=50ms: too short; use at least 100ms"),
-        ("[Read]\nInterval=2d", ":2: [Read] Interval=2d: too long; use at most 1d"),
+        ("[Poll]\nInterval=50ms", ":2: [Poll] Interval=50ms: too short; use at least 100ms"),
+        ("[Poll]\nInterval=2d", ":2: [Poll] Interval=2d: too long; use at most 1d"),
         (
-            "[Read]\nInterval=infinity",
-            ":2: [Read] Interval=infinity: must end; use for example 10s, 500ms or 1min",
+            "[Poll]\nInterval=infinity",
+            ":2: [Poll] Interval=infinity: must end; use for example 10s, 500ms or 1min",
         ),
         ("[Report]\nClosed=ja", ":2: [Report] Closed=ja: not a boolean; use yes or no"),
         (
@@ -363,28 +374,56 @@ def test_the_real_directories_are_searched_by_default(tmp_path: Path) -> None:
             "use 10.0.0.0/8, or 10.1.2.3 for this address alone",
         ),
         (
-            "[Report]\nIgnore=127.0.0.0/8 \\\n\n[Raed]\n",
-            ":4: [Raed]: unknown section; did you mean [Read]?",
+            "[Report]\nIgnore=127.0.0.0/8 \\\n\n[Pol]\n",
+            ":4: [Pol]: unknown section; did you mean [Poll]?",
         ),
-        ("[Read]\nIntervall=5", ":2: [Read] Intervall=5: unknown setting; did you mean Interval=?"),
-        ("[Read]\nINTERVAL=5", ":2: [Read] INTERVAL=5: unknown setting; did you mean Interval=?"),
-        ("[Read]\nExisting=no", ":2: [Read] Existing=no: in the wrong section; put it below [Report]"),
+        ("[Poll]\nIntervall=5", ":2: [Poll] Intervall=5: unknown setting; did you mean Interval=?"),
+        ("[Poll]\nINTERVAL=5", ":2: [Poll] INTERVAL=5: unknown setting; did you mean Interval=?"),
+        ("[Poll]\nExisting=no", ":2: [Poll] Existing=no: in the wrong section; put it below [Report]"),
         (
             "[Report]\nColour=red",
             ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Ignore= or "
             "BurstLimit= or TotalLimit=",
         ),
-        ("[Colours]\n", ":1: [Colours]: unknown section; use [Read] or [Report] or [Scan]"),
-        ("[read]\n", ":1: [read]: unknown section; did you mean [Read]?"),
-        ("[]\n", ":1: []: unknown section; use [Read] or [Report] or [Scan]"),
-        ("[Read\n", ":1: [Read: a section ends with ]; use for example [Read]"),
-        ("Interval=5\n", ":1: Interval=5: outside of a section; put it below [Read]"),
-        ("Colour=red\n", ":1: Colour=red: outside of a section; put it below a section such as [Read]"),
-        ("[Read]\nInterval 5\n", ":2: Interval 5: not an assignment; use for example Interval=10s"),
-        ("[Read]\n=5\n", ":2: =5: not an assignment; use for example Interval=10s"),
-        (b"[Read]\n\n# caf\xe9\n", ":3: byte 0xe9 is not UTF-8; save the file as UTF-8"),
-        (b"[Read]\nInterval=\x001\n", ":2: holds a NUL byte; save the file as plain text in UTF-8"),
-        (b"\xef\xbb\xbf[Read]\n", ":1: starts with a byte order mark; save the file as UTF-8 without one"),
+        ("[Colours]\n", ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan]"),
+        ("[poll]\n", ":1: [poll]: unknown section; did you mean [Poll]?"),
+        ("[read]\n", ":1: [read]: unknown section; did you mean [Poll]?"),
+        ("[Read]\n", ":1: [Read]: renamed; use [Poll]"),
+        ("[Scan]\nPorts=5\n", ":1: [Scan]: renamed; use [PortScan]"),
+        (
+            "[PortScan]\nTrusted=192.0.2.0/24 :80\n",
+            ":2: [PortScan] Trusted=:80: only the network has an effect here; "
+            "use a network or an address, such as 10.0.0.0/8 or ::1",
+        ),
+        (
+            "[PortScan]\nTrusted=ingress:192.0.2.0/24\n",
+            ":2: [PortScan] Trusted=ingress:192.0.2.0/24: only the network has an effect here; "
+            "use a network or an address, such as 10.0.0.0/8 or ::1",
+        ),
+        (
+            "[Report]\nIgnore=:8099-8000",
+            ":2: [Report] Ignore=:8099-8000: a range of ports begins with the lower one; use 8000-8099",
+        ),
+        (
+            "[Report]\nIgnore=unit:cron",
+            ":2: [Report] Ignore=unit:cron: a unit that has connections ends in "
+            ".service, .scope, .socket, .mount, .swap; use for example cron.service",
+        ),
+        (
+            "[Report]\nIgnore=:80 # the web server",
+            ":2: [Report] Ignore=#: # is not an address; use a network, a port or both, such as 10.0.0.0/8, ::1, "
+            ":9100, 10.0.0.0/8:443-445 or egress:[2001:db8::/32]:443, or unit:NAME or user:NAME; "
+            "a comment needs a line of its own",
+        ),
+        ("[]\n", ":1: []: unknown section; use [Poll] or [Report] or [PortScan]"),
+        ("[Read\n", ":1: [Read: a section ends with ]; use for example [Poll]"),
+        ("Interval=5\n", ":1: Interval=5: outside of a section; put it below [Poll]"),
+        ("Colour=red\n", ":1: Colour=red: outside of a section; put it below a section such as [Poll]"),
+        ("[Poll]\nInterval 5\n", ":2: Interval 5: not an assignment; use for example Interval=10s"),
+        ("[Poll]\n=5\n", ":2: =5: not an assignment; use for example Interval=10s"),
+        (b"[Poll]\n\n# caf\xe9\n", ":3: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+        (b"[Poll]\nInterval=\x001\n", ":2: holds a NUL byte; save the file as plain text in UTF-8"),
+        (b"\xef\xbb\xbf[Poll]\n", ":1: starts with a byte order mark; save the file as UTF-8 without one"),
         (b"\xff\xfe[\0R\0", ":1: holds a NUL byte; save the file as plain text in UTF-8"),
         (b"#" * (1 << 20) + b"\n", ": larger than 1 MiB; this is no configuration file"),
     ],
@@ -400,13 +439,13 @@ def test_of_a_continued_line_the_first_is_named(file: Path) -> None:
 
 
 def test_nobody_can_forge_a_second_line_or_steer_the_terminal(file: Path) -> None:
-    said = error(file, "[Read]\nInterval=1\r2\x1b[2J\x85\u2028\u202e\x0c3\n")
+    said = error(file, "[Poll]\nInterval=1\r2\x1b[2J\x85\u2028\u202e\x0c3\n")
     assert r"Interval=1\r2\x1b[2J\x85\u2028\u202e\x0c3: not a time span" in said
     assert said.isprintable()
 
 
 def test_a_long_value_is_cut(file: Path) -> None:
-    said = error(file, "[Read]\nInterval=" + "x" * 100_000)
+    said = error(file, "[Poll]\nInterval=" + "x" * 100_000)
     assert len(said) < 400
     assert "xxx…: not a time span" in said
 
@@ -482,10 +521,130 @@ except ConfigError as error:
     assert said == f"{tmp_path}/{path}: cannot be read: Permission denied; make it readable with chmod {mode}\n"
 
 
+# All of it
+
+
+def problems(main: Path | None, root: Path) -> list[str]:
+    """Everything that is wrong, without the directory of the files."""
+    with pytest.raises(ConfigError) as caught:
+        load(None if main is None else str(main), str(root))
+    said = [str(problem) for problem in caught.value.problems]
+    first = said[0] if len(said) == 1 else f"{said[0]} (and {len(said) - 1} more; see tcpnewconn check-config)"
+    assert str(caught.value) == first
+    assert all(line.isprintable() for line in said)
+    return [line.replace(f"{root}/", "") for line in said]
+
+
+def test_every_error_of_every_file_is_said_in_order(tmp_path: Path, file: Path) -> None:
+    write(file, "Closed=yes\n[Read]\nInterval=fast\n[Colours]\nRed=1\n[Report]\nIgnore=:0 :80 :x, user:\nbare\n")
+    (tmp_path / "run/tcpnewconn.conf.d").parent.mkdir()
+    write(tmp_path / "run/tcpnewconn.conf.d", "")
+    write(tmp_path / "etc/tcpnewconn.conf.d/20-b.conf", "[PortScan]\nTrusted=:80\n")
+    (tmp_path / "etc/tcpnewconn.conf.d/10-a.conf").symlink_to("nowhere")
+    port = "a port is a number from 1 to 65535, a range two of them, such as 8000-8099"
+    assert problems(None, tmp_path) == [
+        "run/tcpnewconn.conf.d: cannot be read: Not a directory",
+        "etc/tcpnewconn.conf:1: Closed=yes: outside of a section; put it below [Report]",
+        "etc/tcpnewconn.conf:2: [Read]: renamed; use [Poll]",
+        "etc/tcpnewconn.conf:3: [Poll] Interval=fast: not a time span; use for example 10s, 500ms or 1min",
+        "etc/tcpnewconn.conf:4: [Colours]: unknown section; use [Poll] or [Report] or [PortScan]",
+        f"etc/tcpnewconn.conf:7: [Report] Ignore=:0: {port}",
+        f"etc/tcpnewconn.conf:7: [Report] Ignore=:x: {port}",
+        "etc/tcpnewconn.conf:7: [Report] Ignore=user:: not the name of a user; use for example user:nobody",
+        "etc/tcpnewconn.conf:8: bare: not an assignment; use for example Interval=10s",
+        "etc/tcpnewconn.conf.d/10-a.conf: cannot be read: No such file or directory",
+        "etc/tcpnewconn.conf.d/20-b.conf:2: [PortScan] Trusted=:80: only the network has an effect here; "
+        "use a network or an address, such as 10.0.0.0/8 or ::1",
+    ]
+
+
+def test_after_a_byte_that_is_not_utf_8_the_rest_is_checked_too(tmp_path: Path) -> None:
+    file = tmp_path / "given.conf"
+    file.write_bytes(b"\xef\xbb\xbf# caf\xe9\n[Poll]\nInterval=1\xff\nInterval=fast\n")
+    assert problems(file, tmp_path) == [
+        "given.conf:1: starts with a byte order mark; save the file as UTF-8 without one",
+        "given.conf:1: byte 0xe9 is not UTF-8; save the file as UTF-8",
+        "given.conf:3: byte 0xff is not UTF-8; save the file as UTF-8",
+        "given.conf:4: [Poll] Interval=fast: not a time span; use for example 10s, 500ms or 1min",
+    ]
+
+
+# What is in force, and where it comes from
+
+
+def test_it_says_which_files_were_read_and_what_each_setting_comes_from(tmp_path: Path, file: Path) -> None:
+    assert read(root=str(tmp_path)).files == ()
+    write(file, "[Poll]\nInterval=5\n[Report]\nIgnore=:1\nIgnore=\nIgnore=127.0.0.0/8, \\\n  ::1\nClosed=on\n")
+    drop_in = write(
+        tmp_path / "run/tcpnewconn.conf.d/1\n.conf",
+        "[Poll]\nInterval=90\n[Report]\nIgnore=:8000-8099\nClosed=\n[PortScan]\nPorts=off\n",
+    )
+    configuration = read(root=str(tmp_path))
+    assert configuration.files == (str(file), str(drop_in))
+    place = str(drop_in).replace("\n", "\\n")
+    assert (
+        configuration.text()
+        == f"""\
+[Poll]
+# {place}:2
+Interval=1min 30s
+
+[Report]
+# default
+Existing=yes
+# default
+Listeners=yes
+# default
+Closed=no
+# {file}:6
+Ignore=127.0.0.0/8 ::1
+# {place}:4
+Ignore=:8000-8099
+# default
+BurstLimit=100
+# default
+TotalLimit=1000
+
+[PortScan]
+# {place}:7
+Ports=off
+# default
+Within=60s
+# default
+Trusted=
+"""
+    )
+
+
+VALUES = {
+    "interval": st.integers(100_000, 86_400_000_000).map(lambda count: format_span(count / 1e6)),
+    "within": st.integers(1, 3600).map(lambda count: f"{count}s"),
+    "boolean": st.sampled_from(("yes", "no", "1", "off")),
+    "limit": st.integers(0, 1_000_000).map(str),
+    "ports": st.sampled_from(("off", "1", "1000")),
+    "rules": st.lists(
+        st.sampled_from((":1", "egress:10.0.0.0/8:1-9", "[::1]:2", "unit:a*.service", r"user:A\b", "::/0"))
+    ).map(", ".join),
+    "networks": st.lists(st.sampled_from(("10.0.0.0/8", "[::1]", "2001:db8::/32"))).map(" ".join),
+}
+
+
+@given(st.lists(st.sampled_from(SETTINGS).flatmap(lambda each: st.tuples(st.just(each), VALUES[each.kind]))))
+def test_what_is_shown_is_a_configuration_with_the_same_settings(
+    tmp_path_factory: pytest.TempPathFactory, given_values: list[tuple[Setting, str]]
+) -> None:
+    given = tmp_path_factory.getbasetemp() / f"given-{os.getpid()}.conf"
+    given.write_text("".join(f"[{each.section}]\n{each.name}={value}\n" for each, value in given_values))
+    configuration = read(str(given))
+    shown = given.with_suffix(".shown")
+    shown.write_text(configuration.text())
+    assert load(str(shown)) == configuration.settings
+
+
 PIECES = st.sampled_from(
     [
         *"[]=\\#; \t\r\n\0",
-        "[Read]\n",
+        "[Poll]\n",
         "[Report]\n",
         "Interval=",
         "Ignore=",
@@ -500,7 +659,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.one_of(st.binary(max_size=200), st.lists(PIECES, max_size=30).map(lambda pieces: "".join(pieces).encode())))
-@example(b"[Read]\nInterval=1\x85\n")
+@example(b"[Poll]\nInterval=1\x85\n")
 @example(b"\\")
 def test_any_bytes_are_a_configuration_or_one_line_of_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
@@ -510,10 +669,11 @@ def test_any_bytes_are_a_configuration_or_one_line_of_error(
     try:
         settings = load(str(file))
     except ConfigError as error:
-        said = str(error)
+        said = [str(error), *map(str, error.problems)]
     else:
         assert 0.1 <= settings.interval <= 86400
         return
-    assert said.startswith(str(file))
-    assert said.isprintable()
-    assert len(said) < 1000
+    for line in said:
+        assert line.startswith(str(file))
+        assert line.isprintable()
+        assert len(line) < 1000

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from tcpnewconn.model import LISTEN, Row, four_tuple_of, mirrored, unmapped
-from tcpnewconn.tracking.direction import Listeners, decided, directed
+from tcpnewconn.tracking.direction import decided, directed
+from tcpnewconn.tracking.listeners import Listeners
 from tests.support.table import packed
 
 # Local and remote end of a socket on this host.

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tcpnewconn.settings.ignore import DIRECTIONS, Rule, Rules, ignored, parse_rule
+from tcpnewconn.model import DIRECTIONS
+from tcpnewconn.settings.ignore import Rules, ignored
+from tcpnewconn.settings.rule import Rule, parse_network, parse_rule, split_list
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -122,7 +124,34 @@ def test_an_ipv6_network_never_matches_ipv4() -> None:
 def test_what_users_write_is_understood(
     text: str, direction: str | None, network: str | None, length: int, port: int | None
 ) -> None:
-    assert parse_rule(text) == Rule(direction, packed(network), length, port)
+    assert parse_rule(text) == Rule(direction, packed(network), length, None if port is None else (port, port))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (":8000-8099", Rule(ports=(8000, 8099))),
+        (":1-65535", Rule(ports=(1, 65535))),
+        (":80-80", Rule(ports=(80, 80))),
+        ("10.0.0.0/8:443-445", Rule(network=packed("10.0.0.0"), length=8, ports=(443, 445))),
+        ("10.0.0.5:443-445", Rule(network=packed("10.0.0.5"), length=32, ports=(443, 445))),
+        ("[2001:db8::/32]:1-2", Rule(network=packed("2001:db8::"), length=32, ports=(1, 2))),
+        ("egress:2001:db8::/32:1-2", Rule("egress", packed("2001:db8::"), 32, (1, 2))),
+        ("unit:cron.service", Rule(unit="cron.service")),
+        ("egress:unit:cron.service", Rule("egress", unit="cron.service")),
+        ("unit:user@*.service", Rule(unit="user@*.service")),
+        ("unit:user@1000.service", Rule(unit="user@1000.service")),
+        ("unit:docker-*", Rule(unit="docker-*")),
+        ("unit:a:b.socket", Rule(unit="a:b.socket")),
+        (r"unit:dev-a\x2db.swap", Rule(unit=r"dev-a\x2db.swap")),
+        ("user:nobody", Rule(user="nobody")),
+        ("ingress:user:systemd-*", Rule("ingress", user="systemd-*")),
+        ("user:EXAMPLE\\jane", Rule(user="EXAMPLE\\jane")),
+        ("user:jane@example.org", Rule(user="jane@example.org")),
+    ],
+)
+def test_ranges_units_and_users_are_understood(text: str, expected: Rule) -> None:
+    assert parse_rule(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -145,6 +174,25 @@ def test_what_users_write_is_understood(
         (":65536", "from 1 to 65535"),
         (":", "from 1 to 65535"),
         (":http", "from 1 to 65535"),
+        (":8099-8000", "begins with the lower one; use 8000-8099"),
+        (":8000-", "from 1 to 65535, a range two of them, such as 8000-8099"),
+        (":-8000", "from 1 to 65535"),
+        (":0-80", "from 1 to 65535"),
+        (":1-2-3", "from 1 to 65535"),
+        ("unit:", "not the name of a unit; use for example unit:cron.service or unit:user@*.service"),
+        ("unit:cron", "ends in .service, .scope, .socket, .mount, .swap; use for example cron.service"),
+        ("unit:cron.timer", "use for example cron.timer.service"),
+        ("unit:user@.service", "use unit:user@*.service"),
+        ("unit:system.slice", "a slice has no connections"),
+        ("unit:a/b.service", "not the name of a unit"),
+        ("unit:[ab].service", "not the name of a unit"),
+        ("unit:*\\", "not the name of a unit"),
+        ("user:", "not the name of a user; use for example user:nobody"),
+        ("user:1000", "given by name"),
+        ("user:a\\", "not the name of a user"),
+        ("user:a\x1b", "not the name of a user"),
+        ("egress:user:", "not the name of a user"),
+        ("egress:egress:user:a", "egress is neither a direction"),
         (":+80", "from 1 to 65535"),
         ("10.0.0.1:٨٠", "from 1 to 65535"),
         ("10.0.0.1:80:80", "not an address"),
@@ -173,7 +221,35 @@ def test_any_text_is_a_rule_or_a_value_error(text: str) -> None:
         rule = parse_rule(text)
     except ValueError:
         return
-    assert rule.network is not None or rule.port is not None
+    assert rule.network or rule.ports or rule.unit or rule.user
+    assert str(rule).isprintable()
+    assert not str(rule).endswith("\\")
+    assert parse_rule(str(rule)) == rule
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "10.0.0.5", "::1", "2001:db8::/32", "[2001:db8::/32]"])
+def test_a_network_is_read_as_a_rule_is(text: str) -> None:
+    assert parse_network(text) == parse_rule(text)
+
+
+@pytest.mark.parametrize(
+    "text", [":80", "10.0.0.0/8:80", "ingress:10.0.0.0/8", "ingress::80", "unit:cron.service", "user:nobody"]
+)
+def test_where_only_networks_count_nothing_else_is_taken(text: str) -> None:
+    with pytest.raises(ValueError, match="only the network has an effect here; use a network or an address, such as"):
+        parse_network(text)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "10.1.2.3/8", "80", "[::1", "egress:"])
+def test_what_is_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="use ") as error:
+        parse_network(text)
+    assert "unit:" not in str(error.value)
+
+
+def test_entries_of_a_list_stand_between_blanks_or_commas() -> None:
+    assert split_list("10.0.0.0/8, ::1,:80  ,\t:81") == ["10.0.0.0/8", "::1", ":80", ":81"]
+    assert split_list(" , ") == []
 
 
 @given(st.text(alphabet="0123456789abf:./[]%", max_size=20))
@@ -182,7 +258,7 @@ def test_what_ipaddress_refuses_is_refused(text: str) -> None:
         rule = parse_rule(text)
     except ValueError:
         return
-    if rule.network is not None and rule.port is None:
+    if rule.network is not None and rule.ports is None:
         network = ipaddress.ip_network(text.replace("[", "").replace("]", ""))
         assert unmapped(network) == (rule.network, rule.length)
 
@@ -203,50 +279,129 @@ addresses = st.one_of(
 )
 
 
+ports = st.sampled_from((1, 22, 23, 80, 443, 444, 8000, 8063, 8064, 8099, 65535))
+ranges = st.tuples(ports, ports).map(lambda both: (min(both), max(both)))
+# Names that patterns meet, by accident too.
+names = st.sampled_from(
+    ("a.service", "ab.service", "a@b.service", "a@c.service", ".service", "a[b].scope", "A.service")
+)
+patterns = st.sampled_from(("a*.service", "a@?.service", "*", "?.service", "a.s*", "*b*", "*.scope", "a[b]*"))
+directions = st.none() | st.sampled_from(DIRECTIONS)
+
+
 @st.composite
-def networks(draw: st.DrawFn) -> Network:
+def networks(draw: st.DrawFn) -> tuple[bytes, int]:
     address = draw(addresses)
     length = draw(st.one_of(st.integers(0, 8 * len(address)), st.just(8 * len(address))))
-    return ipaddress.ip_network((address, length), strict=False)
+    network = ipaddress.ip_network((address, length), strict=False)
+    return unmapped(network)
 
 
-Entry = tuple[str | None, Network | None, int | None]
-ports = st.sampled_from((22, 80, 443))
-entries = st.tuples(st.none() | st.sampled_from(DIRECTIONS), st.none() | networks(), st.none() | ports).filter(
-    lambda entry: entry[1] is not None or entry[2] is not None
+rules = st.one_of(
+    st.builds(lambda direction, network: Rule(direction, network[0], network[1]), directions, networks()),
+    st.builds(lambda direction, ports: Rule(direction, ports=ports), directions, ranges),
+    st.builds(
+        lambda direction, network, ports: Rule(direction, network[0], network[1], ports), directions, networks(), ranges
+    ),
+    st.builds(Rule, directions, unit=names | patterns),
+    st.builds(Rule, directions, user=names | patterns),
 )
 
 
-def written(entry: Entry) -> str:
-    direction, network, port = entry
-    text = "" if network is None else str(network)
-    if port is not None:
-        text = f"[{text}]:{port}" if network is not None and network.version == 6 else f"{text}:{port}"
-    return text if direction is None else f"{direction}:{text}"
-
-
-def expected(entry: Entry, direction: str, source: bytes, destination: bytes, port: int) -> bool:
-    """The same decision, by the ipaddress module and one rule at a time."""
-    its_direction, network, its_port = entry
-    if its_direction not in (None, direction) or its_port not in (None, port):
+def matches(pattern: str, name: str | None) -> bool:
+    """Whether a name is what a pattern describes, tried character by character."""
+    if name is None:
         return False
+    if not pattern:
+        return not name
+    if pattern[0] == "*":
+        return any(matches(pattern[1:], name[at:]) for at in range(len(name) + 1))
+    return bool(name) and pattern[0] in ("?", name[0]) and matches(pattern[1:], name[1:])
+
+
+Asked = tuple[str, bytes | None, bytes | None, int | None, str | None, str | None]
+
+
+def expected(rule: Rule, asked: Asked) -> bool:
+    """The same decision, by the ipaddress module and one rule at a time."""
+    direction, source, destination, port, unit, user = asked
+    if rule.direction not in (None, direction):
+        return False
+    if rule.unit is not None:
+        return matches(rule.unit, unit)
+    if rule.user is not None:
+        return matches(rule.user, user)
+    if rule.ports is not None and (port is None or not rule.ports[0] <= port <= rule.ports[1]):
+        return False
+    if rule.network is None:
+        return True
+    network = ipaddress.ip_network((rule.network, rule.length))
     compared = {"ingress": [source], "unknown": [source, destination]}.get(direction, [destination])
-    return network is None or all(ipaddress.ip_address(address) in network for address in compared)
+    return all(address is not None and ipaddress.ip_address(address) in network for address in compared)
 
 
 @given(
-    written_entries=st.lists(entries, max_size=6),
+    given_rules=st.lists(rules, max_size=8),
     direction=st.sampled_from(DIRECTIONS),
-    ends=st.tuples(addresses, addresses).filter(lambda ends: len(ends[0]) == len(ends[1])),
-    port=ports,
+    ends=st.tuples(st.none() | addresses, st.none() | addresses).filter(
+        lambda ends: None in ends or len(ends[0] or b"") == len(ends[1] or b"")
+    ),
+    port=st.none() | ports,
+    owner=st.tuples(st.none() | names, st.none() | names),
 )
-@example([(None, ipaddress.ip_network("0.0.0.0/0"), None)], "ingress", (bytes(4), bytes(4)), 22)
-def test_it_decides_as_the_ipaddress_module_would(
-    written_entries: list[Entry], direction: str, ends: tuple[bytes, bytes], port: int
+@example([Rule(network=bytes(4), length=0)], "ingress", (bytes(4), bytes(4)), 22, (None, None))
+def test_it_decides_as_one_rule_after_the_other_would(
+    given_rules: list[Rule],
+    direction: str,
+    ends: tuple[bytes | None, bytes | None],
+    port: int | None,
+    owner: tuple[str | None, str | None],
 ) -> None:
-    rules = Rules(tuple(parse_rule(written(entry)) for entry in written_entries))
-    wanted = any(expected(entry, direction, *ends, port) for entry in written_entries)
-    assert ignored(rules, direction, *ends, port) == wanted
+    wanted = any(expected(rule, (direction, *ends, port, *owner)) for rule in given_rules)
+    assert ignored(Rules(tuple(given_rules)), direction, *ends, port, *owner) == wanted
+
+
+@given(st.lists(rules, max_size=8).map(tuple))
+def test_rules_are_written_as_they_are_read(given_rules: tuple[Rule, ...]) -> None:
+    # Brackets are in no unit's name.
+    given_rules = tuple(rule for rule in given_rules if "[" not in f"{rule.unit}")
+    assert tuple(parse_rule(entry) for entry in split_list(str(Rules(given_rules)))) == given_rules
+
+
+@given(low=st.integers(1, 65535), high=st.integers(1, 65535))
+@example(1, 65535)
+@example(1, 65534)
+def test_a_range_of_ports_takes_few_look_ups_and_has_every_port_once(low: int, high: int) -> None:
+    low, high = min(low, high), max(low, high)
+    rules = Rules((parse_rule(f":{low}-{high}"),))
+    assert sum(len(shape.keys) for shape in rules.ports) <= 30
+    for port in {low, (low + high) // 2, high}:
+        assert ignored(rules, "egress", None, None, port)
+    for port in {low - 1, high + 1}:
+        assert not ignored(rules, "egress", None, None, port)
+
+
+def test_units_and_users_are_matched_by_name_and_pattern() -> None:
+    rules = Rules(tuple(map(parse_rule, ("unit:user@*.service", "unit:cron.service", "egress:user:nobody"))))
+    assert ignored(rules, "egress", None, None, None, "user@1000.service")
+    assert ignored(rules, "ingress", None, None, None, "cron.service", None)
+    assert not ignored(rules, "ingress", None, None, None, "crond.service", "root")
+    assert not ignored(rules, "ingress", None, None, None, "xuser@1000.service")
+    assert not ignored(rules, "ingress", None, None, None, "user@1000.service.service2")
+    assert ignored(rules, "egress", None, None, None, None, "nobody")
+    assert not ignored(rules, "ingress", None, None, None, None, "nobody")
+    assert not ignored(rules, "egress", None, None, None)
+    # A bracket is a bracket.
+    rules = Rules((parse_rule("user:a[b]*"),))
+    assert ignored(rules, "egress", None, None, None, None, "a[b]c")
+    assert not ignored(rules, "egress", None, None, None, None, "abc")
+
+
+def test_names_are_needed_only_where_a_rule_asks_for_one() -> None:
+    assert not Rules().by_owner
+    assert not Rules((parse_rule("10.0.0.0/8"), parse_rule(":80-90"))).by_owner
+    assert Rules((parse_rule(":80"), parse_rule("unit:*"))).by_owner
+    assert Rules((parse_rule("user:nobody"),)).by_owner
 
 
 def test_ten_thousand_rules_take_no_longer_than_one() -> None:
@@ -258,5 +413,7 @@ def test_ten_thousand_rules_take_no_longer_than_one() -> None:
 
     one = Rules((parse_rule("10.0.0.1"),))
     many = Rules(tuple(parse_rule(f"10.{n >> 8}.{n & 255}.1") for n in range(10_000)))
+    ranges = Rules(tuple(parse_rule(f"10.{n >> 8}.{n & 255}.1:1-65535") for n in range(1_000)))
     # Looked through one by one they would take thousands of times as long.
-    assert min(seconds(many) for _ in range(3)) < 20 * min(seconds(one) for _ in range(3))
+    for other in (many, ranges):
+        assert min(seconds(other) for _ in range(3)) < 20 * min(seconds(one) for _ in range(3))

@@ -1,25 +1,16 @@
-"""The figures for Prometheus: what is counted, how it is written, and that it is the service's smallest worry."""
+"""The metrics for Prometheus: what is counted, and how it is written."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import stat
 from pathlib import Path
 
 import pytest
 
-from tcpnewconn.health.metrics import (
-    METRICS,
-    PREFIX,
-    REASONS,
-    SOURCES,
-    Counters,
-    MetricsFile,
-    ServiceStatistics,
-    exposition,
-)
+from tcpnewconn.health.counters import REASONS, SOURCES, Counters, ServiceStatistics
+from tcpnewconn.health.metrics import METRICS, PREFIX, MetricsFile, exposition
 from tcpnewconn.model import (
     Closed,
     Connection,
@@ -31,8 +22,7 @@ from tcpnewconn.model import (
     Recovered,
 )
 from tests.support import exposition as written
-from tests.support.supervised import Supervised
-from tests.support.table import Tables, line, listener
+from tests.support.table import Tables, line
 from tests.support.terminal import TREE, run
 
 HERE, PEER = Endpoint(bytes([10, 0, 0, 5]), 22), Endpoint(bytes([203, 0, 113, 9]), 50000)
@@ -40,14 +30,13 @@ HERE6, PEER6 = Endpoint(bytes(15) + b"\1", 22), Endpoint(bytes(15) + b"\2", 5000
 
 
 def connection(
-    source: Endpoint = PEER, destination: Endpoint = HERE, direction: str = "ingress", seen: str = "read"
+    source: Endpoint = PEER, destination: Endpoint = HERE, direction: str = "ingress", detected_by: str = "poll"
 ) -> Connection:
-    return Connection(source, destination, direction, seen, "id", 1)
+    return Connection(source, destination, direction, detected_by, "id", 1)
 
 
 def written_out(counters: Counters) -> dict[str, float]:
     text = exposition(counters, ServiceStatistics(10.0))
-    written.check(text)
     return written.series(text)
 
 
@@ -56,7 +45,6 @@ def written_out(counters: Counters) -> dict[str, float]:
 
 def test_every_series_is_there_from_the_start() -> None:
     text = exposition(Counters(), ServiceStatistics(10.0))
-    written.check(text)
     assert text.endswith("\n")
     found = written.series(text)
     for metric in METRICS:
@@ -68,7 +56,7 @@ def test_every_series_is_there_from_the_start() -> None:
     assert {name for name in found if "sockets" in name} == {
         f'tcpnewconn_sockets{{state="{state}"}}'
         for state in (
-            *("established", "syn_sent", "syn_recv", "fin_wait1", "fin_wait2", "time_wait", "close"),
+            *("established", "syn_sent", "syn_received", "fin_wait_1", "fin_wait_2", "time_wait", "closed"),
             *("close_wait", "last_ack", "listen", "closing"),
         )
     }
@@ -78,24 +66,26 @@ def test_every_series_is_there_from_the_start() -> None:
     assert set(written_out(counters)) == set(found)
 
 
-def test_connections_are_counted_by_direction_family_and_where_they_were_seen() -> None:
+def test_connections_are_counted_by_direction_family_and_how_they_were_detected() -> None:
     counters = Counters()
     counters.connection(connection(), False)
     counters.connection(connection(), True)
-    counters.connection(connection(PEER6, HERE6, "egress", "closed"), True)
+    counters.connection(connection(PEER6, HERE6, "egress", "notification"), True)
     counters.connection(connection(Endpoint(None, 1), HERE6, "unknown", "startup"), False)
-    counters.connection(connection(Endpoint(None, None), HERE, "unknown", "closed"), False)
+    counters.connection(connection(Endpoint(None, None), HERE, "unknown", "notification"), False)
     found = written_out(counters)
-    assert {name: value for name, value in found.items() if "connections" in name and value} == {
+    assert {
+        name: value for name, value in found.items() if "_summarized" not in name and "connections" in name and value
+    } == {
         'tcpnewconn_connections_total{direction="ingress",family="ipv4"}': 2,
         'tcpnewconn_connections_total{direction="egress",family="ipv6"}': 1,
         'tcpnewconn_connections_total{direction="unknown",family="ipv6"}': 1,
         'tcpnewconn_connections_total{direction="unknown",family="ipv4"}': 1,
-        'tcpnewconn_connections_seen_total{seen="read"}': 2,
-        'tcpnewconn_connections_seen_total{seen="closed"}': 2,
-        'tcpnewconn_connections_seen_total{seen="startup"}': 1,
+        'tcpnewconn_connections_detected_total{detected_by="poll"}': 2,
+        'tcpnewconn_connections_detected_total{detected_by="notification"}': 2,
+        'tcpnewconn_connections_detected_total{detected_by="startup"}': 1,
     }
-    assert found["tcpnewconn_folded_total"] == 2
+    assert found["tcpnewconn_connections_summarized_total"] == 2
 
 
 def test_other_events_are_counted_by_what_they_are() -> None:
@@ -126,41 +116,40 @@ def test_a_source_is_degraded_until_it_is_back(source: str) -> None:
     assert written_out(counters)[name] == 0
 
 
-def test_how_it_fares_is_in_base_units() -> None:
-    course = ServiceStatistics(0.1, reads=7, failed=2, overruns=3, seconds=0.0123456, last_read=1.795e9, waiting=4)
-    course.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
-    course.cpu, course.memory, course.started = 1.5, 20480, 1.7949e9
-    text = exposition(Counters(), course)
-    written.check(text)
+def test_the_statistics_of_the_service_are_in_base_units() -> None:
+    statistics = ServiceStatistics(0.1, polls=7, failed=2, skipped=3, seconds=0.0123456, last_poll=1.795e9, waiting=4)
+    statistics.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
+    statistics.cpu, statistics.memory, statistics.started = 1.5, 20480, 1.7949e9
+    text = exposition(Counters(), statistics)
     found = written.series(text)
-    assert found['tcpnewconn_reads_total{result="ok"}'] == found["tcpnewconn_read_duration_seconds_count"] == 7
-    assert found['tcpnewconn_reads_total{result="failed"}'] == 2
-    assert found["tcpnewconn_read_overruns_total"] == 3
-    assert found["tcpnewconn_read_duration_seconds_sum"] == 0.012346
-    assert found["tcpnewconn_last_read_timestamp_seconds"] == 1.795e9
-    assert found["tcpnewconn_read_interval_seconds"] == 0.1
-    assert found["tcpnewconn_journal_waiting"] == 4
-    # Two numbers of the kernel's are one state; one that nobody knows has no name.
+    assert found['tcpnewconn_polls_total{result="ok"}'] == found["tcpnewconn_poll_duration_seconds_count"] == 7
+    assert found['tcpnewconn_polls_total{result="failed"}'] == 2
+    assert found["tcpnewconn_polls_skipped_total"] == 3
+    assert found["tcpnewconn_poll_duration_seconds_sum"] == 0.012346
+    assert found["tcpnewconn_last_poll_timestamp_seconds"] == 1.795e9
+    assert found["tcpnewconn_poll_interval_seconds"] == 0.1
+    assert found["tcpnewconn_journal_entries_waiting"] == 4
+    assert found["tcpnewconn_running"] == 1
+    # Two of the kernel's states have one name; unknown ones are left out.
     sockets = {name: value for name, value in found.items() if "sockets" in name and value}
     assert sockets == {
-        f'tcpnewconn_sockets{{state="{s}"}}': n for s, n in (("established", 5), ("syn_recv", 3), ("listen", 3))
+        f'tcpnewconn_sockets{{state="{s}"}}': n for s, n in (("established", 5), ("syn_received", 3), ("listen", 3))
     }
     assert found["tcpnewconn_process_cpu_seconds_total"] == 1.5
     assert found["tcpnewconn_process_resident_memory_bytes"] == 20480
     assert found["tcpnewconn_process_start_time_seconds"] == 1.7949e9
 
 
-def test_a_process_can_look_at_itself() -> None:
-    course = ServiceStatistics(10.0)
-    course.look()
-    assert course.cpu > 0
-    assert 1 << 20 < course.memory < 1 << 32
+def test_a_process_measures_itself() -> None:
+    statistics = ServiceStatistics(10.0)
+    statistics.measure()
+    assert statistics.cpu > 0
+    assert 1 << 20 < statistics.memory < 1 << 32
 
 
 def test_the_first_file_of_the_package_says_the_same_of_what_it_has() -> None:
     (content,) = re.findall(r"(?m)^f (?:\S+ ){5}(.*)$", (TREE / "systemd" / "tcpnewconn.tmpfiles").read_text())
     text = content.replace("\\n", "\n")
-    written.check(text)
     assert text.endswith("_seconds 0\n")
     assert text in exposition(Counters(), ServiceStatistics(10.0)).replace(" 0.0\n", " 0\n")
 
@@ -192,11 +181,11 @@ def test_who_has_the_file_open_reads_it_whole(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named_and_tried_again(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    file = MetricsFile(f"{folder}/tcpnewconn.prom")
+    directory = tmp_path / "run"
+    file = MetricsFile(f"{directory}/tcpnewconn.prom")
     file.write("one 1\n")
     assert file.problem == f"{file.path}: No such file or directory"
-    folder.mkdir()
+    directory.mkdir()
     file.write("one 1\n")
     assert file.problem is None
     assert Path(file.path).read_text() == "one 1\n"
@@ -214,145 +203,13 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert not (tmp_path / "tcpnewconn.prom").is_symlink()
 
 
-# --- the service -----------------------------------------------------------------------------------------------------
-
-SSH = listener("0.0.0.0:22", inode=10)
-
-
-def incoming(number: int) -> object:
-    return line("10.0.0.5:22", f"203.0.113.{number % 200}:{50000 + number}", inode=100 + number)
-
-
-@pytest.fixture
-def tables(tmp_path: Path) -> Tables:
-    made = Tables(tmp_path / "proc")
-    made.write([SSH, incoming(0)])  # type: ignore[list-item]
-    return made
-
-
-def options(tables: Tables, *more: str) -> list[str]:
-    return ["--procfs", str(tables.folder), "--interval", "100ms", *more]
-
-
-def test_the_service_writes_it_after_each_read_and_leaves_it_at_its_end(tables: Tables, tmp_path: Path) -> None:
-    file = tmp_path / "figures.prom"
-    with Supervised(*options(tables, "--metrics", str(file))) as service:
-        service.ready()
-        # It is there when the service says that it is ready.
-        first = written.series(file.read_text())
-        assert first['tcpnewconn_connections_total{direction="ingress",family="ipv4"}'] == 1
-        assert first['tcpnewconn_connections_seen_total{seen="startup"}'] == 1
-        assert first["tcpnewconn_listeners_total"] == 1
-        assert first['tcpnewconn_sockets{state="established"}'] == first['tcpnewconn_sockets{state="listen"}'] == 1
-        tables.write([SSH, *map(incoming, range(3))])  # type: ignore[list-item]
-        service.wait(lambda: len(service.lines) == 4, "the new ones")
-        service.reads(2)
-        second = written.series(file.read_text())
-        assert second['tcpnewconn_connections_total{direction="ingress",family="ipv4"}'] == 3
-        assert second['tcpnewconn_connections_seen_total{seen="read"}'] == 2
-        assert second['tcpnewconn_reads_total{result="ok"}'] > first['tcpnewconn_reads_total{result="ok"}']
-        assert second["tcpnewconn_last_read_timestamp_seconds"] > first["tcpnewconn_last_read_timestamp_seconds"]
-        assert second["tcpnewconn_process_start_time_seconds"] == first["tcpnewconn_process_start_time_seconds"]
-        assert service.stop() == 0
-        assert service.said == []
-    written.check(file.read_text())
-    assert set(tmp_path.iterdir()) == {tables.folder, file}
-
-
-def test_folded_connections_count_by_their_number(tables: Tables, tmp_path: Path) -> None:
-    file, settings = tmp_path / "figures.prom", tmp_path / "folded.conf"
-    settings.write_text("[Report]\nBurstLimit=1\nTotalLimit=10\n")
-    with Supervised(*options(tables, "--metrics", str(file), "--config", str(settings))) as service:
-        service.ready()
-        tables.write([SSH, *map(incoming, range(500))])  # type: ignore[list-item]
-        service.wait(lambda: written.summed(file.read_text(), "tcpnewconn_connections_total") == 500, "all of them")
-        folded = written.series(file.read_text())["tcpnewconn_folded_total"]
-        assert service.stop() == 0
-        by_themselves = sum("New connection: " in line for line in service.lines)
-    assert folded == 500 - by_themselves > 400
-
-
-def test_what_fails_is_counted_too(tables: Tables, tmp_path: Path) -> None:
-    file = tmp_path / "figures.prom"
-    with Supervised(*options(tables, "--metrics", str(file))) as service:
-        service.ready()
-        away = tables.tcp.with_name("away")
-        tables.tcp.rename(away)
-        service.wait(lambda: len(service.lines) == 3, "degraded event")
-        service.reads(2)
-        found = written.series(file.read_text())
-        assert found['tcpnewconn_reads_total{result="failed"}'] > 1
-        assert found['tcpnewconn_source_degraded{source="proc"}'] == 1
-        away.rename(tables.tcp)
-        service.wait(lambda: len(service.lines) == 4, "recovered event")
-        tables.tcp.write_bytes(tables.tcp.read_bytes() + b"   9: nonsense\n")
-        service.wait(lambda: len(service.lines) == 5, "loss event")
-        service.reads(1)
-        found = written.series(file.read_text())
-        assert found['tcpnewconn_source_degraded{source="proc"}'] == 0
-        assert found['tcpnewconn_lost_total{reason="malformed"}'] >= 1
-
-
-def test_a_read_that_takes_too_long_is_an_overrun(tables: Tables, tmp_path: Path) -> None:
-    from tests.support.slow_table import SlowTable
-
-    file = tmp_path / "figures.prom"
-    table = tables.tcp.read_bytes()
-    with Supervised(*options(tables, "--metrics", str(file))) as service:
-        service.ready()
-        slow = SlowTable(tables.tcp)
-        slow.wait()
-        before = written.series(file.read_text())["tcpnewconn_read_overruns_total"]
-        # Ten intervals.
-        signal.sigtimedwait([], 1.0)
-        slow.answer(table)
-        service.reads(2)
-        assert written.series(file.read_text())["tcpnewconn_read_overruns_total"] >= before + 9
-
-
-def test_a_file_that_cannot_be_written_is_one_warning_and_no_more(tables: Tables, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    file = folder / "tcpnewconn.prom"
-    with Supervised(*options(tables), more={"RUNTIME_DIRECTORY": f"{folder}:/elsewhere"}) as service:
-        service.ready()
-        service.reads(3)
-        (said,) = service.said
-        assert said.startswith(f"tcpnewconn: {file}: No such file or directory; ")
-        folder.mkdir()
-        service.wait(lambda: len(service.said) == 2, "the news that it is written again")
-        assert service.said[1] == f"tcpnewconn: {file} is written again"
-        assert service.stop() == 0
-    written.check(file.read_text())
-
-
-def test_in_a_terminal_nothing_is_written_unless_it_is_asked_for(tables: Tables, tmp_path: Path) -> None:
+def test_in_a_terminal_nothing_is_written_unless_it_is_asked_for(tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "proc")
+    tables.write([line("10.0.0.5:22", "203.0.113.9:50000", inode=100)])
     once = ["--procfs", str(tables.folder), "--once"]
     assert run(*once, more={"RUNTIME_DIRECTORY": str(tmp_path)}).returncode == 0
     assert set(tmp_path.iterdir()) == {tables.folder}
-    assert run(*once, "--metrics", f"{tmp_path}/figures.prom").returncode == 0
-    assert written.summed((tmp_path / "figures.prom").read_text(), "tcpnewconn_connections_total") == 1
-
-
-# --- what is written about them --------------------------------------------------------------------------------------
-
-
-def labels_of(name: str) -> str:
-    """As the table has them: each label with its values, but for that of the version."""
-    values: dict[str, dict[str, None]] = {}
-    for one in written.series(exposition(Counters(), ServiceStatistics(10.0))):
-        if re.fullmatch(rf"{name}(_sum|_count)?(\{{.*\}})?", one):
-            for label, value in re.findall(r'(\w+)="([^"]*)"', one):
-                values.setdefault(label, {})[f"`{value}`"] = None
-    listed = (
-        f"`{label}`: {', '.join(given)}" if label != "version" else "`version`" for label, given in values.items()
-    )
-    return "; ".join(listed)
-
-
-def test_every_metric_is_documented_with_its_type_labels_and_meaning_and_no_other() -> None:
-    lines = re.findall(r"(?m)^\| `tcpnewconn_.*$", (TREE / "docs" / "metrics.md").read_text())
-    documented = [tuple(cell.strip() for cell in line.split("|")[1:5]) for line in lines]
-    names = [PREFIX + metric.name for metric in METRICS]
-    assert documented == [
-        (f"`{name}`", metric.kind, labels_of(name), metric.meaning) for name, metric in zip(names, METRICS, strict=True)
-    ]
+    assert run(*once, "--metrics", f"{tmp_path}/metrics.prom").returncode == 0
+    found = written.series((tmp_path / "metrics.prom").read_text())
+    assert found['tcpnewconn_connections_total{direction="ingress",family="ipv4"}'] == 1
+    assert found["tcpnewconn_running"] == 0

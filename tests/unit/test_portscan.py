@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tcpnewconn.model import ESTABLISHED, Connection, Endpoint, PortScan
-from tcpnewconn.reporting import portscan as scan
+from tcpnewconn.reporting import portscan as module
 from tcpnewconn.reporting.portscan import PortScans
 
 HERE = bytes([10, 0, 0, 5])
@@ -21,7 +21,7 @@ def source(number: int) -> bytes:
 
 def connected(scans: PortScans, number: int, port: int, now: float, direction: str = "ingress") -> PortScan | None:
     connection = Connection(
-        Endpoint(source(number), 50000), Endpoint(HERE, port), direction, "closed", "id", ESTABLISHED
+        Endpoint(source(number), 50000), Endpoint(HERE, port), direction, "notification", "id", ESTABLISHED
     )
     return scans.notice(connection, now)
 
@@ -34,12 +34,12 @@ def test_a_scan_is_noticed_at_the_port_that_is_one_too_many() -> None:
 
 def test_once_per_source_and_period() -> None:
     scans = PortScans(3, 60.0)
-    told = [
+    reported = [
         now / 2
         for now in range(300)
         if connected(scans, 1, 1000 + now, now / 2) is not None
     ]  # fmt: skip
-    assert told == [1.5, 61.5, 121.5]
+    assert reported == [1.5, 61.5, 121.5]
 
 
 def test_the_same_port_again_is_no_scan() -> None:
@@ -64,7 +64,7 @@ def test_off() -> None:
 
 
 def test_a_scan_from_many_addresses_is_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "_MOST_SOURCES", 10)
+    monkeypatch.setattr(module, "_MOST_SOURCES", 10)
     scans = PortScans(3, 60.0)
     for number in range(50):
         connected(scans, number, 80, float(number))
@@ -79,18 +79,18 @@ def test_a_scan_from_many_addresses_is_bounded_and_counted(monkeypatch: pytest.M
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 6), st.floats(0, 30)), max_size=200), st.integers(1, 4))
 @example([(2, 1, 0.0), (2, 2, 0.0), (2, 1, 1.0), (2, 2, 29.0), (2, 2, 30.0)], 1)
 def test_as_defined(visits: list[tuple[int, int, float]], ports: int) -> None:
-    """More than so many ports within a minute, not told within a minute: the same as from the whole history."""
+    """More than so many ports within a minute, not reported within a minute: the same as from the whole history."""
     scans = PortScans(ports, 60.0)
     now = 0.0
     history: dict[int, dict[int, float]] = defaultdict(dict)
-    told: dict[int, float] = {}
+    reported: dict[int, float] = {}
     for number, port, later in visits:
         now += later
         history[number][port] = now
         recent = sorted(port for port, at in history[number].items() if at > now - 60.0)
         notice = connected(scans, number, port, now)
-        if len(recent) > ports and now >= told.get(number, -1000.0) + 60.0:
-            told[number] = now
+        if len(recent) > ports and now >= reported.get(number, -1000.0) + 60.0:
+            reported[number] = now
             assert notice is not None
             assert set(notice.ports) <= set(recent)
             assert list(notice.ports) == sorted(notice.ports)

@@ -13,10 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcpnewconn.kernel.procnet import ProcNet, Read
+from tcpnewconn.kernel.procnet import Poll, ProcNet, Unreadable
 from tcpnewconn.model import CONNECTED, LISTEN, Endpoint, Row, endpoints, four_tuple_of, unmapped
-from tests.support.namespace import Namespace, namespace
-from tests.support.program import LOSS, once
 from tests.support.table import TITLES, Line, Tables, line, listener
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "linux-6.18-x86_64"
@@ -33,14 +31,8 @@ def same_tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     return Tables(tmp_path_factory.mktemp("tables"))
 
 
-@pytest.fixture(scope="module")
-def here() -> Iterator[Namespace]:
-    with namespace() as made:
-        yield made
-
-
-def read(tables: Tables, byteorder: str = "little") -> Read:
-    return ProcNet(str(tables.folder), byteorder).read()
+def poll(tables: Tables, byteorder: str = "little") -> Poll:
+    return ProcNet(str(tables.folder), byteorder).poll()
 
 
 def written(row: Row) -> str:
@@ -139,8 +131,8 @@ def test_a_malformed_row_is_counted_with_its_line_and_the_others_are_read(name: 
     broken = MALFORMED[name](BROKEN.text(1))
     assert broken != BROKEN.text(1)
     tables.tcp.write_bytes(TITLES + BEFORE.text(0) + broken + AFTER.text(2))
-    result = read(tables)
-    assert [written(row) for row in result.changed] == [
+    result = poll(tables)
+    assert [written(row) for row in result.rows()] == [
         "10.0.0.5:22 203.0.113.9:51544 1",
         "10.0.0.7:443 203.0.113.9:51546 1",
     ]
@@ -171,8 +163,8 @@ def test_the_same_in_the_table_of_ipv6(name: str, tables: Tables) -> None:
     tables.write([BEFORE6, BEFORE, AFTER6])
     titles, before, after = tables.tcp6.read_bytes().splitlines(keepends=True)
     tables.tcp6.write_bytes(titles + before + MALFORMED6[name](BROKEN6.text(1)) + after)
-    result = read(tables)
-    assert [written(row) for row in result.changed] == [
+    result = poll(tables)
+    assert [written(row) for row in result.rows()] == [
         "10.0.0.5:22 203.0.113.9:51544 1",
         "[2001:db8::5]:22 [2001:db8::9]:51544 1",
         "[2001:db8::7]:443 [2001:db8::9]:51546 1",
@@ -188,43 +180,31 @@ def test_every_malformed_row_counts_and_the_first_is_shown(tables: Tables) -> No
     for place in (0, 7, 600, 1300, 1999):
         rows[place] = b" 123: nonsense\n"
     tables.tcp.write_bytes(TITLES + b"".join(rows))
-    result = read(tables)
-    assert len(list(result.changed)) == 1
+    result = poll(tables)
+    assert len(list(result.rows())) == 1
     assert result.malformed == 5
     assert result.first_malformed is not None
     assert result.first_malformed.line == 2
     rows[0] = BEFORE.text(0)
     rows[7] = BEFORE.text(7)
     tables.tcp.write_bytes(TITLES + b"".join(rows))
-    result = read(tables)
+    result = poll(tables)
     assert result.first_malformed is not None
     assert (result.malformed, result.first_malformed.line) == (3, 602)
 
 
-def test_a_malformed_row_is_told_in_one_loss_event(tables: Tables, here: Namespace) -> None:
-    tables.tcp.write_bytes(TITLES + BEFORE.text(0) + b"   1: 0600000A:\x1b[31m nonsense\n" + AFTER.text(2) + b"\n")
-    events = once(here, "--procfs", str(tables.folder))
-    (loss,) = [event for event in events if event["message_id"] == LOSS]
-    assert loss["tcpnewconn.count"] == 2
-    assert loss["tcpnewconn.reason"] == "malformed"
-    assert f"{tables.tcp} line 3: 1: " not in loss["message"]
-    assert f"{tables.tcp} line 3: " in loss["message"]
-    assert r"\x1b[31m nonsense" in loss["message"]
-    assert len(events) == 3
-
-
 def test_a_last_row_without_its_newline_is_read(tables: Tables) -> None:
     tables.tcp.write_bytes(TITLES + BEFORE.text(0) + AFTER.text(1).rstrip())
-    result = read(tables)
-    assert len(list(result.changed)) == 2
+    result = poll(tables)
+    assert len(list(result.rows())) == 2
     assert result.malformed == 0
 
 
 def test_a_last_row_that_is_cut_is_malformed(tables: Tables) -> None:
     for length in range(1, AFTER.text(1).index(b" 103 ") + 1):
         tables.tcp.write_bytes(TITLES + BEFORE.text(0) + AFTER.text(1)[:length])
-        result = read(tables)
-        assert len(list(result.changed)) == 1, length
+        result = poll(tables)
+        assert len(list(result.rows())) == 1, length
         assert result.malformed == 1, length
 
 
@@ -233,24 +213,24 @@ def test_a_table_without_rows_has_none(table: bytes, tables: Tables) -> None:
     tables.tcp.write_bytes(table)
     tables.tcp6.unlink()
     try:
-        result = read(tables)
-        assert list(result.changed) == result.listeners == []
-        assert (result.rows, result.malformed) == (0, 0)
+        result = poll(tables)
+        assert list(result.rows()) == result.listeners == []
+        assert (result.count, result.malformed) == (0, 0)
     finally:
         tables.write()
 
 
-def test_without_a_table_of_ipv4_a_read_fails(tmp_path: Path) -> None:
+def test_without_a_table_of_ipv4_a_poll_fails(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
-    with pytest.raises(FileNotFoundError, match="net/tcp"):
-        ProcNet(str(tmp_path)).read()
+    with pytest.raises(Unreadable, match=r"net/tcp: No such file"):
+        ProcNet(str(tmp_path)).poll()
 
 
 @pytest.mark.parametrize("state", [state for state in range(256) if state not in CONNECTED | {LISTEN}])
 def test_a_state_that_is_no_connection_or_is_unknown_is_passed_over(state: int, tables: Tables) -> None:
     tables.write([BEFORE, line("10.0.0.6:80", "203.0.113.9:51545", state, inode=102), AFTER])
-    result = read(tables)
-    assert [row.inode for row in result.changed] == [101, 103]
+    result = poll(tables)
+    assert [row.inode for row in result.rows()] == [101, 103]
     assert result.malformed == 0
 
 
@@ -258,7 +238,22 @@ def test_columns_that_a_later_kernel_adds_do_not_matter(tables: Tables) -> None:
     longer = BROKEN.text(0).rstrip() + b" 17 new=yes\n"
     shorter = AFTER.text(1)[: AFTER.text(1).index(b" 103 ")] + b" 103\n"
     tables.tcp.write_bytes(TITLES + longer + shorter)
-    assert [(row.uid, row.inode) for row in read(tables).changed] == [(33, 102), (0, 103)]
+    assert [(row.uid, row.inode) for row in poll(tables).rows()] == [(33, 102), (0, 103)]
+
+
+def test_a_row_that_ends_at_the_inode_is_read_wherever_it_stands(tables: Tables) -> None:
+    rows = [line("10.0.0.5:22", f"203.0.113.9:{port}", inode=port) for port in (101, 102, 103)]
+    short = [
+        row.text(slot)[: row.text(slot).index(b" %d " % row.inode)] + b" %d\n" % row.inode
+        for slot, row in enumerate(rows)
+    ]
+    tables.tcp.write_bytes(TITLES + b"".join(short))
+    proc = ProcNet(str(tables.folder))
+    first = proc.poll()
+    assert [row.inode for row in first.rows()] == [101, 102, 103]
+    assert first.malformed == 0
+    # And it is known then.
+    assert list(proc.poll().rows()) == []
 
 
 # --- any row ---------------------------------------------------------------------------------------------------------
@@ -292,8 +287,8 @@ def test_every_row_that_a_kernel_can_write_is_read_back(
     row: Line, byteorder: str, slot: int, same_tables: Tables
 ) -> None:
     same_tables.write([row], byteorder, slot)
-    result = read(same_tables, byteorder)
-    assert [*result.changed, *result.listeners] == [
+    result = poll(same_tables, byteorder)
+    assert [*result.rows(), *result.listeners] == [
         Row(
             four_tuple_of(unmapped(row.local[0]), row.local[1], unmapped(row.remote[0]), row.remote[1]),
             row.state,
@@ -309,8 +304,8 @@ def test_every_row_that_a_kernel_can_write_is_read_back(
 def test_random_bytes_never_raise_and_never_are_a_socket(table: bytes, same_tables: Tables) -> None:
     same_tables.write()
     same_tables.tcp.write_bytes(table)
-    result = read(same_tables)
-    assert [*result.changed, *result.listeners] == []
+    result = poll(same_tables)
+    assert [*result.rows(), *result.listeners] == []
     assert [*result.gone, *result.gone_listeners] == []
 
 
@@ -337,12 +332,12 @@ def test_a_damaged_table_tells_of_no_socket_that_does_not_stand_in_it(
     for place, length, put_there in table:
         damaged[place : place + length] = put_there
     same_tables.tcp.write_bytes(damaged)
-    result = read(same_tables)
+    result = poll(same_tables)
     standing = {
         (match["ends"], int(match["state"], 16), int(match["uid"]), int(match["inode"]))
         for match in ANY_ROW.finditer(bytes(damaged))
     }
-    for row in [*result.changed, *result.listeners]:
+    for row in [*result.rows(), *result.listeners]:
         local, remote = (_hexadecimal(end) for end in endpoints(row.four_tuple))
         assert (b"%b %b" % (local, remote), row.state, row.uid or 0, row.inode) in standing
 
@@ -357,7 +352,7 @@ def _hexadecimal(end: Endpoint) -> bytes:
 
 @contextmanager
 def by_pieces(path: Path, text: bytes, sizes: Iterator[int]) -> Iterator[None]:
-    """A file of which each read() gets one piece, of the next of these sizes (at most a page), as from /proc.
+    """A file of which each poll() gets one piece, of the next of these sizes (at most a page), as from /proc.
 
     It is a pipe in packet mode (O_DIRECT, pipe(2)), opened by way of /proc/self/fd.
     """
@@ -396,9 +391,9 @@ def test_a_table_is_the_same_wherever_a_read_ends(
         text = text.rstrip(b" \n")
     same_tables.write()
     with by_pieces(same_tables.tcp, text, iter([size, *[4096] * 100])):
-        result = read(same_tables)
-    assert [row.inode for row in result.changed] == list(range(1, rows + 1))
-    assert (result.rows, result.malformed) == (rows, 0)
+        result = poll(same_tables)
+    assert [row.inode for row in result.rows()] == list(range(1, rows + 1))
+    assert (result.count, result.malformed) == (rows, 0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 149, 150, 151])
@@ -406,17 +401,17 @@ def test_a_table_that_comes_in_small_pieces_is_the_same(size: int, tables: Table
     expected = [written(row) for row in captured()]
     tables.write()
     with by_pieces(tables.tcp, CAPTURED, iter([size] * len(CAPTURED))):
-        result = read(tables)
-    assert [written(row) for row in [*result.listeners, *result.changed]] == expected
+        result = poll(tables)
+    assert [written(row) for row in [*result.listeners, *result.rows()]] == expected
 
 
 def captured() -> list[Row]:
-    result = ProcNet(str(FIXTURES / "many"), "little").read()
-    return [*result.listeners, *result.changed]
+    result = ProcNet(str(FIXTURES / "many"), "little").poll()
+    return [*result.listeners, *result.rows()]
 
 
 def test_a_listener_is_told_apart_from_its_connections(tables: Tables) -> None:
     tables.write([listener("10.0.0.5:22", 7), BEFORE, listener("[::]:22", 8), BEFORE6])
-    result = read(tables)
+    result = poll(tables)
     assert [row.inode for row in result.listeners] == [7, 8]
-    assert [row.inode for row in result.changed] == [101, 101]
+    assert [row.inode for row in result.rows()] == [101, 101]

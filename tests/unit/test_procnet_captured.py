@@ -1,10 +1,10 @@
-"""What is read of tables captured from real kernels: see fixtures/README.md for which, and how."""
+"""What is poll of tables captured from real kernels: see fixtures/README.md for which, and how."""
 
 from pathlib import Path
 
 import pytest
 
-from tcpnewconn.kernel.procnet import ProcNet, Read
+from tcpnewconn.kernel.procnet import Poll, ProcNet
 from tcpnewconn.model import CLOSE_WAIT, ESTABLISHED, FIN_WAIT2, LISTEN, TIME_WAIT, Row, endpoints
 
 KERNELS = sorted(Path(__file__).parents[1].glob("fixtures/linux-*"))
@@ -65,10 +65,10 @@ def seen(row: Row) -> Seen:
     return str(local), str(remote), row.state, row.uid, row.inode > 0
 
 
-def captured(kernel: Path, scene: str) -> Read:
+def captured(kernel: Path, scene: str) -> Poll:
     if scene == "mptcp" and not (kernel / scene).exists():
         pytest.skip(f"{kernel.name} has no MPTCP")
-    return ProcNet(str(kernel / scene), byteorder="little").read()
+    return ProcNet(str(kernel / scene), byteorder="little").poll()
 
 
 def test_there_are_captures() -> None:
@@ -81,11 +81,11 @@ def test_there_are_captures() -> None:
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
 @pytest.mark.parametrize("scene", SCENES)
 def test_a_captured_scene_is_read_as_it_was_made(kernel: Path, scene: str) -> None:
-    read = captured(kernel, scene)
+    poll = captured(kernel, scene)
     connections, listeners = SCENES[scene]
-    assert sorted(seen(row) for row in read.changed) == connections
-    assert sorted(seen(row) for row in read.listeners) == listeners
-    assert (read.gone, read.gone_listeners, read.malformed) == ([], [], 0)
+    assert sorted(seen(row) for row in poll.rows()) == connections
+    assert sorted(seen(row) for row in poll.listeners) == listeners
+    assert (poll.gone, poll.gone_listeners, poll.malformed) == ([], [], 0)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
@@ -93,10 +93,10 @@ def test_rows_are_read_alike_on_both_sides_of_slot_9999_and_99999(kernel: Path) 
     lines = (kernel / "many" / "net" / "tcp").read_text().splitlines()[1:]
     slots = [int(line.split(":")[0]) for line in lines]
     assert {9999, 10000, 99999, 100000} <= set(slots)
-    read = captured(kernel, "many")
-    rows = [*read.listeners, *read.changed]
-    assert read.malformed == 0
-    assert len(rows) == read.rows == len(lines)
+    poll = captured(kernel, "many")
+    rows = [*poll.listeners, *poll.rows()]
+    assert poll.malformed == 0
+    assert len(rows) == poll.count == len(lines)
     for line, row in zip(lines, sorted(rows, key=lambda row: _place(lines, row)), strict=True):
         local, remote, state, uid, inode = _independently(line)
         assert (*(str(end) for end in endpoints(row.four_tuple)), row.state, row.uid, row.inode) == (

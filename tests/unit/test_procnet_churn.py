@@ -15,10 +15,10 @@ def row(state: int, inode: int) -> bytes:
     )
 
 
-def test_a_connection_and_the_next_one_on_its_addresses_may_stand_in_one_read(tmp_path: Path) -> None:
+def test_a_connection_and_the_next_one_on_its_addresses_may_stand_in_one_poll(tmp_path: Path) -> None:
     # Seen under 15,000 connections per second over loopback, Linux 6.18.
     (tmp_path / "net").mkdir()
     (tmp_path / "net/tcp").write_bytes(TITLES + row(CLOSE_WAIT, 4711) + row(ESTABLISHED, 4713))
     proc = ProcNet(str(tmp_path))
 
-    assert [(read.state, read.inode) for read in proc.read().changed] == [(CLOSE_WAIT, 4711), (ESTABLISHED, 4713)]
+    assert [(row.state, row.inode) for row in proc.poll().rows()] == [(CLOSE_WAIT, 4711), (ESTABLISHED, 4713)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.kernel.procnet import ProcNet, Unreadable
 from tcpnewconn.model import (
     CLOSE_WAIT,
     ESTABLISHED,
@@ -39,13 +39,13 @@ class Reader:
 
     def read(self, *lines: Line, slot: int = 0, time_wait: bool = True) -> list[str]:
         self.tables.write(lines, first_slot=slot)
-        read = self.proc.read(time_wait)
-        assert read.rows == len(lines)
-        assert read.malformed == 0
-        self.last = read
+        poll = self.proc.poll(time_wait)
+        assert poll.count == len(lines)
+        assert poll.malformed == 0
+        self.last = poll
         return [
-            *(f"+ {said(row)}" for row in (*read.listeners, *read.changed)),
-            *(f"- {ends(four_tuple)}" for four_tuple in (*read.gone_listeners, *read.gone)),
+            *(f"+ {said(row)}" for row in (*poll.listeners, *poll.rows())),
+            *(f"- {ends(four_tuple)}" for four_tuple in (*poll.gone_listeners, *poll.gone)),
         ]
 
 
@@ -151,7 +151,7 @@ def test_an_inode_that_begins_as_the_known_one_is_another(reader: Reader) -> Non
 def test_a_change_of_user_is_a_change(reader: Reader) -> None:
     reader.read(SSH)
     reader.read(line("10.0.0.5:22", "203.0.113.9:51544", uid=33, inode=101))
-    assert reader.last.find(four_tuple(SSH)) == Row(four_tuple(SSH), ESTABLISHED, 33, 101)
+    assert reader.last.row(four_tuple(SSH)) == Row(four_tuple(SSH), ESTABLISHED, 33, 101)
 
 
 def test_queues_timers_and_slots_are_no_change(reader: Reader) -> None:
@@ -222,13 +222,13 @@ def test_rows_in_time_wait_can_be_passed_over(reader: Reader) -> None:
 def test_a_table_of_ipv6_comes_and_goes(reader: Reader) -> None:
     reader.tables.write([SSH])
     reader.tables.tcp6.unlink()
-    read = reader.proc.read()
-    assert [said(row) for row in read.changed] == [SSH_NEW[2:]]
+    read = reader.proc.poll()
+    assert [said(row) for row in read.rows()] == [SSH_NEW[2:]]
     assert reader.read(SSH, WEB6) == [WEB6_NEW]
     for expected in ([], ["[2001:db8::5]:80 [2001:db8::9]:51545"], []):
         reader.tables.tcp6.unlink(missing_ok=True)
-        read = reader.proc.read()
-        assert list(read.changed) == []
+        read = reader.proc.poll()
+        assert list(read.rows()) == []
         assert [ends(four_tuple) for four_tuple in read.gone] == expected
 
 
@@ -243,8 +243,8 @@ def test_a_read_that_fails_takes_nothing_away(name: str, reader: Reader) -> None
         reader.tables.write([MAPPED, WEB, WEB6, heard])
         table.unlink()
         table.mkdir()
-        with pytest.raises(IsADirectoryError):
-            reader.proc.read()
+        with pytest.raises(Unreadable, match="Is a directory"):
+            reader.proc.poll()
         table.rmdir()
     assert sorted(reader.read(MAPPED, WEB, WEB6, heard)) == sorted(
         [WEB_NEW, WEB6_NEW, "+ 10.0.0.5:22 0.0.0.0:0 10 7", SSH_GONE]
@@ -257,17 +257,42 @@ def test_a_read_that_fails_takes_nothing_away(name: str, reader: Reader) -> None
 def test_a_read_that_fails_once_does_not_make_a_row_gone_sooner(reader: Reader) -> None:
     reader.read(SSH, WEB6)
     reader.tables.tcp.unlink()
-    with pytest.raises(FileNotFoundError):
-        reader.proc.read()
+    with pytest.raises(Unreadable, match="No such file"):
+        reader.proc.poll()
     assert reader.read(WEB6) == []
     assert reader.read(SSH, WEB6) == []
 
 
+def test_a_row_that_does_not_change_is_shown_again_where_that_is_asked_for(reader: Reader) -> None:
+    """Where a destroy notification said that its socket is gone, the same text is another socket's."""
+    reader.read(SSH, WEB)
+    tables = reader.tables
+    tables.write([SSH])
+    poll = reader.proc.poll()
+    assert list(poll.rows()) == []
+    assert list(poll.rows(again={four_tuple(SSH), four_tuple(WEB)})) == [Row(four_tuple(SSH), ESTABLISHED, 0, 101)]
+    # One that is in no row may have been left out once, and be there after all.
+    assert (poll.absent_once(four_tuple(SSH)), poll.absent_once(four_tuple(WEB))) == (False, True)
+    poll = reader.proc.poll()
+    assert not poll.absent_once(four_tuple(WEB))
+    # One that has changed is shown once.
+    tables.write([line("10.0.0.5:22", "203.0.113.9:51544", inode=999)])
+    assert [row.inode for row in reader.proc.poll().rows(again={four_tuple(SSH)})] == [999]
+
+
+def test_rows_of_timewait_sockets_are_shown_again_before_a_stop(reader: Reader) -> None:
+    waiting = line("10.0.0.5:22", "203.0.113.9:51544", TIME_WAIT)
+    reader.read(waiting, WEB)
+    poll = reader.proc.poll()
+    assert list(poll.rows()) == []
+    assert [row.state for row in poll.rows(ended=True)] == [TIME_WAIT]
+
+
 def test_a_row_can_be_found(reader: Reader) -> None:
     reader.read(SSH, MAPPED)
-    assert reader.last.find(four_tuple(SSH)) == Row(four_tuple(SSH), ESTABLISHED, 0, 101)
-    assert reader.last.find(four_tuple(MAPPED)) == Row(four_tuple(MAPPED), ESTABLISHED, 0, 104)
-    assert reader.last.find(four_tuple(WEB)) is None
+    assert reader.last.row(four_tuple(SSH)) == Row(four_tuple(SSH), ESTABLISHED, 0, 101)
+    assert reader.last.row(four_tuple(MAPPED)) == Row(four_tuple(MAPPED), ESTABLISHED, 0, 104)
+    assert reader.last.row(four_tuple(WEB)) is None
 
 
 def four_tuple(row: Line) -> FourTuple:

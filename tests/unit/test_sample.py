@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from tests.support.events import parsed_lines
 from tests.support.terminal import SAMPLE_EXPECTED, messages, run, sample
 
 
@@ -29,7 +29,7 @@ def test_it_does_so_in_the_original_s_format(procfs: str) -> None:
 
 
 def test_no_port_is_byte_swapped_and_no_listener_is_a_connection(procfs: str) -> None:
-    events = [json.loads(line) for line in run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines()]
+    events = parsed_lines(run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines())
     connections = [event for event in events if event["message"].startswith("New connection")]
     listeners = [event for event in events if event["message"].startswith("New listener")]
     assert (len(connections), len(listeners), len(events)) == (11, 10, 21)
@@ -39,7 +39,7 @@ def test_no_port_is_byte_swapped_and_no_listener_is_a_connection(procfs: str) ->
 
 
 def test_who_opened_a_connection_is_told(procfs: str) -> None:
-    events = [json.loads(line) for line in run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines()]
+    events = parsed_lines(run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines())
     (incoming,) = [event for event in events if event.get("network.direction") == "ingress"]
     assert incoming["message"] == "New connection: 204.225.215.59:55627 -> 10.162.15.225:22"
     assert [event.get("network.direction") for event in events].count("egress") == 10

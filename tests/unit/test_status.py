@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn import __version__
-from tcpnewconn.health.metrics import Counters, ServiceStatistics, exposition
+from tcpnewconn.health.counters import Counters, ServiceStatistics
+from tcpnewconn.health.metrics import exposition
 from tcpnewconn.model import Connection, Degraded, Endpoint, Loss
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
@@ -29,7 +30,7 @@ def write(
     file: Path, *, age: float = 1.0, interval: float = 10.0, waiting: int = 0, counters: Counters | None = None
 ) -> None:
     course = ServiceStatistics(
-        interval, reads=7, seconds=0.07, last_read=time.time() - age, waiting=waiting, states={1: 1234}
+        interval, polls=7, seconds=0.07, last_poll=time.time() - age, waiting=waiting, states={1: 1234}
     )
     file.write_text(exposition(counters or Counters(), course))
 
@@ -55,8 +56,10 @@ def verdict(file: Path) -> tuple[int, str, list[str]]:
 def test_a_service_that_runs_is_ok_and_fits_on_a_screen(tmp_path: Path, file: Path) -> None:
     tables = Tables(tmp_path / "proc")
     tables.write([listener("0.0.0.0:22", inode=10), line("10.0.0.5:22", "203.0.113.9:50000", inode=100)])
-    with Supervised("--procfs", str(tables.folder), "--interval", "1min", "--metrics", str(file)) as service:
-        service.ready()
+    # Nobody to be notified: that would need python3-systemd.
+    options = ("--procfs", str(tables.folder), "--interval", "1min", "--metrics", str(file))
+    with Supervised(*options, more={"NOTIFY_SOCKET": ""}) as service:
+        service.wait(file.exists, "the first metrics")
         assert verdict(file) == (0, "ok", [])
         lines = status(file).stdout.splitlines()
         found = json.loads(status(file, "--json").stdout)["figures"]
@@ -91,7 +94,7 @@ def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
         1,
         "degraded",
         [
-            "announcements cannot be seen: journalctl -u tcpnewconn -p warning says why",
+            "notifications cannot be seen: journalctl -u tcpnewconn -p warning says why",
             "1,500 entries wait for the journal, which takes none",
         ],
     )
@@ -100,11 +103,13 @@ def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
 def test_what_is_lost_is_listed_and_no_fault_of_now(file: Path) -> None:
     counters = Counters()
     counters.event(Loss(1234, "notifications", "lost"))
-    counters.connection(Connection(Endpoint(bytes(16), 1), Endpoint(bytes(16), 2), "egress", "closed", "id", 7), True)
+    counters.connection(
+        Connection(Endpoint(bytes(16), 1), Endpoint(bytes(16), 2), "egress", "notification", "id", 7), True
+    )
     write(file, counters=counters)
     assert verdict(file)[:2] == (0, "ok")
     page = status(file).stdout
-    assert "  lost         1,234 announcements\n" in page
+    assert "  lost         1,234 notifications\n" in page
     assert "  connections  1, 1 of them in summaries\n" in page
     assert "0 ipv4, 1 ipv6\n" in page
 

@@ -6,14 +6,14 @@ import { build } from "esbuild";
 import { chromium } from "playwright-core";
 
 const [dashboard, recorded, picture] = process.argv.slice(2);
-// No such host: every request is answered here.
+// There is no such host: this program answers every request.
 const HERE = "http://dashboard.invalid/";
 const ICONS = new URL("node_modules/@grafana/ui/dist/public/", import.meta.url).pathname;
 const FONTS = "/usr/share/fonts/opentype/inter";
 const TYPES = { ".js": "text/javascript", ".css": "text/css", ".json": "application/json", ".svg": "image/svg+xml", ".html": "text/html" };
 const PAGE = '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="page.css"><div id="root"></div><script src="page.js"></script>';
 
-// In a file called .mjs esbuild takes the default export of a CommonJS module as Node does; Grafana's are written for the other way.
+// In a .mjs file, esbuild imports the default export of a CommonJS module as Node does; Grafana's modules expect the other way.
 const grafana = {
     name: "grafana",
     setup(bundler) {
@@ -49,7 +49,7 @@ async function answer(path) {
     if (bundled) return bundled.text;
     if (path === "/dashboard.json") return readFile(dashboard);
     if (path === "/recorded.json") return readFile(recorded);
-    // Grafana's font, of Debian's package fonts-inter.
+    // Grafana's font, from Debian's package fonts-inter.
     if (path.startsWith("/public/fonts/inter/")) return readFile(join(FONTS, basename(path, ".woff2") + ".otf"));
     if (path.startsWith("/public/img/icons/")) return readFile(join(ICONS, path.slice("/public/".length)));
     throw new Error(`nothing is there: ${path}`);

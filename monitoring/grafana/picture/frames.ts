@@ -1,4 +1,4 @@
-// What Prometheus answered, as Grafana's data frames, with units, colours and names as the dashboard sets them.
+// The answers of Prometheus as Grafana's data frames, with the units, colours and names of the dashboard.
 import {
     applyFieldOverrides, DataFrame, dataLinksOverrideProcessor, displayNameOverrideProcessor, Field, FieldType, GrafanaTheme2,
     identityOverrideProcessor, numberOverrideProcessor, Registry, thresholdsOverrideProcessor, transformDataFrame, toDataFrame,
@@ -26,7 +26,7 @@ const CUSTOM = [
 ];
 const property = (id: string, path: string, isCustom: boolean, process: any) =>
     ({ id, path, isCustom, process, name: id, editor: () => null, override: () => null, shouldApply: () => true });
-// Grafana's application registers these with their editors; here nobody edits.
+// Grafana's application registers these with their editors; there are no editors here.
 const properties = new Registry<any>(() => [
     ...STANDARD.map(([id, process]) => property(id, id, false, process)),
     ...CUSTOM.map((id) => property(`custom.${id}`, id, true, identityOverrideProcessor)),

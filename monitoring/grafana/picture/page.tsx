@@ -1,4 +1,4 @@
-// The page of which the picture is taken: every panel of the dashboard, in its place, drawn by Grafana's own components.
+// The page in the picture: every panel of the dashboard in its place, drawn by Grafana's own components.
 import * as React from "react";
 import { createRoot } from "react-dom/client";
 import {
@@ -85,7 +85,7 @@ function Dashboard({ dashboard, recorded, data }: { dashboard: { title: string; 
     const [from, to] = [dateTime(recorded.from * 1000), dateTime(recorded.to * 1000)];
     const range = { from, to, raw: { from, to } };
     const marks = recorded.answers.find((answer) => answer.panel === 0)!.result.flatMap((series) => series.values ?? []).map(([time]) => time * 1000);
-    // One mark where a change is seen at several steps in a row.
+    // One mark for a change that shows at several steps in a row.
     const restarts = marks.filter((time, index) => index === 0 || time - marks[index - 1] > 120_000);
     const bottom = Math.max(...dashboard.panels.map(({ gridPos }) => gridPos.y + gridPos.h));
     return (

@@ -1,7 +1,7 @@
-"""Records what the dashboard shows: a small fleet runs for a while, Prometheus scrapes it; then every expression is asked.
+"""Records the data of the dashboard: Prometheus scrapes a small fleet for a while; then every expression is evaluated.
 
-python3 -m monitoring.grafana.picture.record run MINUTES FOLDER
-python3 -m monitoring.grafana.picture.record ask FOLDER >recorded.json
+python3 -m monitoring.grafana.picture.record run MINUTES DIRECTORY
+python3 -m monitoring.grafana.picture.record ask DIRECTORY >recorded.json
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from monitoring.grafana.asking import expressions
 from monitoring.grafana.panels import Json
-from monitoring.grafana.picture.fleet import Host, hosts, with_a_small_buffer, without_announcements
+from monitoring.grafana.picture.fleet import Host, hosts, with_a_small_buffer, without_notifications
 from monitoring.grafana.picture.traffic import Flow, Traffic
 from tests.support.terminal import TREE
 
@@ -27,7 +27,7 @@ STEP = 60
 PROMETHEUS = "127.0.0.1:19190"
 RULES = TREE / "monitoring" / "prometheus" / "tcpnewconn.recording.yml"
 DASHBOARD = TREE / "monitoring" / "grafana" / "tcpnewconn.json"
-# Whose row the picture has.
+# The host whose row is in the picture.
 CHOSEN = "web-1"
 WATCHED = ("web-1", "web-2", "db-1", "cache-1", "mail-1")
 
@@ -52,7 +52,7 @@ def flows(client: Host, web_1: Host, web_2: Host, database: Host, cache: Host, m
 
 
 def events(client: Host, web: Host, traffic: Traffic) -> list[tuple[float, Callable[[], None]]]:
-    """What happens to a host besides, and when, as a share of the time. What it is told while it hangs is more than fits."""
+    """What else happens to a host, and when, as a share of the time. While it hangs, its receive buffer overflows."""
     burst, flood = Flow(client, web, 443, 1), Flow(client, web, 80, 1)
     return [
         (0.25, web.restart),
@@ -65,17 +65,17 @@ def events(client: Host, web: Host, traffic: Traffic) -> list[tuple[float, Calla
 
 
 @contextmanager
-def prometheus(fleet: list[Host], folder: Path) -> Iterator[None]:
-    """One that scrapes these hosts as Debian's would, and has the recording rules."""
+def prometheus(fleet: list[Host], directory: Path) -> Iterator[None]:
+    """A Prometheus that scrapes these hosts with Debian's intervals, and has the recording rules."""
     targets = [{"targets": [host.exporter], "labels": {"instance": host.name}} for host in fleet]
     configuration = {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": [str(RULES)] if fleet else [],
         "scrape_configs": [{"job_name": "node", "static_configs": targets}],
     }
-    (folder / "prometheus.yml").write_text(json.dumps(configuration))
-    command = ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb"]
-    with (folder / "prometheus.log").open("w") as log:
+    (directory / "prometheus.yml").write_text(json.dumps(configuration))
+    command = ["prometheus", f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/tsdb"]
+    with (directory / "prometheus.log").open("w") as log:
         program = subprocess.Popen([*command, f"--web.listen-address={PROMETHEUS}"], stderr=log)
     try:
         yield
@@ -91,18 +91,18 @@ def asked(path: str, **parameters: object) -> list[Json]:
     return found
 
 
-def run(minutes: float, folder: Path) -> None:
+def run(minutes: float, directory: Path) -> None:
     with ExitStack() as stack:
-        folder.mkdir()
-        settings = folder / "settings"
-        settings.write_text("[Scan]\nPorts=3\n")
-        client, *fleet = stack.enter_context(hosts(("client", *WATCHED), folder))
+        directory.mkdir()
+        settings = directory / "settings"
+        settings.write_text("[PortScan]\nPorts=3\n")
+        client, *fleet = stack.enter_context(hosts(("client", *WATCHED), directory))
         web_1, web_2, database, cache, mail = fleet
-        through = {web_1.name: with_a_small_buffer(), mail.name: without_announcements(folder)}
+        through = {web_1.name: with_a_small_buffer(), mail.name: without_notifications(directory)}
         for host in fleet:
             options = ("--config", str(settings))
             stack.enter_context(host.watched(*options, through=through.get(host.name, ())))
-        stack.enter_context(prometheus(fleet, folder))
+        stack.enter_context(prometheus(fleet, directory))
         traffic = Traffic(flows(client, web_1, web_2, database, cache, mail))
         traffic.start()
         stack.callback(traffic.stop)
@@ -112,16 +112,16 @@ def run(minutes: float, folder: Path) -> None:
             happens()
         time.sleep(max(0.0, begin + 60 * minutes - time.time()))
         # The first minute has no rates.
-        (folder / "time.json").write_text(json.dumps([begin + 60, time.time()]))
+        (directory / "time.json").write_text(json.dumps([begin + 60, time.time()]))
 
 
-def ask(folder: Path) -> Json:
+def ask(directory: Path) -> Json:
     """The answer to every expression of the dashboard, over the recorded time or at its end."""
-    # Grafana asks for whole steps, too.
-    begin, end = (STEP * (moment // STEP) for moment in json.loads((folder / "time.json").read_text()))
+    # Grafana, too, evaluates at whole steps.
+    begin, end = (STEP * (moment // STEP) for moment in json.loads((directory / "time.json").read_text()))
     dashboard = json.loads(DASHBOARD.read_text())
     answers = []
-    with prometheus([], folder):
+    with prometheus([], directory):
         wait_for_it()
         for each in expressions(dashboard, {"job": "node", "instance": CHOSEN}):
             if each.instant:
@@ -146,10 +146,10 @@ def wait_for_it() -> None:
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["run", minutes, folder]:
-            run(float(minutes), Path(folder))
-        case ["ask", folder]:
-            json.dump(ask(Path(folder)), sys.stdout)
+        case ["run", minutes, directory]:
+            run(float(minutes), Path(directory))
+        case ["ask", directory]:
+            json.dump(ask(Path(directory)), sys.stdout)
         case _:
             sys.exit(__doc__)
 

@@ -1,4 +1,4 @@
-"""Traffic between the hosts of a small fleet, as real connections: requests that end at once, and some that stay."""
+"""Traffic between the hosts of a small fleet, as real connections: some are closed at once, others stay open."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from monitoring.grafana.picture.fleet import Host
 
-# Seconds of one rise and fall of the load.
+# Period of the load, in seconds.
 WAVE = 900.0
 
 
 @dataclass(frozen=True)
 class Flow:
-    """`rate` new connections per second from one host to a port of another, on average; each stays for `lasting` seconds."""
+    """`rate` new connections per second from one host to a port of another, on average; each stays open for `lasting` seconds."""
 
     source: Host
     target: Host
@@ -36,7 +36,7 @@ class _Open:
 
 
 class Traffic(threading.Thread):
-    """Makes the flows until it is told to stop. Sockets are made inside the namespaces, by this one program."""
+    """Makes the flows until it is stopped. This one program opens the sockets inside the namespaces."""
 
     def __init__(self, flows: Sequence[Flow]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Traffic(threading.Thread):
         self.join()
 
     def connect(self, flow: Flow, count: int = 1) -> None:
-        """So many connections of this flow at once."""
+        """`count` connections of this flow at once."""
         with self._alone:
             listener = self._listener(flow)
             for _ in range(count):

@@ -1,0 +1,88 @@
+"""Counts the events that are reported, and how the polls go. Exact numbers since the service started."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+from tcpnewconn.model import (
+    DETECTED_BY,
+    DIRECTIONS,
+    Connection,
+    Degraded,
+    Event,
+    Listener,
+    Loss,
+    PortScan,
+    Reason,
+    Recovered,
+    Source,
+    family,
+)
+
+FAMILIES = ("ipv4", "ipv6")
+REASONS: tuple[Reason, ...] = get_args(Reason)
+SOURCES: tuple[Source, ...] = get_args(Source)
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Counters:
+    """Counts events when they are reported. A connection in a summary counts like one that is logged by itself."""
+
+    def __init__(self) -> None:
+        self.connections = {(direction, name): 0 for direction in DIRECTIONS for name in FAMILIES}
+        self.detected_by = dict.fromkeys(DETECTED_BY, 0)
+        self.summarized = 0
+        self.listeners = 0
+        self.port_scans = 0
+        self.lost = dict.fromkeys(REASONS, 0)
+        self.degraded = dict.fromkeys(SOURCES, False)
+
+    def connection(self, event: Connection, summarized: bool) -> None:
+        self.connections[event.direction, family(event.source, event.destination)] += 1
+        self.detected_by[event.detected_by] += 1
+        self.summarized += summarized
+
+    def event(self, event: Event) -> None:
+        """Any event but a connection."""
+        if isinstance(event, Listener):
+            self.listeners += 1
+        elif isinstance(event, PortScan):
+            self.port_scans += 1
+        elif isinstance(event, Loss):
+            self.lost[event.reason] += event.count
+        elif isinstance(event, Degraded | Recovered):
+            self.degraded[event.source] = isinstance(event, Degraded)
+
+
+@dataclass(slots=True)
+class ServiceStatistics:
+    """How the service fares.
+
+    `interval` and `seconds` (spent in `polls`, the successful ones) are in seconds, `last_poll` and `started` Unix times,
+    `waiting` counts entries that the journal does not take, `states` the sockets at the last poll by the kernel's number of
+    their state. `running` is False after a clean stop.
+    """
+
+    interval: float
+    polls: int = 0
+    failed: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    last_poll: float = 0.0
+    waiting: int = 0
+    states: Mapping[int, int] = field(default_factory=dict)
+    running: bool = True
+    cpu: float = 0.0
+    memory: int = 0
+    started: float = field(default_factory=time.time)
+
+    def measure(self) -> None:
+        """The CPU time (seconds) and the memory (bytes) that this process has used so far."""
+        self.cpu = time.process_time()
+        with open("/proc/self/statm", "rb") as file:
+            self.memory = int(file.read().split()[1]) * _PAGE

@@ -1,0 +1,229 @@
+"""What outlives a restart: a file of records, whole at any moment. What a record means is known to its owner alone.
+
+The file is a log of what changed, a checksummed line of JSON for each record, rewritten when it has grown to twice the size that
+it needs. So its cost follows what changes, not the number of sockets. It is whole after SIGKILL at any moment: its first line
+holds the length up to which it was written; what is behind that is the write that was cut off. It is not synced to disk, because
+connections do not survive a reboot. (SQLite was measured first: three times the cost of an appended line, 3 MiB of memory, and
+no checksums.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any, Protocol
+
+# The elements of a record; the first is its kind, one character.
+Record = list[Any]
+
+VERSION = 1
+_HEADER_SIZE = 192
+# Below this size in bytes the file is not rewritten, whatever part of it is still needed.
+_SMALL = 256 * 1024
+
+# What an owner may raise for a record that has a right checksum and that this program did not write.
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
+
+
+class Owner(Protocol):
+    """Who holds a piece of state: it appends a record for each change, and can be built again from its records."""
+
+    def records(self) -> Iterator[str]:
+        """All that must be written of the state as it is now, in JSON."""
+
+    def load(self, record: Record) -> None:
+        """Take one record into account. Raises one of the usual errors where it makes no sense."""
+
+    def clear(self) -> None:
+        """Forget what was loaded."""
+
+
+class Damaged(Exception):
+    """The file cannot be used; says why."""
+
+
+class StateLog:
+    """The file. Records are gathered until `flush`.
+
+    A write that fails stops nothing: `problem` says what is wrong, and the next `save` writes the whole file again.
+    """
+
+    def __init__(self, path: str, place: str) -> None:
+        """`place` names what most of the state is valid for: this boot and this network namespace."""
+        self.path = path
+        self.problem: str | None = None
+        # Whether the state of this place was loaded.
+        self.resumed = False
+        self._place = place
+        self._valid_for = f'{{"tcpnewconn":{VERSION},"place":"{place}"'.encode()
+        # The owner of each kind, and whether its state is valid in every place.
+        self._owners: dict[str, tuple[Owner, bool]] = {}
+        self._lines: list[str] = []
+        self._loading = False
+        self._descriptor = -1
+        self._length = 0
+        self._needed = 0
+
+    def register(self, kinds: str, owner: Owner, everywhere: bool = False) -> None:
+        """Let an owner have these kinds of record. Its state is void in another place, unless it is valid `everywhere`."""
+        for kind in kinds:
+            assert kind not in self._owners
+            self._owners[kind] = (owner, everywhere)
+
+    def _each_owner(self) -> list[Owner]:
+        return list({id(owner): owner for owner, _ in self._owners.values()}.values())
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def load(self) -> str | None:
+        """Let the owners have what the file holds; a warning if it was moved aside."""
+        self._loading = True
+        try:
+            self._read()
+        except FileNotFoundError:
+            return None
+        except (OSError, Damaged) as error:
+            self.resumed = False
+            for owner in self._each_owner():
+                owner.clear()
+            return self._move_aside(error)
+        finally:
+            self._loading = False
+        return None
+
+    def _read(self) -> None:
+        with open(self.path, "rb") as file:
+            header = file.read(_HEADER_SIZE)
+            place, length = _read_header(header)
+            self.resumed = place == self._place
+            at = len(header)
+            for number, line in enumerate(file, 2):
+                if at == length:
+                    break
+                at += len(line)
+                try:
+                    record = _unchecked(line)
+                    owner, everywhere = self._owners[record[0]]
+                    if self.resumed or everywhere:
+                        owner.load(record)
+                except _NOT_OURS as error:
+                    raise Damaged(f"damaged in line {number}") from error
+        if at != length:
+            raise Damaged(f"{at} bytes of {length} are there")
+
+    def _move_aside(self, error: Exception) -> str:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        for number in range(1, 10):
+            aside = f"{self.path}.damaged-{number}"
+            if not os.path.lexists(aside):
+                break
+        again = "connections that are open now are logged again"
+        try:
+            os.rename(self.path, aside)
+        except OSError as failure:
+            return f"{self.path}: {why}; it cannot be moved aside ({failure.strerror}): {again}"
+        return f"{self.path}: {why}; moved to {aside}: {again}"
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def append(self, record: str) -> None:
+        """One record, in JSON. It is safe from SIGKILL after the next `flush`."""
+        if not self._loading:
+            self._lines.append(record)
+
+    def flush(self) -> None:
+        """Write the records that were gathered."""
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        if self._descriptor < 0:
+            return
+        block = b"".join([_checked(line) for line in lines])
+        try:
+            _write(self._descriptor, block)
+            self._length += len(block)
+            os.pwrite(self._descriptor, self._header(), 0)
+        except OSError as error:
+            self._failed(error)
+
+    def save(self) -> None:
+        """Write the records that were gathered; and the whole file if it has grown too large, or could not be written."""
+        self.flush()
+        if self._descriptor >= 0 and self._length <= max(_SMALL, 2 * self._needed):
+            return
+        new = f"{self.path}.new"
+        try:
+            descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                self._length = _HEADER_SIZE
+                _write(descriptor, b" " * _HEADER_SIZE)
+                for block in _blocks(chain.from_iterable(owner.records() for owner in self._each_owner())):
+                    self._length += _write(descriptor, block)
+                os.pwrite(descriptor, self._header(), 0)
+                os.rename(new, self.path)
+            except OSError:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            self._failed(error)
+            return
+        self.close()
+        self._descriptor = descriptor
+        self._needed = self._length
+        self.problem = None
+
+    def _header(self) -> bytes:
+        text = b'%b,"length":"%015d"}' % (self._valid_for, self._length)
+        return (b"%08x %b" % (zlib.crc32(text), text)).ljust(_HEADER_SIZE - 1) + b"\n"
+
+    def _failed(self, error: OSError) -> None:
+        self.problem = f"{self.path}: {error.strerror}"
+        self.close()
+
+    def close(self) -> None:
+        """Write no more, until the next `save`."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _checked(line: str) -> bytes:
+    text = line.encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+def _blocks(lines: Iterator[str]) -> Iterator[bytes]:
+    while block := b"".join([_checked(line) for line in islice(lines, 1000)]):
+        yield block
+
+
+def _write(descriptor: int, block: bytes) -> int:
+    """Write all of a block; raises OSError if there is no room for it."""
+    rest = memoryview(block)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    return len(block)
+
+
+def _read_header(header: bytes) -> tuple[str, int]:
+    if not header:
+        raise Damaged("empty")
+    try:
+        first = _unchecked(header.rstrip() + b"\n")
+        version = first["tcpnewconn"]
+        if version != VERSION:
+            raise Damaged(f"of version {version!r:.40}, this program knows {VERSION}")
+        return first["place"], int(first["length"])
+    except _NOT_OURS as error:
+        raise Damaged("damaged in line 1") from error
+
+
+def _unchecked(line: bytes) -> Any:
+    """The JSON of a line whose checksum is right; raises one of _NOT_OURS."""
+    if line[8:9] != b" " or not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
+        raise ValueError("wrong checksum")
+    return json.loads(line[9:])

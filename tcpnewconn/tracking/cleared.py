@@ -1,0 +1,50 @@
+"""What is left of a 4-tuple once the kernel has cleared its addresses (SO_LINGER 0): the local port and the remote address.
+
+tcp_disconnect() clears the remote port and, where the program did not bind it, the local address (net/ipv4/tcp.c,
+inet_reset_saddr()).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tcpnewconn.model import DestroyedSocket, FourTuple
+
+
+def left(four_tuple: FourTuple) -> bytes:
+    """The bytes of a 4-tuple that are left: 6 for IPv4, 18 for IPv6."""
+    return four_tuple[len(four_tuple) // 2 - 2 : -2]
+
+
+def can_be(socket: DestroyedSocket, four_tuple: FourTuple) -> bool:
+    """Whether an unaddressed socket can have had this 4-tuple."""
+    if len(four_tuple) != len(socket.four_tuple):
+        return False
+    half = len(four_tuple) // 2
+    address = socket.four_tuple[: half - 2]
+    return left(socket.four_tuple) == left(four_tuple) and (not any(address) or address == four_tuple[: half - 2])
+
+
+class Index:
+    """4-tuples by what would be left of them."""
+
+    def __init__(self) -> None:
+        self._by_left: dict[bytes, dict[FourTuple, None]] = {}
+
+    def __contains__(self, four_tuple: FourTuple) -> bool:
+        return four_tuple in self._by_left.get(left(four_tuple), ())
+
+    def add(self, four_tuple: FourTuple) -> None:
+        self._by_left.setdefault(left(four_tuple), {})[four_tuple] = None
+
+    def discard(self, four_tuple: FourTuple) -> None:
+        key = left(four_tuple)
+        four_tuples = self._by_left.get(key)
+        if four_tuples is not None and four_tuple in four_tuples:
+            del four_tuples[four_tuple]
+            if not four_tuples:
+                del self._by_left[key]
+
+    def of(self, socket: DestroyedSocket) -> Iterator[FourTuple]:
+        """Those that an unaddressed socket can have had, the newest first."""
+        return (one for one in reversed(self._by_left.get(left(socket.four_tuple), {})) if can_be(socket, one))

@@ -1,0 +1,46 @@
+"""What tracking has decided: a connection to be reported, a socket of a reported one that was destroyed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tcpnewconn.model import DestroyedSocket, FourTuple
+
+
+class NewConnection(NamedTuple):
+    """A connection to be reported, by one of its sockets. `detected_by` is startup, poll or notification.
+
+    `destroyed` is the socket of the notification that it was detected by. Where that is unaddressed, the local address in the
+    4-tuple may be zero, and the remote port is.
+    """
+
+    four_tuple: FourTuple
+    number: int
+    detected_by: str
+    state: int
+    uid: int | None
+    cgroup: int
+    internal: bool
+    destroyed: DestroyedSocket | None = None
+
+
+class ClosedSocket(NamedTuple):
+    """A socket of a reported connection was destroyed.
+
+    `opened` as in Socket, None where that was not seen; uid and cgroup are the socket's. It is `only_notified` where no poll
+    has shown the connection, and this is the second of its sockets.
+    """
+
+    four_tuple: FourTuple
+    number: int
+    internal: bool
+    destroyed: DestroyedSocket
+    opened: float | None = None
+    uid: int | None = None
+    cgroup: int = 0
+    only_notified: bool = False
+
+
+# Is called with each outcome and its time (monotonic seconds), in order.
+Report = Callable[[NewConnection | ClosedSocket, float], None]

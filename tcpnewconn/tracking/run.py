@@ -1,0 +1,160 @@
+"""How far a run of the program has come, and what can have been missed before it. Records n and i are its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.tracking.socket import Phase, Socket
+from tcpnewconn.tracking.sockets import Sockets
+
+# The correlation window: seconds within which what belongs together comes, at least; it begins no later than the poll that is so
+# many polls back, this one included.
+_WINDOW, _POLLS = 60.0, 4
+
+
+class Notifications(Enum):
+    """Where the kernel's destroy notifications go."""
+
+    # None arrive.
+    NONE = auto()
+    # Into a socket of this program's own: those that come while it does not run are lost.
+    OWN = auto()
+    # Into a socket that outlives the program (systemd's).
+    KEPT = auto()
+
+
+class Stage(Enum):
+    """How far a run has come."""
+
+    # The first poll is to come: what it shows in TIME_WAIT can be news, though notifications arrive.
+    STARTING = auto()
+    # It is not known yet which of those were notified before anybody listened.
+    SETTLING = auto()
+    RUNNING = auto()
+    # The last poll is to come: notifications may be missed after it.
+    STOPPING = auto()
+
+
+class Run:
+    """The stage of a run, and its polls. All times are monotonic, in seconds."""
+
+    def __init__(self, sockets: Sockets, notifications: Notifications, log: StateLog | None) -> None:
+        self.stage = Stage.STARTING
+        self.notified = notifications is not Notifications.NONE
+        # Whether notifications can have been missed before this run, of sockets that the first two polls have yet to compare.
+        self.gap = False
+        self._resumed = False
+        self._sockets = sockets
+        self._log = log
+        # Where notifications that come while nobody runs are lost, a row in TIME_WAIT at the first poll after a restart is new
+        # unless its connection was reported when it was closed: those are remembered.
+        self._remember_closed = notifications is Notifications.OWN and log is not None
+        # When the last polls were, the first first.
+        self._polls: deque[float] = deque(maxlen=_POLLS)
+        self._count = 0
+        self.clear()
+        if log is not None:
+            log.register("ni", self)
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Begin without what was before."""
+        self._serial = 0
+        # What is on record: whether it was not known yet what there was at the first poll; whether there was a gap.
+        self._recorded = (False, False)
+
+    def records(self) -> Iterator[str]:
+        self._recorded = (self.unsettled, self.gap)
+        yield f'["n",{self._serial}]'
+        yield self._line()
+
+    def load(self, record: Record) -> None:
+        if record[0] == "n":
+            self._serial = max(self._serial, int(record[1]))
+        else:
+            self._recorded = (bool(record[1]), bool(record[2]))
+
+    def _line(self) -> str:
+        unsettled, gap = self._recorded
+        return f'["i",{unsettled:d},{gap:d}]'
+
+    def resume(self, unbroken: bool, largest_serial: int) -> None:
+        """Continue where the run before ended; `unbroken` where no notification was missed since."""
+        unsettled, gap = self._recorded
+        self._resumed = True
+        self._serial = max(self._serial, largest_serial)
+        self.stage = Stage.STARTING if unsettled or not unbroken else Stage.RUNNING
+        self.gap = gap or not unbroken
+
+    def record(self) -> None:
+        """Write how far the run is, if that has changed."""
+        if self._log is not None and (self.unsettled, self.gap) != self._recorded:
+            self._recorded = (self.unsettled, self.gap)
+            self._log.append(self._line())
+
+    def next_serial(self) -> int:
+        """A number for a connection, below zero, that no other has: for want of a cookie."""
+        self._serial += 1
+        if self._log is not None:
+            self._log.append(f'["n",{self._serial}]')
+        return -self._serial
+
+    # --- where it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether it is not known yet what there was at the first poll."""
+        if self.stage in (Stage.STARTING, Stage.SETTLING):
+            return True
+        return self._sockets.any_in(Phase.ENDED_BEFORE_START)
+
+    @property
+    def wants_time_wait(self) -> bool:
+        """Whether the next poll must show rows in TIME_WAIT."""
+        return not self.notified or self._remember_closed or self.stage in (Stage.STARTING, Stage.STOPPING)
+
+    @property
+    def detected_by(self) -> str:
+        """How what the current poll shows is detected: what was open at the first start by `startup`."""
+        return "poll" if self._resumed or self._count > 1 else "startup"
+
+    @property
+    def compares(self) -> bool:
+        """Whether the current poll, the second after a restart, tells which sockets are gone since the run before."""
+        return self._resumed and self._count == 2
+
+    def window(self, now: float) -> float:
+        """When the correlation window begins: within it comes what belongs together. What comes later was idle since."""
+        return min(now - _WINDOW, self._polls[0]) if self._polls else now - _WINDOW
+
+    def close(self, socket: Socket, now: float) -> None:
+        """Remember a closed socket, where a row of it in TIME_WAIT could be taken for a new one."""
+        if self._remember_closed or self.unsettled or self.stage is Stage.STOPPING:
+            self._sockets.enter(socket, Phase.CLOSED, now)
+
+    # --- where it goes -----------------------------------------------------------------------------------------------
+
+    def poll_begins(self, now: float) -> None:
+        self._polls.append(now)
+        self._count += 1
+
+    def poll_ends(self) -> None:
+        if self.compares:
+            self.gap = False
+        if self.stage is Stage.STARTING:
+            self.stage = Stage.SETTLING
+
+    def settled(self) -> None:
+        """What there was at the first poll is known."""
+        if self.stage is Stage.SETTLING:
+            self.stage = Stage.RUNNING
+            if not self._remember_closed:
+                self._sockets.forget_all(Phase.CLOSED)
+
+    def stop(self) -> None:
+        if self.stage is not Stage.STARTING:
+            self.stage = Stage.STOPPING

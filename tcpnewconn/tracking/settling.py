@@ -1,0 +1,86 @@
+"""What was in TIME_WAIT at the first poll: notified before anybody listened, or about to be?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tcpnewconn.model import CLOSE, TIME_WAIT, FourTuple, SocketInfo, mirrored
+from tcpnewconn.tracking.internal import Peers
+from tcpnewconn.tracking.outcomes import NewConnection, Report
+from tcpnewconn.tracking.run import Run
+from tcpnewconn.tracking.socket import Phase, Socket
+from tcpnewconn.tracking.sockets import Sockets
+
+# Seconds within which those are notified that had not been before.
+_WITHIN = 0.2
+
+
+class Settling:
+    """`look_up`, `internal` and `report` as in Tracker."""
+
+    def __init__(
+        self,
+        run: Run,
+        sockets: Sockets,
+        peers: Peers,
+        look_up: Callable[[FourTuple], SocketInfo | None],
+        internal: Callable[[FourTuple], bool],
+        report: Report,
+    ) -> None:
+        self._run = run
+        self._sockets = sockets
+        self._peers = peers
+        self._look_up = look_up
+        self._internal = internal
+        self._report = report
+        self._caught_up = float("-inf")
+
+    def ended_before_start(self, four_tuple: FourTuple, cookie: int, now: float) -> None:
+        """A row in TIME_WAIT at the first poll; the cookie is 0 where it is not known."""
+        if self._sockets.has(four_tuple, Phase.CLOSED) or self._sockets.can_be_dying(four_tuple, cookie):
+            return
+        before = self._sockets.first(four_tuple, Phase.ENDED_BEFORE_START)
+        if before is not None:
+            self._sockets.forget(before)
+        number = cookie or self._run.next_serial()
+        socket = Socket(four_tuple, None, number, detected_by=self._run.detected_by)
+        self._sockets.enter(socket, Phase.ENDED_BEFORE_START, now)
+
+    def claim(self, four_tuple: FourTuple) -> None:
+        """A destroyed socket can be of this 4-tuple, or be its peer: if the 4-tuple is as it was at the poll, it is."""
+        for one in (four_tuple, mirrored(four_tuple)):
+            socket = self._sockets.first(one, Phase.ENDED_BEFORE_START)
+            if socket is None:
+                continue
+            info = self._look_up(one) if socket.number > 0 else None
+            if socket.number < 0 or (info is not None and info.cookie == socket.number):
+                self._sockets.forget(socket)
+
+    def caught_up(self, now: float) -> None:
+        """Every notification that was there by now has been applied."""
+        self._caught_up = now
+
+    def tick(self, now: float) -> None:
+        """Report those that had been notified before, once that is known."""
+        unclaimed = list(self._sockets.all_in(Phase.ENDED_BEFORE_START))
+        if unclaimed and self._caught_up > unclaimed[-1].since + _WITHIN:
+            self._sockets.forget_all(Phase.ENDED_BEFORE_START)
+            reported: set[FourTuple] = set()
+            for socket in unclaimed:
+                self._report_ended(socket, reported, now)
+            unclaimed = []
+        if not unclaimed:
+            self._run.settled()
+
+    def _report_ended(self, socket: Socket, reported: set[FourTuple], now: float) -> None:
+        four_tuple = socket.four_tuple
+        internal = self._internal(four_tuple)
+        self._sockets.enter(Socket(four_tuple), Phase.CLOSED, now)
+        window = self._run.window(now)
+        is_peer = internal and self._peers.number(four_tuple, CLOSE, None, window) is not None
+        if is_peer or mirrored(four_tuple) in reported:
+            return
+        if internal:
+            reported.add(four_tuple)
+        new = NewConnection(four_tuple, socket.number, socket.detected_by, TIME_WAIT, None, 0, internal)
+        self._report(new, now)

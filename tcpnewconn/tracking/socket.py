@@ -1,0 +1,121 @@
+"""One socket of a connection that tracking knows: its phase, its packed form, its record in the state log."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from tcpnewconn.model import FourTuple
+from tcpnewconn.state.log import Record
+
+# Of a socket that rows show: cookie, number, inode, state, paired, opened, uid, cgroup.
+_PACKED = struct.Struct("=QqIBBdIQ")
+# (uid_t)-1 is no user (chown(2)).
+_NO_USER = 0xFFFFFFFF
+
+
+class Phase(Enum):
+    """What is known of a socket."""
+
+    # The last polls show it.
+    SHOWN = auto()
+    # No row shows it any longer; its destroy notification has not come. It comes milliseconds later, or after days where the
+    # peer has reset the connection and a program keeps the socket open (conntrack's dying list).
+    DYING = auto()
+    # The peer, on this host too, of a reported connection: no row or notification has shown it yet. Where addresses are
+    # translated on the way (iptables REDIRECT) it never comes.
+    EXPECTED = auto()
+    # In TIME_WAIT at the first poll: its notification came before anybody listened, or will come at once.
+    ENDED_BEFORE_START = auto()
+    # Destroyed and reported.
+    CLOSED = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Socket:
+    """One socket of a connection.
+
+    `number` names the connection: the cookie of the socket that it was reported with, or a negative serial number where the
+    kernel gives no cookies. `paired`: the connection's other socket, on this host too, was seen. `opened` is the monotonic
+    time of the poll that found it, in seconds; 0.0 if it was there at the first start. 0 is an unknown cookie or inode.
+
+    `since` is when it entered its phase, in monotonic seconds. Of a DYING socket: `gap` says that its notification may have
+    come while nobody received it, `lost` that it was counted as lost. `detected_by` is for ENDED_BEFORE_START.
+    """
+
+    four_tuple: FourTuple
+    phase: Phase | None = None
+    number: int = 0
+    cookie: int = 0
+    inode: int = 0
+    state: int = 0
+    paired: bool = False
+    opened: float = 0.0
+    uid: int | None = None
+    cgroup: int = 0
+    since: float = 0.0
+    gap: bool = False
+    lost: bool = False
+    detected_by: str = ""
+
+
+def named(text: str) -> FourTuple:
+    """The 4-tuple that a record names. Raises ValueError where it is none."""
+    four_tuple = bytes.fromhex(text)
+    if len(four_tuple) not in (12, 36):
+        raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+    return four_tuple
+
+
+def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Record) -> Socket:
+    """The socket of a record, from its cookie to `opened`, and its uid and cgroup, which version 1 did not write."""
+    cookie, inode, state, number, paired, opened = record
+    uid, cgroup = attribution or (None, 0)
+    # What does not fit raises here, where the file is judged.
+    return unpacked(
+        four_tuple,
+        _PACKED.pack(cookie, number, inode, state, bool(paired), opened, _NO_USER if uid is None else uid, cgroup),
+        phase,
+    )
+
+
+def packed(one: Socket) -> bytes:
+    """80 bytes, where an object would take 250."""
+    uid = _NO_USER if one.uid is None else one.uid
+    return _PACKED.pack(one.cookie, one.number, one.inode, one.state, one.paired, one.opened, uid, one.cgroup)
+
+
+def unpacked(four_tuple: FourTuple, packed: bytes, phase: Phase = Phase.SHOWN) -> Socket:
+    """The socket of a 4-tuple whose packed form this is."""
+    cookie, number, inode, state, paired, opened, uid, cgroup = _PACKED.unpack(packed)
+    return Socket(
+        four_tuple,
+        phase,
+        number,
+        cookie,
+        inode,
+        state,
+        bool(paired),
+        opened,
+        None if uid == _NO_USER else uid,
+        cgroup,
+    )
+
+
+def line(socket: Socket) -> str:
+    """The record of a socket in its phase."""
+    name = socket.four_tuple.hex()
+    if socket.phase is Phase.EXPECTED:
+        return f'["o","{name}",{socket.number}]'
+    if socket.phase is Phase.CLOSED:
+        return f'["c","{name}",{socket.since:.3f}]'
+    kind, doubt = "+", ""
+    if socket.phase is Phase.DYING:
+        kind, doubt = "v", f"{int(socket.lost) if socket.gap else -1},"
+    paired = "true" if socket.paired else "false"
+    uid = "null" if socket.uid is None else socket.uid
+    return (
+        f'["{kind}","{name}",{socket.cookie},{socket.inode},{socket.state},{socket.number},{paired},'
+        f"{socket.opened:.3f},{doubt}{uid},{socket.cgroup}]"
+    )

@@ -1,0 +1,204 @@
+"""Destroyed sockets whose addresses the kernel had cleared (SO_LINGER 0), and whose cookie nobody had asked for: which was it?
+
+What is left of the 4-tuple can be that of several sockets, so such a one waits a moment for the notifications of those that it
+is not. Where it is taken for a socket whose own notification comes later after all, that is taken back. Of a connection within
+this host the other socket keeps its addresses: that one tells of the connection, but a program can keep it open for days.
+Records y and z are its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from tcpnewconn.model import ESTABLISHED, DestroyedSocket, FourTuple, SocketInfo, Traffic, mirrored
+from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.tracking.cleared import can_be
+from tcpnewconn.tracking.matching import is_full
+from tcpnewconn.tracking.socket import Phase, named
+from tcpnewconn.tracking.sockets import Sockets
+
+# Seconds for which the notifications of others are waited for.
+_MOMENT = 1.0
+# How many of each kind are kept at most.
+_MOST = 1024
+
+# What one is taken for while it waits.
+_UNDECIDED = b""
+
+# json.dumps() would make an encoder for each line.
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Verdict(NamedTuple):
+    """What an unaddressed socket was: that of a reported connection, or, without a 4-tuple, the only trace of one."""
+
+    socket: DestroyedSocket
+    four_tuple: FourTuple | None
+
+
+class Unaddressed:
+    """`look_up` and `internal` as in Tracker."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        look_up: Callable[[FourTuple], SocketInfo | None],
+        internal: Callable[[FourTuple], bool],
+        log: StateLog | None,
+    ) -> None:
+        self._sockets = sockets
+        self._look_up = look_up
+        self._internal = internal
+        self._log = log
+        self.clear()
+        if log is not None:
+            log.register("yz", self)
+
+    def clear(self) -> None:
+        """Know none."""
+        # Each with the time that it came, the first first.
+        self._waiting: deque[tuple[float, DestroyedSocket]] = deque()
+        # Those within this host whose other socket, which has the addresses, may be kept open; by their cookie.
+        self._unknown: dict[int, tuple[float, DestroyedSocket]] = {}
+        # What was taken for the socket of a 4-tuple, with the time that it came.
+        self._guesses: dict[FourTuple, tuple[float, DestroyedSocket]] = {}
+        self._loaded: dict[int, tuple[DestroyedSocket, float, FourTuple | None]] = {}
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def records(self) -> Iterator[str]:
+        yield from (_line(*loaded) for loaded in self._loaded.values())
+        yield from (_line(socket, came, guess) for guess, (came, socket) in self._guesses.items())
+        yield from (_line(socket, came, None) for came, socket in self._unknown.values())
+        yield from (_line(socket, came, _UNDECIDED) for came, socket in self._waiting)
+
+    def load(self, record: Record) -> None:
+        if record[0] == "z":
+            self._loaded.pop(record[1], None)
+            return
+        _, name, cookie, traffic, came, guess = record
+        socket = DestroyedSocket(named(name), int(cookie), True, True, Traffic(*map(int, traffic)))
+        self._loaded.pop(socket.cookie, None)
+        self._loaded[socket.cookie] = (
+            socket,
+            float(came),
+            None if guess is None else named(guess) if guess else _UNDECIDED,
+        )
+
+    def resume(self) -> None:
+        """Go on after a restart."""
+        for loaded in self._loaded.values():
+            self._keep(*loaded)
+        self._loaded.clear()
+
+    def _keep(self, socket: DestroyedSocket, came: float, guess: FourTuple | None) -> None:
+        """It came then, and is taken for that of the `guess`; _UNDECIDED while it waits, None where nothing tells."""
+        if guess is None:
+            self._unknown[socket.cookie] = (came, socket)
+        elif guess == _UNDECIDED:
+            self._waiting.append((came, socket))
+        else:
+            self._guesses[guess] = (came, socket)
+
+    def _put(self, socket: DestroyedSocket, came: float, guess: FourTuple | None) -> None:
+        if guess in self._guesses:
+            self._explained(self._guesses[guess][1].cookie)
+        self._keep(socket, came, guess)
+        if self._log is not None:
+            self._log.append(_line(socket, came, guess))
+
+    def _explained(self, cookie: int) -> None:
+        if self._log is not None:
+            self._log.append(f'["z",{cookie}]')
+
+    # --- what it was -------------------------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> bool:
+        """Whether tick() will soon have a verdict."""
+        return bool(self._waiting)
+
+    def wait(self, socket: DestroyedSocket, now: float) -> bool:
+        """Wait for what a socket can be; False if that is nothing that is known."""
+        if not self._internal(socket.four_tuple) and next(self._sockets.name_unknown(socket), None) is None:
+            return False
+        self._put(socket, now, _UNDECIDED)
+        return True
+
+    def tick(self, now: float, window: float) -> Iterator[Verdict]:
+        """The verdict on those that nothing has explained in time. `window` is the beginning of the correlation window."""
+        while self._waiting and self._waiting[0][0] <= now - _MOMENT:
+            came, socket = self._waiting.popleft()
+            if self._is_expected_peer(socket, came, window):
+                continue
+            four_tuple = next(self._sockets.name_unknown(socket), None)
+            if four_tuple is not None:
+                self._put(socket, came, four_tuple)
+                yield Verdict(socket, four_tuple)
+            elif not self._internal(socket.four_tuple):
+                self._explained(socket.cookie)
+                yield Verdict(socket, None)
+            else:
+                self._put(socket, came, None)
+        self._shorten(self._unknown)
+        self._shorten(self._guesses)
+
+    def _shorten(self, kept: dict[Any, tuple[float, DestroyedSocket]]) -> None:
+        """Forget the oldest where there are too many."""
+        for key in list(islice(kept, max(0, len(kept) - _MOST))):
+            self._explained(kept.pop(key)[1].cookie)
+
+    def _is_expected_peer(self, socket: DestroyedSocket, came: float, window: float) -> bool:
+        """Whether one can be an expected peer; then that is expected no longer."""
+        expected = self._sockets.expected_of(socket, window)
+        four_tuple = next((one for one in expected if not self._has_lost_its_peer(one)), None)
+        if four_tuple is None:
+            return False
+        peer = self._sockets.first(four_tuple, Phase.EXPECTED, window)
+        assert peer is not None
+        self._sockets.forget(peer)
+        self._put(socket, came, four_tuple)
+        return True
+
+    def _has_lost_its_peer(self, four_tuple: FourTuple) -> bool:
+        """Whether a 4-tuple has a socket now that has lost its other end."""
+        info = self._look_up(four_tuple)
+        if not is_full(info) or info.state == ESTABLISHED:
+            return False
+        return not is_full(self._look_up(mirrored(four_tuple)))
+
+    # --- what came later ---------------------------------------------------------------------------------------------
+
+    def taken_back(self, socket: DestroyedSocket, now: float) -> bool:
+        """Whether one was taken for a socket that is notified only now, and that a program had kept open since before."""
+        guessed = self._guesses.get(socket.four_tuple)
+        if guessed is None or not _was_reset_by(socket, guessed[0], now):
+            return False
+        del self._guesses[socket.four_tuple]
+        self._put(guessed[1], now, _UNDECIDED)
+        return True
+
+    def was_peer(self, socket: DestroyedSocket, now: float) -> bool:
+        """Whether the peer of one that a program had kept open came unaddressed before."""
+        for cookie, (came, other) in reversed(self._unknown.items()):
+            if not _was_reset_by(socket, came, now):
+                return False
+            if can_be(other, mirrored(socket.four_tuple)):
+                del self._unknown[cookie]
+                self._explained(cookie)
+                return True
+        return False
+
+
+def _was_reset_by(socket: DestroyedSocket, time: float, now: float) -> bool:
+    """Whether a socket had been reset by then, or within a moment, and is destroyed only now."""
+    return now - socket.idle < time + _MOMENT
+
+
+def _line(socket: DestroyedSocket, came: float, guess: FourTuple | None) -> str:
+    taken = None if guess is None else guess.hex()
+    return _ENCODE(["y", socket.four_tuple.hex(), socket.cookie, list(socket.traffic), round(came, 3), taken])

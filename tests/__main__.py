@@ -1,0 +1,115 @@
+"""
+Runs the tests stage by stage, cheap ones first, and ends at the first stage that fails.
+
+    python3 -m tests [--keep-going] [STAGE...]          (no STAGE: all of them)
+
+At the end: how long each stage took, and the slowest tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+TREE = Path(__file__).resolve().parents[1]
+SLOWEST = 10
+CORES = max(2, os.cpu_count() or 2)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Which tests, by their markers (pyproject.toml), and how many at a time."""
+
+    name: str
+    markers: str
+    workers: int
+
+
+# Every test is in exactly one of them (tests/project/test_stages.py).
+STAGES = (
+    Stage("check", "unit or (model and not random) or (project and not apt)", CORES),
+    Stage("project", "project and apt", CORES),
+    Stage("kernel", "kernel", CORES),
+    Stage("model", "model and random", CORES),
+    # Containers wait most of the time.
+    Stage("booted", "booted", 2 * CORES),
+    Stage("machine", "machine", CORES),
+    Stage("fleet", "fleet", CORES),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    stage: Stage
+    status: int
+    seconds: float
+    # Seconds of each test, the making of what it needs included.
+    tests: dict[str, float]
+
+
+def run(stage: Stage) -> Outcome:
+    print(f"\n=== {stage.name}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="tcpnewconn-tests-") as scratch:
+        report = Path(scratch) / "report.xml"
+        began = time.monotonic()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-q", f"--numprocesses={stage.workers}", "--dist=loadgroup"),
+                *("-m", stage.markers, f"--junitxml={report}"),
+            ],
+            cwd=TREE,
+            check=False,
+        )
+        return Outcome(stage, done.returncode, time.monotonic() - began, durations(report))
+
+
+def durations(report: Path) -> dict[str, float]:
+    if not report.exists():
+        return {}
+    cases = ElementTree.parse(report).iter("testcase")
+    return {f"{case.get('classname')}::{case.get('name')}": float(case.get("time") or 0) for case in cases}
+
+
+def show(outcomes: list[Outcome]) -> None:
+    print("\n=== how long it took")
+    for outcome in outcomes:
+        what = "failed" if outcome.status else "ok"
+        print(f"{outcome.stage.name:10}{span(outcome.seconds):>12}{len(outcome.tests):7} tests  {what}")
+    print(f"{'in all':10}{span(sum(outcome.seconds for outcome in outcomes)):>12}")
+    print("\n=== the slowest tests")
+    tests = [(seconds, name) for outcome in outcomes for name, seconds in outcome.tests.items()]
+    for seconds, name in sorted(tests, reverse=True)[:SLOWEST]:
+        print(f"{seconds:7.1f} s  {name}")
+
+
+def span(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:2} s"
+
+
+def main() -> int:
+    names = [stage.name for stage in STAGES]
+    parser = argparse.ArgumentParser(prog="python3 -m tests")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=", ".join(names))
+    parser.add_argument("--keep-going", action="store_true", help="run the later stages although one failed")
+    given = parser.parse_args()
+    if unknown := set(given.stages) - set(names):
+        parser.error(f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    outcomes = []
+    for stage in STAGES:
+        if not given.stages or stage.name in given.stages:
+            outcomes.append(run(stage))
+            if outcomes[-1].status and not given.keep_going:
+                break
+    show(outcomes)
+    return max((outcome.status for outcome in outcomes), default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""The bench runs with tiny sizes; its results are not checked here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import GROUPS
+
+TREE = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_of_the_bench_can_be_measured(group: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--small", group], cwd=TREE, capture_output=True, text=True, timeout=300
+    )
+
+    assert done.returncode == 0, done.stderr
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    assert len(rows) > 2, done.stdout
+    # Under a tiny load every connection is logged, and nothing else.
+    for row in rows:
+        if row.startswith("| reported"):
+            assert "| reached" in row, done.stdout
+
+
+def test_an_unknown_group_is_named() -> None:
+    done = subprocess.run([sys.executable, "-m", "bench", "speed"], cwd=TREE, capture_output=True, text=True)
+
+    assert done.returncode == 2
+    assert "no such group: speed" in done.stderr

@@ -1,0 +1,54 @@
+"""promtool, which parses as Prometheus does, finds nothing to say about the metrics."""
+
+import re
+
+import pytest
+
+from tcpnewconn.health.counters import REASONS, SOURCES, Counters, ServiceStatistics
+from tcpnewconn.health.metrics import exposition
+from tcpnewconn.model import Closed, Connection, Degraded, Endpoint, Listener, Loss, PortScan
+from tests.support import exposition as written
+from tests.support.terminal import TREE
+
+pytestmark = pytest.mark.apt
+
+HERE, PEER = Endpoint(bytes([10, 0, 0, 5]), 22), Endpoint(bytes([203, 0, 113, 9]), 50000)
+
+
+def busy() -> Counters:
+    """Everything has happened."""
+    counters = Counters()
+    counters.connection(Connection(PEER, HERE, "ingress", "poll", "id", 1), True)
+    for reason in REASONS:
+        counters.event(Loss(1234567, reason, "lost"))
+    for source in SOURCES:
+        counters.event(Degraded(source, "missing"))  # type: ignore[arg-type]
+    counters.event(Listener(HERE, False))
+    counters.event(PortScan(bytes(4), None, (1, 2, 3, 4)))
+    counters.event(Closed(PEER, HERE, "ingress", "id", 1, 1, 1, 1, None))
+    return counters
+
+
+def first_file_of_the_package() -> str:
+    (content,) = re.findall(r"(?m)^f (?:\S+ ){5}(.*)$", (TREE / "systemd" / "tcpnewconn.tmpfiles").read_text())
+    return content.replace("\\n", "\n")
+
+
+def long_running() -> ServiceStatistics:
+    statistics = ServiceStatistics(0.1, polls=7, failed=2, skipped=3, seconds=0.0123456, last_poll=1.795e9, waiting=4)
+    statistics.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
+    statistics.cpu, statistics.memory, statistics.started = 1.5, 20480, 1.7949e9
+    return statistics
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        exposition(Counters(), ServiceStatistics(10.0)),
+        exposition(busy(), long_running()),
+        first_file_of_the_package(),
+    ],
+    ids=["at the start", "after everything", "of the package"],
+)
+def test_prometheus_reads_the_metrics(text: str) -> None:
+    written.check(text)

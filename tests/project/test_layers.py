@@ -1,0 +1,64 @@
+"""The packages' imports: data flows one way, and so do they."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.support.terminal import TREE
+
+PACKAGE = TREE / "tcpnewconn"
+
+# What each package or module may import of the others; anything else is an import against the flow.
+ALLOWED: dict[str, set[str]] = {
+    # Values; how text that is not printable is written.
+    "__init__": set(),
+    "model": set(),
+    "text": set(),
+    # What comes in, and by which settings.
+    "settings": {"model", "text"},
+    "kernel": {"model", "text"},
+    "attribution": {"model", "text"},
+    # What outlives a restart: record kinds, no meanings. Each owner writes and reads its own records.
+    "state": set(),
+    # What is new.
+    "tracking": {"model", "kernel", "state"},
+    # What goes out.
+    "health": {"__init__", "model", "settings", "text", "state"},
+    "reporting": {"__init__", "model", "settings", "text", "state", "attribution", "health"},
+}
+# Those that join them, each above the ones before it.
+for joining in ("observer", "service", "app", "cli", "__main__"):
+    ALLOWED[joining] = set(ALLOWED)
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(module: Path) -> str:
+    """The package below tcpnewconn/ that a file belongs to, or the module that it is."""
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(module: Path) -> set[str]:
+    """Which of them a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}:{node.lineno}: a relative import"
+            names = [f"{node.module}.{each.name}" for each in node.names]
+        for parts in (name.split(".") for name in names):
+            if parts[0] == "tcpnewconn":
+                below = parts[1] if len(parts) > 1 else "__init__"
+                is_module = (PACKAGE / below).is_dir() or (PACKAGE / f"{below}.py").exists()
+                found.add(below if is_module else "__init__")
+    return found
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(PACKAGE)))
+def test_no_import_runs_against_the_flow(module: Path) -> None:
+    here = layer(module)
+    assert here in ALLOWED, f"say in the table what {here} may import"
+    assert imported(module) - {here} <= ALLOWED[here]

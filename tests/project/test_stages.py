@@ -1,0 +1,104 @@
+"""`make check` and `make test`: every test is in one stage, and those of `unit/` need neither root nor Debian's packages."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from _pytest.mark.expression import Expression
+
+from tests.__main__ import STAGES
+from tests.support import built
+
+TESTS = built.TREE / "tests"
+DIRECTORIES = sorted({path.parent.name for path in TESTS.glob("*/test_*.py")})
+# In a checkout these are there.
+IN_EVERY_CHECKOUT = {"git", "python3-venv"}
+# Where Debian's packages of Python modules are.
+MODULES = "/usr/lib/python3/dist-packages"
+
+
+def stages(*markers: str) -> list[str]:
+    """Those that take a test with these markers."""
+    return [stage.name for stage in STAGES if Expression.compile(stage.markers).evaluate(markers.__contains__)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES)
+def test_every_test_is_in_exactly_one_stage(directory: str) -> None:
+    for more in ([], ["random"], ["apt"]):
+        assert len(stages(directory, *more)) == 1, more
+
+
+def test_the_first_stage_takes_what_needs_nothing() -> None:
+    first = STAGES[0].name
+    assert stages("unit") == stages("model") == stages("project") == [first]
+    for markers in (("model", "random"), ("project", "apt"), ("kernel",), ("booted",), ("machine",), ("fleet",)):
+        assert first not in stages(*markers)
+
+
+def installed_for_the_tests() -> list[str]:
+    """The files of the packages that the tests install, and that not every system has."""
+    wanted = set((TESTS / "packages.txt").read_text().split()) - IN_EVERY_CHECKOUT
+    shown = ["dpkg-query", "--show", "--showformat=${Package} ${Priority}\\n", *sorted(wanted)]
+    listed = subprocess.run(shown, capture_output=True, text=True, check=True).stdout.splitlines()
+    ours = [name for name, priority in map(str.split, listed) if priority != "required"]
+    return subprocess.run(
+        ["dpkg", "--listfiles", *ours], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+
+
+def link_commands(folder: Path, hidden: set[str]) -> None:
+    """Links to every command that this machine has, but for these."""
+    folder.mkdir()
+    for place in ("/usr/bin", "/usr/sbin"):
+        for command in set(os.listdir(place)) - hidden:
+            if not (folder / command).is_symlink():
+                (folder / command).symlink_to(f"{place}/{command}")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """One that everybody may enter."""
+    with tempfile.TemporaryDirectory(prefix="tcpnewconn-nobody-") as place:
+        os.chmod(place, 0o755)
+        yield Path(place)
+
+
+@pytest.mark.apt
+def test_the_unit_tests_need_no_root_and_no_package_of_debian(place: Path) -> None:
+    """As nobody, in a copy of the tree, with the commands and Python modules of tests/packages.txt out of sight."""
+    tree, commands, nothing = built.copy_of_tree(place / "tree"), place / "commands", place / "nothing"
+    files = installed_for_the_tests()
+    link_commands(commands, {os.path.basename(file) for file in files if re.match(r"(/usr)?/s?bin/", file)})
+    modules = {file for file in files if os.path.dirname(file) == MODULES and os.path.isdir(file)}
+    assert f"{MODULES}/systemd" in modules
+    # Every Python imports it at its start.
+    modules -= {f"{MODULES}/_distutils_hack"}
+    nothing.mkdir()
+    (tree / ".venv").mkdir()
+    subprocess.run(["chmod", "--recursive", "a+rX", place], check=True)
+    subprocess.run(["chown", "--recursive", "nobody", tree], check=True)
+    mounts = [(sys.prefix, tree / ".venv"), *((nothing, module) for module in sorted(modules))]
+    script = [
+        *(f"mount --bind {shlex.quote(str(what))} {shlex.quote(str(over))}" for what, over in mounts),
+        'exec "$@"',
+    ]
+    nobody = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "--bounding-set=-all"]
+    environment = ["env", "--ignore-environment", f"HOME={tree}", f"PATH={commands}", "LANG=C.UTF-8"]
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--propagation=private", "sh", "-euc", "\n".join(script), "sh"),
+            *(*nobody, *environment, ".venv/bin/python", "-m", "pytest", "-q", "tests/unit"),
+        ],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"(?m)^\d{3,} passed", done.stdout), done.stdout

@@ -1,0 +1,31 @@
+"""Every line of --output json that a test reads is read here, and must be what docs/events.schema.json says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+SCHEMA: dict[str, Any] = json.loads((Path(__file__).resolve().parents[2] / "docs" / "events.schema.json").read_text())
+_VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
+
+Event = dict[str, Any]
+
+
+def check(event: Event) -> None:
+    """AssertionError says what of the schema it is not."""
+    problems = [f"{error.json_path}: {error.message}" for error in _VALIDATOR.iter_errors(event)]
+    assert not problems, f"{event} is not what docs/events.schema.json says: {problems}"
+
+
+def parsed(line: str) -> Event:
+    event: Event = json.loads(line)
+    check(event)
+    return event
+
+
+def parsed_lines(lines: Iterable[str]) -> list[Event]:
+    return [parsed(line) for line in lines]

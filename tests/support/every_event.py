@@ -1,0 +1,79 @@
+"""Events of every kind, and what turns them into entries and JSON documents."""
+
+from __future__ import annotations
+
+import pwd
+from collections.abc import Callable
+from pathlib import Path
+
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
+from tcpnewconn.health.counters import REASONS, SOURCES
+from tcpnewconn.model import (
+    Closed,
+    Connection,
+    Degraded,
+    Endpoint,
+    Event,
+    Listener,
+    Loss,
+    ObservationStarted,
+    ObservationStopped,
+    PortScan,
+    Recovered,
+    Summary,
+)
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry, document
+from tests.support.table import packed
+
+PEER, HERE = Endpoint(*packed("203.0.113.9:51544")), Endpoint(*packed("10.0.0.5:22"))
+PEER6, HERE6 = Endpoint(*packed("[2001:db8::9]:40001")), Endpoint(*packed("[2001:db8::5]:443"))
+NINE, NINE6 = PEER.address or b"", PEER6.address or b""
+ANYWHERE = Endpoint(None, None)
+NOBODY = pwd.getpwnam("nobody").pw_uid
+# 2026-11-25 12:00:00 UTC
+NOON = 1_795_608_000.0
+
+Render = Callable[[Event], Entry]
+
+
+def unit_in(cgroups: Path) -> int:
+    """A tree of cgroups with one unit; a cgroup's id is its directory's inode number."""
+    (cgroups / "cgroup.controllers").touch()
+    directory = cgroups / "system.slice/ssh.service"
+    directory.mkdir(parents=True)
+    return directory.stat().st_ino
+
+
+def renderer(cgroups: Path) -> Render:
+    return Renderer(Units(str(cgroups)), Users()).entry
+
+
+def every_event(unit: int) -> list[Event]:
+    """Each kind of event with every field that it can have, and with as few as it can have."""
+    return [
+        Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, unit),
+        Connection(Endpoint(None, 1), Endpoint(NINE6, None), "egress", "notification", "x", 7),
+        Connection(PEER6, HERE6, "unknown", "startup", "x", 6),
+        Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, unit),
+        Closed(Endpoint(NINE, None), Endpoint(None, 22), "internal", "x", 0, 0, 0, 0, None),
+        Listener(HERE, False, NOBODY, unit),
+        Listener(HERE6, True),
+        Summary(Endpoint(NINE, None), HERE, "ingress", unit, 3, 1, True, ()),
+        Summary(ANYWHERE, HERE, "ingress", unit, 5, 2, True, ((NINE, 3), (NINE6, 2))),
+        Summary(ANYWHERE, ANYWHERE, "egress", 0, 1, 1, False, ()),
+        PortScan(NINE, HERE.address, (22, 23)),
+        PortScan(NINE, None, (22, 23)),
+        *(Loss(1, reason, "x") for reason in REASONS),
+        *(Degraded(source, "x") for source in SOURCES),
+        *(Recovered(source, "x") for source in SOURCES),
+        ObservationStarted(NOON, NOON - 2, "10.0.0.0/8 :9100"),
+        ObservationStarted(NOON, None, ""),
+        ObservationStopped(),
+    ]
+
+
+def documents(render: Render, unit: int) -> list[dict[str, object]]:
+    """Every event as a line of --output json has it."""
+    return [document(render(event), "2026-11-25T12:00:00.000+00:00", "web1") for event in every_event(unit)]
