@@ -1,4 +1,4 @@
-"""The figures of the service for a person, and whether they are as they should be: read from the file that Prometheus gets."""
+"""Judges the service by its metrics file, and shows the metrics to a person or a program."""
 
 from __future__ import annotations
 
@@ -13,79 +13,94 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from tcpnewconn.health.counters import Counters, ServiceStatistics
-from tcpnewconn.health.metrics import PREFIX, exposition
+from tcpnewconn.health.metrics import PATH, PREFIX, exposition
 from tcpnewconn.text import printable
 
+# What the service can be, each with the exit status that monitoring plugins have for it.
+EXIT_STATUSES = {"ok": 0, "degraded": 1, "stale": 2, "not running": 2, "unknown": 3}
+
 _SAMPLE = re.compile(PREFIX + r'(\w+)(?:\{((?:\w+="[\w.+~-]*",?)+)\})? (\S+)')
-# The file is smaller; it may be anybody's that --metrics names.
+# All that the file has from boot on, before the service starts for the first time.
+_FROM_BOOT_ON = {"last_poll_timestamp_seconds", "running"}
+# The service's file is smaller; --metrics can name any other.
 _LARGEST_FILE = 1 << 20
-# Seconds without a read that are none too many, whatever the interval.
-_PATIENCE = 5.0
+# Seconds without a poll that are never too many, however short the interval.
+_NEVER_STALE = 5.0
 
 _GREEN, _YELLOW, _RED, _PLAIN = "\033[1;32m", "\033[1;33m", "\033[1;31m", "\033[0m"
-_COLOURS = {"ok": _GREEN, "degraded": _YELLOW}
+_COLORS = {"ok": _GREEN, "degraded": _YELLOW}
 
 Labels = tuple[str, ...]
-Figures = dict[str, dict[Labels, float]]
-
-
-class NoFigures(Exception):
-    """What is wrong with the file, in one line."""
+Metrics = dict[str, dict[Labels, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`word`: ok, degraded, stale or not running; why it is not ok; how long ago the last read was, None if there was none."""
+    """`word`: a key of EXIT_STATUSES; `problems`: why it is not ok; `age`: seconds since the last poll, None without one."""
 
     word: str
     problems: tuple[str, ...]
-    age: float | None
+    age: float | None = None
 
 
-def told(path: str, as_json: bool) -> tuple[str, bool]:
-    """What is to be said of the service whose figures are in this file, and whether all is well."""
+class NoMetrics(Exception):
+    """The file holds no metrics; `verdict` says what that means."""
+
+    def __init__(self, word: str, problem: str) -> None:
+        super().__init__(problem)
+        self.verdict = Verdict(word, (problem,))
+
+
+def report(path: str, as_json: bool) -> tuple[str, int]:
+    """The status of the service that writes this file, as text, and the exit status for it."""
+    metrics: Metrics = {}
     try:
-        figures = read(path)
-        verdict = judged(figures, time.time())
-    except NoFigures as error:
-        figures, verdict = {}, Verdict("not running", (str(error),), None)
-    text = _json(figures, verdict) if as_json else _page(figures, verdict, _in_colour())
-    return text, verdict.word == "ok"
+        metrics = read(path)
+        verdict = judged(metrics, time.time())
+    except NoMetrics as error:
+        verdict = error.verdict
+    text = _json(metrics, verdict) if as_json else _page(metrics, verdict, _in_color())
+    return text, EXIT_STATUSES[verdict.word]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: str) -> Figures:
-    """The file's samples, by metric and values of the labels. Raises NoFigures."""
+def read(path: str) -> Metrics:
+    """The file's samples, by metric and values of the labels. Raises NoMetrics."""
     try:
         # Not to wait for somebody to write into a named pipe.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            text = (file.read(_LARGEST_FILE) or b"").decode()
+            content = file.read(_LARGEST_FILE) or b""
+    except FileNotFoundError as error:
+        if path == PATH:
+            problem = f"no service is installed here: there is no {path}, which comes with the package"
+        else:
+            problem = f"{path}: {error.strerror}"
+        raise NoMetrics("not running", problem) from error
     except OSError as error:
-        raise NoFigures(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise NoFigures(f"{path}: holds no figures of tcpnewconn") from error
-    figures: Figures = {}
-    for line in text.split("\n"):
-        if not line or line.startswith("#"):
-            continue
-        match = _SAMPLE.fullmatch(line)
-        if match is None:
-            raise NoFigures(f"{path}: holds no figures of tcpnewconn")
-        name, labels, value = match.groups()
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise NoFigures(f"{path}: holds no figures of tcpnewconn")
-        figures.setdefault(name, {})[tuple(re.findall(r'"([^"]*)"', labels or ""))] = number
-    if figures and set(figures) <= {"last_poll_timestamp_seconds"}:
-        raise NoFigures("the service has not run since boot; start it with systemctl start tcpnewconn")
-    if not _names() <= set(figures):
-        raise NoFigures(f"{path}: holds no figures of tcpnewconn, or of another version")
-    return figures
+        raise NoMetrics("unknown", f"{path}: {error.strerror}") from error
+    metrics: Metrics = {}
+    for line in content.decode(errors="replace").split("\n"):
+        if line and not line.startswith("#"):
+            name, labels, number = _sample(line, path)
+            metrics.setdefault(name, {})[labels] = number
+    if metrics and set(metrics) <= _FROM_BOOT_ON:
+        raise NoMetrics("not running", "the service has not run since boot; start it with systemctl start tcpnewconn")
+    if not _names() <= set(metrics):
+        raise NoMetrics("unknown", f"{path}: not the metrics of tcpnewconn, or those of another version")
+    return metrics
+
+
+def _sample(line: str, path: str) -> tuple[str, Labels, float]:
+    match = _SAMPLE.fullmatch(line)
+    try:
+        number = float(match[3]) if match is not None else math.nan
+    except ValueError:
+        number = math.nan
+    if match is None or not math.isfinite(number):
+        raise NoMetrics("unknown", f"{path}: not the metrics of tcpnewconn")
+    return match[1], tuple(re.findall(r'"([^"]*)"', match[2] or "")), number
 
 
 def _names() -> set[str]:
@@ -93,34 +108,44 @@ def _names() -> set[str]:
     return set(re.findall(rf"(?m)^{PREFIX}(\w+)", text))
 
 
-def judged(figures: Figures, now: float) -> Verdict:
-    """Whether the service runs and sees everything."""
-    last, interval = _one(figures, "last_poll_timestamp_seconds"), _one(figures, "poll_interval_seconds")
-    if not last:
-        return Verdict("not running", ("no read has gone well yet",), None)
-    age = max(0.0, now - last)
-    if age > max(_PATIENCE, 3 * interval):
-        return Verdict("stale", (f"the last read was {_span(age)} ago: the service is stopped or hangs",), age)
+def judged(metrics: Metrics, now: float) -> Verdict:
+    """Whether the service runs and sees everything; `now` is Unix time in seconds."""
+    last, interval = _one(metrics, "last_poll_timestamp_seconds"), _one(metrics, "poll_interval_seconds")
+    age = max(0.0, now - last) if last else None
+    if not _one(metrics, "running"):
+        return Verdict("not running", ("the service was stopped; start it with systemctl start tcpnewconn",), age)
+    if age is None:
+        return Verdict("not running", ("no poll has succeeded yet: journalctl -u tcpnewconn says why",))
+    if age > max(_NEVER_STALE, 3 * interval):
+        return Verdict("stale", (f"the last poll was {_span(age)} ago: the service hangs or was killed",), age)
     problems = [
-        f"{source} cannot be seen: journalctl -u tcpnewconn -p warning says why"
-        for (source,), degraded in figures["source_degraded"].items()
+        f"{_SOURCES.get(source, source)}: journalctl -u tcpnewconn -p warning says why"
+        for (source,), degraded in metrics["source_degraded"].items()
         if degraded
     ]
-    waiting = _one(figures, "journal_entries_waiting")
+    waiting = _one(metrics, "journal_entries_waiting")
     if waiting:
-        problems.append(f"{waiting:,.0f} entries wait for the journal, which takes none")
+        problems.append(
+            f"the journal accepts no entries: {waiting:,.0f} are waiting; see systemctl status systemd-journald"
+        )
     return Verdict("degraded" if problems else "ok", tuple(problems), age)
 
 
-def _one(figures: Figures, name: str) -> float:
+_SOURCES = {
+    "proc": "/proc/net/tcp cannot be read, so open connections are not seen",
+    "notifications": "no destroy notifications, so connections that open and close between two polls are not seen",
+}
+
+
+def _one(metrics: Metrics, name: str) -> float:
     """The sum of a metric's samples."""
-    return sum(figures[name].values())
+    return sum(metrics[name].values())
 
 
-def _by(figures: Figures, name: str, label: int = 0) -> dict[str, float]:
+def _by(metrics: Metrics, name: str, label: int = 0) -> dict[str, float]:
     """The sums of a metric's samples by one of its labels."""
     sums: dict[str, float] = {}
-    for labels, value in figures[name].items():
+    for labels, value in metrics[name].items():
         sums[labels[label]] = sums.get(labels[label], 0) + value
     return sums
 
@@ -128,13 +153,13 @@ def _by(figures: Figures, name: str, label: int = 0) -> dict[str, float]:
 # --- for programs ----------------------------------------------------------------------------------------------------
 
 
-def _json(figures: Figures, verdict: Verdict) -> str:
+def _json(metrics: Metrics, verdict: Verdict) -> str:
     return json.dumps(
         {
             "status": verdict.word,
             "problems": verdict.problems,
-            "last_read_age_seconds": None if verdict.age is None else round(verdict.age, 3),
-            "figures": {name: _nested(samples) for name, samples in figures.items()},
+            "last_poll_age_seconds": None if verdict.age is None else round(verdict.age, 3),
+            "metrics": {name: _nested(samples) for name, samples in metrics.items()},
         }
     )
 
@@ -156,55 +181,56 @@ def _nested(samples: Mapping[Labels, float]) -> object:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
-def _in_colour() -> bool:
+def _in_color() -> bool:
     """As no-color.org asks for."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def _page(figures: Figures, verdict: Verdict, in_colour: bool) -> str:
-    def coloured(text: str, colour: str) -> str:
-        return f"{colour}{text}{_PLAIN}" if in_colour else text
+def _page(metrics: Metrics, verdict: Verdict, in_color: bool) -> str:
+    def colored(text: str, color: str) -> str:
+        return f"{color}{text}{_PLAIN}" if in_color else text
 
-    colour = _COLOURS.get(verdict.word, _RED)
-    lines = [f"tcpnewconn is {coloured(verdict.word, colour)}"]
-    lines += [f"  {coloured('!', colour)} {printable(problem)}" for problem in verdict.problems]
-    if figures:
-        rows = list(_rows(figures, verdict))
+    color = _COLORS.get(verdict.word, _RED)
+    of = "the status of tcpnewconn" if verdict.word == "unknown" else "tcpnewconn"
+    lines = [f"{of} is {colored(verdict.word, color)}"]
+    lines += [f"  {colored('!', color)} {printable(problem)}" for problem in verdict.problems]
+    if metrics:
+        rows = list(_rows(metrics, verdict))
         width = max(len(title) for title, _, _ in rows)
         lines.append("")
         lines += [
-            f"  {title:<{width}}  {coloured(text, _YELLOW) if notable else text}".rstrip()
+            f"  {title:<{width}}  {colored(text, _YELLOW) if notable else text}".rstrip()
             for title, text, notable in rows
         ]
     return "\n".join(lines)
 
 
-def _rows(figures: Figures, verdict: Verdict) -> Iterator[tuple[str, str, bool]]:
+def _rows(metrics: Metrics, verdict: Verdict) -> Iterator[tuple[str, str, bool]]:
     """Title and text of each line, and whether it is of note."""
-    reads, failed = (_by(figures, "polls_total")[result] for result in ("ok", "failed"))
-    overruns, interval = _one(figures, "polls_skipped_total"), _one(figures, "poll_interval_seconds")
+    polls, failed = (_by(metrics, "polls_total")[result] for result in ("ok", "failed"))
+    skipped, interval = _one(metrics, "polls_skipped_total"), _one(metrics, "poll_interval_seconds")
     if verdict.age is not None:
-        yield "last read", f"{_span(verdict.age)} ago, one every {_span(interval)}", verdict.word == "stale"
-    mean = _one(figures, "poll_duration_seconds_sum") / max(1.0, reads)
+        yield "last poll", f"{_span(verdict.age)} ago, one every {_span(interval)}", verdict.word == "stale"
+    mean = _one(metrics, "poll_duration_seconds_sum") / max(1.0, polls)
     yield (
-        "reads",
-        f"{_number(reads)}, {mean * 1e3:.1f} ms each; {_number(failed)} failed, {_number(overruns)} left out",
-        bool(failed or overruns),
+        "polls",
+        f"{_number(polls)}, {mean * 1e3:.1f} ms each; {_number(failed)} failed, {_number(skipped)} skipped",
+        bool(failed or skipped),
     )
-    connections, folded = figures["connections_total"], _one(figures, "connections_summarized_total")
-    yield "connections", f"{_number(sum(connections.values()))}, {_number(folded)} of them in summaries", False
-    yield "  direction", _listed(_by(figures, "connections_total")), False
-    yield "  family", _listed(_by(figures, "connections_total", 1)), False
-    yield "  detected", _listed(_by(figures, "connections_detected_total")), False
-    yield "listeners", _number(_one(figures, "listeners_total")), False
-    scans, lost = _one(figures, "port_scans_total"), _by(figures, "lost_total")
+    connections, summarized = metrics["connections_total"], _one(metrics, "connections_summarized_total")
+    yield "connections", f"{_number(sum(connections.values()))}, {_number(summarized)} of them in summaries", False
+    yield "  direction", _listed(_by(metrics, "connections_total")), False
+    yield "  family", _listed(_by(metrics, "connections_total", 1)), False
+    yield "  detected by", _listed(_by(metrics, "connections_detected_total")), False
+    yield "listeners", _number(_one(metrics, "listeners_total")), False
+    scans, lost = _one(metrics, "port_scans_total"), _by(metrics, "lost_total")
     yield "port scans", _number(scans), scans > 0
     yield "lost", _listed({reason: count for reason, count in lost.items() if count}) or "nothing", any(lost.values())
-    sockets = {state: count for state, count in _by(figures, "sockets").items() if count}
+    sockets = {state: count for state, count in _by(metrics, "sockets").items() if count}
     yield "sockets", _listed(sockets) or "none", False
-    started = _one(figures, "process_start_time_seconds")
-    cpu, memory = _one(figures, "process_cpu_seconds_total"), _one(figures, "process_resident_memory_bytes")
-    ((version,),) = figures["build_info"]
+    started = _one(metrics, "process_start_time_seconds")
+    cpu, memory = _one(metrics, "process_cpu_seconds_total"), _one(metrics, "process_resident_memory_bytes")
+    ((version,),) = metrics["build_info"]
     since = datetime.fromtimestamp(started, timezone.utc).isoformat(" ", "seconds")
     yield "process", f"version {version}, since {since}, {cpu:,.1f} s of CPU time, {memory / 2**20:.1f} MiB", False
 

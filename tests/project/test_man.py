@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn import cli
+from tcpnewconn.health import status
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config, files
+from tcpnewconn.settings.rule import parse_rule
 from tests.support import built
-from tests.support.debfile import run
 
 SOURCES = sorted((built.TREE / "man").glob("*.scd"))
 PAGES = ("tcpnewconn.8", "tcpnewconn.conf.5", "tcpnewconn.fields.7")
@@ -35,10 +37,6 @@ def entries(text: str) -> dict[str, str]:
         for term in re.findall(r"\*([^*]+)\*", heading):
             found[term] = below
     return found
-
-
-def help_text() -> str:
-    return run("/usr/bin/python3", "-m", "tcpnewconn", "--help", cwd=built.TREE)
 
 
 def rendered(page: str, tmp_path: Path) -> str:
@@ -65,8 +63,10 @@ def test_a_page_can_be_shown(page: str, tmp_path: Path) -> None:
     text = rendered(page, tmp_path)
     name, number = page.rsplit(".", 1)
     assert text.startswith(f"{name}({number})")
-    for heading in ("NAME", "DESCRIPTION", "SEE ALSO"):
-        assert re.search(rf"(?m)^{heading}$", text)
+    headings = re.findall(r"(?m)^(?!tcpnewconn)\S.*$", text)
+    assert {"NAME", "DESCRIPTION", "SEE ALSO"} <= set(headings)
+    # A line of text that begins with # would be one, too.
+    assert all(re.fullmatch(r"[A-Z \[\]]+", heading) for heading in headings), headings
     # Nothing of the source's mark-up is left.
     assert not re.search(r"(?<![\w/.])\*\w+\*", text)
     # The other pages are named.
@@ -76,27 +76,45 @@ def test_a_page_can_be_shown(page: str, tmp_path: Path) -> None:
             assert f"*{name}*({number})" in section(page, "SEE ALSO")
 
 
+def options(command: str) -> set[str]:
+    return {option for action in cli.parser(command)._actions for option in action.option_strings}
+
+
 def test_every_option_is_explained_and_no_other() -> None:
-    options = {*re.findall(r"(?<![\w-])--?[a-z][a-z-]*", re.sub(r"(?s)^usage:.*?\n\n|examples:.*", "", help_text()))}
-    assert len(options) >= 8
     explained = entries(section("tcpnewconn.8", "OPTIONS"))
-    assert set(explained) == options
+    assert set(explained) == set().union(*map(options, ("", *cli.COMMANDS)))
     assert all(len(text.split()) > 3 for text in explained.values())
-    shown = set(re.findall(r"--[a-z-]+", section("tcpnewconn.8", "SYNOPSIS")))
-    assert shown == {option for option in options if option.startswith("--")}
+
+
+def test_the_synopsis_has_every_command_with_its_options() -> None:
+    synopsis = section("tcpnewconn.8", "SYNOPSIS")
+    shown = {
+        words[0]: set(words[1:])
+        for line in synopsis.split("\n\n")
+        if "_COMMAND_" not in line and (words := re.findall(r"\*(-?-?[a-z][a-z-]*)\*", line)[1:])
+    }
+    assert shown.pop("--version") == set()
+    assert shown == {name: options(name) - {"-h", "--help"} for name in cli.COMMANDS}
+    assert "*tcpnewconn* [*run*] " in synopsis
+    assert "*tcpnewconn* [_COMMAND_] *--help*" in synopsis
 
 
 def test_every_command_is_explained() -> None:
-    commands = re.search(r"(?m)^  \{([a-z,-]+)\}", help_text())
-    assert commands is not None
-    assert set(entries(section("tcpnewconn.8", "COMMANDS"))) == set(commands[1].split(","))
+    assert list(entries(section("tcpnewconn.8", "COMMANDS"))) == list(cli.COMMANDS)
+
+
+def test_every_status_of_the_service_is_explained_with_its_exit_status() -> None:
+    text = entries(section("tcpnewconn.8", "COMMANDS"))["status"]
+    assert {word: int(number) for word, number in re.findall(r"- \*([a-z ]+)\* \((?:exit status )?(\d)\)", text)} == (
+        status.EXIT_STATUSES
+    )
 
 
 def test_every_kind_of_output_is_explained() -> None:
-    kinds = re.search(r"--output \{([a-z,]+)\}", help_text())
-    assert kinds is not None
+    (kinds,) = [action.choices for action in cli.parser()._actions if "--output" in action.option_strings]
+    assert kinds
     text = entries(section("tcpnewconn.8", "OPTIONS"))["--output"]
-    for kind in kinds[1].split(","):
+    for kind in kinds:
         assert f"*{kind}*" in text
 
 
@@ -113,16 +131,40 @@ def test_every_setting_is_explained_with_its_default_and_no_other() -> None:
             assert re.search(rf"{re.escape(default)}[.:]", explained[f"{setting.name}="])
 
 
-def test_every_folder_of_the_configuration_is_named_in_order() -> None:
-    folders = re.findall(r"_/([\w/]+)/tcpnewconn\.conf_", section("tcpnewconn.conf.5", "SYNOPSIS"))
-    assert tuple(folders) == files.DIRECTORIES
+def test_every_directory_of_the_configuration_is_named_in_order() -> None:
+    directories = re.findall(r"_/([\w/]+)/tcpnewconn\.conf_", section("tcpnewconn.conf.5", "SYNOPSIS"))
+    assert tuple(directories) == files.DIRECTORIES
 
 
 def test_the_example_of_a_configuration_is_a_good_one(tmp_path: Path) -> None:
-    (example,) = re.findall(r"(?s)\n```\n(.*?)```", section("tcpnewconn.conf.5", "EXAMPLES"))
+    example, _ = re.findall(r"(?s)\n```\n(.*?)```", section("tcpnewconn.conf.5", "EXAMPLES"))
     file = tmp_path / "example.conf"
     file.write_text(example)
-    assert config.load(str(file)) != config.load(os.devnull)
+    settings = config.load(str(file))
+    assert settings.interval == 1
+    assert len(settings.ignore.given) == 4
+
+
+def test_the_example_of_an_error_is_what_is_printed(tmp_path: Path) -> None:
+    _, example = re.findall(r"(?s)\n```\n(.*?)```", section("tcpnewconn.conf.5", "EXAMPLES"))
+    file = tmp_path / "example.conf"
+    file.write_text("[Poll]\nInterval=1s\n\n[Report]\nIgnore=10.1.2.3/8\n")
+    with pytest.raises(config.ConfigError) as error:
+        config.load(str(file))
+    assert f"tcpnewconn: {error.value}\n" == example.replace("/etc/tcpnewconn.conf.d/10-local.conf", str(file))
+
+
+def test_every_rule_in_the_text_is_one(tmp_path: Path) -> None:
+    """Each that is written without blanks and has the look of a rule, in both pages."""
+    text = entries(section("tcpnewconn.conf.5", "[REPORT] SECTION"))["Ignore="].replace("\\", "")
+    text += entries(section("tcpnewconn.8", "OPTIONS"))["--ignore"].replace('"', " ")
+    found = re.findall(
+        r"(?<![\w*])(?:[a-z]+:)*(?:[\d.]+/\d+|\[?[\da-f:]*::[\da-f/]+\]?|:\d+)[\w:/-]*|(?:unit|user):\S+", text
+    )
+    rules = [rule.rstrip(",.") for rule in found]
+    assert len(rules) >= 12
+    for rule in rules:
+        parse_rule(rule)
 
 
 def test_every_field_is_explained_with_a_journalctl_example_and_no_other() -> None:
@@ -153,7 +195,6 @@ def test_the_pages_admit_what_it_costs_and_cannot_do() -> None:
 
 
 def test_every_exit_status_is_explained() -> None:
-    from tcpnewconn import cli
-
-    explained = entries(section("tcpnewconn.8", "EXIT STATUS"))
-    assert {"0", "2", str(cli.EXIT_CANNOT_RUN), str(cli.EXIT_CONFIG)} == set(explained)
+    explained = {int(number) for number in entries(section("tcpnewconn.8", "EXIT STATUS"))}
+    named = {value for name, value in vars(cli).items() if name.startswith("EXIT_")}
+    assert explained == {0, *named, *status.EXIT_STATUSES.values()}

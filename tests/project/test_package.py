@@ -125,6 +125,8 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
         |/usr/lib/systemd/(system/tcpnewconn(-metrics)?\.(service|socket)|catalog/tcpnewconn\.catalog)
         |/usr/share/bash-completion/completions/tcpnewconn
+        |/usr/share/fish/vendor_completions\.d/tcpnewconn\.fish
+        |/usr/share/zsh/vendor-completions/_tcpnewconn
         |/usr/share/doc/tcpnewconn/((changelog|changelog\.Debian|NEWS\.Debian)\.gz|copyright|README\.md)
         |/usr/share/doc/tcpnewconn/docs/(\w+\.(md|svg|schema\.json)|runbooks/Tcpnewconn\w+\.md)
         |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.\w+)?\.yml)

@@ -1,4 +1,4 @@
-"""tcpnewconn status: the figures for a person on one screen, its verdict, and its exit code for who only wants that."""
+"""tcpnewconn status: the metrics for a person on one screen, its verdict, and the exit status that monitoring plugins have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TREE, command, environment, run
 
+EXIT_STATUSES = {"ok": 0, "degraded": 1, "stale": 2, "not running": 2, "unknown": 3}
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
@@ -27,12 +30,19 @@ def file(tmp_path: Path) -> Path:
 
 
 def write(
-    file: Path, *, age: float = 1.0, interval: float = 10.0, waiting: int = 0, counters: Counters | None = None
+    file: Path,
+    *,
+    age: float = 1.0,
+    interval: float = 10.0,
+    waiting: int = 0,
+    running: bool = True,
+    counters: Counters | None = None,
 ) -> None:
-    course = ServiceStatistics(
-        interval, polls=7, seconds=0.07, last_poll=time.time() - age, waiting=waiting, states={1: 1234}
+    last = time.time() - age
+    statistics = ServiceStatistics(
+        interval, polls=7, seconds=0.07, last_poll=last, waiting=waiting, states={1: 1234}, running=running
     )
-    file.write_text(exposition(counters or Counters(), course))
+    file.write_text(exposition(counters or Counters(), statistics))
 
 
 def status(file: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -40,20 +50,24 @@ def status(file: Path, *more: str) -> subprocess.CompletedProcess[str]:
 
 
 def verdict(file: Path) -> tuple[int, str, list[str]]:
-    """Exit code, verdict and problems, which both forms say alike."""
+    """Exit status, verdict and problems, which are the same in both forms."""
     page, for_programs = status(file), status(file, "--json")
     assert (page.stderr, for_programs.stderr) == ("", "")
     assert page.returncode == for_programs.returncode
-    told = json.loads(for_programs.stdout)
+    found = json.loads(for_programs.stdout)
     lines = page.stdout.splitlines()
-    assert lines[0] == f"tcpnewconn is {told['status']}"
+    of = "the status of tcpnewconn" if found["status"] == "unknown" else "tcpnewconn"
+    assert lines[0] == f"{of} is {found['status']}"
     assert [re.sub(r"\d+ (s|min)", "", line) for line in lines if "!" in line] == [
-        re.sub(r"\d+ (s|min)", "", f"  ! {problem}") for problem in told["problems"]
+        re.sub(r"\d+ (s|min)", "", f"  ! {problem}") for problem in found["problems"]
     ]
-    return page.returncode, told["status"], told["problems"]
+    assert page.returncode == EXIT_STATUSES[found["status"]]
+    return page.returncode, found["status"], found["problems"]
 
 
-def test_a_service_that_runs_is_ok_and_fits_on_a_screen(tmp_path: Path, file: Path) -> None:
+def test_a_service_that_runs_is_ok_and_fits_on_a_screen_and_one_that_was_stopped_is_not_running(
+    tmp_path: Path, file: Path
+) -> None:
     tables = Tables(tmp_path / "proc")
     tables.write([listener("0.0.0.0:22", inode=10), line("10.0.0.5:22", "203.0.113.9:50000", inode=100)])
     # Nobody to be notified: that would need python3-systemd.
@@ -62,40 +76,57 @@ def test_a_service_that_runs_is_ok_and_fits_on_a_screen(tmp_path: Path, file: Pa
         service.wait(file.exists, "the first metrics")
         assert verdict(file) == (0, "ok", [])
         lines = status(file).stdout.splitlines()
-        found = json.loads(status(file, "--json").stdout)["figures"]
+        found = json.loads(status(file, "--json").stdout)
+        assert service.stop() == 0
     assert len(lines) <= 24
     assert all(len(line) <= 100 for line in lines)
-    assert "    direction  1 ingress, 0 egress, 0 internal, 0 unknown" in lines
-    assert "  sockets      1 established, 1 listen" in lines
-    assert "  lost         nothing" in lines
-    assert found["connections_total"]["ingress"] == {"ipv4": 1, "ipv6": 0}
-    assert found["build_info"] == {__version__: 1}
-    assert found["listeners_total"] == 1
+    assert "    direction    1 ingress, 0 egress, 0 internal, 0 unknown" in lines
+    assert "    detected by  1 startup, 0 poll, 0 notification" in lines
+    assert "  sockets        1 established, 1 listen" in lines
+    assert "  lost           nothing" in lines
+    assert 0 <= found["last_poll_age_seconds"] < 60
+    assert found["metrics"]["connections_total"]["ingress"] == {"ipv4": 1, "ipv6": 0}
+    assert found["metrics"]["build_info"] == {__version__: 1}
+    assert found["metrics"]["listeners_total"] == 1
+    # At once, and with what it counted.
+    stopped = (2, "not running", ["the service was stopped; start it with systemctl start tcpnewconn"])
+    assert verdict(file) == stopped
+    assert "    direction    1 ingress, 0 egress, 0 internal, 0 unknown" in status(file).stdout.splitlines()
 
 
 # With seconds of margin, for a busy machine.
 @pytest.mark.parametrize(
     ("age", "interval", "word"), [(15, 10, "ok"), (45, 10, "stale"), (0.5, 0.1, "ok"), (30, 0.1, "stale")]
 )
-def test_the_last_read_may_be_three_intervals_ago_and_no_more(
+def test_the_last_poll_may_be_three_intervals_ago_and_no_more(
     file: Path, age: float, interval: float, word: str
 ) -> None:
     write(file, age=age, interval=interval)
-    code, told, problems = verdict(file)
-    assert (code, told) == (int(word != "ok"), word)
-    assert not problems or "the last read was" in problems[0]
+    code, found, problems = verdict(file)
+    assert (code, found) == (EXIT_STATUSES[word], word)
+    assert not problems or re.fullmatch(r"the last poll was \d+ s ago: the service hangs or was killed", problems[0])
+
+
+def test_a_clean_stop_is_seen_at_once(file: Path) -> None:
+    write(file, age=0, running=False)
+    assert verdict(file)[:2] == (2, "not running")
+    write(file, age=0)
+    assert verdict(file)[:2] == (0, "ok")
 
 
 def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
     counters = Counters()
     counters.event(Degraded("notifications", "missing"))
+    counters.event(Degraded("proc", "missing"))
     write(file, counters=counters, waiting=1500)
     assert verdict(file) == (
         1,
         "degraded",
         [
-            "notifications cannot be seen: journalctl -u tcpnewconn -p warning says why",
-            "1,500 entries wait for the journal, which takes none",
+            "/proc/net/tcp cannot be read, so open connections are not seen: journalctl -u tcpnewconn -p warning says why",
+            "no destroy notifications, so connections that open and close between two polls are not seen: "
+            "journalctl -u tcpnewconn -p warning says why",
+            "the journal accepts no entries: 1,500 are waiting; see systemctl status systemd-journald",
         ],
     )
 
@@ -109,41 +140,46 @@ def test_what_is_lost_is_listed_and_no_fault_of_now(file: Path) -> None:
     write(file, counters=counters)
     assert verdict(file)[:2] == (0, "ok")
     page = status(file).stdout
-    assert "  lost         1,234 notifications\n" in page
-    assert "  connections  1, 1 of them in summaries\n" in page
+    assert "  lost           1,234 notifications\n" in page
+    assert "  connections    1, 1 of them in summaries\n" in page
     assert "0 ipv4, 1 ipv6\n" in page
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense\n", b"tcpnewconn_sockets 1\n", b"\xff\n", b"tcpnewconn_sockets nan\n", b"a\x1b[31m 1\n"]
 )
-def test_another_file_is_none_of_the_service(file: Path, content: bytes) -> None:
+def test_of_another_file_the_status_is_unknown(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     code, word, (problem,) = verdict(file)
-    assert (code, word) == (1, "not running")
-    assert problem.startswith(f"{file}: holds no figures of tcpnewconn")
+    assert (code, word) == (3, "unknown")
+    assert problem.startswith(f"{file}: not the metrics of tcpnewconn")
 
 
 def test_no_file_is_no_service(file: Path) -> None:
-    assert verdict(file) == (1, "not running", [f"{file}: No such file or directory"])
+    assert verdict(file) == (2, "not running", [f"{file}: No such file or directory"])
     os.mkfifo(file)
-    assert verdict(file)[:2] == (1, "not running")
+    assert verdict(file)[:2] == (3, "unknown")
+
+
+def test_of_a_file_that_may_not_be_read_the_status_is_unknown(file: Path) -> None:
+    assert verdict(file.parent) == (3, "unknown", [f"{file.parent}: Is a directory"])
+    write(file)
+    file.chmod(0)
+    # Root may read everything, unless it has no capabilities.
+    unprivileged = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.getuid() == 0 else []
+    done = run("status", "--metrics", str(file), python=[*unprivileged, sys.executable])
+    assert (done.returncode, done.stderr) == (3, "")
+    assert done.stdout == f"the status of tcpnewconn is unknown\n  ! {file}: Permission denied\n"
 
 
 def test_the_file_that_is_there_from_boot_on_says_that_it_never_ran(file: Path) -> None:
     (content,) = re.findall(r"(?m)^f (?:\S+ ){5}(.*)$", (TREE / "systemd" / "tcpnewconn.tmpfiles").read_text())
     file.write_text(content.replace("\\n", "\n"))
     assert verdict(file) == (
-        1,
+        2,
         "not running",
         ["the service has not run since boot; start it with systemctl start tcpnewconn"],
     )
-
-
-def test_without_a_name_it_is_the_file_of_the_service() -> None:
-    done = run("status", "--json")
-    assert done.returncode == 1
-    assert "/run/tcpnewconn/tcpnewconn.prom" in done.stdout or "systemctl" in done.stdout
 
 
 def in_terminal(file: Path, more: dict[str, str]) -> str:
@@ -159,7 +195,7 @@ def in_terminal(file: Path, more: dict[str, str]) -> str:
             timeout=60,
         )
         os.close(follower)
-        assert done.returncode == 1
+        assert done.returncode == 2
         text = b""
         try:
             while block := terminal.read(65536):
@@ -170,7 +206,7 @@ def in_terminal(file: Path, more: dict[str, str]) -> str:
         return text.decode().replace("\r\n", "\n")
 
 
-def test_colours_are_for_terminals_that_want_them(file: Path) -> None:
+def test_colors_are_for_terminals_that_want_them(file: Path) -> None:
     write(file, age=1000)
     plain = status(file).stdout
     assert "\x1b" not in plain
@@ -179,20 +215,21 @@ def test_colours_are_for_terminals_that_want_them(file: Path) -> None:
         assert in_terminal(file, without).splitlines()[0] == "tcpnewconn is stale"
 
 
-@pytest.mark.parametrize(
-    "options", [["status", "--jsn"], ["status", "--metrics"], ["--json"], ["run", "--json"], ["state"]]
-)
-def test_what_it_is_told_wrongly_is_another_exit_code(options: list[str]) -> None:
-    done = subprocess.run(
-        command(*options),
-        cwd=TREE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
+def test_output_that_nobody_reads_changes_no_verdict(file: Path) -> None:
+    write(file, running=False)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run("status", "--metrics", str(file), stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (2, "")
+    with open("/dev/full", "w") as full:
+        done = run("status", "--metrics", str(file), stdout=full.fileno())
+    assert (done.returncode, done.stderr) == (3, "tcpnewconn: standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("options", [["--json"], ["run", "--json"], ["state"]])
+def test_wrong_usage_of_other_commands_is_another_exit_status(options: list[str]) -> None:
+    done = run(*options)
+    assert (done.returncode, done.stdout) == (2, "")
     (said,) = done.stderr.splitlines()
     assert said.startswith("tcpnewconn: ")

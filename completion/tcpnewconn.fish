@@ -1,0 +1,43 @@
+# fish completion for tcpnewconn(8)
+
+# Whether the options are those of one of these commands; without a command they are those of run.
+function __tcpnewconn_is
+    set -l words (commandline -opc)
+    set -l command run
+    if set -q words[2]; and not string match -q -- '-*' $words[2]
+        set command $words[2]
+    end
+    contains -- $command $argv
+end
+
+function __tcpnewconn_first
+    test (count (commandline -opc)) -eq 1
+end
+
+complete -c tcpnewconn -f
+complete -c tcpnewconn -s h -l help -d 'show this help message and exit'
+
+complete -c tcpnewconn -n __tcpnewconn_first -l version -d 'show the version and exit'
+complete -c tcpnewconn -n __tcpnewconn_first -a run -d 'log every new TCP connection until stopped'
+complete -c tcpnewconn -n __tcpnewconn_first -a status -d 'show whether the service works, and what it has counted'
+complete -c tcpnewconn -n __tcpnewconn_first -a check-config -d 'check the configuration'
+complete -c tcpnewconn -n __tcpnewconn_first -a show-config -d 'print the settings in force, and where each comes from'
+complete -c tcpnewconn -n __tcpnewconn_first -a metrics-http -d 'serve the metrics over HTTP, on a socket that systemd passes'
+
+complete -c tcpnewconn -n '__tcpnewconn_is run' -l once -d 'poll once, log what is open, exit'
+complete -c tcpnewconn -n '__tcpnewconn_is run' -l interval -x -a '100ms 1s 10s 1min' -d 'time between two polls, such as 10s or 500ms'
+complete -c tcpnewconn -n '__tcpnewconn_is run' -l ignore -x \
+    -d 'do not log these connections: rules of Ignore= in tcpnewconn.conf(5), in addition to those there'
+complete -c tcpnewconn -n '__tcpnewconn_is run' -l output -x -a 'auto journal text json' \
+    -d 'where to log; auto is the journal under systemd, else text'
+complete -c tcpnewconn -n '__tcpnewconn_is run' -l procfs -x -a '(__fish_complete_directories)' \
+    -d 'where /proc is mounted, or a directory of captured files'
+complete -c tcpnewconn -n '__tcpnewconn_is run' -l state -r -F -d 'keep in this file what was logged; by default only under systemd'
+complete -c tcpnewconn -n '__tcpnewconn_is run' -l metrics -r -F \
+    -d 'write metrics for Prometheus to this file after every poll; by default only under systemd'
+
+complete -c tcpnewconn -n '__tcpnewconn_is run check-config show-config' -l config -r -F \
+    -d 'read this file, in place of /etc/tcpnewconn.conf and its drop-ins'
+
+complete -c tcpnewconn -n '__tcpnewconn_is status metrics-http' -l metrics -r -F -d 'read this file, in place of the service\'s'
+complete -c tcpnewconn -n '__tcpnewconn_is status' -l json -d 'print one JSON object'
