@@ -23,7 +23,7 @@ examples:
   tcpnewconn ledger update --directory /var/log/journal/remote --ledger /srv/ledgers
   tcpnewconn ledger copy /srv/web1.db
 
-tcpnewconn-ledger.timer runs the update every ten minutes. See tcpnewconn-report(1).
+tcpnewconn-ledger.timer runs the update every ten minutes. See tcpnewconn-report(8).
 """
 REPORT_EXAMPLES = """\
 questions:
@@ -46,7 +46,7 @@ examples:
   tcpnewconn report --output html >report.html
   tcpnewconn report --ledger web1.db db1.db
 
-See tcpnewconn-report(1).
+See tcpnewconn-report(8).
 """
 
 

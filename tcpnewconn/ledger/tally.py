@@ -92,7 +92,7 @@ class Tally:
             return
         self.repeats.started(entry.get("_SYSTEMD_INVOCATION_ID", b""), when)
         self.coverage.started(
-            when, run, _moment(entry.get("TCPNEWCONN_OBSERVED_UNTIL")), _text(entry.get("TCPNEWCONN_IGNORE"))
+            when, run, _moment(entry.get("TCPNEWCONN_OBSERVED_UNTIL")), " ".join(_list(entry.get("TCPNEWCONN_IGNORE")))
         )
 
     def _count(self, entry: Raw, when: int, column: int, count: int) -> None:
@@ -158,7 +158,7 @@ class Tally:
         ingress = entry.get("NETWORK_DIRECTION") == b"ingress"
         peer = "SOURCE_ADDRESS" if ingress else "DESTINATION_ADDRESS"
         if peer not in entry:
-            named = _text(entry.get("TCPNEWCONN_TOP_SOURCES")).split() if ingress else []
+            named = _list(entry.get("TCPNEWCONN_TOP_SOURCES")) if ingress else []
             for source in named:
                 address, _, its = source.rpartition("=")
                 share = min(_number(its.encode()), count)
@@ -229,6 +229,10 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         value = value[0]
     return "" if value is None else value.decode("utf-8", "replace")
+
+
+def _list(value: Any) -> list[str]:
+    return [part for part in _text(value).split(",") if part]
 
 
 def _number(value: Any) -> int:

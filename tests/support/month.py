@@ -116,7 +116,7 @@ class Month:
     def start(self, when: float, until: float | None, ignore: str = "") -> None:
         self.run += 1
         text = datetime.fromtimestamp(until + self.clock, timezone.utc).isoformat() if until is not None else ""
-        self.log(when, "observation-started", {"TCPNEWCONN_OBSERVED_UNTIL": text, "TCPNEWCONN_IGNORE": ignore})
+        self.log(when, "observation-started", {"TCPNEWCONN_OBSERVED_UNTIL": text, "TCPNEWCONN_IGNORE": ignore.replace(" ", ",")})
         self.observed.append([when + self.clock, when + self.clock])
 
     def stop(self, when: float) -> None:
@@ -168,7 +168,7 @@ class Month:
         del fields["SOURCE_PORT"]
         fields |= {
             "TCPNEWCONN_COUNT": str(sum(count for _, count in named) + unnamed),
-            "TCPNEWCONN_TOP_SOURCES": " ".join(f"{peer}={count}" for peer, count in named),
+            "TCPNEWCONN_TOP_SOURCES": ",".join(f"{peer}={count}" for peer, count in named),
         }
         self.log(when, "connections-summarized", fields)
         for peer, count in [*named, *([("unnamed", unnamed)] if unnamed else [])]:
