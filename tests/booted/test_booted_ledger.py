@@ -11,7 +11,11 @@ from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
 from tests.support.booted_package import booted_with_package, on_each_distribution
 
 LEDGER = "/var/lib/tcpnewconn-ledger/ledger.db"
-CONNECT = "import socket, sys; [socket.create_connection((sys.argv[1], int(sys.argv[2]))).close() for _ in range(int(sys.argv[3]))]"
+CONNECT = """
+import socket, sys
+for _ in range(int(sys.argv[3])):
+    socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
+"""
 SERVE = """
 import socket
 server = socket.create_server(("", 7000))
