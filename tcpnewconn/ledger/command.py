@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tcpnewconn.ledger import schema, update
+from tcpnewconn.ledger import firstseen, schema, update
 from tcpnewconn.ledger.journal import Journal, NoJournal, hosts_of, of_files, of_this_host
 from tcpnewconn.ledger.options import PATH
 from tcpnewconn.reporting.sinks import say
@@ -57,7 +57,9 @@ def _problem(options: argparse.Namespace) -> str:
 
 
 def _update_all(options: argparse.Namespace, settings: Settings) -> int:
-    limits = update.Limits(settings.keep, settings.size, settings.peers)
+    first_seen = firstseen.Limits(settings.learning, settings.event_limit) if settings.log else None
+    # On a log server the events would be those of another host.
+    limits = update.Limits(settings.keep, settings.size, settings.peers, None if options.directory else first_seen)
     if options.directory is None:
         polled = _last_poll(METRICS) if options.namespace is None else None
         path = options.ledger or PATH
@@ -95,6 +97,8 @@ def _update(path: str, opened: Callable[[], Journal], limits: update.Limits, hos
         say(f"{path}: was damaged, and is rebuilt from what the journal has: {outcome.rebuilt}", 4)
     if outcome.gap:
         say(f"{path}: entries that were not counted yet are gone from the journal; reports show the gap", 4)
+    if outcome.left_off:
+        say(f"{path}: {outcome.left_off} more first seen, beyond EventLimit=; see tcpnewconn report new", 5)
     if outcome.unreadable:
         say(f"{path}: {outcome.unreadable} damaged journal entries could not be read; run journalctl --verify", 4)
     if sys.stderr is not None and sys.stderr.isatty():

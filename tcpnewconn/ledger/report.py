@@ -84,7 +84,7 @@ def _notes(book: Book, made: Report, names: Names) -> list[str]:
         notes.append(f"The ledger begins {time_text(book.begins)}.")
     if book.removed_because == "size":
         notes.append(
-            f"Days before {day_text(float(book.removed_before))} were removed, to keep the ledger within its size."
+            f"Days before {day_text(float(book.removed_before or 0))} were removed, to keep the ledger within its size."
         )
     rows: list[dict[str, Any]] = [row for table in made.tables for row in table.rows]
     if any(row.get("clients_exact", row.get("destinations_exact", True)) is False for row in rows) or any(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from tcpnewconn.ledger import coverage, retention, schema
+from tcpnewconn.ledger import coverage, firstseen, retention, schema
 from tcpnewconn.ledger.journal import Journal
 from tcpnewconn.ledger.repeats import Repeats
 from tcpnewconn.ledger.schema import DAY
@@ -30,6 +30,7 @@ class Limits:
     days: float = 90 * DAY
     size: int = 64 << 20
     peers: int = 250
+    first_seen: firstseen.Limits | None = None
 
 
 @dataclass(slots=True)
@@ -40,6 +41,8 @@ class Outcome:
     gap: bool = False
     rebuilt: str = ""
     unreadable: int = 0
+    # Events of what was first seen that were beyond the limit.
+    left_off: int = 0
 
 
 class Busy(Exception):
@@ -82,6 +85,8 @@ def _update(
             store.set_fact("host", host)
             store.set_fact("updated", time.time())
             store.set_fact("peers", limits.peers)
+        if limits.first_seen is not None:
+            outcome.left_off = firstseen.log_first_seen(db, limits.first_seen, firstseen.to_journal)
         if time.time() >= store.fact("checked", 0) + _CHECKED_EVERY:
             (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if said != "ok":
