@@ -95,7 +95,7 @@ def test_tables_are_sorted_and_searched_with_the_keyboard_alone(directory: Path)
 
 
 def test_it_prints_without_what_only_a_screen_has_use_for(directory: Path) -> None:
-    found = opened(page_of(ledgers.many_services(directory / "print.db", 10)), directory, "print")
+    found = opened(page_of(ledgers.many_services(directory / "print.db", 10)), directory, "print", axe=True)
 
     assert found["printed"] > 10_000
     assert found["shown_in_print"] == 0
