@@ -25,7 +25,7 @@ def logged(small: bool) -> Group:
     """5,000 connections per second from another host, none summarized, into a real journal."""
     rate, seconds = (200, 1) if small else (5000, 20)
     count = rate * seconds
-    with booted_with_package("trixie", folded=False) as container:
+    with booted_with_package("trixie", each=True) as container:
         units = ("tcpnewconn.service", "systemd-journald.service")
         before = [_cpu(container, unit) for unit in units]
         client = (sys.executable, "-c", _CLIENT, CONTAINER_ADDRESS, str(rate), str(count), str(_PORT))

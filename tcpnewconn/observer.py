@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
-from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet
+from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import (
     EGRESS,
@@ -61,6 +61,8 @@ class Observer:
     ) -> None:
         """`notifications`, `log` and `socket` as in Tracker."""
         self.closed = False
+        # Whether the last poll failed.
+        self.unreadable = False
         # How many rows of each state the last poll showed.
         self.states: dict[int, int] = {}
         self._proc = proc
@@ -103,7 +105,7 @@ class Observer:
 
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
-        poll = self._proc.poll(self.tracker.run.wants_time_wait)
+        poll = self._tables()
         if self._host.live:
             self._addresses.refresh()
         self._poll, self.states = poll, poll.states
@@ -112,6 +114,26 @@ class Observer:
         self._compare_listeners(poll)
         self.tracker.poll(poll, now)
         self._ticked(now, last=False)
+
+    def _tables(self) -> Poll:
+        """The tables as they are now; reports, but for the first poll, that they cannot be read, and that they can again."""
+        try:
+            poll = self._proc.poll(self.tracker.run.wants_time_wait)
+        except Unreadable as error:
+            if not (self._first or self.unreadable):
+                self.unreadable = True
+                self._report(
+                    Degraded(
+                        "proc",
+                        f"{error.path} cannot be read ({error.why}): open connections are not seen until it can be; "
+                        "retrying every interval",
+                    )
+                )
+            raise
+        if self.unreadable:
+            self.unreadable = False
+            self._report(Recovered("proc", "/proc can be read again"))
+        return poll
 
     def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
         """Report what is new with a destroyed socket."""

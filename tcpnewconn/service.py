@@ -17,7 +17,7 @@ from tcpnewconn.health.observation import Observation
 from tcpnewconn.health.problem import Problem
 from tcpnewconn.kernel.procnet import Unreadable
 from tcpnewconn.kernel.sockdiag import Notifications
-from tcpnewconn.model import Degraded, ObservationStarted, ObservationStopped, Recovered
+from tcpnewconn.model import ObservationStarted, ObservationStopped
 from tcpnewconn.observer import Observer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say
@@ -72,7 +72,6 @@ class Service:
     def __post_init__(self) -> None:
         self._statistics = ServiceStatistics(self.settings.interval)
         self._signals: set[int] = set()
-        self._proc_degraded = False
         self._before = 0
         self._took = 0.0
         self._status_sent = 0.0
@@ -101,6 +100,7 @@ class Service:
         """Poll once and report. Raises NoProc, and OSError where it cannot be written."""
         self._save()
         self._first_poll(time.monotonic())
+        self._statistics.running = False
         self._write_metrics()
 
     # --- until stopped -----------------------------------------------------------------------------------------------
@@ -181,6 +181,8 @@ class Service:
             self.outbox.take(ObservationStopped())
         self.outbox.deliver()
         self.outbox.interval_over()
+        if self._statistics.last_poll:
+            self.observation.observed(self._statistics.last_poll, last=True)
         self._save()
         self._statistics.running = False
         self._write_metrics()
@@ -299,21 +301,8 @@ class Service:
     def _poll_again(self, now: float) -> None:
         try:
             self._poll(now)
-        except Unreadable as error:
+        except Unreadable:
             self._statistics.failed += 1
-            if not self._proc_degraded:
-                self._proc_degraded = True
-                self.outbox.take(
-                    Degraded(
-                        "proc",
-                        f"{error.path} cannot be read ({error.why}): open connections are not seen until it can be; "
-                        "retrying every interval",
-                    )
-                )
-        else:
-            if self._proc_degraded:
-                self._proc_degraded = False
-                self.outbox.take(Recovered("proc", "/proc can be read again"))
         self.outbox.deliver()
         self._write_metrics()
         self._send_status(now)
@@ -349,7 +338,7 @@ class Service:
             status += "; polls only: no destroy notifications"
         if lost := self.observer.tracker.cursor.lost:
             status += f"; {lost:,} destroy notifications lost"
-        if self._proc_degraded:
+        if self.observer.unreadable:
             status += "; reading /proc failed"
         if self.outbox.waiting:
             status += f"; journal blocked, {self.outbox.waiting:,} waiting"

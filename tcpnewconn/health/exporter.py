@@ -1,6 +1,6 @@
-"""Serves the file of the figures by HTTP, on a socket that systemd opened: GET and HEAD of /metrics, and nothing else.
+"""Serves the metrics file over HTTP, on a socket that systemd opened: GET and HEAD of /metrics, and nothing else.
 
-A program of its own, because the service may open no IP socket. It ends when nobody has asked for a while.
+A process of its own, because the service may open no IP socket. It ends after a while without a request.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 
 # sd_listen_fds(3)
 _FIRST_DESCRIPTOR = 3
-# Seconds that it waits for somebody who asks.
+# Seconds without a request after which it ends.
 IDLE = 20.0
-# Seconds that one may take for all of asking and reading the answer.
-_PATIENCE = 10.0
-# So many are answered at a time; the others wait in the socket.
+# Seconds that a client may take for its request and the answer together.
+_DEADLINE = 10.0
+# Clients that are answered at a time; others wait in the socket.
 _MOST = 8
 _PATH = "/metrics"
 _TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class NoSocket(Exception):
-    """Nobody passed one; says what to do."""
+    """systemd passed none; says what to do."""
 
 
 def passed_socket() -> socket.socket:
@@ -40,7 +40,7 @@ class _Answer(BaseHTTPRequestHandler):
     """One request. HTTP/1.0: the connection ends with the answer."""
 
     server: Exporter
-    timeout = _PATIENCE
+    timeout = _DEADLINE
     error_message_format = "%(code)d %(message)s\n"
     error_content_type = "text/plain; charset=utf-8"
 
@@ -53,9 +53,9 @@ class _Answer(BaseHTTPRequestHandler):
         self._content()
 
     def _content(self) -> bytes | None:
-        """What is to follow the head of the answer, which this sends."""
+        """Send the head of the answer; what is to follow it, None if nothing is."""
         if self.path.partition("?")[0] != _PATH:
-            self.send_error(HTTPStatus.NOT_FOUND, f"only {_PATH} is here")
+            self.send_error(HTTPStatus.NOT_FOUND, f"only {_PATH} is served")
             return None
         try:
             with open(self.server.path, "rb") as file:
@@ -73,22 +73,22 @@ class _Answer(BaseHTTPRequestHandler):
         return "tcpnewconn"
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing of it belongs into the journal."""
+        """Requests are not logged."""
 
 
 class Exporter(ThreadingMixIn, TCPServer):
-    """Runs until nobody has asked for `idle` seconds."""
+    """Runs until there was no request for `idle` seconds."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(self, listening: socket.socket, path: str, idle: float = IDLE) -> None:
-        # Not TCPServer's own way, which makes a socket.
+        # Not TCPServer's constructor, which opens a socket.
         BaseServer.__init__(self, listening.getsockname(), _Answer)
         self.socket = listening
         self.path = path
         self.idle = idle
-        # Those that are being answered, and when they came.
+        # The clients that are being answered, and since when.
         self._open: dict[socket.socket, float] = {}
         self._last = time.monotonic()
 
@@ -102,7 +102,7 @@ class Exporter(ThreadingMixIn, TCPServer):
             self._end_overdue(time.monotonic())
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever asked has gone, or was sent away."""
+        """The client has gone, or was disconnected."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._last = time.monotonic()
@@ -114,11 +114,11 @@ class Exporter(ThreadingMixIn, TCPServer):
         self._open.pop(request, None)
 
     def _end_overdue(self, now: float) -> None:
-        """The time limit of the handler is for one recv() or send(): who sends a byte now and then would stay."""
+        """The timeout of the handler is for one recv() or send(): a client that sends a byte now and then would stay."""
         for request, since in list(self._open.items()):
-            if now > since + _PATIENCE:
+            if now > since + _DEADLINE:
                 try:
                     request.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    # It has gone meanwhile.
+                    # It has gone in the meantime.
                     self._open.pop(request, None)

@@ -1,4 +1,4 @@
-"""Tells systemd how the service fares: sd_notify(3), and when its watchdog wants to hear of it."""
+"""Notifies systemd of the state of the service (sd_notify(3)), and of the watchdog's interval."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Notifier:
-    """Without $NOTIFY_SOCKET nobody listens, and nothing is sent or imported."""
+    """Without $NOTIFY_SOCKET nothing is sent, and nothing imported."""
 
     def __init__(self) -> None:
         self._notify: Callable[[str], object] | None = None
@@ -35,11 +35,11 @@ class Notifier:
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        self.send("STOPPING=1", "STATUS=Saving the snapshot")
+        self.send("STOPPING=1", "STATUS=Saving the state")
 
 
 def _watchdog() -> float | None:
-    """Seconds between two signs of life that the watchdog wants, half of what it allows; None without a watchdog.
+    """Seconds between two notifications for the watchdog, half of what it allows; None without a watchdog.
 
     systemd.daemon has no watchdog_enabled(): this is sd_watchdog_enabled(3).
     """

@@ -7,23 +7,29 @@ from collections.abc import Iterator
 
 from tcpnewconn.state.log import Record, StateLog
 
+# Seconds between two records: a quiet poll writes nothing.
+_EVERY = 60.0
+
 
 class Observation:
-    """`until` is the Unix time, in seconds, of the last poll of an earlier run or of this one; None where there was none.
+    """`until` is the Unix time, in seconds, of a poll of an earlier run or of this one; None where there was none.
 
-    It outlives a reboot: it is about the host, not about its connections.
+    After a stop it is that of the last poll, after a crash of one in the last minute. It outlives a reboot: it is about the host,
+    not about its connections.
     """
 
     def __init__(self, log: StateLog | None) -> None:
         self.until: float | None = None
+        self._recorded = float("-inf")
         self._log = log
         if log is not None:
             log.register("t", self, everywhere=True)
 
-    def observed(self, now: float) -> None:
-        """A poll went well at this Unix time."""
+    def observed(self, now: float, last: bool = False) -> None:
+        """A poll went well at this Unix time; it was the `last` one of this run."""
         self.until = round(now, 3)
-        if self._log is not None:
+        if self._log is not None and (last or not self._recorded <= now < self._recorded + _EVERY):
+            self._recorded = now
             self._log.append(self._line(self.until))
 
     @staticmethod

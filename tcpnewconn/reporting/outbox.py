@@ -24,7 +24,7 @@ from tcpnewconn.state.log import StateLog
 
 # So many entries wait for the sink; then connections are counted, and reported in summaries when there is room again.
 _MOST_WAITING = 10_000
-# So many entries of a poll are put on record and sent at a time.
+# So many events of a poll are put on record and sent at a time.
 _BATCH = 500
 
 
@@ -46,6 +46,7 @@ class Outbox:
         self._queue = Queue(sink, log)
         # Events that were taken and are not in the queue yet.
         self._taken: list[Event] = []
+        self._since_delivery = 0
         # What is not summarized: closed connections, listeners and port scans have as much room in a second as connections.
         self._rate = RateLimit()
         self._left_out = 0
@@ -69,10 +70,10 @@ class Outbox:
 
     def take(self, event: Event) -> None:
         """Take an event; it is in the sink, or safe from SIGKILL, after the next `deliver` at the latest."""
-        if not self._wanted(event):
-            return
-        self._taken += self._to_report(event)
-        if len(self._taken) >= _BATCH:
+        if self._wanted(event):
+            self._taken += self._to_report(event)
+        self._since_delivery += 1
+        if self._since_delivery >= _BATCH:
             self.deliver()
 
     def deliver(self, redeliverable: bool = False) -> None:
@@ -84,6 +85,7 @@ class Outbox:
         for event in self._taken:
             self._queue.put(self._renderer.entry(event), record)
         self._taken.clear()
+        self._since_delivery = 0
         if record and self._log is not None:
             self._log.flush()
         self.send()

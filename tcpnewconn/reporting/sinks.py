@@ -158,7 +158,7 @@ def say(message: str, level: int = 4) -> None:
     """Tell a person something, in one line on stderr; levels are those of syslog, which the journal understands."""
     prefix = f"<{level}>" if under_journal() else "tcpnewconn: "
     if sys.stderr is not None:
-        # Where nobody can be told, that stops nothing; and nothing is left in a buffer, to fail once more at the end.
+        # A message that cannot be written stops nothing; and nothing is left in a buffer, to fail once more at the end.
         with contextlib.suppress(OSError):
             os.write(
                 sys.stderr.fileno(), f"{prefix}{printable(message)}\n".encode(sys.stderr.encoding, "backslashreplace")

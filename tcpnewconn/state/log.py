@@ -22,7 +22,6 @@ Record = list[Any]
 
 VERSION = 1
 _HEADER_SIZE = 192
-# Below this size in bytes the file is not rewritten, whatever part of it is still needed.
 _SMALL = 256 * 1024
 
 # What an owner may raise for a record that has a right checksum and that this program did not write.
@@ -52,13 +51,17 @@ class StateLog:
     A write that fails stops nothing: `problem` says what is wrong, and the next `save` writes the whole file again.
     """
 
-    def __init__(self, path: str, place: str) -> None:
-        """`place` names what most of the state is valid for: this boot and this network namespace."""
+    def __init__(self, path: str, place: str, small: int = _SMALL) -> None:
+        """`place` names what most of the state is valid for: this boot and this network namespace.
+
+        A file of `small` bytes or less is not rewritten, whatever part of it is still needed.
+        """
         self.path = path
         self.problem: str | None = None
         # Whether the state of this place was loaded.
         self.resumed = False
         self._place = place
+        self._small = small
         self._valid_for = f'{{"tcpnewconn":{VERSION},"place":"{place}"'.encode()
         # The owner of each kind, and whether its state is valid in every place.
         self._owners: dict[str, tuple[Owner, bool]] = {}
@@ -153,7 +156,7 @@ class StateLog:
     def save(self) -> None:
         """Write the records that were gathered; and the whole file if it has grown too large, or could not be written."""
         self.flush()
-        if self._descriptor >= 0 and self._length <= max(_SMALL, 2 * self._needed):
+        if self._descriptor >= 0 and self._length <= max(self._small, 2 * self._needed):
             return
         new = f"{self.path}.new"
         try:

@@ -119,8 +119,13 @@ class Run:
 
     @property
     def detected_by(self) -> str:
-        """How what the current poll shows is detected: what was open at the first start by `startup`."""
-        return "poll" if self._resumed or self._count > 1 else "startup"
+        """How what the current poll shows is detected."""
+        return "poll" if self._count > 1 else self.first_detected_by
+
+    @property
+    def first_detected_by(self) -> str:
+        """How what the first poll shows is detected: what was open at the first start by `startup`."""
+        return "poll" if self._resumed else "startup"
 
     @property
     def compares(self) -> bool:

@@ -43,8 +43,7 @@ class Settling:
         if before is not None:
             self._sockets.forget(before)
         number = cookie or self._run.next_serial()
-        socket = Socket(four_tuple, None, number, detected_by=self._run.detected_by)
-        self._sockets.enter(socket, Phase.ENDED_BEFORE_START, now)
+        self._sockets.enter(Socket(four_tuple, None, number), Phase.ENDED_BEFORE_START, now)
 
     def claim(self, four_tuple: FourTuple) -> None:
         """A destroyed socket can be of this 4-tuple, or be its peer: if the 4-tuple is as it was at the poll, it is."""
@@ -75,12 +74,12 @@ class Settling:
     def _report_ended(self, socket: Socket, reported: set[FourTuple], now: float) -> None:
         four_tuple = socket.four_tuple
         internal = self._internal(four_tuple)
-        self._sockets.enter(Socket(four_tuple), Phase.CLOSED, now)
+        self._sockets.enter(socket, Phase.CLOSED, now)
         window = self._run.window(now)
         is_peer = internal and self._peers.number(four_tuple, CLOSE, None, window) is not None
         if is_peer or mirrored(four_tuple) in reported:
             return
         if internal:
             reported.add(four_tuple)
-        new = NewConnection(four_tuple, socket.number, socket.detected_by, TIME_WAIT, None, 0, internal)
-        self._report(new, now)
+        detected_by = self._run.first_detected_by
+        self._report(NewConnection(four_tuple, socket.number, detected_by, TIME_WAIT, None, 0, internal), now)

@@ -41,7 +41,7 @@ class Socket:
     time of the poll that found it, in seconds; 0.0 if it was there at the first start. 0 is an unknown cookie or inode.
 
     `since` is when it entered its phase, in monotonic seconds. Of a DYING socket: `gap` says that its notification may have
-    come while nobody received it, `lost` that it was counted as lost. `detected_by` is for ENDED_BEFORE_START.
+    come while nobody received it, `lost` that it was counted as lost. `next` is the next one of its 4-tuple in its phase.
     """
 
     four_tuple: FourTuple
@@ -57,7 +57,7 @@ class Socket:
     since: float = 0.0
     gap: bool = False
     lost: bool = False
-    detected_by: str = ""
+    next: Socket | None = None
 
 
 def named(text: str) -> FourTuple:

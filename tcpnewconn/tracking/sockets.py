@@ -16,10 +16,10 @@ What outlives a restart is written as records of the state log, and loaded from 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 
 from tcpnewconn.model import TIME_WAIT, DestroyedSocket, FourTuple, mirrored
 from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.tracking.chains import Chains
 from tcpnewconn.tracking.cleared import Index
 from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, named, packed, unpacked
 
@@ -50,9 +50,7 @@ class Sockets:
         self._shown: dict[FourTuple, bytes] = {}
         # Each open connection counts twice: a socket whose peer was seen once, any other for both.
         self._ends = 0
-        self._others: dict[Phase, dict[FourTuple, list[Socket]]] = {
-            phase: {} for phase in Phase if phase is not Phase.SHOWN
-        }
+        self._others: dict[Phase, Chains] = {phase: Chains() for phase in Phase if phase is not Phase.SHOWN}
         self._dying, self._expected = self._others[Phase.DYING], self._others[Phase.EXPECTED]
         self._dying_cookies: dict[int, Socket] = {}
         # SHOWN by cookie, which only unaddressed sockets must be found by: None until the first of those.
@@ -98,39 +96,38 @@ class Sockets:
     # --- the other phases --------------------------------------------------------------------------------------------
 
     def all_in(self, phase: Phase) -> Iterator[Socket]:
-        return (socket for several in self._others[phase].values() for socket in several)
+        return iter(self._others[phase])
 
     def any_in(self, phase: Phase) -> bool:
-        return bool(self._others[phase])
+        return len(self._others[phase]) > 0
 
     def has(self, four_tuple: FourTuple, phase: Phase) -> bool:
         return four_tuple in self._others[phase]
 
     def first(self, four_tuple: FourTuple, phase: Phase, since: float = float("-inf")) -> Socket | None:
         """The first of a 4-tuple that entered the phase since then or later."""
-        return next((one for one in self._others[phase].get(four_tuple, ()) if one.since >= since), None)
+        return next((one for one in self._others[phase].of(four_tuple) if one.since >= since), None)
 
     def dying_with_cookie(self, cookie: int) -> Socket | None:
         return self._dying_cookies.get(cookie)
 
     def dying_without_cookie(self, four_tuple: FourTuple, since: float) -> Socket | None:
         """The first of a 4-tuple that has been dying since then or later."""
-        several = self._dying.get(four_tuple)
-        if several is None:
+        if four_tuple not in self._dying:
             return None
-        return next((one for one in several if one.since >= since and not one.cookie), None)
+        return next((one for one in self._dying.of(four_tuple) if one.since >= since and not one.cookie), None)
 
     def dying_peer(self, four_tuple: FourTuple, since: float) -> Socket | None:
         """The first socket at the other end that has been dying since then or later, and whose peer was not seen."""
-        several = self._dying.get(mirrored(four_tuple), ())
+        several = self._dying.of(mirrored(four_tuple))
         return next((one for one in several if one.since >= since and not one.paired), None)
 
     def dying_with_inode(self, four_tuple: FourTuple, inode: int) -> bool:
-        return any(one.inode == inode for one in self._dying.get(four_tuple, ()))
+        return any(one.inode == inode for one in self._dying.of(four_tuple))
 
     def can_be_dying(self, four_tuple: FourTuple, cookie: int) -> bool:
         """Whether a timewait socket can be what is left of a dying one; its cookie is 0 where it is not known."""
-        return any(not cookie or one.cookie in (0, cookie) for one in self._dying.get(four_tuple, ()))
+        return any(not cookie or one.cookie in (0, cookie) for one in self._dying.of(four_tuple))
 
     def dying_before(self, time: float, gap: bool) -> list[Socket]:
         """Those that have been dying since then or for longer."""
@@ -138,7 +135,11 @@ class Sockets:
 
     def expected_of(self, socket: DestroyedSocket, since: float) -> Iterator[FourTuple]:
         """Those expected since then or later that an unaddressed socket can be."""
-        return (one for one in self._expected_index.of(socket) if self._expected[one][-1].since >= since)
+        return (
+            one
+            for one in self._expected_index.of(socket)
+            if any(each.since >= since for each in self._expected.of(one))
+        )
 
     # --- changes of phase --------------------------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ class Sockets:
         self.forget(socket)
         if phase is Phase.CLOSED:
             # One for each 4-tuple, by the time of the latest.
-            self._others[phase].pop(socket.four_tuple, None)
+            self._forget_closed(socket.four_tuple)
         socket.phase, socket.since = phase, now
         self._add(socket)
         self._record(socket)
@@ -171,29 +172,28 @@ class Sockets:
             self._remove_shown(four_tuple)
             self._write(f'["-","{four_tuple.hex()}"]')
             return
-        several = self._others[phase][four_tuple]
-        several.remove(socket)
-        if not several:
-            del self._others[phase][four_tuple]
+        self._others[phase].remove(socket)
         if phase is Phase.DYING:
             if socket.cookie:
                 del self._dying_cookies[socket.cookie]
-            if all(one.cookie for one in several):
+            if all(one.cookie for one in self._dying.of(four_tuple)):
                 self._dying_without_cookie.discard(four_tuple)
             self._write(f'["w","{four_tuple.hex()}",{socket.cookie}]')
         elif phase is Phase.EXPECTED:
-            if not several:
+            if four_tuple not in self._expected:
                 self._expected_index.discard(four_tuple)
             self._write(f'["s","{four_tuple.hex()}",{socket.number}]')
+
+    def _forget_closed(self, four_tuple: FourTuple) -> None:
+        for closed in self._others[Phase.CLOSED].of(four_tuple):
+            self.forget(closed)
 
     def expire(self, now: float, window: float) -> None:
         """Forget what is waited for no longer. `window` is the beginning of the correlation window."""
         overdue = self.dying_before(window, gap=True)[:-_MOST_OVERDUE] if len(self._dying) > _MOST_OVERDUE else []
-        for four_tuple in islice(self._dying, max(0, len(self._dying) - _MOST_DYING)):
-            overdue += self._dying[four_tuple]
-        for four_tuple in islice(self._expected, max(0, len(self._expected) - _MOST_OVERDUE)):
-            overdue += [one for one in self._expected[four_tuple] if one.since < window]
-        for (socket,) in self._others[Phase.CLOSED].values():
+        overdue += self._dying.oldest(len(self._dying) - _MOST_DYING)
+        overdue += [one for one in self._expected.oldest(len(self._expected) - _MOST_OVERDUE) if one.since < window]
+        for socket in self._others[Phase.CLOSED]:
             # In the order in which they were closed.
             if socket.since > now - _TIME_WAIT_LASTS:
                 break
@@ -217,7 +217,7 @@ class Sockets:
                 self._shown_cookies[socket.cookie] = four_tuple
             return
         assert socket.phase is not None
-        self._others[socket.phase].setdefault(four_tuple, []).append(socket)
+        self._others[socket.phase].add(socket)
         if socket.phase is Phase.DYING:
             if socket.cookie:
                 self._dying_cookies[socket.cookie] = socket
@@ -270,16 +270,15 @@ class Sockets:
             socket.gap, socket.lost = doubt >= 0, doubt == 1
             self._add(socket)
         elif kind == "w":
-            self.forget(_first([one for one in self._dying[four_tuple] if one.cookie == record[2]]))
+            self.forget(_first(one for one in self._dying.of(four_tuple) if one.cookie == record[2]))
         elif kind == "o":
             self._add(Socket(four_tuple, Phase.EXPECTED, int(record[2])))
         elif kind == "s":
-            several = self._expected[four_tuple]
             # Version 1 did not write at first which it was: the first.
-            number = record[2] if len(record) > 2 else several[0].number
-            self.forget(_first([one for one in several if one.number == number]))
+            number = record[2] if len(record) > 2 else _first(self._expected.of(four_tuple)).number
+            self.forget(_first(one for one in self._expected.of(four_tuple) if one.number == number))
         else:
-            self._others[Phase.CLOSED].pop(four_tuple, None)
+            self._forget_closed(four_tuple)
             # Version 1 did not write when.
             since = float(record[2]) if len(record) > 2 else float("inf")
             self._add(Socket(four_tuple, Phase.CLOSED, since=since))
@@ -308,6 +307,8 @@ def _ends(socket: Socket) -> int:
     return 1 if socket.paired else 2
 
 
-def _first(several: list[Socket]) -> Socket:
+def _first(several: Iterator[Socket]) -> Socket:
     """Raises LookupError if there is none."""
-    return several[0]
+    for socket in several:
+        return socket
+    raise LookupError

@@ -7,7 +7,6 @@ import pytest
 
 from tests.support import built
 from tests.support.booted import Booted
-from tests.support.booted_package import booted_with_package, on_each_distribution
 
 TESTS = built.TREE / "debian" / "tests"
 
@@ -17,12 +16,12 @@ def names() -> list[str]:
     return [name for line in lines if line.startswith("Tests:") for name in line.removeprefix("Tests:").split()]
 
 
-@pytest.fixture(scope="module", params=on_each_distribution("autopkgtest"))
-def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param) as container:
-        shutil.copytree(TESTS, container.path("/opt/source/debian/tests"))
-        container.run("mkdir", "/opt/scratch")
-        yield container
+@pytest.fixture(scope="module")
+def container(package: Booted) -> Iterator[Booted]:
+    shutil.copytree(TESTS, package.path("/opt/source/debian/tests"))
+    package.run("mkdir", "/opt/scratch")
+    yield package
+    package.run("rm", "--recursive", "/opt/source", "/opt/scratch")
 
 
 @pytest.mark.parametrize("name", names())

@@ -1,7 +1,4 @@
-"""A service that keeps crashing: a fast loop leaves the unit failed, a slow one does not; and how it is started again.
-
-Ten times as fast as the package has it, RestartSec= and StartLimitIntervalSec= a tenth; the burst is the package's.
-"""
+"""A service that keeps crashing: a fast loop leaves the unit failed, a slow one does not; and how it is started again."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +9,10 @@ from tests.support.booted import Booted
 from tests.support.booted_package import booted_with_package, drop_in, is_active, on_each_distribution
 
 SERVICE = "tcpnewconn.service"
-TENTH = "[Unit]\nStartLimitIntervalSec=60s\n[Service]\nRestartSec=100ms\n"
+# Ten times as fast as the package has it; the limit of starts is the package's.
+FAST = "[Service]\nRestartSec=100ms\n"
+# A thirtieth of the package's: 150 starts, a fifth of a second apart, take longer.
+SHORT = "[Unit]\nStartLimitIntervalSec=20s\n"
 # Only what is started is another program: it crashes after so many seconds.
 CRASHES = "[Service]\nType=exec\nExecStart=\nExecStart=/bin/sh -c 'sleep {}; kill -SEGV $$$$'\nLimitCORE=0\n"
 
@@ -23,15 +23,15 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
         yield container
 
 
-def crash(container: Booted, after: float) -> None:
+def crash(container: Booted, after: float, timing: str) -> None:
     """Start the service as one that crashes so many seconds after each start."""
-    drop_in(container, SERVICE, TENTH, name="10-tenth")
+    drop_in(container, SERVICE, timing, name="10-timing")
     drop_in(container, SERVICE, CRASHES.format(after), name="20-crashes")
     container.run("systemctl", "reset-failed", SERVICE, check=False)
     container.run("systemctl", "restart", SERVICE, check=False)
 
 
-def mend(container: Booted) -> None:
+def restore(container: Booted) -> None:
     container.run("rm", "-r", f"/etc/systemd/system/{SERVICE}.d")
     container.run("systemctl", "daemon-reload")
 
@@ -40,20 +40,21 @@ def restarts(container: Booted) -> int:
     return int(container.property(SERVICE, "NRestarts"))
 
 
-def test_the_numbers_are_a_tenth_of_the_packages(container: Booted) -> None:
+def test_the_numbers_are_those_that_the_unit_and_the_runbook_give(container: Booted) -> None:
     unit = container.run("systemctl", "cat", SERVICE)
     assert re.findall(r"(?m)^(?:RestartSec|StartLimit\w+)=(.+)", unit) == ["10min", "150", "1s"]
+    assert "# 150 starts within ten minutes, one every four seconds, leave the unit failed." in unit
+    runbook = container.run("cat", "/usr/share/doc/tcpnewconn/docs/runbooks/TcpnewconnUnitFailed.md")
+    assert "150 starts within ten minutes" in runbook
 
 
-# One tenth of a crash at every start, and of one two seconds after it: less than four seconds from start to start.
-@pytest.mark.parametrize("after", [0, 0.2])
-def test_150_starts_within_ten_minutes_leave_the_unit_failed_until_it_is_reset(container: Booted, after: float) -> None:
-    crash(container, after)
-    container.wait_for(lambda: container.property(SERVICE, "ActiveState") == "failed", "systemd to give up")
+def test_150_starts_within_ten_minutes_leave_the_unit_failed_until_it_is_reset(container: Booted) -> None:
+    crash(container, 0, FAST)
+    container.wait_for(lambda: container.property(SERVICE, "ActiveState") == "failed", "systemd to give up", within=300)
     assert restarts(container) == 150
     assert SERVICE in container.run("systemctl", "list-units", "--failed", "--no-legend")
-    # As the runbook of TcpnewconnUnitFailed says, the command that starts it again, with the socket.
-    mend(container)
+    # As the runbook says, the commands that start it again, and its socket.
+    restore(container)
     container.run("systemctl", "reset-failed", SERVICE)
     container.run("systemctl", "restart", SERVICE)
     assert is_active(container)
@@ -61,14 +62,13 @@ def test_150_starts_within_ten_minutes_leave_the_unit_failed_until_it_is_reset(c
 
 
 def test_a_slower_loop_is_restarted_without_end(container: Booted) -> None:
-    """A crash every five seconds, or here every half: more than 150 of them, in more than the interval of the limit."""
-    crash(container, 0.4)
+    crash(container, 0.1, FAST + SHORT)
     container.wait_for(
         lambda: restarts(container) > 155 or container.property(SERVICE, "ActiveState") == "failed",
         "more restarts than the limit",
-        within=180,
+        within=300,
     )
     assert container.property(SERVICE, "ActiveState") in ("active", "activating")
-    mend(container)
+    restore(container)
     container.run("systemctl", "restart", SERVICE)
     assert is_active(container)

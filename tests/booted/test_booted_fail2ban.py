@@ -35,9 +35,12 @@ for port in range({PORTS.start}, {PORTS.start + 5}):
 """
 # What another program may write: everything the same, but for the fields that journald sets.
 FORGED = f"""
+import subprocess
 from systemd import journal
 message = "Port scan: 10.77.0.99 -> 10.77.0.2 on ports 1,2,3,4"
 journal.send(message, MESSAGE_ID="{PORT_SCAN}", SYSLOG_IDENTIFIER="tcpnewconn", PRIORITY="4")
+# journald asks for the unit of a process that is still there.
+subprocess.run(["journalctl", "--sync"], check=True)
 """
 
 
@@ -50,7 +53,12 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
         container.start_unit("server", "/usr/bin/python3", "-c", SERVER)
         container.wait_for(lambda: f":{PORTS[-1]} " in container.run("ss", "-Htln"), "the server's last port to listen")
         container.run("systemctl", "start", "fail2ban")
+        wait_for_fail2ban(container)
         yield container
+
+
+def wait_for_fail2ban(container: Booted) -> None:
+    container.wait_for(lambda: container.status_of("fail2ban-client", "ping") == 0, "fail2ban to answer")
 
 
 def scan(container: Booted, address: str) -> None:
@@ -105,7 +113,7 @@ def test_after_the_installation_nobody_is_banned_and_nothing_is_blocked(containe
 
 def test_a_scan_bans_the_scanner_and_nobody_else(container: Booted) -> None:
     container.run("sh", "-ec", command("Ban port scanners with Fail2Ban"))
-    container.wait_for(lambda: container.status_of("fail2ban-client", "ping") == 0, "fail2ban")
+    wait_for_fail2ban(container)
     assert jails(container) == {JAIL}
     # The scan before was logged within Fail2Ban's findtime.
     wait_for_ban(container, {"10.77.0.50"})
@@ -134,7 +142,7 @@ def test_one_is_banned_after_the_journal_was_rotated_too(container: Booted) -> N
 def test_it_reads_the_journal_namespace_where_that_is_switched_on(container: Booted) -> None:
     container.run("sh", "-ec", command("Switch it on"))
     container.run("sh", "-ec", command("Fail2Ban with the namespace"))
-    container.wait_for(lambda: container.status_of("fail2ban-client", "ping") == 0, "fail2ban")
+    wait_for_fail2ban(container)
     scan(container, "10.77.0.53")
     wait_for_ban(container, {"10.77.0.52", "10.77.0.53"})
     container.run("journalctl", "--namespace=tcpnewconn", "--rotate")
@@ -145,6 +153,6 @@ def test_it_reads_the_journal_namespace_where_that_is_switched_on(container: Boo
 def test_fail2ban_runs_on_when_the_package_is_purged(container: Booted) -> None:
     container.run("apt-get", "purge", "--yes", "--quiet", "tcpnewconn")
     container.run("systemctl", "restart", "fail2ban")
-    container.wait_for(lambda: container.status_of("fail2ban-client", "ping") == 0, "fail2ban")
+    wait_for_fail2ban(container)
     assert jails(container) == set()
     assert container.run("find", "/etc/fail2ban", "-name", "*tcpnewconn*") == ""

@@ -1,21 +1,19 @@
 """When journald restarts, or hangs: the service waits for it, is not killed for waiting, and then says everything."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.support.booted import Booted
 from tests.support.booted_events import traffic, wait_for_all
-from tests.support.booted_package import assert_same_process, booted_with_package, main_pid, on_each_distribution
+from tests.support.booted_package import assert_same_process, installed, main_pid
 
 HANGS_FOR = 30
 
 
-@pytest.fixture(scope="module", params=on_each_distribution("journald"))
-def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param, folded=False) as container:
-        yield container
+@pytest.fixture(scope="module")
+def container(long_life: Booted) -> Booted:
+    return installed(long_life, each=True)
 
 
 def test_a_restart_of_journald_loses_no_event(container: Booted) -> None:

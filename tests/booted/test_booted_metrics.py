@@ -1,7 +1,6 @@
-"""The figures through node_exporter, from a link in its folder: whatever becomes of the service, its scrape is whole."""
+"""The figures through node_exporter, from a link in its directory: whatever becomes of the service, its scrape is whole."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +10,11 @@ import pytest
 from tests.support import booted_events, built, exposition
 from tests.support.booted import Booted, booted
 from tests.support.booted_package import add_repository, install, is_active, on_each_distribution
-from tests.support.booted_traffic import HOLD
 
 SERVICE = "tcpnewconn.service"
 FILE = "/run/tcpnewconn/tcpnewconn.prom"
-FOLDER = "/var/lib/prometheus/node-exporter"
-LINK = f"{FOLDER}/tcpnewconn.prom"
+DIRECTORY = "/var/lib/prometheus/node-exporter"
+LINK = f"{DIRECTORY}/tcpnewconn.prom"
 HTTP_UNITS = ("tcpnewconn-metrics.socket", "tcpnewconn-metrics.service")
 ADDRESS = "http://127.0.0.1:19117/metrics"
 LAST_READ = "tcpnewconn_last_read_timestamp_seconds"
@@ -47,7 +45,7 @@ def content(container: Booted) -> str:
 
 def test_before_it_is_installed_there_is_nothing(container: Booted) -> None:
     # What a service without privileges could not write to.
-    assert container.run("stat", "--format=%U %a", FOLDER) == "root 755\n"
+    assert container.run("stat", "--format=%U %a", DIRECTORY) == "root 755\n"
     assert scraped(container) == {}
 
 
@@ -118,7 +116,7 @@ def test_killed_it_stays_as_it_was_and_no_half_is_seen(container: Booted) -> Non
     container.wait_for(lambda: is_active(container), "the service to be back")
 
 
-def test_with_its_folder_gone_the_service_goes_on_and_the_next_start_makes_it_anew(container: Booted) -> None:
+def test_with_its_directory_gone_the_service_goes_on_and_the_next_start_makes_it_anew(container: Booted) -> None:
     def told() -> list[str]:
         entries = container.journal("--boot", f"_SYSTEMD_UNIT={SERVICE}", "PRIORITY=4")
         return [entry["MESSAGE"] for entry in entries if "there are no metrics" in entry["MESSAGE"]]
@@ -208,7 +206,7 @@ def test_when_nobody_asks_it_ends_and_says_nothing(container: Booted) -> None:
 
 def test_removed_it_takes_the_link_with_it(container: Booted) -> None:
     container.run("apt-get", "remove", "--yes", "--quiet=2", "tcpnewconn")
-    assert container.run("ls", "-A", FOLDER) == ""
+    assert container.run("ls", "-A", DIRECTORY) == ""
     assert scraped(container) == {}
     for unit in HTTP_UNITS:
         assert container.property(unit, "ActiveState") == "inactive"
@@ -221,55 +219,3 @@ def test_what_is_no_link_to_it_stays(container: Booted) -> None:
     assert scraped(container) == {"tcpnewconn_mine": 1}
     container.run("rm", LINK)
     assert container.run("find", "/etc/systemd", "/run/systemd", "-name", "*tcpnewconn*") == ""
-
-
-# --- from a version that had a dynamic user --------------------------------------------------------------------------
-
-
-def with_a_dynamic_user(folder: Path) -> Path:
-    """The package as it was before the service had a user of its own, and a lower version."""
-    root = folder / "root"
-    subprocess.run(["dpkg-deb", "--raw-extract", built.deb(), root], check=True)
-    for name in ("usr/lib/sysusers.d", "usr/lib/tmpfiles.d"):
-        shutil.rmtree(root / name)
-    unit = root / "usr/lib/systemd/system/tcpnewconn.service"
-    text = re.sub(r"(?m)^(Group|RuntimeDirectory\w*|StateDirectoryMode)=.*\n", "", unit.read_text())
-    unit.write_text(text.replace("User=tcpnewconn\n", "DynamicUser=yes\n"))
-    postinst = root / "DEBIAN/postinst"
-    postinst.write_text(re.sub(r"(?m)^(\s*)systemd-(sysusers|tmpfiles) .*$", r"\1:", postinst.read_text()))
-    control = root / "DEBIAN/control"
-    control.write_text(re.sub(r"(?m)^Version: .*$", "Version: 0.0.1-1", control.read_text()))
-    old = folder / "tcpnewconn_0.0.1-1_all.deb"
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", root, old], check=True, stdout=subprocess.DEVNULL)
-    return old
-
-
-def test_an_upgrade_from_a_dynamic_user_keeps_what_was_reported(container: Booted, tmp_path: Path) -> None:
-    add_repository(container, with_a_dynamic_user(tmp_path))
-    install(container, "tcpnewconn=0.0.1-1")
-    # As on a host where names of dynamic users are known.
-    assert int(container.run("id", "--user", "tcpnewconn")) > 60000
-    assert "tcpnewconn" not in container.path("/etc/passwd").read_text()
-    container.start_unit("hold.service", "/usr/bin/python3", "-c", HOLD)
-
-    def reported() -> int:
-        return len(booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=9000"))
-
-    container.wait_for(reported, "the connection to be reported")
-    before = container.path("/var/lib/private/tcpnewconn/snapshot").read_bytes()
-
-    install(container, f"tcpnewconn={built.deb().name.split('_')[1]}")
-    assert is_active(container)
-    assert not container.path("/var/lib/private/tcpnewconn").exists()
-    assert container.run("stat", "--format=%U:%G %a %F", "/var/lib/tcpnewconn", "/var/lib/tcpnewconn/snapshot") == (
-        "tcpnewconn:tcpnewconn 700 directory\ntcpnewconn:tcpnewconn 600 regular file\n"
-    )
-    assert len(before) > 500
-    container.run("systemctl", "restart", SERVICE)
-    reads = 'tcpnewconn_reads_total{result="ok"}'
-    container.wait_for(lambda: exposition.series(content(container))[reads] >= 2, "a further read")
-    assert reported() == 1
-    told = container.journal("--boot", f"_SYSTEMD_UNIT={SERVICE}", "PRIORITY=4")
-    assert [entry["MESSAGE"] for entry in told if "snapshot" in entry["MESSAGE"]] == []
-    # It is another user: one that stays.
-    assert re.search(r"(?m)^tcpnewconn:x:[0-9]{3}:", container.path("/etc/passwd").read_text())

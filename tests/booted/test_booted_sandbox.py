@@ -10,34 +10,34 @@ import pytest
 
 from tests.support import booted_probe
 from tests.support.booted import Booted
-from tests.support.booted_package import booted_with_package, drop_in, on_each_distribution
+from tests.support.booted_package import UNITS, drop_in
 
-UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
+PROBE = "/usr/local/lib/probe.py"
 STATE, FIGURES = "/var/lib/tcpnewconn", "/run/tcpnewconn"
 # What is written to these is kept nowhere.
 KEEP_NOTHING = re.compile(
     r"/dev/(null|zero|full|random|urandom|pts/ptmx)|/proc/pressure/\w+|/sys/fs/cgroup/.*\.pressure"
 )
 # Only how it is started is another program's; everything else is as the package has it.
-INSTEAD = "[Service]\nType=oneshot\nExecStart=\nExecStart=/usr/bin/python3 /usr/local/lib/probe.py\nRestart=no\n"
+INSTEAD = f"[Service]\nType=oneshot\nExecStart=\nExecStart=/usr/bin/python3 {PROBE}\nRestart=no\n"
 
 
-@pytest.fixture(scope="module", params=on_each_distribution("sandbox"))
-def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param) as container:
-        yield container
+@pytest.fixture(scope="module")
+def container(package: Booted) -> Iterator[Booted]:
+    yield package
+    package.run("rm", "-f", PROBE)
 
 
 @pytest.fixture(scope="module")
 def probed(container: Booted) -> dict[str, Any]:
     """What a program in the service's place could do."""
-    container.write("/usr/local/lib/probe.py", Path(booted_probe.__file__).read_text())
+    container.write(PROBE, Path(booted_probe.__file__).read_text())
     container.run("systemctl", "stop", *UNITS)
     drop_in(container, "tcpnewconn.service", INSTEAD, name="probe")
     container.run("systemctl", "start", "tcpnewconn.service")
     container.run("rm", "-r", "/etc/systemd/system/tcpnewconn.service.d")
     container.run("systemctl", "daemon-reload")
-    lines = container.run("journalctl", "--quiet", "--output=cat", "_SYSTEMD_UNIT=tcpnewconn.service", "_COMM=python3")
+    lines = container.journalctl("--output=cat", "_SYSTEMD_UNIT=tcpnewconn.service", "_COMM=python3")
     (line,) = [line for line in lines.splitlines() if line.startswith('{"other_processes"')]
     outcome: dict[str, Any] = json.loads(line)
     return outcome
@@ -60,7 +60,7 @@ def test_it_can_open_no_ip_socket(probed: dict[str, Any]) -> None:
 
 
 def test_it_can_write_nowhere_but_its_state_and_its_figures(probed: dict[str, Any]) -> None:
-    assert sorted(probed["writable_folders"]) == [FIGURES, STATE]
+    assert sorted(probed["writable_directories"]) == [FIGURES, STATE]
     elsewhere = [path for path in probed["writable_files"] if not path.startswith((f"{STATE}/", f"{FIGURES}/"))]
     assert [path for path in elsewhere if not KEEP_NOTHING.fullmatch(path)] == []
 
@@ -81,7 +81,7 @@ def test_where_netlink_is_forbidden_it_reads_and_says_what_is_missing(container:
     container.start_unit("reader.service", "/usr/bin/tcpnewconn", "--output=text", properties=only_unix)
     said = ("does not announce ended connections", "New listener: 0.0.0.0:80")
     container.wait_for(
-        lambda: all(part in container.run("journalctl", "--quiet", "--unit=reader.service") for part in said),
+        lambda: all(part in container.journalctl("--unit=reader.service") for part in said),
         "it to say what is missing, and what it reads",
     )
     assert container.property("reader.service", "ActiveState") == "active"

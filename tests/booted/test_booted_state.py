@@ -9,10 +9,9 @@ from tests.support.booted import Booted
 from tests.support.booted_events import traffic, wait_for_all
 from tests.support.booted_package import (
     assert_same_process,
-    booted_with_package,
+    installed,
     is_active,
     main_pid,
-    on_each_distribution,
 )
 from tests.support.booted_traffic import HOLD
 
@@ -20,15 +19,15 @@ STATE = "/var/lib/tcpnewconn"
 BEFORE = f"{STATE}.before"
 
 
-@pytest.fixture(scope="module", params=on_each_distribution("state"))
-def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param, folded=False) as container:
-        yield container
+@pytest.fixture(scope="module")
+def container(long_life: Booted) -> Iterator[Booted]:
+    yield installed(long_life, each=True)
+    long_life.run("systemctl", "disable", "--now", "--quiet", "hold.service", check=False)
 
 
 @pytest.fixture
 def small_disk(container: Booted) -> Iterator[None]:
-    """A tmpfs of 1 MiB in place of the folder, with what was there."""
+    """A tmpfs of 1 MiB in place of the directory, with what was there."""
     container.run("systemctl", "stop", "tcpnewconn.service")
     container.run("cp", "-a", STATE, BEFORE)
     container.run("mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", STATE)

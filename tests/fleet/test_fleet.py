@@ -478,8 +478,22 @@ def test_prometheus_gets_the_rules_and_has_loaded_them(hosts: Fleet) -> None:
     hosts.play(playbook)
     assert hosts.play(playbook).each("changed") == {LOG_SERVER: 0}
 
-    # A file that promtool refuses does not replace the old one.
+    # By default there is no link to a Grafana, and an alert about port scans.
     rules = log_server.path("/etc/prometheus/rules/tcpnewconn.rules.yml")
+    port_scan = log_server.path("/etc/prometheus/rules/tcpnewconn.port-scan.rules.yml")
+    assert " dashboard_url: " not in rules.read_text()
+    assert port_scan.exists()
+    other = given(
+        tcpnewconn_prometheus_grafana_url="https://grafana.test/", tcpnewconn_prometheus_port_scan_alert=False
+    )
+    hosts.play(playbook, *other)
+    assert " dashboard_url: https://grafana.test/d/tcpnewconn?" in rules.read_text()
+    assert not port_scan.exists()
+    assert hosts.play(playbook, *other).each("changed") == {LOG_SERVER: 0}
+    hosts.play(playbook)
+    assert port_scan.exists()
+
+    # A file that promtool refuses does not replace the old one.
     rules.write_text("groups: []\n")
     promtool = log_server.path("/usr/local/bin/promtool")
     promtool.unlink()

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 import tcpnewconn
 from tests.support import built, root_image
+from tests.support.booted import make_root, place_of_its_own
 from tests.support.booted_package import HIGHER_VERSION
 from tests.support.namespace import Namespace, namespace
 from tests.support.signed_repository import Signer, published, signer
@@ -45,9 +45,9 @@ def repository(key: Signer, tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def root(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A Debian's files. Not booted: apt needs no more."""
-    with tempfile.TemporaryDirectory(prefix="tcpnewconn-repo-", dir="/var/tmp") as place:
-        directory = Path(place) / "root"
-        root_image.unpack(root_image.container_tar(request.param), directory)
+    with place_of_its_own() as place:
+        make_root(root_image.container_tar(request.param), place)
+        directory = place / "root"
         (directory / "etc/apt/sources.list.d/tcpnewconn.sources").write_text(SOURCES)
         yield directory
 

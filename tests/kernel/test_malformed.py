@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.events import parsed
+from tests.support.events import about_connections, parsed
 from tests.support.namespace import Namespace, namespace
 from tests.support.program import LOSS, once
 from tests.support.supervised import Supervised
@@ -29,13 +29,13 @@ def test_a_malformed_row_is_reported_with_file_line_and_count_and_the_others_cou
         service.ready()
         service.reads(3)
         assert service.stop() == 0
-    events = [parsed(line) for line in service.lines]
+    events = about_connections(map(parsed, service.lines))
     assert [event["message"] for event in events[:2]] == [
         "New listener: 0.0.0.0:22",
         "New connection: 203.0.113.9:51544 -> 10.0.0.5:22",
     ]
-    # One for at least four reads, each of which met both rows.
-    (loss,) = events[2:]
+    # One for at least four polls, each of which met both rows.
+    (loss,) = [event for event in events if event["event.action"] == "events-lost"]
     assert loss["tcpnewconn.count"] == 2
     assert loss["tcpnewconn.reason"] == "malformed"
     assert loss["priority"] == 4
@@ -47,7 +47,7 @@ def test_malformed_rows_of_one_read_are_reported_in_one_loss_event(tmp_path: Pat
     before = line("10.0.0.5:22", "203.0.113.9:51544", inode=101)
     after = line("10.0.0.7:443", "203.0.113.9:51546", inode=103)
     tables.tcp.write_bytes(TITLES + before.text(0) + b"   1: 0600000A:\x1b[31m nonsense\n" + after.text(2) + b"\n")
-    events = once(here, "--procfs", str(tables.folder))
+    events = once(here, "--procfs", str(tables.directory))
     (loss,) = [event for event in events if event["message_id"] == LOSS]
     assert loss["tcpnewconn.count"] == 2
     assert loss["tcpnewconn.reason"] == "malformed"

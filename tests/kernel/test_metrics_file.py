@@ -27,7 +27,7 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def options(tables: Tables, *more: str) -> list[str]:
-    return ["--procfs", str(tables.folder), "--interval", "100ms", *more]
+    return ["--procfs", str(tables.directory), "--interval", "100ms", *more]
 
 
 def test_the_service_writes_it_after_each_poll_and_leaves_it_when_it_stops(tables: Tables, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_service_writes_it_after_each_poll_and_leaves_it_when_it_stops(table
         assert service.said == []
     written.check(file.read_text())
     assert written.series(file.read_text())["tcpnewconn_running"] == 0
-    assert set(tmp_path.iterdir()) == {tables.folder, file}
+    assert set(tmp_path.iterdir()) == {tables.directory, file}
 
 
 def test_connections_in_summaries_count_by_their_number(tables: Tables, tmp_path: Path) -> None:

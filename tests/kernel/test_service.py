@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.events import parsed
+from tests.support.events import about_connections, parsed
 from tests.support.slow_table import SlowTable
 from tests.support.supervised import Supervised
 from tests.support.table import TITLES, Line, Tables, line, listener
@@ -38,7 +38,7 @@ def tables(tmp_path: Path) -> Tables:
 
 
 def options(tables: Tables, *more: str, interval: str = "100ms") -> list[str]:
-    return ["--procfs", str(tables.folder), "--interval", interval, *more]
+    return ["--procfs", str(tables.directory), "--interval", interval, *more]
 
 
 # --- what the service manager is told --------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def options(tables: Tables, *more: str, interval: str = "100ms") -> list[str]:
 
 @pytest.mark.parametrize("name", ["tcp", "tcp6"])
 def test_it_is_ready_after_the_first_complete_read_and_not_before(tables: Tables, name: str) -> None:
-    slow = SlowTable(tables.folder / "net" / name)
+    slow = SlowTable(tables.directory / "net" / name)
     with Supervised(*options(tables), watchdog=0.1) as service:
         slow.wait()
         assert service.notices == []
@@ -60,13 +60,13 @@ def test_it_is_ready_after_the_first_complete_read_and_not_before(tables: Tables
 def test_the_status_has_live_figures(tables: Tables) -> None:
     with Supervised(*options(tables)) as service:
         assert re.fullmatch(
-            r"1 connection open, 1 new in the last read \(\d+\.\d ms\); reads only: ended connections are not announced",
+            r"1 connection open, 1 new in the last poll \(\d+\.\d ms\); polls only: no destroy notifications",
             service.notice("STATUS").assigned["STATUS"],
         )
-        service.wait(lambda: service.status.startswith("1 connection open, 0 new in the last read ("), "quiet status")
+        service.wait(lambda: service.status.startswith("1 connection open, 0 new in the last poll ("), "quiet status")
         tables.write([SSH, *map(incoming, range(1200))])
         service.wait(lambda: service.count("STATUS") > 0 and "1,199 new" in service.status, "status with the new ones")
-        assert service.status.startswith("1,200 connections open, 1,199 new in the last read (")
+        assert service.status.startswith("1,200 connections open, 1,199 new in the last poll (")
         tables.write([SSH])
         service.wait(lambda: service.status.startswith("0 connections open, 0 new"), "status without them")
 
@@ -146,7 +146,7 @@ def test_a_reload_is_told_with_its_time_and_then_it_is_ready_again(tables: Table
 def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Poll]\nInterval=1d\n")
-    with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
+    with Supervised("--config", str(file), "--procfs", str(tables.directory)) as service:
         service.ready()
         file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:25\n")
         mail = line("10.0.0.5:25", "203.0.113.9:40000", inode=50)
@@ -166,7 +166,7 @@ def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_pa
 def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Poll]\nInterval=100ms\n[Report]\nIgnore=:22\n")
-    with Supervised("--config", str(file), "--procfs", str(tables.folder)) as service:
+    with Supervised("--config", str(file), "--procfs", str(tables.directory)) as service:
         service.ready()
         file.write_text("[Poll]\nInterval=1d\n[Report]\nIgnore=nonsense\n")
         before = len(service.notices)
@@ -227,25 +227,30 @@ def test_in_a_terminal_nothing_is_kept(tables: Tables, tmp_path: Path) -> None:
 # --- /proc -----------------------------------------------------------------------------------------------------------
 
 
+def count(lines: list[str]) -> int:
+    """Of lines about connections and sources."""
+    return sum('"observation-' not in line for line in lines)
+
+
 @pytest.mark.parametrize("output", ["text", "json"])
 def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tables, output: str) -> None:
     with Supervised(*options(tables, "--output", output), watchdog=0.2) as service:
         service.ready()
         away = tables.tcp.with_name("away")
         tables.tcp.rename(away)
-        service.wait(lambda: len(service.lines) == 3, "degraded event")
+        service.wait(lambda: count(service.lines) == 3, "degraded event")
         service.reads(3)
-        assert service.status.endswith("; Reading /proc failed")
+        assert service.status.endswith("; reading /proc failed")
         alive = service.count("WATCHDOG=1")
         service.wait(lambda: service.count("WATCHDOG=1") > alive + 1, "sign of life")
         away.rename(tables.tcp)
         tables.write([SSH, incoming(0), incoming(1)])
-        service.wait(lambda: len(service.lines) == 5, "recovered event and what opened meanwhile")
+        service.wait(lambda: count(service.lines) == 5, "recovered event and what opened meanwhile")
         service.reads(2)
         assert "failed" not in service.status
         assert service.stop() == 0
     if output == "json":
-        events = [parsed(line) for line in service.lines]
+        events = about_connections(map(parsed, service.lines))
         assert [event["message"] for event in events[:2] + events[4:]] == ["New listener: 0.0.0.0:22", told(0), told(1)]
         degraded, recovered = events[2:4]
         assert (degraded["event.action"], recovered["event.action"]) == ("source-degraded", "source-recovered")
@@ -257,10 +262,10 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
 def test_a_whole_proc_that_goes_away_is_no_end_either(tables: Tables) -> None:
     with Supervised(*options(tables)) as service:
         service.ready()
-        away = tables.folder.with_name("away")
-        tables.folder.rename(away)
+        away = tables.directory.with_name("away")
+        tables.directory.rename(away)
         service.wait(lambda: len(service.lines) == 3, "degraded event")
-        away.rename(tables.folder)
+        away.rename(tables.directory)
         service.wait(lambda: len(service.lines) == 4, "recovered event")
         service.reads(2)
     # A read that fails is none: what stood in the one before is not new now.
@@ -312,14 +317,14 @@ def test_the_sample_is_served_as_well(tmp_path: Path) -> None:
         assert messages("\n".join(service.lines)) == SAMPLE_EXPECTED
 
 
-def test_the_folder_of_the_tables_need_not_be_the_same(tables: Tables) -> None:
+def test_the_directory_of_the_tables_need_not_be_the_same(tables: Tables) -> None:
     """A host's /proc can be mounted anew while it runs."""
     with Supervised(*options(tables)) as service:
         service.ready()
-        new = tables.folder.with_name("new")
-        shutil.copytree(tables.folder, new)
-        tables.folder.rename(tables.folder.with_name("old"))
-        new.rename(tables.folder)
+        new = tables.directory.with_name("new")
+        shutil.copytree(tables.directory, new)
+        tables.directory.rename(tables.directory.with_name("old"))
+        new.rename(tables.directory)
         tables.write([SSH, incoming(0), incoming(1)])
         service.wait(lambda: told(1) in "".join(service.lines), "the new one")
         assert sum(told(0) in line for line in service.lines) == 1

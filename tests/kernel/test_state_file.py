@@ -41,7 +41,7 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_only_under_the_same_id(
     once(tables, state)
     before = state.read_bytes()
     tables.write([SSH, incoming(0), incoming(2), *map(incoming, range(10, 14))])
-    options = command("--once", "--procfs", str(tables.folder), "--state", str(state), "--output", "json")[1:]
+    options = command("--once", "--procfs", str(tables.directory), "--state", str(state), "--output", "json")[1:]
     number = kills = 0
     while number == kills:
         number += 1
@@ -115,7 +115,7 @@ def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_g
 ) -> None:
     once(tables, state)
     spoil(state)
-    options = ["--procfs", str(tables.folder), "--state", str(state), "--interval", "100ms"]
+    options = ["--procfs", str(tables.directory), "--state", str(state), "--interval", "100ms"]
     with Supervised(*options) as service:
         service.ready()
         service.reads(2)
@@ -124,14 +124,14 @@ def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_g
     # Everything is told again: what the file said of it is not known.
     assert messages("\n".join(service.lines)) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
     assert warning.startswith(f"tcpnewconn: {state}: {why}")
-    assert warning.endswith(f"moved to {state}.damaged-1, connections that are open now are reported again")
+    assert warning.endswith(f"moved to {state}.damaged-1: connections that are open now are logged again")
     assert os.path.lexists(f"{state}.damaged-1")
     assert once(tables, state) == []
 
 
 def test_a_quiet_read_writes_nothing_and_a_change_only_what_changed(tables: Tables, state: Path) -> None:
     tables.write([SSH, *map(incoming, range(2000))])
-    with Supervised("--procfs", str(tables.folder), "--state", str(state), "--interval", "100ms") as service:
+    with Supervised("--procfs", str(tables.directory), "--state", str(state), "--interval", "100ms") as service:
         service.reads(2)
         status, content = state.stat(), state.read_bytes()
         service.reads(4)
@@ -148,7 +148,7 @@ def test_a_quiet_read_writes_nothing_and_a_change_only_what_changed(tables: Tabl
 
 def test_however_much_comes_and_goes_it_stays_small(tables: Tables, state: Path) -> None:
     largest = 0
-    with Supervised("--procfs", str(tables.folder), "--state", str(state), "--interval", "100ms") as service:
+    with Supervised("--procfs", str(tables.directory), "--state", str(state), "--interval", "100ms") as service:
         service.ready()
         written = len(["the listener", *told(0, 1, 2)])
         for turn in range(12):
@@ -174,27 +174,27 @@ def fill(file: Path) -> None:
 def test_a_full_disk_is_said_once_and_survived(tables: Tables, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    options = ["--procfs", str(tables.folder), "--state", f"{disk}/snapshot", "--interval", "100ms"]
+    options = ["--procfs", str(tables.directory), "--state", f"{disk}/snapshot", "--interval", "100ms"]
     with Supervised(*options, mounts=[f"mount -t tmpfs -o size=64k tmpfs {disk}"]) as service:
         service.ready()
         filler = service.inside(disk / "filler")
         fill(filler)
         tables.write([SSH, *map(incoming, range(100))])
         service.wait(lambda: len(service.lines) == 101, "the new ones")
-        service.wait(lambda: "; no snapshot: " in service.status, "status that says so")
+        service.wait(lambda: "; state not saved: " in service.status, "status that says so")
         service.reads(3)
         service.wait(lambda: len(service.said) > 0, "warning")
         (warning,) = service.said
         filler.unlink()
         service.wait(lambda: len(service.said) == 2, "line that says it is written again")
         service.reads(1)
-        assert "no snapshot" not in service.status
+        assert "state not saved" not in service.status
         shutil.copy(service.inside(disk / "snapshot"), tmp_path / "copy")
         assert service.stop() == 0
         assert len(service.lines) == 101
     assert warning == (
-        f"tcpnewconn: {disk}/snapshot: No space left on device; a restart would report connections again. "
-        "It is tried at every read"
+        f"tcpnewconn: {disk}/snapshot: No space left on device; a restart will log open connections again; "
+        "retrying every interval"
     )
     assert service.said[1] == f"tcpnewconn: {disk}/snapshot is written again"
     # The one that was written in the end holds everything.
@@ -202,11 +202,11 @@ def test_a_full_disk_is_said_once_and_survived(tables: Tables, tmp_path: Path) -
 
 
 def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path) -> None:
-    folder = state.parent
+    directory = state.parent
     once(tables, state)
     tables.write([SSH, *map(incoming, range(4))])
-    options = ["--procfs", str(tables.folder), "--state", str(state), "--interval", "100ms"]
-    mounts = [f"mount --bind {folder} {folder}", f"mount -o remount,bind,ro {folder}"]
+    options = ["--procfs", str(tables.directory), "--state", str(state), "--interval", "100ms"]
+    mounts = [f"mount --bind {directory} {directory}", f"mount -o remount,bind,ro {directory}"]
     with Supervised(*options, mounts=mounts) as service:
         service.ready()
         service.wait(lambda: len(service.lines) == 1, "the new one")
@@ -215,17 +215,17 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
         service.reads(3)
         (warning,) = service.said
         assert warning.startswith(
-            f"tcpnewconn: {state}: Read-only file system; a restart would report connections again"
+            f"tcpnewconn: {state}: Read-only file system; a restart will log open connections again"
         )
-        service.mount("-o", "remount,bind,rw", str(folder))
+        service.mount("-o", "remount,bind,rw", str(directory))
         service.wait(lambda: len(service.said) == 2, "line that says it is written again")
         assert service.stop() == 0
         assert service.said[1] == f"tcpnewconn: {state} is written again"
     assert once(tables, state) == []
 
 
-def test_a_folder_that_is_not_there_is_said_and_survived(tables: Tables, tmp_path: Path) -> None:
-    options = ["--procfs", str(tables.folder), "--state", str(tmp_path / "no" / "snapshot"), "--interval", "100ms"]
+def test_a_directory_that_is_not_there_is_said_and_survived(tables: Tables, tmp_path: Path) -> None:
+    options = ["--procfs", str(tables.directory), "--state", str(tmp_path / "no" / "snapshot"), "--interval", "100ms"]
     with Supervised(*options) as service:
         service.reads(2)
         service.wait(lambda: len(service.said) > 0, "warning")

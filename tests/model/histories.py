@@ -1,111 +1,206 @@
-"""What can happen to the tracker, as bytes: an action and its four_tuple, or a read. `Run` in tracked.py reads them."""
+"""Histories: what happens to the tracker, as a list of named steps, one a line.
+
+    open r0                                 a connection becomes established
+    poll                                    a poll of the table, and what happens around it:
+        during: finish r0                   while the table is read
+        before look-up: open r0             between a row and the look-up of its socket
+        doubled: r0                         its row stands twice in the poll
+        left out: r0                        its row does not stand in it; never in two polls in a row, but with
+        left out again: r0
+        look-ups: fail                      the kernel cannot be asked for a socket
+    deliver r0                              the work queue runs for the socket that was destroyed on r0
+    deliver r0 2nd                          for the second of several
+    deliver                                 for the first of all
+    receive                                 the program takes what is in its receive buffer
+    wait 1.1 s                              time passes; no notification is that late
+    restart, notifications lost             the program is stopped or killed, and starts again: without the notifications of
+        meanwhile: open r1                      what happens meanwhile
+
+What stands before the first poll happens before the program runs. r0 to r5 are 4-tuples with another host, i0 to i2 within this
+host, i0' to i2' those of their other sockets.
+
+`parsed` and `printed` are inverse to each other. What a line means does not depend on the other lines or on which actions there
+are, so a recorded history stays what it is.
+"""
 
 from __future__ import annotations
 
-from itertools import chain
+import re
+from dataclasses import dataclass
 
-from hypothesis import strategies as st
+from tcpnewconn.model import FourTuple, four_tuple_of, mirrored
 
-ACTIONS = [
-    "open", "open", "open unaccepted", "accept", "half close", "orphan times out", "finish", "finish", "passive close",
-    "reset", "linger", "refused", "expire", "work", "work", "shut down", "abort", "let go", "restart", "wait",
-]  # fmt: skip
+HERE = bytes([10, 0, 0, 5])
+LOOPBACK = bytes([127, 0, 0, 1])
+
+REMOTE = tuple(f"r{number}" for number in range(6))
+INTERNAL = tuple(f"i{number}{prime}" for number in range(3) for prime in ("", "'"))
+
+FOUR_TUPLES: dict[str, FourTuple] = {
+    **{
+        f"r{number}": four_tuple_of(HERE, 80, bytes([203, 0, 113, number % 2]), 40000 + number % 3)
+        for number in range(6)
+    },
+    **{f"i{number}": four_tuple_of(LOOPBACK, 50000 + number, LOOPBACK, 8080) for number in range(3)},
+    **{f"i{number}'": mirrored(four_tuple_of(LOOPBACK, 50000 + number, LOOPBACK, 8080)) for number in range(3)},
+}
+NAMES = {four_tuple: name for name, four_tuple in FOUR_TUPLES.items()}
+
+# What happens to a 4-tuple.
+ON_A_FOUR_TUPLE = (
+    "open", "open unaccepted", "accept", "half close", "shut down", "orphan times out", "finish", "passive close", "reset",
+    "linger", "abort", "refused", "time wait expires",
+)  # fmt: skip
+# What happens to the nth of several sockets that had a 4-tuple, or of all.
+ON_ONE_OF_SEVERAL = ("deliver", "let go")
+
+_ORDINALS = ("1st", "2nd", "3rd", *(f"{number}th" for number in range(4, 10)))
 
 
-def few_letters() -> st.SearchStrategy[bytes]:
-    """Histories in which the same things happen to the same four_tuples, again and again."""
-    letters = st.lists(st.integers(0, 255), min_size=2, max_size=12)
-    return letters.flatmap(lambda few: st.lists(st.sampled_from(few), max_size=120).map(bytes))
+class NoHistory(ValueError):
+    """A text is not a history: the number of the line, from 1, and why."""
 
 
-def on_few_pairs() -> st.SearchStrategy[bytes]:
-    """Histories of whole actions and reads, written as Run reads them."""
-    return st.lists(st.integers(0, 255), min_size=1, max_size=3).flatmap(_on_pairs)
+@dataclass(frozen=True)
+class Step:
+    """An action, or "receive"; the name of its 4-tuple where it has one, and which of several."""
+
+    action: str
+    name: str = ""
+    nth: int = 1
+
+    def __str__(self) -> str:
+        return " ".join(
+            [self.action, *([self.name] if self.name else []), *([_ORDINALS[self.nth - 1]] * (self.nth > 1))]
+        )
 
 
-def _on_pairs(four_tuples: list[int]) -> st.SearchStrategy[bytes]:
-    def written(action: int, four_tuple: int, which: int) -> tuple[int, ...]:
-        return (action, four_tuple, which) if ACTIONS[action] in ("work", "let go", "restart") else (action, four_tuple)
+@dataclass(frozen=True)
+class Wait:
+    seconds: float
 
-    action = st.builds(written, st.integers(0, len(ACTIONS) - 1), st.sampled_from(four_tuples), st.integers(0, 35))
-    # A row that is doubled or left out; how many actions while the table is read, and how many before its rows are looked up.
-    read = st.builds(
-        lambda rows, during, behind: bytes(
-            [0, rows + 4 * len(during) + 12 * len(behind), *chain(*during), *chain(*behind)]
-        ),
-        st.integers(0, 2),
-        st.lists(action, max_size=2),
-        st.lists(action, max_size=2),
+    def __str__(self) -> str:
+        return f"wait {self.seconds:g} s"
+
+
+@dataclass(frozen=True)
+class Poll:
+    """`doubled`, `left_out` and `left_out_again` are the names of 4-tuples whose row stands there twice, or does not."""
+
+    during: tuple[Step, ...] = ()
+    before_look_up: tuple[Step, ...] = ()
+    doubled: str = ""
+    left_out: str = ""
+    left_out_again: str = ""
+    look_ups_fail: bool = False
+
+    def lines(self) -> list[str]:
+        return [
+            "poll",
+            *(f"    during: {step}" for step in self.during),
+            *(f"    before look-up: {step}" for step in self.before_look_up),
+            *([f"    doubled: {self.doubled}"] if self.doubled else []),
+            *([f"    left out: {self.left_out}"] if self.left_out else []),
+            *([f"    left out again: {self.left_out_again}"] if self.left_out_again else []),
+            *(["    look-ups: fail"] if self.look_ups_fail else []),
+        ]
+
+
+@dataclass(frozen=True)
+class Restart:
+    """`lost`: notifications that come meanwhile are lost, wherever they go.
+
+    Where somebody else keeps the socket that they go to, that takes a clean stop: a last poll, and what happens until
+    nobody keeps it any more.
+    """
+
+    lost: bool = False
+    last_poll: Poll = Poll()
+    after_last_poll: tuple[Step, ...] = ()
+    meanwhile: tuple[Step, ...] = ()
+
+    def lines(self) -> list[str]:
+        return [
+            "restart, notifications lost" if self.lost else "restart",
+            *self.last_poll.lines()[1:],
+            *(f"    after the last poll: {step}" for step in self.after_last_poll),
+            *(f"    meanwhile: {step}" for step in self.meanwhile),
+        ]
+
+
+History = list[Step | Wait | Poll | Restart]
+
+
+def printed(history: History) -> str:
+    lines: list[str] = []
+    for step in history:
+        lines += step.lines() if isinstance(step, Poll | Restart) else [str(step)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def parsed(text: str) -> History:
+    """Raises NoHistory. What stands behind a # is a comment, and empty lines do not count."""
+    blocks: list[tuple[int, str, list[tuple[int, str, str]]]] = []
+    for number, commented in enumerate(text.splitlines(), 1):
+        line = commented.split("#")[0].rstrip()
+        if not line:
+            continue
+        if not line.startswith(" "):
+            blocks.append((number, line, []))
+            continue
+        clause, colon, what = line.strip().partition(": ")
+        if not blocks or not colon:
+            raise NoHistory(f"line {number}: {line.strip()!r} belongs to no poll and no restart")
+        blocks[-1][2].append((number, clause, what))
+    return [_parsed(*block) for block in blocks]
+
+
+def _parsed(number: int, line: str, clauses: list[tuple[int, str, str]]) -> Step | Wait | Poll | Restart:
+    steps: dict[str, list[Step]] = {"during": [], "before look-up": []}
+    rows = {"doubled": "", "left out": "", "left out again": ""}
+    fail = False
+    if line in ("restart", "restart, notifications lost"):
+        steps |= {"after the last poll": [], "meanwhile": []}
+    elif line != "poll":
+        if clauses:
+            raise NoHistory(f"line {clauses[0][0]}: nothing belongs to {line!r}")
+        wait = _WAIT.fullmatch(line)
+        return Wait(float(wait[1])) if wait is not None else _step(number, line, alone=True)
+    for at, clause, what in clauses:
+        if clause in steps:
+            steps[clause].append(_step(at, what))
+        elif clause in rows and what in FOUR_TUPLES and not rows[clause]:
+            rows[clause] = what
+        elif (clause, what, fail) == ("look-ups", "fail", False):
+            fail = True
+        else:
+            raise NoHistory(f"line {at}: {line!r} knows no {clause + ': ' + what!r}")
+    poll = Poll(
+        tuple(steps["during"]),
+        tuple(steps["before look-up"]),
+        rows["doubled"],
+        rows["left out"],
+        rows["left out again"],
+        fail,
     )
-    step = read | st.just(b"\1") | action.map(lambda bytes_: bytes([6 * bytes_[0] + 2, *bytes_[1:]]))
-    before = st.lists(action, max_size=3).map(lambda actions: bytes([len(actions), *chain(*actions)]))
-    return st.builds(lambda first, steps: first + b"\0" + b"".join(steps), before, st.lists(step, max_size=14))
+    if line == "poll":
+        return poll
+    return Restart(line != "restart", poll, tuple(steps["after the last poll"]), tuple(steps["meanwhile"]))
 
 
-# Histories that were once not told right, each for another reason: what had to be seen for it.
-FOUND = [
-    bytes.fromhex(history)
-    for history in (
-        # Several that had the same addresses were gone when they were asked for their cookie, and are announced late.
-        "00040004001c00000604000400",
-        # One that was gone when it was asked for its cookie is not the one that stands in its row later.
-        "800800000203001000000603020300",
-        "000002020200500000000406",
-        # The announcement of one whose addresses have another one by then.
-        "0100000026000200001804",
-        # Within the host: a socket that is established, or whose other end lives, is not the half that is owed.
-        "00140000000100003885000800010d000000",
-        "00040001260150000002015c0150000000",
-        # The other end of a row is another socket now, or has left the table and was not announced yet.
-        "00000201000806010001",
-        "000002011a01200100000006060100",
-        # One that a read did not show, nor the next, though it was there.
-        "010001000004060100040001000200040601",
-        "0100010002002685000400010002000c0601",
-        # Reset, and held by its program for longer than a minute; then with a restart; then its other end without addresses.
-        "000002011a856201",
-        "03000400020000000002260200006e",
-        "00000201628574006800000008000100006201",
-        # An end without addresses that can be of one that was gone when it was asked; one on addresses that one had before.
-        "000002060014000000000a06",
-        "000002053e83740002053e05",
-        # Killed while an end without addresses was waited with, or taken for one whose cookie is not known.
-        "0100680c0a686e000002686268",
-        "220ae3b6e33bb6d53be30a3b0a3be63ba8a1e3",
-        # Killed before it was known which of those in TIME_WAIT at the first start were announced before.
-        "0201fe07fefe6e",
-        "0200020602006e000000006e0001",
-        # Stopped, and started with another socket: what the last read shows in TIME_WAIT, and what ends after it.
-        "000400025c02200274006e0001",
-        "0004002a5c2a202a000074006e0001",
-        "0004000026006e0001",
-        # What was left of a connection that was reported: an orphan that lives, or one that is gone when it is looked up.
-        "0201c004c003008f0a",
-        "0008000006006e00040000180000006e000219",
-        "e8d3ff4fe8aee8aeffd3aeffe8d3a6a64f31aeae313831ae31d3d3e8aea63131f7a6aed331aee831",
-        "3812dddd189571950469f50f0412951212dd180f04f512dd041212ddf2dd71",
-        # One that lives, and was in none of two reads all the same.
-        "1909170008170004170226170009170002170032170100170617",
-        "0a6d126d16086d126d180e6d126d00220f6d096d086d0c6d6e6d6e6d150e6d00096d126d1500060f6d0021326d",
-        # A row whose place another connection has by now, which was reported: neither that one's nor its other half.
-        "686b086b106b026b0101001c046b076b026b746b000c096b",
-        "00010e55001a065520550e5500210c55055509550155",
-        # A number that was given for want of a cookie, and again after a restart.
-        "f7ac7aac7a7aa9f7acac48ac03f7a9aca96e48f7486e486e6e48a97a7a487aac48acf7",
-    )
-]
-# And those in which a loss was taken for one that had not been lost, where there is room for one announcement.
-FOUND_LOST = [
-    bytes.fromhex(history)
-    for history in (
-        # One that ended while nobody listened; and whose row in TIME_WAIT is there yet.
-        "9898792c0f987159530f790f79796a2c0f710f2c2c982c0f0f0f",
-        "01a6030002a66e2e03011aa6000e001a08a6381a00a6082e",
-        # Killed before the second read, which tells which those are.
-        "02b6e9b66c6ce9d7d76c03d7b63b6ce9b6b6b6d7023bb6026ce96cd702d7e9",
-        "b803034c6e6303036eb8e46e6ed34cd30303d3034c1d95",
-        # One that a program held, and whose announcement had been taken for lost before a restart.
-        "03132d000232000162320076001601203e2d26766e322d",
-    )
-]
-HISTORIES = few_letters() | on_few_pairs() | st.binary(max_size=120)
+_STEP = re.compile(r"(?P<action>[a-z][a-z ]*?)(?: (?P<name>[ri][0-9]'?))?(?: (?P<nth>[0-9][a-z]{2}))?")
+_WAIT = re.compile(r"wait ([0-9]+(?:\.[0-9]+)?) s")
+
+
+def _step(number: int, text: str, alone: bool = False) -> Step:
+    if alone and text == "receive":
+        return Step(text)
+    match = _STEP.fullmatch(text)
+    if match is None or match["action"] not in (*ON_A_FOUR_TUPLE, *ON_ONE_OF_SEVERAL):
+        raise NoHistory(f"line {number}: unknown action {text!r}")
+    action, name, nth = match["action"], match["name"] or "", match["nth"] or ""
+    if name not in FOUR_TUPLES and (name or action in ON_A_FOUR_TUPLE):
+        raise NoHistory(f"line {number}: {text!r} has no 4-tuple that is known")
+    if nth and (action not in ON_ONE_OF_SEVERAL or nth not in _ORDINALS[1:]):
+        raise NoHistory(f"line {number}: unknown number {nth!r}")
+    return Step(action, name, _ORDINALS.index(nth) + 1 if nth else 1)

@@ -25,7 +25,7 @@ from tcpnewconn.model import (
     Summary,
 )
 from tcpnewconn.reporting.entries import KINDS
-from tcpnewconn.reporting.fields import FIELDS, JSON_FIRST, JSON_IP, document
+from tcpnewconn.reporting.fields import ECS_VERSION, FIELDS, JSON_FIRST, JSON_IP, document
 from tests.support import events, filebeat
 from tests.support.events import SCHEMA
 from tests.support.every_event import (
@@ -124,6 +124,15 @@ def test_by_the_table_an_entry_in_filebeat_is_the_document_that_json_has(entry: 
         own = document(entry(event), "2026-11-25T12:00:00.000+00:00", "web1")
         journald = {"__REALTIME_TIMESTAMP": "1795608000000000", "_HOSTNAME": "web1", "SYSLOG_IDENTIFIER": "tcpnewconn"}
         assert filebeat.ecs_document(filebeat.event(journald | entry(event))) | {"ecs.version": "8.17.0"} == own
+
+
+def test_the_configuration_for_rsyslog_names_every_field_of_a_json_line() -> None:
+    section = CONTRACT.split("### rsyslog\n", 1)[1].split("\n### ", 1)[0]
+    names = re.findall(r"\$\.e!([\w.]+)", section) + re.findall(r'(@timestamp)|"([\w.]+)":(?:true|false)', section)
+    named = {name if isinstance(name, str) else "".join(name) for name in names}
+    assert named == {*FIELDS.values(), *JSON_FIRST, *JSON_IP.values()}
+    assert set(re.findall(r"\$!([A-Z]\w+)", section)) == set(FIELDS)
+    assert f'set $.e!ecs.version = "{ECS_VERSION}";' in section
 
 
 def test_the_schema_has_the_fields_that_are_written_and_no_other(entry: Render, unit: int) -> None:

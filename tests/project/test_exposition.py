@@ -22,7 +22,7 @@ def busy() -> Counters:
     for reason in REASONS:
         counters.event(Loss(1234567, reason, "lost"))
     for source in SOURCES:
-        counters.event(Degraded(source, "missing"))  # type: ignore[arg-type]
+        counters.event(Degraded(source, "missing"))
     counters.event(Listener(HERE, False))
     counters.event(PortScan(bytes(4), None, (1, 2, 3, 4)))
     counters.event(Closed(PEER, HERE, "ingress", "id", 1, 1, 1, 1, None))
@@ -31,7 +31,7 @@ def busy() -> Counters:
 
 def first_file_of_the_package() -> str:
     (content,) = re.findall(r"(?m)^f (?:\S+ ){5}(.*)$", (TREE / "systemd" / "tcpnewconn.tmpfiles").read_text())
-    return content.replace("\\n", "\n")
+    return str(content).replace("\\n", "\n")
 
 
 def long_running() -> ServiceStatistics:

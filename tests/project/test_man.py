@@ -9,7 +9,7 @@ import pytest
 
 from tcpnewconn import cli
 from tcpnewconn.health import status
-from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tcpnewconn.reporting.entries import KINDS, MESSAGE_IDS
 from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config, files
 from tcpnewconn.settings.rule import parse_rule
@@ -169,21 +169,26 @@ def test_every_rule_in_the_text_is_one(tmp_path: Path) -> None:
 
 def test_every_field_is_explained_with_a_journalctl_example_and_no_other() -> None:
     explained = entries(section("tcpnewconn.fields.7", "FIELDS"))
-    assert set(explained) == set(FIELDS)
+    known = {*FIELDS, "SYSLOG_IDENTIFIER"}
+    assert set(explained) == known
     for field, text in explained.items():
         examples = re.findall(r"\t(journalctl .*)", text)
         assert examples, field
         for example in examples:
             # What an example matches or picks is a field that there is.
             for name in re.findall(r"(?<= )[A-Z_]+(?==)|(?<=\.)[A-Z_]+\b", example):
-                assert name in FIELDS, example
+                assert name in known, example
+            for action in re.findall(r"EVENT_ACTION=(\S+)", example):
+                assert action in MESSAGE_IDS
         shorthand = {"MESSAGE": "--grep", "PRIORITY": "-p "}
         assert any(shorthand.get(field, field) in example for example in examples), field
 
 
-def test_every_event_has_its_message_id_in_the_page() -> None:
-    listed = dict(re.findall(r"(?m)^(\w+) +([0-9a-f]{32}) ", section("tcpnewconn.fields.7", "EVENTS")))
-    assert listed == MESSAGE_IDS
+def test_every_event_is_in_the_page_with_its_message_id_and_priority_and_explained() -> None:
+    events = section("tcpnewconn.fields.7", "EVENTS")
+    listed = re.findall(r"(?m)^([\w-]+) +([0-9a-f]{32}) +(\d)$", events)
+    assert set(listed) == {(kind.action, kind.message_id, str(kind.priority)) for kind in KINDS.values()}
+    assert set(entries(events)) == set(MESSAGE_IDS)
     for page in PAGES:
         for message_id in re.findall(r"\b[0-9a-f]{32}\b", source(page)):
             assert message_id in MESSAGE_IDS.values()

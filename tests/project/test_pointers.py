@@ -12,6 +12,8 @@ import pytest
 from tests.support import built
 from tests.support.debfile import unpacked
 
+pytestmark = pytest.mark.apt
+
 DOCUMENTATION = "usr/share/doc/tcpnewconn"
 REPOSITORY = "https://github.com/tcpnewconn/tcpnewconn/"
 # A file of ours, in running text: up to what cannot be part of a name here.
@@ -67,11 +69,13 @@ def test_every_file_of_ours_that_a_text_names_is_in_the_package_or_made_by_someb
     assert [(where, path) for where, path in sorted(named) if not elsewhere.fullmatch(path) and not exists(path)] == []
 
 
-@pytest.mark.parametrize("name", man_pages())
-def test_a_man_page_refers_to_man_pages_of_ours_that_exist(name: str) -> None:
-    references = {f"{page}.{section}" for page, section in re.findall(r"\b(tcpnewconn[\w.]*)\((\d)\)", man_page(name))}
-    assert references - {name}
-    assert references <= set(man_pages())
+def test_every_man_page_refers_to_others_of_ours_and_they_exist() -> None:
+    for name in man_pages():
+        references = {
+            f"{page}.{section}" for page, section in re.findall(r"\b(tcpnewconn[\w.]*)\((\d)\)", man_page(name))
+        }
+        assert references - {name}
+        assert references <= set(man_pages())
 
 
 def test_the_documentation_of_every_unit_is_there() -> None:

@@ -22,28 +22,28 @@ SURROUNDINGS = {name: value for name, value in os.environ.items() if name != "TC
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """The tree as it is now, committed, without any tag."""
-    folder = built.copy_of_tree(tmp_path / "clone")
-    git(folder, "init", "--quiet")
-    git(folder, "config", "user.name", "A Maintainer")
-    git(folder, "config", "user.email", "maintainer@example.org")
-    commit(folder)
-    return folder
+    directory = built.copy_of_tree(tmp_path / "clone")
+    git(directory, "init", "--quiet")
+    git(directory, "config", "user.name", "A Maintainer")
+    git(directory, "config", "user.email", "maintainer@example.org")
+    commit(directory)
+    return directory
 
 
-def git(folder: Path, *arguments: str) -> str:
-    return run("git", *arguments, cwd=folder)
+def git(directory: Path, *arguments: str) -> str:
+    return run("git", *arguments, cwd=directory)
 
 
-def commit(folder: Path) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", "A change")
+def commit(directory: Path) -> None:
+    git(directory, "add", "--all")
+    git(directory, "commit", "--quiet", "--message", "A change")
 
 
-def release(folder: Path, version: str, test_command: str = "false") -> tuple[int, str]:
+def release(directory: Path, version: str, test_command: str = "false") -> tuple[int, str]:
     """Exit status and output of make release."""
     done = subprocess.run(
         ["make", "--no-print-directory", "release", f"VERSION={version}"],
-        cwd=folder,
+        cwd=directory,
         env=SURROUNDINGS | {"TEST_COMMAND": test_command},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

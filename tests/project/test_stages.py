@@ -52,13 +52,13 @@ def installed_for_the_tests() -> list[str]:
     ).stdout.splitlines()
 
 
-def link_commands(folder: Path, hidden: set[str]) -> None:
+def link_commands(directory: Path, hidden: set[str]) -> None:
     """Links to every command that this machine has, but for these."""
-    folder.mkdir()
+    directory.mkdir()
     for place in ("/usr/bin", "/usr/sbin"):
         for command in set(os.listdir(place)) - hidden:
-            if not (folder / command).is_symlink():
-                (folder / command).symlink_to(f"{place}/{command}")
+            if not (directory / command).is_symlink():
+                (directory / command).symlink_to(f"{place}/{command}")
 
 
 @pytest.fixture

@@ -56,6 +56,8 @@ class Booted:
             ["setpriv", "--pdeathsig", "TERM", "unshare", "--net", "sleep", "infinity"], stdin=subprocess.DEVNULL
         )
         self._nspawn: subprocess.Popen[bytes] | None = None
+        # Where what the journal holds of earlier tests ends.
+        self._cursor = ""
 
     def boot(self) -> None:
         # The container ends with the test worker that started it, however that ends.
@@ -171,8 +173,17 @@ class Booted:
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
         """The entries that match, of earlier boots too, oldest first; fields as `journalctl -o json` spells them."""
-        lines = self.run("journalctl", "--output=json", "--all", "--quiet", *matches, within=300)
-        return [json.loads(line) for line in lines.splitlines()]
+        return [json.loads(line) for line in self.journalctl("--output=json", "--all", *matches).splitlines()]
+
+    def journalctl(self, *arguments: str) -> str:
+        """What journalctl prints of what was logged since the last forget_journal()."""
+        after = [f"--after-cursor={self._cursor}"] if self._cursor else []
+        return self.run("journalctl", "--quiet", *after, *arguments, within=300)
+
+    def forget_journal(self) -> None:
+        """For a system that is shared: what was logged before is no longer to be found."""
+        self.run("journalctl", "--sync")
+        self._cursor = json.loads(self.run("journalctl", "--quiet", "--output=json", "--lines=1"))["__CURSOR"]
 
     def wait_for(self, condition: Callable[[], T], what: str, *, within: float = 90, journal: bool = True) -> T:
         """The first value of the condition that is true. The deadline is for a slow machine, not for the program."""
@@ -248,9 +259,10 @@ class Booted:
 
 
 @contextlib.contextmanager
-def booted(distribution: str) -> Iterator[Booted]:
+def booted(distribution: str, tar: Path | None = None) -> Iterator[Booted]:
+    """From the usual root, or from another one of this distribution."""
     with place_of_its_own() as place:
-        root_image.unpack(root_image.container_tar(distribution), place / "root")
+        make_root(tar or root_image.container_tar(distribution), place)
         container = Booted(distribution, place)
         try:
             container.boot()
@@ -259,9 +271,21 @@ def booted(distribution: str) -> Iterator[Booted]:
             container.stop()
 
 
+def make_root(tar: Path, place: Path) -> None:
+    """The place's root: an overlay over what this tar holds, or where the file system can be no part of one, a copy."""
+    root, layers = place / "root", [place / "upper", place / "work"]
+    for directory in (root, *layers):
+        directory.mkdir()
+    options = f"lowerdir={root_image.unpacked(tar)},upperdir={layers[0]},workdir={layers[1]}"
+    mount = ["mount", "--types=overlay", f"--options={options}", "overlay", str(root)]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode != 0:
+        root.rmdir()
+        root_image.unpack(tar, root)
+
+
 @contextlib.contextmanager
 def place_of_its_own() -> Iterator[Path]:
-    """A folder for one container; it is locked while in use, so that a killed run's leftovers are known as such."""
+    """A directory for one container; it is locked while in use, so that what a killed run left is known as such."""
     PLACES.mkdir(mode=0o700, exist_ok=True)
     _remove_leftovers()
     place = Path(tempfile.mkdtemp(dir=PLACES))
@@ -283,6 +307,8 @@ def _remove_leftovers() -> None:
 
 
 def _remove(place: Path) -> None:
+    if (place / "root").is_mount():
+        subprocess.run(["umount", str(place / "root")], check=True)
     # By device, so that nothing is removed through a mount that should not be there.
     subprocess.run(["rm", "--recursive", "--force", "--one-file-system", str(place)], check=True)
 
@@ -312,8 +338,8 @@ def _cgroups() -> Path:
 def remove_cgroup(cgroup: Path) -> None:
     # Else it is in use, or another test worker has just removed it.
     with contextlib.suppress(OSError):
-        for folder, _, _ in os.walk(cgroup, topdown=False):
-            os.rmdir(folder)
+        for directory, _, _ in os.walk(cgroup, topdown=False):
+            os.rmdir(directory)
 
 
 @functools.cache

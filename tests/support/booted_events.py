@@ -31,7 +31,7 @@ def events(container: Booted, message_id: str, *matches: str) -> list[dict[str, 
 
 def messages(container: Booted) -> str:
     """Every line in the journal of the unit, systemd's about it included."""
-    return container.run("journalctl", "--quiet", "--output=cat", "--unit=tcpnewconn")
+    return container.journalctl("--output=cat", "--unit=tcpnewconn")
 
 
 def lost(container: Booted) -> int:
@@ -63,6 +63,14 @@ class Traffic:
         """Until a read of /proc has shown some that are still open."""
         polled = ("TCPNEWCONN_DETECTED_BY=poll", f"DESTINATION_PORT={self.port}")
         container.wait_for(lambda: events(container, CONNECTION, *polled), "an open connection to be reported")
+
+    def of_process(self, container: Booted, pid: int) -> list[tuple[int, str]]:
+        """The numbers of the connections that this process of the service has reported, and how it had detected them."""
+        fields = "--output-fields=DESTINATION_ADDRESS,TCPNEWCONN_DETECTED_BY"
+        return [
+            (booted_traffic.number_of(event["DESTINATION_ADDRESS"]), event["TCPNEWCONN_DETECTED_BY"])
+            for event in events(container, CONNECTION, f"_PID={pid}", f"DESTINATION_PORT={self.port}", fields)
+        ]
 
     def missing(self) -> list[int]:
         return [number for number in range(self.made) if number not in self.ids]

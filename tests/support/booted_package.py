@@ -1,5 +1,6 @@
 """The package in a booted container: a local apt repository that holds it, and its installation."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,12 @@ from tests.support import built, root_image
 from tests.support.booted import Booted, booted
 
 REPOSITORY = "/srv/repository"
-UNFOLDED = built.TREE / "tests" / "fixtures" / "unfolded.conf"
+UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
+EACH = f"""
+[Poll]
+Interval=2s
+{(built.TREE / "tests" / "fixtures" / "unfolded.conf").read_text()}
+"""
 HIGHER_VERSION = "0.99.0"
 
 
@@ -22,14 +28,27 @@ def on_each_distribution(module: str) -> list[ParameterSet]:
     return [pytest.param(name, marks=pytest.mark.xdist_group(f"{module}-{name}")) for name in root_image.DISTRIBUTIONS]
 
 
-def make_repository(folder: Path, *debs: Path) -> None:
-    """A folder that apt can install from; one that has packages already keeps them."""
-    folder.mkdir(parents=True, exist_ok=True)
+# What apt, dpkg, systemd and the journal write for themselves, whatever is installed.
+NOT_THE_PACKAGES = re.compile(
+    r"/var/(log|cache|backups|tmp)/|/var/lib/(apt|dpkg|private$|systemd/(catalog/|timers/|random-seed))|/root/|/etc/ld.so.cache"
+)
+
+
+def files(container: Booted) -> dict[str, str]:
+    """Type, mode, owner and link target of every file on the root file system, by path."""
+    found = container.run("find", "/", "-xdev", "-printf", "%p\\t%y %m %U:%G %l\\n")
+    listed = (line.split("\t", 1) for line in found.splitlines())
+    return {path: what for path, what in listed if not NOT_THE_PACKAGES.match(path)}
+
+
+def make_repository(directory: Path, *debs: Path) -> None:
+    """A directory that apt can install from; one that has packages already keeps them."""
+    directory.mkdir(parents=True, exist_ok=True)
     for deb in debs:
-        shutil.copy(deb, folder)
+        shutil.copy(deb, directory)
     scan = ["dpkg-scanpackages", "--multiversion", "."]
-    packages = subprocess.run(scan, cwd=folder, capture_output=True, text=True, check=True)
-    (folder / "Packages").write_text(packages.stdout)
+    packages = subprocess.run(scan, cwd=directory, capture_output=True, text=True, check=True)
+    (directory / "Packages").write_text(packages.stdout)
 
 
 def add_repository(container: Booted, *debs: Path) -> None:
@@ -62,9 +81,9 @@ def assert_same_process(container: Booted, pid: int) -> None:
     """Neither the watchdog nor a fault of its own ended the service."""
     now = main_pid(container)
     if now != pid:
-        lines = container.run("journalctl", "--quiet", "--unit=tcpnewconn", "--priority=5").splitlines()
+        lines = container.journalctl("--unit=tcpnewconn", "--priority=5").splitlines()
         told = "\n".join([line for line in lines if "New listener" not in line][-40:])
-        by_systemd = container.run("journalctl", "--quiet", "_PID=1", "UNIT=tcpnewconn.service", "--lines=40")
+        by_systemd = container.journalctl("_PID=1", "UNIT=tcpnewconn.service", "--lines=40")
         raise AssertionError(f"the service's process was {pid} and is {now}\n{told}\n{by_systemd}")
 
 
@@ -74,11 +93,30 @@ def drop_in(container: Booted, unit: str, text: str, *, name: str = "test") -> N
 
 
 @contextmanager
-def booted_with_package(distribution: str, *, folded: bool = True) -> Iterator[Booted]:
-    """Not `folded`: bursts are told one by one, so that the test can find each connection."""
+def booted_with_package(distribution: str, *, each: bool = False) -> Iterator[Booted]:
+    """With `each`, as installed() has it."""
     with booted(distribution) as container:
-        if not folded:
-            container.write("/etc/tcpnewconn.conf.d/unfolded.conf", UNFOLDED.read_text())
         add_repository(container, built.deb())
+        yield installed(container, each=each)
+
+
+def installed(container: Booted, *, each: bool = False) -> Booted:
+    """The package as it is after its installation, in a system where a test may have changed it.
+
+    With `each`, every connection has an entry of its own, so that a test can find it; and polls come quickly.
+    """
+    for unit in UNITS:
+        if container.path(f"/etc/systemd/system/{unit}.d").exists():
+            container.run("rm", "--recursive", f"/etc/systemd/system/{unit}.d")
+    container.run("sh", "-c", "rm -f /etc/tcpnewconn.conf.d/*")
+    if each:
+        container.write("/etc/tcpnewconn.conf.d/each.conf", EACH)
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "reset-failed")
+    if not container.path("/usr/bin/tcpnewconn").exists():
         install(container)
-        yield container
+    # Stopped by name: it stops in a job of its own otherwise, for which nothing waits.
+    container.run("systemctl", "stop", *UNITS)
+    container.forget_journal()
+    container.run("systemctl", "start", UNITS[0])
+    return container

@@ -32,17 +32,17 @@ def sockets() -> dict[str, str]:
     return outcome
 
 
-def writable_folders() -> list[str]:
-    """Folders in which a file could be made."""
+def writable_directories() -> list[str]:
+    """Directories in which a file could be made."""
     found = []
-    for folder, subfolders, _ in os.walk("/"):
-        if folder in NO_FILES_HERE:
-            subfolders.clear()
+    for directory, below, _ in os.walk("/"):
+        if directory in NO_FILES_HERE:
+            below.clear()
             continue
-        path = os.path.join(folder, f"probe-{os.getpid()}")
+        path = os.path.join(directory, f"probe-{os.getpid()}")
         with contextlib.suppress(OSError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            found.append(folder)
+            found.append(directory)
             os.unlink(path)
     return found
 
@@ -50,11 +50,11 @@ def writable_folders() -> list[str]:
 def writable_files() -> list[str]:
     """Regular files that could be opened for writing (nothing is written), those of this process itself left out."""
     found = []
-    for folder, subfolders, files in os.walk("/"):
-        if folder == "/proc":
-            subfolders[:] = [name for name in subfolders if not name.isdigit() and "self" not in name]
+    for directory, below, files in os.walk("/"):
+        if directory == "/proc":
+            below[:] = [name for name in below if not name.isdigit() and "self" not in name]
         for name in files:
-            path = os.path.join(folder, name)
+            path = os.path.join(directory, name)
             with contextlib.suppress(OSError):
                 if not os.path.islink(path):
                     os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW))
@@ -99,7 +99,7 @@ def main() -> None:
     outcome = {
         "other_processes": other_processes(),
         "sockets": sockets(),
-        "writable_folders": writable_folders(),
+        "writable_directories": writable_directories(),
         "writable_files": writable_files(),
         "attempts": {attempt: in_a_child(attempt) for attempt in attempts},
         "capabilities": [status[name] for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")],

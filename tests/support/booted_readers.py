@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.support import root_image
-from tests.support.booted import Booted, place_of_its_own
+from tests.support.booted import Booted, booted
 
 PACKAGES = ("fail2ban", "jq", "nftables", "rsyslog", "systemd-journal-remote")
 # The tests start what they need.
@@ -14,11 +14,5 @@ HOOK = f'systemctl --root="$1" --quiet disable {" ".join(NOT_ENABLED)}'
 
 @contextmanager
 def booted_with_readers(distribution: str) -> Iterator[Booted]:
-    with place_of_its_own() as place:
-        root_image.unpack(root_image.container_tar_with(distribution, "readers", PACKAGES, (HOOK,)), place / "root")
-        container = Booted(distribution, place)
-        try:
-            container.boot()
-            yield container
-        finally:
-            container.stop()
+    with booted(distribution, root_image.container_tar_with(distribution, "readers", PACKAGES, (HOOK,))) as container:
+        yield container

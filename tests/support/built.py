@@ -28,13 +28,13 @@ def deb_of_version(version: str) -> Path:
     return deb_in(package(version=version))
 
 
-def deb_in(folder: Path) -> Path:
-    (found,) = folder.glob("*.deb")
+def deb_in(directory: Path) -> Path:
+    (found,) = directory.glob("*.deb")
     return found
 
 
 def package(*, version: str | None = None, stdeb: bool = False, again: bool = False) -> Path:
-    """The folder with .dsc, .deb, .changes and sdist of this tree; in a release, those to be released.
+    """The directory with .dsc, .deb, .changes and sdist of this tree; in a release, those to be released.
 
     version: another one than the tree's; stdeb: with stdeb's own control, rules and changelog; again: a second build of
     the same, as another person in another place would make it.
@@ -43,12 +43,12 @@ def package(*, version: str | None = None, stdeb: bool = False, again: bool = Fa
     if released and version is None and not stdeb and not again:
         return Path(released)
     name = f"{state()}{f'-{version}' if version else ''}{'-stdeb' if stdeb else ''}{'-again' if again else ''}"
-    folder = CACHE / "debs" / name
+    directory = CACHE / "debs" / name
     with lock(CACHE / "debs" / f"{name}.lock"):
-        if not folder.exists():
+        if not directory.exists():
             _forget_old()
-            _build(folder, version, stdeb, again)
-    return folder
+            _build(directory, version, stdeb, again)
+    return directory
 
 
 def state() -> str:
@@ -61,12 +61,12 @@ def state() -> str:
     return digest.hexdigest()[:16]
 
 
-def copy_of_tree(folder: Path) -> Path:
+def copy_of_tree(directory: Path) -> Path:
     """A scratch copy."""
     for name in _listed():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(TREE / name, folder / name, follow_symlinks=False)
-    return folder
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(TREE / name, directory / name, follow_symlinks=False)
+    return directory
 
 
 def _listed() -> list[str]:
@@ -88,7 +88,7 @@ def set_version(tree: Path, version: str) -> None:
     changelog.write_text(f"{entry}\n\n  * Made for a test.\n\n{signed.group()}\n\n{changelog.read_text()}")
 
 
-def _build(folder: Path, version: str | None, stdeb: bool, again: bool) -> None:
+def _build(directory: Path, version: str | None, stdeb: bool, again: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tree = TREE
         if version is not None:
@@ -108,16 +108,16 @@ def _build(folder: Path, version: str | None, stdeb: bool, again: bool) -> None:
         if built.returncode:
             raise AssertionError(f"make-deb failed:\n{built.stdout}")
         (results / "build.log").write_text(built.stdout)
-        unfinished = folder.with_suffix(".unfinished")
+        unfinished = directory.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(results, unfinished)
-        unfinished.rename(folder)
+        unfinished.rename(directory)
 
 
 def _forget_old(keep: int = 20) -> None:
     """The cache holds the last few states only."""
-    folders = sorted((p for p in (CACHE / "debs").iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
-    for old in folders[:-keep]:
+    directories = sorted((p for p in (CACHE / "debs").iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime)
+    for old in directories[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -27,17 +27,17 @@ def files_in(deb: Path) -> dict[str, tarfile.TarInfo]:
             return {member.name.removeprefix("."): member for member in tar.getmembers()}
 
 
-def control_of(deb: Path, folder: Path) -> dict[str, str]:
+def control_of(deb: Path, directory: Path) -> dict[str, str]:
     """The maintainer scripts and their like, without the version of debhelper that wrote them."""
-    run("dpkg-deb", "--control", deb, folder)
-    return {name: (folder / name).read_text() for name in MAINTAINER_SCRIPTS if (folder / name).exists()}
+    run("dpkg-deb", "--control", deb, directory)
+    return {name: (directory / name).read_text() for name in MAINTAINER_SCRIPTS if (directory / name).exists()}
 
 
 def fields_of(deb: Path) -> email.message.Message:
     return email.message_from_string(run("dpkg-deb", "--field", deb))
 
 
-def unpacked(deb: Path, folder: Path) -> Path:
+def unpacked(deb: Path, directory: Path) -> Path:
     """The package's files, below a root of their own."""
-    run("dpkg-deb", "--extract", deb, folder)
-    return folder
+    run("dpkg-deb", "--extract", deb, directory)
+    return directory

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped,unused-ignore]
 
 SCHEMA: dict[str, Any] = json.loads((Path(__file__).resolve().parents[2] / "docs" / "events.schema.json").read_text())
 _VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
@@ -29,3 +29,12 @@ def parsed(line: str) -> Event:
 
 def parsed_lines(lines: Iterable[str]) -> list[Event]:
     return [parsed(line) for line in lines]
+
+
+def about_connections(events: Iterable[Event]) -> list[Event]:
+    """Without those that say since when and until when the program observes."""
+    return [event for event in events if not is_about_a_run(event)]
+
+
+def is_about_a_run(event: Event) -> bool:
+    return str(event.get("event.action", "")).startswith("observation-")

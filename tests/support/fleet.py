@@ -63,6 +63,7 @@ class Host(Booted):
         self._cgroup = booted.cgroup_of_its_own(self.name)
         self._peer = bridge
         self._nspawn = None
+        self._cursor = ""
 
     def start_booting(self) -> None:
         command = ["setpriv", "--pdeathsig", "TERM", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]
@@ -196,7 +197,7 @@ def _write_inventory(place: Path, hosts: dict[str, Host], log_server: Host) -> N
 @contextmanager
 def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
     with booted.place_of_its_own() as place, signer() as key, ExitStack() as stack:
-        root_image.unpack(root_tar(distribution), place / "root")
+        booted.make_root(root_tar(distribution), place)
         (place / "home").mkdir()
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", place / "ssh"], check=True)
         # Else it would be the name of all of them.

@@ -36,11 +36,11 @@ def parse(datagram: bytes) -> Entry:
 
 
 class Journal:
-    """`folder` is what a program must see as /run/systemd/journal."""
+    """`directory` is what a program must see as /run/systemd/journal."""
 
     def __init__(self) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="tcpnewconn-journal-")
-        self.folder = Path(self._temporary.name)
+        self.directory = Path(self._temporary.name)
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Journal:
@@ -56,7 +56,7 @@ class Journal:
     def open(self) -> None:
         """Listen. So many entries wait for a journald that hangs as net.unix.max_dgram_qlen says, and one more."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._socket.bind(str(self.folder / "socket"))
+        self._socket.bind(str(self.directory / "socket"))
 
     def close(self, leave: bool = False) -> None:
         """End listening; with `leave`, the socket's name stays, as when journald crashes."""
@@ -64,7 +64,7 @@ class Journal:
         self._socket.close()
         self._socket = None
         if not leave:
-            (self.folder / "socket").unlink()
+            (self.directory / "socket").unlink()
 
     def fill(self) -> int:
         """As other programs would while journald hangs: send until there is no more room; how many entries that took."""
@@ -73,7 +73,7 @@ class Journal:
             count = 0
             while True:
                 try:
-                    other.sendto(b"MESSAGE=of another program\n", str(self.folder / "socket"))
+                    other.sendto(b"MESSAGE=of another program\n", str(self.directory / "socket"))
                 except BlockingIOError:
                     return count
                 count += 1
@@ -105,4 +105,4 @@ class Journal:
 
 
 # Run before a program that is to write there, in a mount namespace of its own.
-MOUNT = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && mount --bind {folder} /run/systemd/journal"
+MOUNT = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && mount --bind {directory} /run/systemd/journal"

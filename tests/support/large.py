@@ -88,12 +88,12 @@ def _memory(what: str) -> int:
         return next(int(line.split()[1]) for line in status if line.startswith(what))
 
 
-def main(folder: Path) -> None:
+def main(directory: Path) -> None:
     host = Host("boot", "1", (500, 65_535), live=False, users=True)
-    log = StateLog(str(folder / "snapshot"), host.place)
+    log = StateLog(str(directory / "snapshot"), host.place)
     lookup, sink = Counted(), Count()
     outbox = Outbox(sink, log, Renderer(Units(), Users()), load("/dev/null"))
-    observer = Observer(ProcNet(str(folder)), host, lookup, outbox.take, Notifications.KEPT, log, 1)
+    observer = Observer(ProcNet(str(directory)), host, lookup, outbox.take, Notifications.KEPT, log, 1)
     for _ in sys.stdin:
         observer.poll(time.monotonic())
         # No destroy notification comes: what was in TIME_WAIT at the first poll had been notified before.
@@ -109,7 +109,7 @@ def main(folder: Path) -> None:
             summaries=sink.summaries,
             counted=sink.counted,
             lookups=lookup.times,
-            written=os.stat(folder / "snapshot").st_size,
+            written=os.stat(directory / "snapshot").st_size,
             peak=_memory("VmHWM"),
             resident=_memory("VmRSS"),
         )

@@ -13,9 +13,9 @@ from pathlib import Path
 CACHE = Path.home() / ".cache" / "tcpnewconn-tests"
 
 
-def modules(folder: Path) -> Path:
-    """The node_modules that this folder's package-lock.json describes."""
-    lock = (folder / "package-lock.json").read_bytes()
+def modules(directory: Path) -> Path:
+    """The node_modules that this directory's package-lock.json describes."""
+    lock = (directory / "package-lock.json").read_bytes()
     kept = CACHE / f"npm-{hashlib.sha256(lock).hexdigest()[:16]}"
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "npm.lock").open("w") as alone:
@@ -23,7 +23,7 @@ def modules(folder: Path) -> Path:
         if not kept.exists():
             with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
                 for name in ("package.json", "package-lock.json", ".npmrc"):
-                    shutil.copy(folder / name, scratch)
+                    shutil.copy(directory / name, scratch)
                 subprocess.run(["npm", "ci"], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
                 os.rename(Path(scratch) / "node_modules", kept)
     return kept

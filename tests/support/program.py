@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import events
-from tests.support.events import Event
 from tests.support.namespace import Namespace
 
 TREE = Path(__file__).resolve().parents[2]
@@ -29,6 +28,7 @@ DEGRADED = "ac71ee2a2e8443a59039d1319c802aa2"
 RECOVERED = "9bd8673752994bd08028b0299ca2c261"
 CLOSED = "be0228f916da4937bc9055c5c372b3cd"
 
+Event = events.Event
 # Source address and port, destination address and port.
 Flow = tuple[str, int, str, int]
 
@@ -81,14 +81,16 @@ class Program:
         self, where: Namespace, *options: str, interval: str = "100ms", announcements: socket.socket | None = None
     ) -> None:
         self.events: list[Event] = []
+        # Those that say since when and until when it observes.
+        self.runs: list[Event] = []
         # What stands behind the last whole line.
         self.cut = ""
         self.reads = 0
         self.status = ""
         self._said = threading.Condition()
-        self._folder = tempfile.TemporaryDirectory(prefix="tcpnewconn-test-")
+        self._directory = tempfile.TemporaryDirectory(prefix="tcpnewconn-test-")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._notify.bind(f"{self._folder.name}/notify")
+        self._notify.bind(f"{self._directory.name}/notify")
         self.started = time.monotonic()
         asked = where.command(*command("--interval", interval, *options))
         descriptors = [announcements.fileno()] if announcements is not None else []
@@ -98,7 +100,7 @@ class Program:
         self.process = subprocess.Popen(
             asked,
             cwd=TREE,
-            env=os.environ | {"NOTIFY_SOCKET": f"{self._folder.name}/notify"},
+            env=os.environ | {"NOTIFY_SOCKET": f"{self._directory.name}/notify"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -114,7 +116,8 @@ class Program:
         for line in self.process.stdout:
             with self._said:
                 if line.endswith("\n"):
-                    self.events.append(json.loads(line))
+                    event: Event = json.loads(line)
+                    (self.runs if events.is_about_a_run(event) else self.events).append(event)
                 else:
                     self.cut = line
                 self._said.notify_all()
@@ -182,13 +185,13 @@ class Program:
         self.process.wait(timeout=30)
         self._threads[0].join()
         # Not as they come: that would slow down what the test measures.
-        for event in self.events:
+        for event in self.events + self.runs:
             events.check(event)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", f"{self._folder.name}/notify")
+            last.sendto(b"", f"{self._directory.name}/notify")
         self._threads[1].join()
         self._notify.close()
-        self._folder.cleanup()
+        self._directory.cleanup()
         self.process.stdout.close()  # type: ignore[union-attr]
         self.process.stderr.close()
         return said

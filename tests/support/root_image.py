@@ -90,18 +90,18 @@ def container_tar(distribution: str) -> Path:
 
 
 def monitoring_programs() -> Path:
-    """A folder with bin (prometheus, promtool, prometheus-alertmanager, amtool) and share (what Alertmanager looks for there)."""
+    """A directory with bin (prometheus, promtool, prometheus-alertmanager, amtool) and share, which Alertmanager looks into."""
     key = hashlib.sha256("\n".join((*MONITORING, "bin", "share")).encode()).hexdigest()[:12]
 
-    def make(folder: Path) -> None:
-        packages = ("--variant=extract", f"--include={','.join(MONITORING)}", "trixie", str(folder / "packages"))
-        folder.mkdir(parents=True)
+    def make(directory: Path) -> None:
+        packages = ("--variant=extract", f"--include={','.join(MONITORING)}", "trixie", str(directory / "packages"))
+        directory.mkdir(parents=True)
         _run("mmdebstrap", "--quiet", *packages)
-        (folder / "packages" / "usr" / "share").rename(folder / "share")
-        (folder / "bin").mkdir()
+        (directory / "packages" / "usr" / "share").rename(directory / "share")
+        (directory / "bin").mkdir()
         for program in ("prometheus", "promtool", "prometheus-alertmanager", "amtool"):
-            (folder / "packages" / "usr" / "bin" / program).rename(folder / "bin" / program)
-        _run("rm", "-rf", str(folder / "packages"))
+            (directory / "packages" / "usr" / "bin" / program).rename(directory / "bin" / program)
+        _run("rm", "-rf", str(directory / "packages"))
 
     return _made_once(cache_directory() / f"monitoring-{key}", make)
 
@@ -130,6 +130,11 @@ def machine_disk(distribution: str) -> tuple[Path, Path, Path]:
 def unpack(tar: Path, root: Path) -> None:
     root.mkdir(parents=True)
     _run("tar", "-C", str(root), "-xf", str(tar))
+
+
+def unpacked(tar: Path) -> Path:
+    """The root that a tar of the cache holds, unpacked beside it: to be read, or to be under an overlay."""
+    return _made_once(tar.with_suffix(".root"), lambda root: unpack(tar, root))
 
 
 def container_tar_with(distribution: str, kind: str, packages: tuple[str, ...], hooks: tuple[str, ...]) -> Path:

@@ -93,7 +93,7 @@ class Screen:
     def resize(self, columns: int) -> None:
         self._out.resize(columns)
 
-    def type(self, keys: bytes) -> None:
+    def press(self, keys: bytes) -> None:
         os.write(self._out.leader, keys)
 
     def ended(self) -> int:

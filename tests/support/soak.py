@@ -56,14 +56,14 @@ def resident() -> int:
         return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
 
 
-def main(folder: Path, total: int) -> None:
-    (folder / "net").mkdir()
-    (folder / "net/tcp").write_text(TABLE)
+def main(directory: Path, total: int) -> None:
+    (directory / "net").mkdir()
+    (directory / "net/tcp").write_text(TABLE)
     host = Host("boot", "1", (32768, 60999), live=False, users=True)
-    log = StateLog(str(folder / "snapshot"), host.place)
+    log = StateLog(str(directory / "snapshot"), host.place)
     sink = Count()
     outbox = Outbox(sink, log, Renderer(Units(), Users()), replace(load("/dev/null"), total_limit=0))
-    observer = Observer(ProcNet(str(folder)), host, None, outbox.take, Notifications.KEPT, log, 1)
+    observer = Observer(ProcNet(str(directory)), host, None, outbox.take, Notifications.KEPT, log, 1)
     generator = random.Random(20210809)
     now, cookie, done = time.monotonic(), 0, 0
     while done < total:
@@ -94,7 +94,7 @@ def main(folder: Path, total: int) -> None:
         if done in (100_000, total):
             print(done, resident(), flush=True)
     outbox.interval_over()
-    print(sink.connections, (folder / "snapshot").stat().st_size)
+    print(sink.connections, (directory / "snapshot").stat().st_size)
 
 
 main(Path(sys.argv[1]), int(sys.argv[2]))

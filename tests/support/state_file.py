@@ -21,6 +21,6 @@ def told(*numbers: int) -> list[str]:
 
 def once(tables: Tables, state: Path) -> list[str]:
     """What a single read reports; it must have nothing to complain of."""
-    done = run("--once", "--procfs", str(tables.folder), "--state", str(state))
+    done = run("--once", "--procfs", str(tables.directory), "--state", str(state))
     assert (done.returncode, done.stderr) == (0, "")
     return messages(done.stdout)

@@ -56,7 +56,7 @@ class Supervised:
         given = {"NOTIFY_SOCKET": f"{self._temporary.name}/notify"} | dict(more or {})
         steps = list(mounts)
         if journal is not None:
-            steps.append(MOUNT.format(folder=shlex.quote(str(journal.folder))))
+            steps.append(MOUNT.format(directory=shlex.quote(str(journal.directory))))
         in_namespace = ["unshare", "--mount", "--propagation", "private"] if steps else []
         if watchdog is not None:
             steps.append(f"export WATCHDOG_USEC={watchdog * 1e6:.0f} WATCHDOG_PID={watchdog_pid}")

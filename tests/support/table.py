@@ -69,13 +69,13 @@ def listener(local: str, inode: int = 1, uid: int = 0) -> Line:
 
 
 class Tables:
-    """A folder that holds both tables, to be written anew before each read."""
+    """A directory that holds both tables, to be written anew before each read."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        (folder / "net").mkdir(parents=True, exist_ok=True)
-        self.tcp = folder / "net" / "tcp"
-        self.tcp6 = folder / "net" / "tcp6"
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        (directory / "net").mkdir(parents=True, exist_ok=True)
+        self.tcp = directory / "net" / "tcp"
+        self.tcp6 = directory / "net" / "tcp6"
         self.write()
 
     def write(self, lines: Iterable[Line] = (), byteorder: str = sys.byteorder, first_slot: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""tcpnewconn as a person runs it: in an environment that nobody prepared, on the host's tables or on a folder of them."""
+"""tcpnewconn as a person runs it: in an environment that nobody prepared, on the host's tables or on a directory of them."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def messages(lines: str) -> list[str]:
     return [line.split(": ", 1)[1] for line in lines.splitlines()]
 
 
-def sample(folder: Path) -> Path:
+def sample(directory: Path) -> Path:
     """A root of /proc that holds the original's sample, and nothing else."""
-    (folder / "net").mkdir(parents=True)
-    (folder / "net" / "tcp").write_bytes((TESTS / "fixtures/sample_proc_net_tcp.txt").read_bytes())
-    return folder
+    (directory / "net").mkdir(parents=True)
+    (directory / "net" / "tcp").write_bytes((TESTS / "fixtures/sample_proc_net_tcp.txt").read_bytes())
+    return directory
 
 
 SAMPLE_EXPECTED = (TESTS / "fixtures/sample_expected.txt").read_text().splitlines()

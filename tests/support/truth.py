@@ -66,15 +66,15 @@ class Truth:
 @contextmanager
 def truth() -> Iterator[Truth]:
     """Raises Unavailable."""
-    with tempfile.TemporaryDirectory(prefix="tcpnewconn-tracefs-") as folder:
-        mounted = subprocess.run(["mount", "-t", "tracefs", "tracefs", folder], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory(prefix="tcpnewconn-tracefs-") as directory:
+        mounted = subprocess.run(["mount", "-t", "tracefs", "tracefs", directory], capture_output=True, text=True)
         if mounted.returncode:
             raise Unavailable(f"tracefs cannot be mounted: {mounted.stderr.strip()}")
         try:
             event = Path("events/sock/inet_sock_set_state")
-            if not (Path(folder) / event).exists():
+            if not (Path(directory) / event).exists():
                 raise Unavailable("this kernel has no trace event sock:inet_sock_set_state")
-            instance = Path(folder) / "instances" / f"tcpnewconn-test-{os.getpid()}"
+            instance = Path(directory) / "instances" / f"tcpnewconn-test-{os.getpid()}"
             instance.mkdir()
             try:
                 (instance / "buffer_size_kb").write_text("16384")
@@ -86,4 +86,4 @@ def truth() -> Iterator[Truth]:
             finally:
                 instance.rmdir()
         finally:
-            subprocess.run(["umount", folder], check=True)
+            subprocess.run(["umount", directory], check=True)

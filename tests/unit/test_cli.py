@@ -253,11 +253,11 @@ def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, 
     # Nobody to be notified: that would need python3-systemd.
     alone = {"NOTIFY_SOCKET": ""}
     with Supervised(
-        "--config", str(file), "--procfs", str(tables.folder), "--interval", "100ms", more=alone
+        "--config", str(file), "--procfs", str(tables.directory), "--interval", "100ms", more=alone
     ) as program:
         for number in range(1, 4):
             tables.write([listener(f"0.0.0.0:{port}") for port in range(number)])
-            program.wait(lambda number=number: len(program.lines) >= number, "what the next read finds")  # type: ignore[misc]
+            program.wait(lambda number=number: len(program.lines) >= number, "what the next poll finds")  # type: ignore[misc]
 
 
 # --- what it needs ---------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""tcpnewconn metrics-http: the file by HTTP, on a socket that it was given, to whoever asks and however badly they do."""
+"""tcpnewconn metrics-http: the metrics file over HTTP, on a socket that it was given, to clients of every kind."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def serving(file: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
             yield listening.getsockname()[1], process
         finally:
             process.kill()
-            # What it says of those that ask would be in the journal.
+            # What it wrote would be in the journal.
             assert process.communicate() == ("", "")
 
 
@@ -60,7 +60,7 @@ def asked(port: int, method: str, path: str) -> tuple[int, dict[str, str], str]:
     return answer.status, dict(answer.getheaders()), body
 
 
-def test_the_figures_are_served_as_prometheus_wants_them(file: Path) -> None:
+def test_the_metrics_are_served_as_prometheus_wants_them(file: Path) -> None:
     with serving(file) as (port, _):
         for path in ("/metrics", "/metrics?collect=all"):
             status, headers, body = asked(port, "GET", path)
@@ -70,13 +70,13 @@ def test_the_figures_are_served_as_prometheus_wants_them(file: Path) -> None:
         status, same, body = asked(port, "HEAD", "/metrics")
         assert (status, body) == (200, "")
         assert {**headers, "Date": ""} == {**same, "Date": ""}
-        # As they are now.
+        # As the file is now.
         file.write_text("tcpnewconn_sockets 1\n")
         assert asked(port, "GET", "/metrics")[2] == "tcpnewconn_sockets 1\n"
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/../etc/passwd", "/metrics/../../etc/passwd", "/%6d"])
-def test_nothing_else_is_there(file: Path, path: str) -> None:
+def test_nothing_else_is_served(file: Path, path: str) -> None:
     with serving(file) as (port, _):
         assert asked(port, "GET", path)[0] == 404
         assert asked(port, "HEAD", path)[::2] == (404, "")
@@ -89,12 +89,12 @@ def test_without_the_file_the_answer_says_so(tmp_path: Path) -> None:
     assert (status, body) == (503, f"503 {tmp_path}/missing.prom: No such file or directory\n")
 
 
-def test_who_is_slow_keeps_nobody_from_asking_and_is_sent_away(file: Path) -> None:
+def test_slow_clients_do_not_block_others_and_are_disconnected(file: Path) -> None:
     with serving(file) as (port, process):
         slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(9)]
         for one in slow:
             one.sendall(b"GET /metrics")
-        # More than are answered at a time; the others wait for them to be sent away, no longer.
+        # More than are answered at a time; the next waits until they are disconnected, no longer.
         assert asked(port, "GET", "/metrics")[0] == 200
         for one in slow:
             one.settimeout(60)
@@ -103,7 +103,7 @@ def test_who_is_slow_keeps_nobody_from_asking_and_is_sent_away(file: Path) -> No
         assert process.poll() is None
 
 
-def test_who_sends_a_byte_now_and_then_is_sent_away_too(file: Path) -> None:
+def test_a_client_that_sends_a_byte_now_and_then_is_disconnected_too(file: Path) -> None:
     with serving(file) as (port, _), socket.create_connection(("127.0.0.1", port)) as slow:
         slow.settimeout(0.2)
         deadline = time.monotonic() + 60
@@ -122,7 +122,7 @@ def test_who_sends_a_byte_now_and_then_is_sent_away_too(file: Path) -> None:
 @pytest.mark.parametrize(
     "sent", [b"", b"\r\n\r\n", b"\xff\x00\n", b"GET\r\n\r\n", b"GET /metrics HTTP/9.9\r\n\r\n", b"A" * 100_000]
 )
-def test_what_is_no_request_does_no_harm(file: Path, sent: bytes) -> None:
+def test_input_that_is_no_request_does_no_harm(file: Path, sent: bytes) -> None:
     with serving(file) as (port, process):
         with socket.create_connection(("127.0.0.1", port)) as odd:
             odd.sendall(sent)
@@ -130,10 +130,10 @@ def test_what_is_no_request_does_no_harm(file: Path, sent: bytes) -> None:
         assert process.poll() is None
 
 
-def test_it_ends_when_nobody_asks() -> None:
+def test_it_ends_without_requests() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         exporter.Exporter(listening, "/nowhere", idle=0.1).run()
-        # The socket is systemd's: who connects now starts it again.
+        # The socket is systemd's: the next client starts it again.
         with socket.create_connection(listening.getsockname()):
             pass
 

@@ -1,7 +1,8 @@
 """Whatever the bytes are that come in from outside, nothing is raised but what was declared.
 
 What configuration files, rows and announcements are fuzzed with by themselves stands in test_config.py, test_procnet.py and
-test_sockdiag.py; here are the snapshot, the kernel's answers, what a folder of captured files may hold, and all of it in a row.
+test_sockdiag.py; here are the snapshot, the kernel's answers, what a directory of captured files may hold,
+and all of it in a row.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Change = tuple[int, int, bytes]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """For the tests that Hypothesis repeats."""
     return tmp_path_factory.mktemp("fuzz")
 
@@ -58,9 +59,9 @@ def changed(content: bytes, changes: list[Change]) -> bytes:
 # --- the snapshot ----------------------------------------------------------------------------------------------------
 
 
-def load(folder: Path, content: bytes) -> bool:
+def load(directory: Path, content: bytes) -> bool:
     """Whether a snapshot of this content is believed. It must be read, or moved aside with one printable line."""
-    path = folder / "snapshot"
+    path = directory / "snapshot"
     path.write_bytes(content)
     owners = Owners(path, PLACE)
     warning = owners.warning
@@ -70,14 +71,14 @@ def load(folder: Path, content: bytes) -> bool:
     assert warning.isprintable()
     assert len(warning) < 1000
     assert not path.exists()
-    (folder / "snapshot.damaged-1").unlink()
+    (directory / "snapshot.damaged-1").unlink()
     return False
 
 
 @settings(deadline=None)
 @given(content=st.binary(max_size=2000))
-def test_random_bytes_are_no_snapshot(folder: Path, content: bytes) -> None:
-    assert not load(folder, content)
+def test_random_bytes_are_no_snapshot(directory: Path, content: bytes) -> None:
+    assert not load(directory, content)
 
 
 @settings(deadline=None)
@@ -85,9 +86,9 @@ def test_random_bytes_are_no_snapshot(folder: Path, content: bytes) -> None:
 # Its last line has grown beyond what the header says; a number has become another one.
 @example(changes=[(len(VERSION_1) - 17, 0, b"\0")])
 @example(changes=[(VERSION_1.index(b"882130"), 1, b"9")])
-def test_a_snapshot_that_was_changed_is_not_believed_but_behind_its_end(folder: Path, changes: list[Change]) -> None:
+def test_a_snapshot_that_was_changed_is_not_believed_but_behind_its_end(directory: Path, changes: list[Change]) -> None:
     content = changed(VERSION_1, changes)
-    believed = load(folder, content)
+    believed = load(directory, content)
     assert not believed or content.startswith(VERSION_1[:191])
     assert not believed or content[192:].startswith(VERSION_1[192:])
 
@@ -116,21 +117,21 @@ RECORDS = st.lists(st.tuples(st.sampled_from(list("+-vwoscyzxbnilkgfhedqt?")), s
 @example(records=[], version=1, place=PLACE, length=float("inf"))
 @example(records=[("+", ["00" * 12, 2**70, 1, 1, 1, True, 1.0])], version=1, place=PLACE, length=None)
 def test_records_that_are_none_do_no_harm_though_their_checksum_is_right(
-    folder: Path, records: list[tuple[str, list[object]]], version: object, place: object, length: object
+    directory: Path, records: list[tuple[str, list[object]]], version: object, place: object, length: object
 ) -> None:
     lines = b"".join(checked(json.dumps([kind, *rest])) for kind, rest in records)
     given = f"{192 + len(lines):015}" if length is None else length
     header = checked(json.dumps({"tcpnewconn": version, "place": place, "length": given}))[:-1].ljust(191) + b"\n"
-    load(folder, header[:192] + lines)
+    load(directory, header[:192] + lines)
 
 
-def test_nor_does_json_that_is_nested_without_end(folder: Path) -> None:
+def test_nor_does_json_that_is_nested_without_end(directory: Path) -> None:
     line = checked("[" * 100_000)
     header = checked(json.dumps({"tcpnewconn": 1, "place": PLACE, "length": str(192 + len(line))}))
-    assert not load(folder, header[:-1].ljust(191) + b"\n" + line)
+    assert not load(directory, header[:-1].ljust(191) + b"\n" + line)
 
 
-# --- what a folder of captured files may hold ------------------------------------------------------------------------
+# --- what a directory of captured files may hold ------------------------------------------------------------------------
 
 
 @settings(deadline=None)
@@ -138,11 +139,11 @@ def test_nor_does_json_that_is_nested_without_end(folder: Path) -> None:
 @example(boot=b"\xff\xfe", ports="²\t³".encode())
 @example(boot=b"", ports=b"1\t" + b"9" * 5000)
 @example(boot=b"", ports=b"9" * 5000 + b"\t1")
-def test_any_boot_id_and_range_of_ports_are_read(folder: Path, boot: bytes, ports: bytes) -> None:
+def test_any_boot_id_and_range_of_ports_are_read(directory: Path, boot: bytes, ports: bytes) -> None:
     for name, content in (("kernel/random/boot_id", boot), ("net/ipv4/ip_local_port_range", ports)):
-        (folder / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "sys" / name).write_bytes(content)
-    here = host.look(str(folder), f"{folder}/net")
+        (directory / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / "sys" / name).write_bytes(content)
+    here = host.look(str(directory), f"{directory}/net")
     assert here.place.isascii()
     assert here.place.isprintable()
     assert len(here.place) < 64
@@ -257,10 +258,10 @@ HISTORY = st.lists(
 @example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 1), state) for state in (10, 1)], [])], announced=False)
 @example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 40000), 1, 10**30, 10**30)], [])], announced=True)
 def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
-    folder: Path, history: list[DestroyedSocket | tuple[list[Line], list[Change]]], announced: bool
+    directory: Path, history: list[DestroyedSocket | tuple[list[Line], list[Change]]], announced: bool
 ) -> None:
-    (folder / "net").mkdir(exist_ok=True)
-    (folder / "snapshot").unlink(missing_ok=True)
+    (directory / "net").mkdir(exist_ok=True)
+    (directory / "snapshot").unlink(missing_ok=True)
     here = Host("0", "0", (32768, 60999), live=False, users=True)
     render: Callable[..., dict[str, str]] = Renderer(Units("/nowhere"), Users()).entry
 
@@ -269,9 +270,9 @@ def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
         assert entry["MESSAGE"].isprintable() or isinstance(event, Loss)
 
     def built() -> tuple[StateLog, Observer]:
-        log = StateLog(str(folder / "snapshot"), PLACE)
+        log = StateLog(str(directory / "snapshot"), PLACE)
         kind = Notifications.KEPT if announced else Notifications.NONE
-        made = Observer(ProcNet(str(folder), "little"), here, None, check, kind, log, 1)
+        made = Observer(ProcNet(str(directory), "little"), here, None, check, kind, log, 1)
         assert log.load() is None
         return log, made
 
@@ -288,7 +289,7 @@ def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
             observer.destroyed(event, now * 1.0)
         else:
             table = TITLES + b"".join(row.text(slot, "little") for slot, row in enumerate(event[0]))
-            (folder / "net" / "tcp").write_bytes(changed(table, event[1]))
+            (directory / "net" / "tcp").write_bytes(changed(table, event[1]))
             observer.poll(now * 1.0)
         log.save()
         read, again = built()

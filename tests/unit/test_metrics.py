@@ -206,9 +206,9 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
 def test_in_a_terminal_nothing_is_written_unless_it_is_asked_for(tmp_path: Path) -> None:
     tables = Tables(tmp_path / "proc")
     tables.write([line("10.0.0.5:22", "203.0.113.9:50000", inode=100)])
-    once = ["--procfs", str(tables.folder), "--once"]
+    once = ["--procfs", str(tables.directory), "--once"]
     assert run(*once, more={"RUNTIME_DIRECTORY": str(tmp_path)}).returncode == 0
-    assert set(tmp_path.iterdir()) == {tables.folder}
+    assert set(tmp_path.iterdir()) == {tables.directory}
     assert run(*once, "--metrics", f"{tmp_path}/metrics.prom").returncode == 0
     found = written.series((tmp_path / "metrics.prom").read_text())
     assert found['tcpnewconn_connections_total{direction="ingress",family="ipv4"}'] == 1

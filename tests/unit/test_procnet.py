@@ -32,7 +32,7 @@ def same_tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 
 
 def poll(tables: Tables, byteorder: str = "little") -> Poll:
-    return ProcNet(str(tables.folder), byteorder).poll()
+    return ProcNet(str(tables.directory), byteorder).poll()
 
 
 def written(row: Row) -> str:
@@ -248,7 +248,7 @@ def test_a_row_that_ends_at_the_inode_is_read_wherever_it_stands(tables: Tables)
         for slot, row in enumerate(rows)
     ]
     tables.tcp.write_bytes(TITLES + b"".join(short))
-    proc = ProcNet(str(tables.folder))
+    proc = ProcNet(str(tables.directory))
     first = proc.poll()
     assert [row.inode for row in first.rows()] == [101, 102, 103]
     assert first.malformed == 0

@@ -33,9 +33,9 @@ MAPPED = line("[::ffff:10.0.0.5]:80", "[::ffff:203.0.113.9]:51546", inode=104)
 class Reader:
     """Writes rows and reads them; what was changed and what is gone, by words."""
 
-    def __init__(self, folder: Path) -> None:
-        self.tables = Tables(folder)
-        self.proc = ProcNet(str(folder))
+    def __init__(self, directory: Path) -> None:
+        self.tables = Tables(directory)
+        self.proc = ProcNet(str(directory))
 
     def read(self, *lines: Line, slot: int = 0, time_wait: bool = True) -> list[str]:
         self.tables.write(lines, first_slot=slot)
@@ -238,7 +238,7 @@ def test_a_read_that_fails_takes_nothing_away(name: str, reader: Reader) -> None
     heard = listener("10.0.0.5:22", 7)
     reader.read(SSH, MAPPED)
     reader.read(MAPPED)
-    table = reader.tables.folder / "net" / name
+    table = reader.tables.directory / "net" / name
     for _ in range(3):
         reader.tables.write([MAPPED, WEB, WEB6, heard])
         table.unlink()

@@ -36,9 +36,9 @@ def counted(sockets: _Sockets) -> Counter[int]:
 @settings(deadline=None)
 @given(st.lists(st.tuples(_SOCKETS, st.booleans(), st.sampled_from(["works", "fails"])), max_size=8))
 def test_they_are_those_that_stand_there(reads: list[tuple[_Sockets, bool, str]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        tables = Tables(Path(folder))
-        proc = ProcNet(folder)
+    with tempfile.TemporaryDirectory() as directory:
+        tables = Tables(Path(directory))
+        proc = ProcNet(directory)
         for sockets, time_wait, how in reads:
             tables.write(rows(sockets))
             if how == "fails":
@@ -50,7 +50,7 @@ def test_they_are_those_that_stand_there(reads: list[tuple[_Sockets, bool, str]]
                 except Unreadable:
                     pass
                 else:
-                    raise AssertionError("a folder was read")
+                    raise AssertionError("a directory was read")
                 tables.tcp6.rmdir()
                 tables.write(rows(sockets))
             read = proc.poll(time_wait)

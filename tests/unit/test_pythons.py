@@ -15,11 +15,16 @@ SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
 def pythons() -> dict[str, str]:
     """The interpreters by their version: on the path, in /usr/bin, and those that pyenv made."""
-    folders = [*os.get_exec_path(), "/usr/bin", "/usr/local/bin", *map(str, Path.home().glob(".pyenv/versions/*/bin"))]
+    directories = [
+        *os.get_exec_path(),
+        "/usr/bin",
+        "/usr/local/bin",
+        *map(str, Path.home().glob(".pyenv/versions/*/bin")),
+    ]
     found: dict[str, str] = {}
     for version in SUPPORTED:
-        for folder in folders:
-            python = f"{folder}/python{version}"
+        for directory in directories:
+            python = f"{directory}/python{version}"
             # A shim of pyenv's need not lead anywhere.
             if version not in found and os.access(python, os.X_OK) and runs(python):
                 found[version] = python

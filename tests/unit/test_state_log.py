@@ -67,7 +67,7 @@ def test_one_that_may_not_be_read_is_moved_aside(tables: Tables, state: Path) ->
     state.chmod(0)
     # Root may read everything, unless it has no capabilities.
     unprivileged = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.getuid() == 0 else []
-    options = ["--once", "--procfs", str(tables.folder), "--state", str(state)]
+    options = ["--once", "--procfs", str(tables.directory), "--state", str(state)]
     done = run(*options, python=[*unprivileged, sys.executable])
     assert done.returncode == 0
     assert messages(done.stdout) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
@@ -79,7 +79,7 @@ def test_one_that_may_not_be_read_is_moved_aside(tables: Tables, state: Path) ->
 def test_what_was_moved_aside_stays_for_nine_times(tables: Tables, state: Path) -> None:
     for number in range(1, 12):
         state.write_text(f"damage {number}")
-        run("--once", "--procfs", str(tables.folder), "--state", str(state))
+        run("--once", "--procfs", str(tables.directory), "--state", str(state))
     assert {path.name for path in state.parent.iterdir()} == {
         "snapshot",
         *(f"snapshot.damaged-{n}" for n in range(1, 10)),
@@ -92,13 +92,13 @@ def test_what_was_moved_aside_stays_for_nine_times(tables: Tables, state: Path) 
 def test_one_of_another_boot_or_namespace_is_discarded_without_a_word(tables: Tables, state: Path, what: str) -> None:
     once(tables, state)
     if what == "boot":
-        boot = tables.folder / "sys/kernel/random/boot_id"
+        boot = tables.directory / "sys/kernel/random/boot_id"
         boot.parent.mkdir(parents=True)
         boot.write_text("01234567-89ab-cdef-0123-456789abcdef\n")
     else:
         # The table of each namespace has an inode number of its own.
-        shutil.copy(tables.tcp, tables.folder / "other")
-        (tables.folder / "other").rename(tables.tcp)
+        shutil.copy(tables.tcp, tables.directory / "other")
+        (tables.directory / "other").rename(tables.tcp)
     assert once(tables, state) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
     assert once(tables, state) == []
     assert [path.name for path in state.parent.iterdir()] == ["snapshot"]
@@ -106,7 +106,7 @@ def test_one_of_another_boot_or_namespace_is_discarded_without_a_word(tables: Ta
 
 @pytest.mark.parametrize("boot", ['"', "x" * 500, "\\", "", "\x1b[2J"])
 def test_a_boot_id_that_is_none_does_not_damage_it(tables: Tables, state: Path, boot: str) -> None:
-    file = tables.folder / "sys/kernel/random/boot_id"
+    file = tables.directory / "sys/kernel/random/boot_id"
     file.parent.mkdir(parents=True)
     file.write_text(f"{boot}\n")
     once(tables, state)
@@ -198,7 +198,7 @@ def test_what_a_stop_knows_as_reported_outlives_the_rewriting_of_the_file(state:
     """However many are in TIME_WAIT then: the file is rewritten when it has grown."""
     tables = Tables(tmp_path / "proc")
     owners = Owners(state, PLACE)
-    proc = ProcNet(str(tables.folder))
+    proc = ProcNet(str(tables.directory))
     owners.log.save()
     owners.tracker.poll(proc.poll(), 1.0)
     owners.tracker.stop()
@@ -227,7 +227,7 @@ def test_a_closed_connection_is_forgotten_after_90_seconds_over_a_restart_too(
     four_tuple = four_tuple_of(bytes([10, 0, 0, 5]), 80, bytes([203, 0, 113, 9]), 40000)
     owners = Owners(state, PLACE)
     owners.log.save()
-    owners.tracker.poll(ProcNet(str(tables.folder)).poll(), 100.0)
+    owners.tracker.poll(ProcNet(str(tables.directory)).poll(), 100.0)
     owners.tracker.stop()
     owners.tracker.destroyed(DestroyedSocket(four_tuple, 4711, True, False, Traffic(1, 2, 3, 4, 5)), 101.0)
     owners.log.save()
@@ -237,7 +237,7 @@ def test_a_closed_connection_is_forgotten_after_90_seconds_over_a_restart_too(
     now = 101.0 + seconds
     again.tracker.resume(now, 0)
     tables.write([line("10.0.0.5:80", "203.0.113.9:40000", TIME_WAIT)])
-    again.tracker.poll(ProcNet(str(tables.folder)).poll(), now)
+    again.tracker.poll(ProcNet(str(tables.directory)).poll(), now)
     again.tracker.caught_up(now + 1)
     again.tracker.tick(now + 1)
     assert len(again.reported) == int(logged)

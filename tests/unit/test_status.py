@@ -71,7 +71,7 @@ def test_a_service_that_runs_is_ok_and_fits_on_a_screen_and_one_that_was_stopped
     tables = Tables(tmp_path / "proc")
     tables.write([listener("0.0.0.0:22", inode=10), line("10.0.0.5:22", "203.0.113.9:50000", inode=100)])
     # Nobody to be notified: that would need python3-systemd.
-    options = ("--procfs", str(tables.folder), "--interval", "1min", "--metrics", str(file))
+    options = ("--procfs", str(tables.directory), "--interval", "1min", "--metrics", str(file))
     with Supervised(*options, more={"NOTIFY_SOCKET": ""}) as service:
         service.wait(file.exists, "the first metrics")
         assert verdict(file) == (0, "ok", [])

@@ -35,13 +35,13 @@ def lines(text: str) -> list[str]:
 
 
 def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None:
-    with Screen("--procfs", str(tables.folder), "--interval", "90s") as screen:
-        screen.wait(lambda: CONNECTION in screen.output, "the connection")
+    with Screen("--procfs", str(tables.directory), "--interval", "90s") as screen:
+        screen.wait(lambda: CONNECTION in screen.output and "\n" in screen.said, "the connection and the first line")
         assert screen.said == (
             "\rPolling every 1min 30s without destroy notifications: connections that open and close between two polls "
             "are not seen; Ctrl+C stops.\n"
         )
-        screen.type(CTRL_C)
+        screen.press(CTRL_C)
         assert screen.ended() == 0
         _, end, rest = screen.said.split("\n")
         assert re.fullmatch(r"\r1 connection in (less than 1s|\d+s)\.", end)
@@ -51,28 +51,28 @@ def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None
 
 def test_on_this_host_destroy_notifications_arrive() -> None:
     with Screen() as screen:
-        screen.wait(lambda: "Polling" in screen.said, "a first line")
+        screen.wait(lambda: "\n" in screen.said, "the first line")
         assert screen.said == "\rPolling every 10s and receiving destroy notifications; Ctrl+C stops.\n"
 
 
 @pytest.mark.parametrize("option", ["json", "text"])
 def test_it_says_so_whatever_it_prints(tables: Tables, option: str) -> None:
-    with Screen("--procfs", str(tables.folder), "--output", option) as screen:
-        screen.wait(lambda: "203.0.113.9" in screen.output, "the connection")
+    with Screen("--procfs", str(tables.directory), "--output", option) as screen:
+        screen.wait(lambda: "203.0.113.9" in screen.output and "\n" in screen.said, "the connection and the first line")
         assert screen.said.startswith("\rPolling every 10s ")
 
 
 def test_a_single_poll_needs_no_such_lines(tables: Tables) -> None:
-    with Screen("--once", "--procfs", str(tables.folder)) as screen:
+    with Screen("--once", "--procfs", str(tables.directory)) as screen:
         assert screen.ended() == 0
         assert screen.said == ""
         assert lines(screen.output) == [f"{LISTENER}  root", f"{CONNECTION}  ingress nobody"]
 
 
 def test_where_the_output_is_no_terminal_it_is_the_original_s_format_and_nothing_else_is_said(tables: Tables) -> None:
-    with Screen("--procfs", str(tables.folder), output=False) as screen:
+    with Screen("--procfs", str(tables.directory), output=False) as screen:
         screen.wait(lambda: CONNECTION in screen.output, "the connection")
-        screen.type(CTRL_C)
+        screen.press(CTRL_C)
         assert screen.ended() == 0
         assert re.fullmatch(rf"{TIME}: {re.escape(LISTENER)}\n{TIME}: {re.escape(CONNECTION)}\n", screen.output)
         assert screen.said == ""
@@ -81,13 +81,13 @@ def test_where_the_output_is_no_terminal_it_is_the_original_s_format_and_nothing
 def test_what_a_terminal_is_too_narrow_for_is_left_out(tables: Tables) -> None:
     behind = {WIDTH: "", WIDTH + 8: "", WIDTH + 9: "  ingress", WIDTH + 15: "  ingress", WIDTH + 16: "  ingress nobody"}
     for columns, expected in behind.items():
-        with Screen("--once", "--procfs", str(tables.folder), columns=columns) as screen:
+        with Screen("--once", "--procfs", str(tables.directory), columns=columns) as screen:
             assert screen.ended() == 0
             assert lines(screen.output)[1] == CONNECTION + expected, columns
 
 
 def test_a_terminal_may_change_its_width(tables: Tables) -> None:
-    with Screen("--procfs", str(tables.folder), "--interval", "100ms", columns=40) as screen:
+    with Screen("--procfs", str(tables.directory), "--interval", "100ms", columns=40) as screen:
         screen.wait(lambda: CONNECTION in screen.output, "the connection")
         screen.resize(200)
         tables.write([*ROWS, line("10.0.0.5:22", "203.0.113.9:51545", inode=8)])
@@ -101,7 +101,7 @@ def test_rules_on_the_command_line_are_added_to_those_of_the_configuration(table
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Report]\nIgnore=203.0.113.0\nListeners=no\n")
     rules = ("--ignore", "203.0.113.1, 203.0.113.2", "--ignore", "egress::22")
-    with Screen("--once", "--procfs", str(tables.folder), "--config", str(file), *rules, columns=40) as screen:
+    with Screen("--once", "--procfs", str(tables.directory), "--config", str(file), *rules, columns=40) as screen:
         assert screen.ended() == 0
         assert lines(screen.output) == [CONNECTION, "New connection: 203.0.113.3:40000 -> 10.0.0.5:22"]
 

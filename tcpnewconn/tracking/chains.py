@@ -1,0 +1,67 @@
+"""Sockets by their 4-tuple, of which each can have several: the first first, the 4-tuple that was new last last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from tcpnewconn.model import FourTuple
+from tcpnewconn.tracking.socket import Socket
+
+
+class Chains:
+    """Each socket holds the next one of its 4-tuple: a list for each would take 80 bytes more, and nearly all have one."""
+
+    def __init__(self) -> None:
+        self._first: dict[FourTuple, Socket] = {}
+
+    def __len__(self) -> int:
+        """The number of 4-tuples."""
+        return len(self._first)
+
+    def __contains__(self, four_tuple: FourTuple) -> bool:
+        return four_tuple in self._first
+
+    def __iter__(self) -> Iterator[Socket]:
+        for first in self._first.values():
+            yield from _chain(first)
+
+    def of(self, four_tuple: FourTuple) -> Iterator[Socket]:
+        return _chain(self._first.get(four_tuple))
+
+    def add(self, socket: Socket) -> None:
+        socket.next = None
+        last = None
+        for last in _chain(self._first.get(socket.four_tuple)):  # noqa: B007
+            pass
+        if last is None:
+            self._first[socket.four_tuple] = socket
+        else:
+            last.next = socket
+
+    def remove(self, socket: Socket) -> None:
+        """Raises LookupError if it is not there."""
+        first = self._first[socket.four_tuple]
+        if first is socket:
+            if socket.next is None:
+                del self._first[socket.four_tuple]
+            else:
+                self._first[socket.four_tuple] = socket.next
+        else:
+            before = next((one for one in _chain(first) if one.next is socket), None)
+            if before is None:
+                raise LookupError
+            before.next = socket.next
+        socket.next = None
+
+    def oldest(self, count: int) -> Iterator[Socket]:
+        """Those of so many 4-tuples, from the one that has been there for the longest."""
+        for first in islice(self._first.values(), max(0, count)):
+            yield from _chain(first)
+
+
+def _chain(socket: Socket | None) -> Iterator[Socket]:
+    while socket is not None:
+        following = socket.next
+        yield socket
+        socket = following

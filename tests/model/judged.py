@@ -1,0 +1,37 @@
+"""What a play must have reported: every connection exactly once, and those that were lost in number."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from tcpnewconn.model import FourTuple, mirrored
+from tests.model.play import Play, is_internal
+from tests.model.simulated_kernel import Connection
+
+
+def judge(play: Play) -> None:
+    """Raises AssertionError, with the history and what came of it."""
+    connections = play.kernel.connections
+    # One that a poll has shown while nobody received its notification may be reported, and need not be.
+    must = _similar(one for one in connections if one.in_rows or one.notified or one.dropped)
+    may = _similar(one for one in connections if one.shown or one.looked_up or one.notified)
+    reported = Counter(_what_is_left(new.four_tuple) for new in play.reported)
+    numbers = Counter(new.number for new in play.reported)
+    missing, twice = must - reported, reported - may
+    what = [f"not reported {dict(missing)}, of which {play.lost} as lost; reported twice {dict(twice)}", *play.log]
+    assert numbers.total() == len(numbers), "\n".join(["one id was reported twice", *what])
+    assert not twice, "\n".join(what)
+    assert missing.total() <= play.lost, "\n".join(what)
+    assert play.lost <= play.dropped, "\n".join(what)
+
+
+def _similar(connections: Iterable[Connection]) -> Counter[bytes]:
+    return Counter(_what_is_left(one.four_tuple) for one in connections)
+
+
+def _what_is_left(four_tuple: FourTuple) -> bytes:
+    """What tells connections apart for those who read of them: where addresses were cleared, port and peer remain."""
+    if not is_internal(four_tuple):
+        return four_tuple[4:10]
+    return four_tuple if four_tuple.endswith(b"\0\0") else min(four_tuple, mirrored(four_tuple))

@@ -1,0 +1,372 @@
+"""A history is played: a tracker, called as the service calls it, on a simulated kernel to which the history happens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.model import FourTuple, SocketInfo, mirrored
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
+from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.tracker import Tracker
+from tests.model.histories import FOUR_TUPLES, LOOPBACK, NAMES, History, Poll, Restart, Step, Wait, printed
+from tests.model.simulated_kernel import Connection, Kernel, Notification, Socket
+
+PLENTY = 1_000_000
+# Longer than the correlation window.
+_LONG = 60.0
+# Seconds after which the service has polled, where it does not wait for the next interval.
+_SOON = 2.0
+# The file is rewritten wherever it has grown to twice what it needs.
+_ALWAYS = 0
+
+
+def is_internal(four_tuple: FourTuple) -> bool:
+    return four_tuple[len(four_tuple) // 2 : -2] == LOOPBACK
+
+
+class Play:
+    """The program, what was reported, and a log that a failing example prints.
+
+    `notifications` as in Tracker. `room`: so many notifications the receive buffer holds. `small` as in StateLog.
+    """
+
+    def __init__(self, directory: Path, notifications: Notifications, room: int = PLENTY, small: int = _ALWAYS) -> None:
+        self.log: list[str] = []
+        self.kernel = Kernel(room)
+        self.reported: list[NewConnection] = []
+        # How many notifications there was no room for, and how many connections were reported as lost.
+        self.dropped = 0
+        self.lost = 0
+        self._notifications = notifications
+        self.notified = notifications is not Notifications.NONE
+        self._small = small
+        (directory / "net").mkdir(exist_ok=True)
+        self._directory = directory
+        self._table = directory / "net/tcp"
+        self._state = directory / "state"
+        self._state.unlink(missing_ok=True)
+        # The inode of the socket in whose buffer notifications wait, and the kernel's count of those that were lost.
+        self._socket = 1
+        self._counter = 0
+        self._polling = False
+        self._look_ups_fail = False
+        # Whether all was reported that was there at the first poll since when notifications are received.
+        self._settled = False
+        self._starting = False
+        self._stopping = False
+        self._used: set[FourTuple] = set()
+        self._looked_up: set[int] = set()
+        # 4-tuples in TIME_WAIT at the first poll, until it is known whether they are notified.
+        self._ended_at_start: set[FourTuple] = set()
+        # What that poll has shown of connections that had ended: nothing is said of it before.
+        self._shown_ended: list[Connection] = []
+        # Until when a destroyed socket without addresses can be waited with.
+        self._unaddressed_until = 0.0
+        self._runs = 0
+        # How often the state file was rewritten while the program ran.
+        self.rewritten = 0
+        # One that was dealt with, and was not taken from the buffer before the program was killed.
+        self._again: Notification | None = None
+        self._last: Notification | None = None
+        self._begin()
+
+    # --- the program -------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """The program begins, or continues where its state log ends."""
+        self.log_file = StateLog(str(self._state), "here", self._small)
+        socket = self._socket if self._notifications is Notifications.KEPT else 0
+        self._proc = ProcNet(str(self._directory), "little")
+        self.tracker = Tracker(self._look_up, is_internal, self._outcome, self._notifications, self.log_file, socket)
+        assert self.log_file.load() is None
+        if self.log_file.resumed:
+            self.tracker.resume(self.kernel.now, self._counter)
+        self.log_file.save()
+        self._runs += 1
+        self._polls = 0
+
+    def _look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
+        return None if self._look_ups_fail else self.kernel.look_up(four_tuple)
+
+    def _outcome(self, outcome: NewConnection | ClosedSocket, now: float) -> None:
+        if isinstance(outcome, NewConnection):
+            self.log.append(f"REPORTED {outcome}")
+            self.reported.append(outcome)
+
+    def _tick(self) -> None:
+        self.tracker.tick(self.kernel.now)
+        self.lost += self.tracker.cursor.take()
+
+    def _receive(self) -> None:
+        buffer, cursor = self.kernel.buffer, self.tracker.cursor
+        if self._again is not None:
+            buffer.insert(0, self._again)
+            self._again = None
+        while buffer:
+            destroyed, connection, _, _ = self._last = buffer[0]
+            if destroyed.cookie != cursor.last:
+                if not (destroyed.unaddressed and is_internal(destroyed.four_tuple)):
+                    # Which connection that was is known from its peer alone.
+                    connection.notified += 1
+                    connection.last_notified = self.kernel.now
+                if destroyed.unaddressed and destroyed.established:
+                    self._unaddressed_until = self.kernel.now + 1.0
+                self.log.append(f"destroyed {destroyed}")
+                self.tracker.destroyed(destroyed, self.kernel.now)
+                cursor.handled(destroyed.cookie)
+                self.log_file.flush()
+            del buffer[0]
+        self.tracker.caught_up(self.kernel.now)
+        dropped, self.kernel.dropped = self.kernel.dropped, 0
+        self._counter += dropped
+        self.dropped += dropped
+        cursor.count(self._counter, self.kernel.now)
+
+    def _save(self) -> None:
+        before = self._state.stat().st_ino
+        self.tracker.cursor.record()
+        self.log_file.save()
+        self.rewritten += self._state.stat().st_ino != before
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def perform(self, history: History) -> None:
+        for step in history:
+            if isinstance(step, Poll):
+                self._poll(step)
+            elif isinstance(step, Restart):
+                self._restart(step)
+            elif isinstance(step, Wait):
+                self._wait(step)
+            elif step.action == "receive":
+                self._receive()
+            else:
+                self._happen(step)
+
+    def _happen(self, step: Step) -> None:
+        kernel, action = self.kernel, step.action
+        if action in ("deliver", "let go"):
+            self.log.append(str(step))
+            act = kernel.deliver if action == "deliver" else kernel.let_go
+            act(FOUR_TUPLES[step.name] if step.name else None, step.nth)
+            return
+        four_tuple = FOUR_TUPLES[step.name]
+        if self._indistinguishable(action, four_tuple):
+            return
+        self.log.append(str(step))
+        if action in ("open", "open unaccepted"):
+            self._used |= {four_tuple, mirrored(four_tuple)}
+            kernel.open(four_tuple, action == "open", is_internal(four_tuple))
+        elif action in ("reset", "linger"):
+            kernel.reset(four_tuple, action == "linger")
+        else:
+            {
+                "accept": kernel.accept,
+                "half close": kernel.half_close,
+                "shut down": kernel.shut_down,
+                "orphan times out": kernel.orphan_times_out,
+                "finish": kernel.finish,
+                "passive close": kernel.passive_close,
+                "refused": kernel.refuse,
+                "abort": kernel.abort,
+                "time wait expires": kernel.time_wait_expires,
+            }[action](four_tuple)
+
+    def _several(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            self._happen(step)
+
+    def _poll(self, step: Poll) -> None:
+        """As the service does: receive, poll, apply."""
+        if not self._polls and self._runs == 1:
+            self.kernel.listening = self.notified
+        self._receive()
+        self._polling = True
+        self._starting = not (self._settled or self._polls)
+        if self._starting and self.notified:
+            self._ended_at_start = self.kernel.ended()
+        # The first poll is complete, and so is the last: a row that is left out of them says nothing about what was there then.
+        complete = (self._starting and (self.notified or self._runs == 1)) or self._stopping
+        names = (step.doubled, step.left_out, step.left_out_again)
+        rows = [None if complete or not name else FOUR_TUPLES[name] for name in names]
+        if not self.notified:
+            # What is in none of two polls is gone then.
+            rows[2] = None
+        shown = self.kernel.write_table(self._table, lambda: self._several(step.during), *rows)
+        for row in shown:
+            connection = row.socket.connection
+            connection.shown = True
+            if not self.notified or not (row.ended or self.kernel.notifies(connection.four_tuple, connection)):
+                connection.in_rows += 1
+            elif self._starting and row.ended:
+                self._shown_ended.append(connection)
+            # Of what has ended else it is not the row that tells, but the notification; and a row that looks like that of an
+            # earlier connection tells once that has been notified. Before that, a restart can come in between.
+        self.log.append("poll:\n" + "".join(f"    {_described(row.socket)}\n" for row in shown))
+        if self._starting and self.notified:
+            self._ended_at_start |= self.kernel.ended()
+        poll = self._proc.poll(self.tracker.run.wants_time_wait)
+        self._polls += 1
+        if self.notified:
+            # Between a row and the look-up of its socket there are microseconds. What then takes its place is told from it
+            # by its notification; without any, the rows are looked up at once here.
+            self._several(step.before_look_up)
+        self._polling = False
+        self._look_ups_fail = step.look_ups_fail
+        self.tracker.poll(poll, self.kernel.now)
+        self._look_ups_fail = False
+        self.lost += self.tracker.cursor.take()
+        self._looked_up |= {id(connection) for connection in self.kernel.connections if connection.in_rows}
+        self._save()
+        if not self.notified:
+            self._several(step.before_look_up)
+        if self._starting:
+            # What stands in TIME_WAIT at the start is notified within moments, or was before.
+            self.kernel.deliver_all()
+            self._receive()
+            self._starting = False
+        self.pass_time(0.1)
+
+    def pass_time(self, seconds: float) -> None:
+        if self.kernel.pass_time(seconds):
+            self._receive()
+        self._tick()
+        if self._polls and not self.tracker.waiting:
+            self._settled = True
+            self._ended_at_start = set()
+            for connection in self._shown_ended:
+                connection.in_rows += 1
+            self._shown_ended.clear()
+
+    def _wait(self, step: Wait) -> None:
+        self.kernel.deliver_all()
+        self._receive()
+        if step.seconds > _SOON and (not self._polls or self.tracker.cursor.pending):
+            # The service polls at once when it starts, and soon where notifications were lost.
+            return
+        self.pass_time(step.seconds)
+
+    def _restart(self, step: Restart) -> None:
+        """The program is killed or stopped, and begins again some moments later."""
+        if not self._polls:
+            return
+        kept = self._notifications is Notifications.KEPT
+        lost = step.lost or not kept
+        waits = self.kernel.now < self._unaddressed_until
+        if lost and (self.kernel.must_not_be_lost() or (waits and self.kernel.gone_when_looked_up())):
+            return
+        self.log.append("restart, notifications lost" if lost else "restart")
+        if kept and lost:
+            self._stop(step)
+        self.log_file.flush()
+        self.log_file.close()
+        self._shown_ended.clear()
+        if lost:
+            self.kernel.close_receive_buffer()
+            self._settled = False
+            self._socket += 1
+            self._counter = 0
+        self._several(step.meanwhile)
+        self.kernel.listening = self.notified
+        if lost and self.notified:
+            self.kernel.expire_successors()
+        self._again, self._last = None if lost else self._last, None
+        self._begin()
+
+    def _stop(self, step: Restart) -> None:
+        """As the service does: nobody keeps its socket from now on. Meanwhile, things happen."""
+        self.tracker.stop()
+        self._stopping = True
+        self._poll(step.last_poll)
+        self._stopping = False
+        self._several(step.after_last_poll)
+        self.kernel.deliver_all()
+        self._receive()
+        self.pass_time(5.0)
+
+    # --- what cannot be told apart -----------------------------------------------------------------------------------
+
+    def _indistinguishable(self, action: str, four_tuple: FourTuple) -> bool:
+        """Whether of what this would bring nothing says which connection it is of: then it does not happen."""
+        if not self.notified:
+            return self._similar_rows(action, four_tuple)
+        kernel = self.kernel
+        if action == "abort":
+            # Between its row and its look-up are microseconds. And of what was notified before the start nothing is known.
+            return self._polling or not kernel.listening
+        opens = action in ("open", "open unaccepted")
+        missed = [one for one in kernel.gone_when_looked_up() if one.missed]
+        if missed and (action == "linger" or (opens and any(one.had(four_tuple) for one in missed))):
+            # Of one that was gone before it was looked up, the notification was lost: the next that can be its is taken for it.
+            return True
+        if not opens:
+            return False
+        if four_tuple in (self._used if self._starting else self._ended_at_start):
+            # A 4-tuple that enters TIME_WAIT while the first poll is under way, and has another connection before that was
+            # notified, some milliseconds later: its row and its notification cannot be told to be of one connection.
+            return True
+        not_accepted = [one for one in kernel.connections if one.missed and not one.accepted and one.had(four_tuple)]
+        if not_accepted and self._polls < 2:
+            # If it is gone before it is looked up, its row looks like that of the earlier one, which has been accepted since.
+            return True
+        if not kernel.listening and kernel.notifies(four_tuple):
+            # Some milliseconds after another with its 4-tuple, and notifications of that one can be lost.
+            return True
+        # Within a moment of another with its 4-tuple, whose socket has lost its addresses; or of whose two sockets one was
+        # notified and one was not.
+        return is_internal(four_tuple) and (kernel.cleared_lately(four_tuple) or kernel.notified_in_part(four_tuple))
+
+    def _similar_rows(self, action: str, four_tuple: FourTuple) -> bool:
+        """Whether this would give a 4-tuple a second connection that its rows alone cannot tell from the first.
+
+        Two that wait to be accepted look alike, and so do two in TIME_WAIT if no poll came between; and while a poll is
+        under way, one could take the other's place before it is looked up.
+        """
+        if four_tuple not in self._used:
+            return False
+        if action in ("open", "open unaccepted"):
+            return self._polling or action != "open"
+        socket = self.kernel.sockets.get(four_tuple)
+        return socket is not None and id(socket.connection) not in self._looked_up
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Let everything be notified, polled and forgotten."""
+        for half in range(8):
+            if half == 4:
+                # Programs can keep open what was reset for longer than anything is waited for.
+                self.pass_time(_LONG)
+                while self.kernel.kept_open:
+                    self.kernel.let_go()
+            for four_tuple, socket in list(self.kernel.sockets.items()):
+                if socket.inode == 0:
+                    self.kernel.orphan_times_out(four_tuple)
+            self.kernel.deliver_all()
+            self._receive()
+            self._poll(Poll())
+            self.pass_time(2.5)
+        self.pass_time(_LONG)
+        self.log_file.close()
+
+
+def _described(socket: Socket) -> str:
+    return f"{NAMES[socket.four_tuple]} state {socket.state} inode {socket.inode}"
+
+
+def played(
+    directory: Path,
+    history: History,
+    notifications: Notifications,
+    room: int = PLENTY,
+    small: int = _ALWAYS,
+) -> Play:
+    """A history, and then everything until nothing is open that can be notified."""
+    play = Play(directory, notifications, room, small)
+    play.log += ["", printed(history)]
+    play.perform(history)
+    play.settle()
+    return play
