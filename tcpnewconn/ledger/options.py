@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import re
 import time
+from typing import TYPE_CHECKING
 
 from tcpnewconn.ledger.period import parse_time
+
+if TYPE_CHECKING:
+    import ipaddress
 
 PATH = "/var/lib/tcpnewconn-ledger/ledger.db"
 QUESTIONS = ("overview", "who", "to", "new", "quiet", "allow")
@@ -15,24 +18,24 @@ DIRECTIONS = ("ingress", "egress", "internal", "unknown")
 
 LEDGER_EXAMPLES = """\
 actions:
-  update                   add the journal's new entries
-  copy TARGET              copy the ledger into one file, consistently
+  update          add the journal's new entries
+  copy TARGET     copy the ledger into one file, consistently
 
 examples:
   tcpnewconn ledger update
   tcpnewconn ledger update --directory /var/log/journal/remote --ledger /srv/ledgers
   tcpnewconn ledger copy /srv/web1.db
 
-tcpnewconn-ledger.timer runs the update every ten minutes. See tcpnewconn-report(8).
+tcpnewconn-ledger.timer runs the update. See tcpnewconn-report(8).
 """
 REPORT_EXAMPLES = """\
 questions:
-  overview                 services and their clients, outgoing connections, coverage
-  who PORT|UNIT            who uses it, or nobody, with the coverage of that time
-  to UNIT                  what this unit connects to
-  new                      what was never seen before
-  quiet                    listeners that nobody has used
-  allow UNIT               what a firewall for this unit would have to allow
+  overview        services and their clients, outgoing connections, coverage
+  who PORT|UNIT   who uses it, or nobody, with the coverage of that time
+  to UNIT         what this unit connects to
+  new             what was never seen before
+  quiet           listeners that nobody has used
+  allow UNIT      what a firewall for this unit would have to allow
 
 examples:
   tcpnewconn report
@@ -120,6 +123,8 @@ def _port(given: str) -> int:
 
 
 def _network(given: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    import ipaddress
+
     try:
         return ipaddress.ip_network(given, strict=False)
     except ValueError:

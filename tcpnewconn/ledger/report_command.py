@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 
 from tcpnewconn.ledger import schema
@@ -12,7 +13,7 @@ from tcpnewconn.ledger.fleet import joined
 from tcpnewconn.ledger.fleet_report import STEP, fleet_page, fleet_report, write_csv, write_json
 from tcpnewconn.ledger.host_page import host_page
 from tcpnewconn.ledger.names import Names, NoDatabase
-from tcpnewconn.ledger.options import PATH
+from tcpnewconn.ledger.options import PATH, QUESTIONS
 from tcpnewconn.ledger.page import NoTemplates, html
 from tcpnewconn.ledger.report import Report, report
 from tcpnewconn.ledger.text import as_csv, as_json, text
@@ -22,7 +23,8 @@ EXIT_FAILED = 1
 
 
 def run(options: argparse.Namespace) -> int:
-    """The exit code."""
+    """The exit status."""
+    _take_the_question(options)
     problem = _problem(options)
     if problem:
         say(problem, 3)
@@ -41,6 +43,15 @@ def run(options: argparse.Namespace) -> int:
     except (schema.Unusable, NoDatabase, NoTemplates) as error:
         say(str(error), 3)
         return EXIT_FAILED
+
+
+def _take_the_question(options: argparse.Namespace) -> None:
+    """Of `--ledger web1.db who 5432` the last two are no files: argparse takes all that follows for the option's."""
+    given = options.ledger or []
+    at = next((at for at, word in enumerate(given) if at and word in QUESTIONS and not os.path.exists(word)), None)
+    if at is not None and options.question == "overview" and len(given) - at <= 2:
+        options.question, options.subject = given[at], given[at + 1] if len(given) - at == 2 else options.subject
+        options.ledger = given[:at]
 
 
 def _fleet(ledgers: list[str], options: argparse.Namespace) -> int:

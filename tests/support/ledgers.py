@@ -73,7 +73,11 @@ def address_of(host: int) -> str:
     return f"10.100.{host // 250}.{host % 250 + 1}"
 
 
-PORTS = ((443, "nginx.service", "nginx"), (5432, "postgresql.service", "postgres"), (6379, "redis.service", "redis-server"))
+PORTS = (
+    (443, "nginx.service", "nginx"),
+    (5432, "postgresql.service", "postgres"),
+    (6379, "redis.service", "redis-server"),
+)
 
 
 def fleet_edges(host: int, hosts: int, edges: int) -> list[Edge]:
@@ -101,7 +105,9 @@ def fleet_edges(host: int, hosts: int, edges: int) -> list[Edge]:
 def fleet(directory: Path, hosts: int, edges: int, days: int = 3) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     return [
-        write(directory / f"host{host:04}.db", f"host{host:04}", fleet_edges(host, hosts, edges), [address_of(host)], days)
+        write(
+            directory / f"host{host:04}.db", f"host{host:04}", fleet_edges(host, hosts, edges), [address_of(host)], days
+        )
         for host in range(hosts)
     ]
 

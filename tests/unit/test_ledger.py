@@ -366,6 +366,14 @@ def run_report(*options: str) -> Any:
     )
 
 
+def test_the_question_may_follow_the_ledgers(small: Path) -> None:
+    before = run_report("report", "who", "443", "--ledger", str(small))
+    after = run_report("report", "--ledger", str(small), "who", "443")
+
+    assert after.stdout == before.stdout
+    assert after.stdout.splitlines()[2].startswith("1 client used port 443")
+
+
 def test_no_ledger_is_one_line_that_says_what_makes_it(tmp_path: Path) -> None:
     done = run_report("report", "--ledger", str(tmp_path / "none.db"))
 
