@@ -26,7 +26,7 @@ while True:
 
 @pytest.fixture(scope="module", params=on_each_distribution("ledger"))
 def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param, folded=False) as container:
+    with booted_with_package(request.param, each=True) as container:
         container.write("/usr/local/lib/serve.py", SERVE)
         container.start_unit("answers", "/usr/bin/python3", "/usr/local/lib/serve.py")
         container.wait_for(lambda: ":7000" in container.run("ss", "-tln"), "the server to listen")

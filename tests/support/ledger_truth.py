@@ -109,7 +109,7 @@ class Truth:
 
     def observed(self, since: float, until: float) -> float:
         """Seconds, second by second: slow, and simple."""
-        marks = set()
+        marks: set[int] = set()
         for start, stop in self.month.observed:
             marks.update(range(round(max(start, since)), round(min(stop, until))))
         return len(marks)

@@ -8,7 +8,6 @@ import random
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -309,7 +308,7 @@ def test_spans_for_people() -> None:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edges: list[ledgers.Edge] = [
         ("ingress", 443, "nginx.service", "nginx", "203.0.113.9", 7),
         ("ingress", 22, "ssh.service", "sshd", "10.0.0.9", 2),
