@@ -38,6 +38,7 @@ STAGES = (
     Stage("project", "project and apt", CORES),
     Stage("kernel", "kernel", CORES),
     Stage("model", "model and random", CORES),
+    Stage("ledger", "journal or page", CORES),
     # Containers wait most of the time.
     Stage("booted", "booted", 2 * CORES),
     Stage("machine", "machine", CORES),

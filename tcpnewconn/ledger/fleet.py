@@ -168,7 +168,7 @@ def joined(paths: list[str], wanted: Filter, step: int) -> Fleet:
 
 
 def _add_host(fleet: Fleet, path: str, wanted: Filter) -> tuple[int, str]:
-    """Its addresses come before any edge, so that every edge can be told whom its peer is."""
+    """Its addresses come before any edge, so that the host of every peer is known."""
     number = len(fleet.hosts)
     with schema.reading(path) as one:
         book = Book(one, path, wanted)

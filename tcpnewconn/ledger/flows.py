@@ -148,6 +148,6 @@ def _boxes(column: dict[str, Node], at: int) -> list[str]:
         kind = "label over" if at == 1 else "label"
         parts.append(
             f'<text class="{kind}" x="{x}" y="{node.y + min(node.height, 40) / 2 + 4:.1f}" text-anchor="{anchor}">'
-            f'{escape(shortened(node.name, 34))} <tspan class="count">{node.count:,}</tspan></text>'
+            f'{escape(shortened(node.name, 30))} <tspan class="count">{node.count:,}</tspan></text>'
         )
     return parts

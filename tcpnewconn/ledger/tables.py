@@ -1,4 +1,4 @@
-"""Answers as tables: titles and rows, for text, CSV, JSON and the page alike."""
+"""Answers as tables: titles and rows, for text, CSV, JSON and the page."""
 
 from __future__ import annotations
 

@@ -116,7 +116,11 @@ class Month:
     def start(self, when: float, until: float | None, ignore: str = "") -> None:
         self.run += 1
         text = datetime.fromtimestamp(until + self.clock, timezone.utc).isoformat() if until is not None else ""
-        self.log(when, "observation-started", {"TCPNEWCONN_OBSERVED_UNTIL": text, "TCPNEWCONN_IGNORE": ignore.replace(" ", ",")})
+        self.log(
+            when,
+            "observation-started",
+            {"TCPNEWCONN_OBSERVED_UNTIL": text, "TCPNEWCONN_IGNORE": ignore.replace(" ", ",")},
+        )
         self.observed.append([when + self.clock, when + self.clock])
 
     def stop(self, when: float) -> None:

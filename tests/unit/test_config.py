@@ -391,7 +391,10 @@ def test_the_real_directories_are_searched_by_default() -> None:
             ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Ignore= or "
             "BurstLimit= or TotalLimit=",
         ),
-        ("[Colours]\n", ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Ledger] or [FirstSeen]"),
+        (
+            "[Colours]\n",
+            ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Ledger] or [FirstSeen]",
+        ),
         ("[poll]\n", ":1: [poll]: unknown section; did you mean [Poll]?"),
         ("[read]\n", ":1: [read]: unknown section; did you mean [Poll]?"),
         ("[Read]\n", ":1: [Read]: renamed; use [Poll]"),
