@@ -19,9 +19,9 @@ from tcpnewconn.text import nearest, printable
 
 EXIT_CANNOT_RUN = 1
 EXIT_USAGE = 2
-# As monitoring plugins have it, where status cannot say: also for wrong usage, because 2 is its "not running".
+# UNKNOWN of monitoring plugins: status cannot judge the service. Also for its wrong usage, because there 2 is "not running".
 EXIT_UNKNOWN = 3
-# As sysexits.h and systemd have it: systemd does not start the unit again then.
+# EX_CONFIG of sysexits.h: systemd does not start the unit again then (RestartPreventExitStatus=).
 EXIT_CONFIG = 78
 
 NAME = "tcpnewconn"

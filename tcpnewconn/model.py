@@ -164,6 +164,21 @@ class DestroyedSocket(NamedTuple):
             return False
         return None
 
+    def opened_by(self, other: DestroyedSocket) -> bool | None:
+        """Whether the other socket of the same connection opened it, or this one; None where that is undecided.
+
+        An acceptor's peer acknowledges what it received, FIN included, and no more; an opener's also the SYN.
+        """
+        if other.traffic.acked > self.traffic.received:
+            return True
+        if self.traffic.acked > other.traffic.received:
+            return False
+        return None
+
+    def likely_opened_here(self) -> bool:
+        """Which is likelier where nothing is to be known of the other socket: it was reset, and no FIN acknowledged."""
+        return self.traffic.acked > self.traffic.sent
+
 
 class Connection(NamedTuple):
     """A new connection, to be reported once. `id` is the same however often it is told."""

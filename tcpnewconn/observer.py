@@ -152,7 +152,8 @@ class Observer:
 
     def _ticked(self, now: float, last: bool) -> None:
         for new in self._undecided.overdue(now, last):
-            self._connection_within(new, None)
+            assert new.destroyed is not None
+            self._connection_within(new, new.destroyed.likely_opened_here())
         self._check_notifications(now)
         self._report_losses(now, last)
 
@@ -262,8 +263,11 @@ class Observer:
     def _closed_socket(self, closed: ClosedSocket, now: float) -> None:
         waiting = self._undecided.take(closed.number) if closed.only_notified else None
         if waiting is not None:
-            opened_there = closed.destroyed.opened_here()
-            self._connection_within(waiting, None if opened_there is None else not opened_there)
+            assert waiting.destroyed is not None
+            opened_there = waiting.destroyed.opened_by(closed.destroyed)
+            self._connection_within(
+                waiting, waiting.destroyed.likely_opened_here() if opened_there is None else not opened_there
+            )
         if not self.closed or closed.only_notified:
             return
         four_tuple = closed.four_tuple

@@ -85,8 +85,7 @@ class Tracker:
         if run.compares:
             rows.drop_missing(poll, now)
         for four_tuple in poll.gone:
-            if four_tuple not in self._vacated:
-                rows.absent(four_tuple, now)
+            rows.absent(four_tuple, now)
         for row in poll.rows(again=self._vacated, ended=run.stage is Stage.STOPPING):
             rows.row(row, now)
         self._vacated = {one for one in self._vacated if poll.absent_once(one)}

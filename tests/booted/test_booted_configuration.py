@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import booted_events
+from tests.support import booted_events, message_ids
 from tests.support.booted import CONTAINER_ADDRESS, Booted
 from tests.support.booted_package import is_active, main_pid
 
@@ -21,13 +21,13 @@ def connect_once(container: Booted) -> None:
 
 
 def closed_events(container: Booted) -> int:
-    return len(booted_events.events(container, booted_events.CLOSED))
+    return len(booted_events.events(container, message_ids.CLOSED))
 
 
 def test_a_reload_takes_over_what_was_changed(container: Booted) -> None:
     pid = main_pid(container)
     connect_once(container)
-    container.wait_for(lambda: booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=80"), "it")
+    container.wait_for(lambda: booted_events.events(container, message_ids.CONNECTION, "DESTINATION_PORT=80"), "it")
     assert closed_events(container) == 0
     container.write(DROP_IN, "[Report]\nClosed=yes\n")
     container.run("systemctl", "reload", "tcpnewconn.service")

@@ -9,9 +9,9 @@ import pytest
 
 from tests.support import built
 from tests.support.booted import CONTAINER_ADDRESS, CONTAINER_ADDRESS6, Booted
-from tests.support.booted_events import PORT_SCAN
 from tests.support.booted_package import add_repository, install, on_each_distribution
 from tests.support.booted_readers import booted_with_readers
+from tests.support.message_ids import PORT_SCAN
 
 JAIL = "tcpnewconn-portscan"
 PAGE = built.TREE / "docs" / "journal.md"

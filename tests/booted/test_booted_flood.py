@@ -8,8 +8,9 @@ import pytest
 
 from tests.support import booted_events
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
-from tests.support.booted_events import CONNECTION, PORT_SCAN, SUMMARY, events
+from tests.support.booted_events import events
 from tests.support.booted_package import booted_with_package, drop_in, main_pid, on_each_distribution
+from tests.support.message_ids import CONNECTION, PORT_SCAN, SUMMARY
 
 FLOOD_LASTS, JOURNALD_HANGS = 60, 30
 SOURCES, PORTS_EACH, FIRST_PORT, PORTS = 500, 20, 20000, 1000
@@ -49,8 +50,8 @@ def accepted(container: Booted) -> int:
 
 
 def reported(container: Booted, *matches: str) -> int:
-    told = len(events(container, CONNECTION, "--output-fields=MESSAGE_ID", *matches))
-    return told + sum(int(event["TCPNEWCONN_COUNT"]) for event in events(container, SUMMARY, *matches))
+    single = len(events(container, CONNECTION, "--output-fields=MESSAGE_ID", *matches))
+    return single + sum(int(event["TCPNEWCONN_COUNT"]) for event in events(container, SUMMARY, *matches))
 
 
 def peak_memory(container: Booted) -> int:
@@ -73,13 +74,13 @@ def test_a_flood_is_counted_exactly_while_journald_hangs_in_the_middle(container
     assert wrk.returncode == 0, said
     made = accepted(container) - before
     assert made > 1000 * FLOOD_LASTS, f"this machine made no flood: {made}"
-    # With a full buffer, declared lost are announcements: one or two for a connection within this host.
+    # With a full buffer, declared lost are notifications: one or two for a connection within this host.
     container.wait_for(
         lambda: reported(container, "DESTINATION_PORT=80") >= made - booted_events.lost(container),
         f"{made} connections to be reported or declared lost",
     )
     total, lost = reported(container, "DESTINATION_PORT=80"), booted_events.lost(container)
-    print(f"{made} made, {total} reported, {lost} announcements lost, {peak_memory(container)} KiB")
+    print(f"{made} made, {total} reported, {lost} notifications lost, {peak_memory(container)} KiB")
     assert made - lost <= total <= made
     assert main_pid(container) == pid, "the watchdog did not fire"
     assert container.property("tcpnewconn.service", "NRestarts") == "0"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import booted_events
+from tests.support import booted_events, message_ids
 from tests.support.booted import CONTAINER_ADDRESS, CONTAINER_ADDRESS6, PEER_ADDRESS, PEER_ADDRESS6, Booted
 from tests.support.booted_package import install, is_active
 from tests.support.events import parsed_lines
@@ -43,7 +43,7 @@ def community_id(source: str, source_port: int, destination: str, destination_po
 
 def wait_for_connection(container: Booted, *matches: str) -> dict[str, Any]:
     def found() -> list[dict[str, Any]]:
-        return booted_events.events(container, booted_events.CONNECTION, *matches)
+        return booted_events.events(container, message_ids.CONNECTION, *matches)
 
     (event,) = container.wait_for(found, f"a connection with {' '.join(matches)} in the journal")
     return event
@@ -84,7 +84,7 @@ def test_a_connection_to_nginx_is_reported_within_one_interval_with_every_field(
     assert re.fullmatch(r"\S{8,}", fields.pop("TCPNEWCONN_CONNECTION_ID"))
     assert fields == {
         "MESSAGE": f"New connection: {written(client, port)} -> {written(server, 80)}",
-        "MESSAGE_ID": booted_events.CONNECTION,
+        "MESSAGE_ID": message_ids.CONNECTION,
         "PRIORITY": "6",
         "SYSLOG_IDENTIFIER": "tcpnewconn",
         "EVENT_ACTION": "connection-opened",
@@ -151,22 +151,22 @@ def test_a_match_on_two_fields_finds_exactly_one_connection(container: Booted) -
 
 
 def test_listeners_are_reported_as_listeners(container: Booted) -> None:
-    (listener,) = booted_events.events(container, booted_events.LISTENER, "MESSAGE=New listener: 0.0.0.0:22")
+    (listener,) = booted_events.events(container, message_ids.LISTENER, "MESSAGE=New listener: 0.0.0.0:22")
     assert listener["PRIORITY"] == "5"
 
 
 def test_the_catalog_explains_every_event(container: Booted) -> None:
     explained = container.run("journalctl", "--quiet", "-x", "--unit=tcpnewconn", "DESTINATION_PORT=22")
     assert "-- Subject:" in explained.replace("░░", "--")
-    for message_id in booted_events.MESSAGE_IDS:
+    for message_id in message_ids.ALL:
         entry = container.run("journalctl", "--dump-catalog", message_id)
         assert re.search(r"(?m)^Subject: \S", entry), message_id
         assert len(entry.split("\n\n", 1)[1].split()) >= 10, f"{message_id} is not explained:\n{entry}"
 
 
 def test_systemctl_status_says_what_it_does(container: Booted) -> None:
-    figures = r'Status: "[\d,]+ connections? open, [\d,]+ new in the last poll \([\d.]+ ms\)'
-    assert re.search(figures, container.run("systemctl", "status", "tcpnewconn"))
+    shown = r'Status: "[\d,]+ connections? open, [\d,]+ new in the last poll \([\d.]+ ms\)'
+    assert re.search(shown, container.run("systemctl", "status", "tcpnewconn"))
 
 
 def test_systemctl_help_shows_the_man_page(container: Booted) -> None:
@@ -175,5 +175,5 @@ def test_systemctl_help_shows_the_man_page(container: Booted) -> None:
 
 def test_the_program_in_a_terminal_is_the_same(container: Booted) -> None:
     lines = container.run("tcpnewconn", "--once", "--output=json").splitlines()
-    assert {event["message_id"] for event in parsed_lines(lines)} >= {booted_events.LISTENER}
+    assert {event["message_id"] for event in parsed_lines(lines)} >= {message_ids.LISTENER}
     assert is_active(container)

@@ -1,4 +1,4 @@
-"""The figures through node_exporter, from a link in its directory: whatever becomes of the service, its scrape is whole."""
+"""The metrics through node_exporter, from a link in its directory: whatever becomes of the service, its scrape is whole."""
 
 import re
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import booted_events, built, exposition
+from tests.support import built, exposition, message_ids
 from tests.support.booted import Booted, booted
 from tests.support.booted_package import add_repository, install, is_active, on_each_distribution
 
@@ -17,7 +17,7 @@ DIRECTORY = "/var/lib/prometheus/node-exporter"
 LINK = f"{DIRECTORY}/tcpnewconn.prom"
 HTTP_UNITS = ("tcpnewconn-metrics.socket", "tcpnewconn-metrics.service")
 ADDRESS = "http://127.0.0.1:19117/metrics"
-LAST_READ = "tcpnewconn_last_read_timestamp_seconds"
+LAST_POLL = "tcpnewconn_last_poll_timestamp_seconds"
 
 
 @pytest.fixture(scope="module", params=on_each_distribution("metrics"))
@@ -54,7 +54,7 @@ def test_linked_before_its_first_start_it_is_valid_and_old(container: Booted) ->
     container.run("apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", "tcpnewconn")
     assert not is_active(container)
     container.run("ln", "--symbolic", FILE, LINK)
-    assert scraped(container) == {LAST_READ: 0}
+    assert scraped(container) == {LAST_POLL: 0}
     exposition.check(content(container))
 
 
@@ -66,11 +66,11 @@ def test_running_it_has_every_series(container: Booted) -> None:
     exposition.check(text)
     assert set(found) == set(exposition.series(text))
     assert len(found) > 40
-    assert found['tcpnewconn_reads_total{result="ok"}'] >= 1
+    assert found['tcpnewconn_polls_total{result="ok"}'] >= 1
     assert found['tcpnewconn_source_degraded{source="notifications"}'] == 0
     assert found['tcpnewconn_sockets{state="listen"}'] >= 2
     assert found["tcpnewconn_listeners_total"] >= 2
-    assert abs(found[LAST_READ] - float(container.run("date", "+%s"))) < 60
+    assert abs(found[LAST_POLL] - float(container.run("date", "+%s"))) < 60
     assert container.run("stat", "--format=%U:%G %a", "/run/tcpnewconn", FILE) == (
         "tcpnewconn:tcpnewconn 755\ntcpnewconn:tcpnewconn 644\n"
     )
@@ -87,16 +87,16 @@ def test_a_connection_is_counted(container: Booted) -> None:
     container.wait_for(lambda: count() >= before + 23, "23 connections in a scrape")
 
 
-def test_for_the_figures_nothing_is_written_to_the_journal(container: Booted) -> None:
+def test_for_the_metrics_nothing_is_written_to_the_journal(container: Booted) -> None:
     entries = container.journal(f"_SYSTEMD_UNIT={SERVICE}")
-    ours = {*booted_events.MESSAGE_IDS}
+    ours = {*message_ids.ALL}
     assert [entry["MESSAGE"] for entry in entries if entry.get("MESSAGE_ID") not in ours] == []
 
 
 def test_stopped_it_stays_as_it_was(container: Booted) -> None:
     container.run("systemctl", "stop", SERVICE)
     found = scraped(container)
-    assert found[LAST_READ] == exposition.series(content(container))[LAST_READ] > 0
+    assert found[LAST_POLL] == exposition.series(content(container))[LAST_POLL] > 0
     assert len(found) > 40
 
 
@@ -106,7 +106,7 @@ def test_after_a_reboot_without_it_the_link_does_not_dangle(container: Booted) -
     container.reboot()
     assert not is_active(container)
     container.wait_for(lambda: container.status_of("curl", "-sf", "http://127.0.0.1:9100/") == 0, "node_exporter")
-    assert scraped(container) == {LAST_READ: 0}
+    assert scraped(container) == {LAST_POLL: 0}
 
 
 def test_killed_it_stays_as_it_was_and_no_half_is_seen(container: Booted) -> None:
@@ -116,19 +116,19 @@ def test_killed_it_stays_as_it_was_and_no_half_is_seen(container: Booted) -> Non
     container.wait_for(lambda: is_active(container), "the service to be back")
 
 
-def test_with_its_directory_gone_the_service_goes_on_and_the_next_start_makes_it_anew(container: Booted) -> None:
-    def told() -> list[str]:
+def test_with_its_directory_gone_the_service_goes_on_and_the_next_start_makes_it_again(container: Booted) -> None:
+    def warnings() -> list[str]:
         entries = container.journal("--boot", f"_SYSTEMD_UNIT={SERVICE}", "PRIORITY=4")
         return [entry["MESSAGE"] for entry in entries if "there are no metrics" in entry["MESSAGE"]]
 
     pid = container.property(SERVICE, "MainPID")
     container.run("rm", "--recursive", "/run/tcpnewconn")
-    container.wait_for(told, "a warning")
-    assert FILE in told()[0]
+    container.wait_for(warnings, "a warning")
+    assert FILE in warnings()[0]
     assert container.property(SERVICE, "MainPID") == pid
     container.run("systemctl", "restart", SERVICE)
     assert len(scraped(container)) > 40
-    assert len(told()) == 1
+    assert len(warnings()) == 1
 
 
 # --- by HTTP ---------------------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ import pytest
 
 from tests.support import booted_traffic, built
 from tests.support.booted import CONTAINER_ADDRESS, Booted
-from tests.support.booted_events import CONNECTION, LOSS, traffic
+from tests.support.booted_events import traffic
 from tests.support.booted_package import add_repository, install, on_each_distribution
 from tests.support.booted_readers import booted_with_readers
+from tests.support.message_ids import CONNECTION, LOSS
 
 PAGE = built.TREE / "docs" / "journal.md"
 RATE = 500
@@ -58,9 +59,9 @@ def entries(container: Booted, *matches: str) -> list[dict[str, Any]]:
 
 
 def oldest(container: Booted) -> str:
-    """The namespace's first entry: another one as soon as journald has removed a file for want of space."""
+    """The cursor of the namespace's first entry: another one as soon as journald has removed a file for want of space."""
     first = "journalctl --quiet --namespace=tcpnewconn --output=json --output-fields=MESSAGE | head --lines=1"
-    return container.run("sh", "-c", first)
+    return str(json.loads(container.run("sh", "-c", first))["__CURSOR"])
 
 
 def numbers(lines: list[str], port: int) -> list[int]:

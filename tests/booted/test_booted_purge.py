@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.support import booted_events
+from tests.support import booted_events, message_ids
 from tests.support.booted import Booted
 from tests.support.booted_package import files, install, is_active
 from tests.support.booted_traffic import HOLD
@@ -45,7 +45,7 @@ def test_the_package_has_files_only_where_policy_allows(container: Booted, befor
 def test_removing_it_keeps_configuration_and_state(container: Booted) -> None:
     container.start_unit("hold.service", "/usr/bin/python3", "-c", HOLD)
     container.wait_for(
-        lambda: booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=9000"), "a connection"
+        lambda: booted_events.events(container, message_ids.CONNECTION, "DESTINATION_PORT=9000"), "a connection"
     )
     container.write(CONFIGURATION, container.path(CONFIGURATION).read_text() + "# changed by an administrator\n")
     container.run("apt-get", "remove", "--yes", "--quiet", "tcpnewconn")
@@ -60,11 +60,11 @@ def test_installed_again_it_goes_on_where_it_was(container: Booted) -> None:
     install(container)
     assert is_active(container)
     assert container.path(CONFIGURATION).read_text().endswith("# changed by an administrator\n")
-    assert len(booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=9000")) == 1
+    assert len(booted_events.events(container, message_ids.CONNECTION, "DESTINATION_PORT=9000")) == 1
 
 
 def test_purging_it_leaves_nothing(container: Booted, before: dict[str, str]) -> None:
-    assert booted_events.CONNECTION in catalog(container)
+    assert message_ids.CONNECTION in catalog(container)
     assert container.status_of("getent", "passwd", "tcpnewconn") == 0
     container.run("systemctl", "stop", "hold.service")
     container.run("apt-get", "purge", "--yes", "--quiet", "tcpnewconn")
@@ -80,5 +80,5 @@ def test_purging_it_leaves_nothing(container: Booted, before: dict[str, str]) ->
     assert container.run("systemctl", "list-units", "--all", "--quiet", "--no-legend", "tcpnewconn*") == ""
     # Debian keeps system users: their numbers must not be given to others.
     assert container.status_of("getent", "passwd", "tcpnewconn") == 0
-    for message_id in booted_events.MESSAGE_IDS:
+    for message_id in message_ids.ALL:
         assert message_id not in catalog(container)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tcpnewconn
-from tests.support import booted_events, built, readme
+from tests.support import booted_events, built, message_ids, readme
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted, booted
 from tests.support.booted_package import HIGHER_VERSION, is_active, main_pid, on_each_distribution
 from tests.support.readme import Step
@@ -77,7 +77,7 @@ def held_ssh(container: Booted) -> Iterator[None]:
         for port in (22, 80):
             container.wait_for(
                 lambda port=port: booted_events.events(  # type: ignore[misc]
-                    container, booted_events.CONNECTION, f"DESTINATION_PORT={port}"
+                    container, message_ids.CONNECTION, f"DESTINATION_PORT={port}"
                 ),
                 f"a connection to port {port} to be logged",
             )
@@ -145,8 +145,8 @@ def test_it_is_configured_by_a_drop_in(container: Booted) -> None:
     connect("127.0.0.1")
     connect(CONTAINER_ADDRESS)
     matches = (f"DESTINATION_ADDRESS={CONTAINER_ADDRESS}", "DESTINATION_PORT=80")
-    container.wait_for(lambda: booted_events.events(container, booted_events.CONNECTION, *matches), "the second one")
-    assert booted_events.events(container, booted_events.CONNECTION, "DESTINATION_ADDRESS=127.0.0.1") == []
+    container.wait_for(lambda: booted_events.events(container, message_ids.CONNECTION, *matches), "the second one")
+    assert booted_events.events(container, message_ids.CONNECTION, "DESTINATION_ADDRESS=127.0.0.1") == []
 
 
 def test_a_mistake_makes_the_reload_fail_with_the_reason_and_the_settings_stay(container: Booted) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import booted_events, built
+from tests.support import booted_events, built, message_ids
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
 from tests.support.booted_events import traffic, wait_for_all
 from tests.support.booted_package import (
@@ -136,7 +136,7 @@ def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Boot
     container.wait_for(lambda: container.run("ss", "-Htn", "sport", "=", ":9000"), "the connection to be open")
     container.run("systemctl", "start", "tcpnewconn.service")
     container.wait_for(
-        lambda: booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=9000"), "it to be reported"
+        lambda: booted_events.events(container, message_ids.CONNECTION, "DESTINATION_PORT=9000"), "it to be reported"
     )
     container.run("systemctl", "stop", "holder.service")
     before.read(container)
@@ -156,7 +156,7 @@ def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(contai
     assert made.repeated() == []
 
 
-def test_what_opened_since_the_last_read_is_told_by_the_stop(container: Booted) -> None:
+def test_what_opened_since_the_last_poll_is_reported_by_the_stop(container: Booted) -> None:
     with next_read_in_an_hour(container):
         container.start_unit("holder.service", "/usr/bin/python3", "-c", HOLD.replace("9000", "9002"))
         container.wait_for(lambda: container.run("ss", "-Htn", "sport", "=", ":9002"), "the connection to be open")
@@ -169,12 +169,12 @@ def test_what_opened_since_the_last_read_is_told_by_the_stop(container: Booted) 
     with traffic(container, 20) as after:
         after.wait_for_some(container)
     wait_for_all(container, after)
-    (told,) = held(container)
-    assert told["TCPNEWCONN_DETECTED_BY"] == "poll"
+    (reported,) = held(container)
+    assert reported["TCPNEWCONN_DETECTED_BY"] == "poll"
 
 
 def held(container: Booted) -> list[dict[str, Any]]:
-    return booted_events.events(container, booted_events.CONNECTION, "DESTINATION_PORT=9002")
+    return booted_events.events(container, message_ids.CONNECTION, "DESTINATION_PORT=9002")
 
 
 @contextmanager
@@ -200,19 +200,19 @@ time.sleep(600)
 
 
 def test_what_its_server_has_closed_and_its_client_not_is_not_reported_again(container: Booted) -> None:
-    # What is left of the server's socket stays in FIN_WAIT2 for a minute, after it was announced.
+    # What is left of the server's socket stays in FIN_WAIT2 for a minute, after the notification of its end.
     container.start_unit("half.service", "/usr/bin/python3", "-c", HALF_CLOSED)
     matches = ("DESTINATION_PORT=9001",)
-    container.wait_for(lambda: booted_events.events(container, booted_events.CONNECTION, *matches), "it to be reported")
+    container.wait_for(lambda: booted_events.events(container, message_ids.CONNECTION, *matches), "it to be reported")
     before = main_pid(container)
     restart(container)
     wait_for_another_process(container, before)
-    # One more connection, so that what was to be told by then has been told.
+    # One more connection, so that what was to be reported by then has been reported.
     with traffic(container, 20) as after:
         after.wait_for_some(container)
     wait_for_all(container, after)
     assert container.run("ss", "-Htan", "state", "fin-wait-2", "sport", "=", ":9001"), "the row should still be there"
-    assert len(booted_events.events(container, booted_events.CONNECTION, *matches)) == 1
+    assert len(booted_events.events(container, message_ids.CONNECTION, *matches)) == 1
     container.run("systemctl", "stop", "half.service")
 
 
@@ -251,7 +251,7 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
 
     def reported() -> list[str]:
         matches = (f"SOURCE_ADDRESS={PEER_ADDRESS}", "DESTINATION_PORT=80", "--output-fields=SOURCE_PORT")
-        events = booted_events.events(container, booted_events.CONNECTION, *matches)
+        events = booted_events.events(container, message_ids.CONNECTION, *matches)
         return [port for port in (event["SOURCE_PORT"] for event in events) if first <= int(port) < first + number]
 
     container.wait_for(lambda: booted_events.lost(container) > before, "the loss to be declared")
@@ -262,7 +262,7 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
     ports = reported()
     assert len(set(ports)) == len(ports) > 0, "the buffer held some"
     assert len(ports) + declared == number
-    *_, loss = booted_events.events(container, booted_events.LOSS, f"TCPNEWCONN_COUNT={declared}")
+    *_, loss = booted_events.events(container, message_ids.LOSS, f"TCPNEWCONN_COUNT={declared}")
     assert loss["TCPNEWCONN_REASON"]
     assert loss["PRIORITY"] == "4"
     assert str(declared) in loss["MESSAGE"].replace(",", "")

@@ -13,7 +13,7 @@ from tests.support.booted import Booted
 from tests.support.booted_package import UNITS, drop_in
 
 PROBE = "/usr/local/lib/probe.py"
-STATE, FIGURES = "/var/lib/tcpnewconn", "/run/tcpnewconn"
+STATE, METRICS = "/var/lib/tcpnewconn", "/run/tcpnewconn"
 # What is written to these is kept nowhere.
 KEEP_NOTHING = re.compile(
     r"/dev/(null|zero|full|random|urandom|pts/ptmx)|/proc/pressure/\w+|/sys/fs/cgroup/.*\.pressure"
@@ -59,9 +59,9 @@ def test_it_can_open_no_ip_socket(probed: dict[str, Any]) -> None:
     assert opened == {"AF_UNIX", "AF_NETLINK"}
 
 
-def test_it_can_write_nowhere_but_its_state_and_its_figures(probed: dict[str, Any]) -> None:
-    assert sorted(probed["writable_directories"]) == [FIGURES, STATE]
-    elsewhere = [path for path in probed["writable_files"] if not path.startswith((f"{STATE}/", f"{FIGURES}/"))]
+def test_it_can_write_nowhere_but_its_state_and_its_metrics(probed: dict[str, Any]) -> None:
+    assert sorted(probed["writable_directories"]) == [METRICS, STATE]
+    elsewhere = [path for path in probed["writable_files"] if not path.startswith((f"{STATE}/", f"{METRICS}/"))]
     assert [path for path in elsewhere if not KEEP_NOTHING.fullmatch(path)] == []
 
 
@@ -76,13 +76,13 @@ def test_it_has_no_capability_and_gets_none(probed: dict[str, Any]) -> None:
     assert [attempt for attempt, outcome in probed["attempts"].items() if outcome == "done"] == []
 
 
-def test_where_netlink_is_forbidden_it_reads_and_says_what_is_missing(container: Booted) -> None:
+def test_where_netlink_is_forbidden_it_polls_and_says_what_is_missing(container: Booted) -> None:
     only_unix = ("RestrictAddressFamilies=AF_UNIX",)
     container.start_unit("reader.service", "/usr/bin/tcpnewconn", "--output=text", properties=only_unix)
-    said = ("does not announce ended connections", "New listener: 0.0.0.0:80")
+    said = ("The kernel sends no destroy notifications here", "New listener: 0.0.0.0:80")
     container.wait_for(
         lambda: all(part in container.journalctl("--unit=reader.service") for part in said),
-        "it to say what is missing, and what it reads",
+        "it to say what is missing, and what it polls",
     )
     assert container.property("reader.service", "ActiveState") == "active"
     container.run("systemctl", "stop", "reader.service")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support import booted_events
+from tests.support import booted_events, message_ids
 from tests.support.booted import Booted
 from tests.support.booted_events import traffic, wait_for_all
 from tests.support.booted_package import (
@@ -64,13 +64,13 @@ def said(container: Booted, what: str) -> Callable[[], int]:
 @pytest.mark.usefixtures("small_disk")
 def test_a_disk_that_fills_up_is_said_and_survived(container: Booted) -> None:
     pid = main_pid(container)
-    warned, mended = said(container, "No space left on device"), said(container, "is written again")
+    warned, written_again = said(container, "No space left on device"), said(container, "is written again")
     with traffic(container, 50) as made:
         fill(container)
         container.wait_for(warned, "a warning that names the file and the reason")
         assert "No space left on device" in container.property("tcpnewconn.service", "StatusText")
         free(container)
-        container.wait_for(mended, "the news that it is well again")
+        container.wait_for(written_again, "the news that it is written again")
     assert_same_process(container, pid)
     wait_for_all(container, made)
     assert made.missing() == []
@@ -84,11 +84,11 @@ def test_a_disk_that_fills_up_is_said_and_survived(container: Booted) -> None:
 
 @pytest.mark.usefixtures("small_disk")
 @pytest.mark.parametrize(
-    ("break_it", "mend_it", "why"),
+    ("break_it", "undo_it", "why"),
     [(fill, free, "No space left on device"), (make_read_only, make_writable, "Read-only file system")],
 )
 def test_it_starts_and_works_on_a_disk_that_takes_nothing(
-    container: Booted, break_it: Callable[[Booted], None], mend_it: Callable[[Booted], None], why: str
+    container: Booted, break_it: Callable[[Booted], None], undo_it: Callable[[Booted], None], why: str
 ) -> None:
     container.run("systemctl", "stop", "tcpnewconn.service")
     warned = said(container, why)
@@ -104,7 +104,7 @@ def test_it_starts_and_works_on_a_disk_that_takes_nothing(
     assert why in container.property("tcpnewconn.service", "StatusText")
 
     # systemd made the service's own mount of a read-only one: only a restart makes that writable.
-    mend_it(container)
+    undo_it(container)
     container.run("systemctl", "restart", "tcpnewconn.service")
     container.wait_for(
         lambda: "snapshot" not in container.property("tcpnewconn.service", "StatusText"), "the snapshot to be written"
@@ -127,7 +127,7 @@ def test_after_a_reboot_the_old_snapshot_is_not_believed(container: Booted) -> N
         matches = ("DESTINATION_PORT=9000", "NETWORK_DIRECTION=internal")
         return [
             event["TCPNEWCONN_CONNECTION_ID"]
-            for event in booted_events.events(container, booted_events.CONNECTION, *matches)
+            for event in booted_events.events(container, message_ids.CONNECTION, *matches)
         ]
 
     container.write("/opt/hold.py", HOLD)

@@ -16,10 +16,10 @@ import pytest
 
 import tcpnewconn
 from tests.support import booted_traffic, built, root_image
-from tests.support.booted_events import CONNECTION
 from tests.support.booted_package import HIGHER_VERSION
 from tests.support.certificates import Authority
 from tests.support.fleet import ANSIBLE, HOSTS, LOG_SERVER, REPOSITORY_URL, Fleet, Host, Played, fleet
+from tests.support.message_ids import CONNECTION
 from tests.support.signed_repository import published
 
 pytestmark = pytest.mark.xdist_group("fleet")

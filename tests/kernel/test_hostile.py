@@ -36,7 +36,7 @@ from tcpnewconn.model import (
     Traffic,
     four_tuple_of,
 )
-from tcpnewconn.reporting import outbox as outbox_room
+from tcpnewconn.reporting import outbox as outbox_module
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
@@ -50,8 +50,9 @@ from tcpnewconn.tracking.tracker import Tracker
 from tests.support.events import parsed
 from tests.support.journal import Journal
 from tests.support.large import Numbers, Outcome, write
+from tests.support.message_ids import CLOSED, CONNECTION
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import CLOSED, CONNECTION, command, of_kind, running
+from tests.support.program import command, of_kind, running
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TREE, environment
@@ -75,7 +76,7 @@ def here() -> Iterator[Namespace]:
 
 
 class Shifted(socket.socket):
-    """The kernel's socket, whose counter of lost announcements (sk_drops) stands `by` higher than it does."""
+    """The kernel's socket, whose counter of lost notifications (sk_drops) stands `by` higher than it does."""
 
     by = 0
 
@@ -101,7 +102,7 @@ def lose_some(where: Namespace) -> int:
 
 
 @pytest.mark.parametrize("before", [5, 100, 0xFFFFFFFF])
-def test_the_counter_of_lost_announcements_may_wrap(here: Namespace, before: int) -> None:
+def test_the_counter_of_lost_notifications_may_wrap(here: Namespace, before: int) -> None:
     """It has 32 bits; at `before` drops more it is 0 again."""
     with here.entered():
         source = Shifted(fileno=open_notifications().detach())
@@ -226,18 +227,18 @@ def test_a_boot_id_that_changes_under_it_is_another_boot_at_the_next_start_and_n
         service.wait(lambda: len(service.lines) >= 3, "the new one")
         service.reads(2)
         assert service.stop() == 0
-        ids.append(told(service.lines))
+        ids.append(reported(service.lines))
     with Supervised(*options, "--interval", "100ms") as service:
         service.ready()
         assert service.stop() == 0
-        ids.append(told(service.lines))
+        ids.append(reported(service.lines))
     # The old snapshot is not believed: an id of the boot before says nothing of these connections.
     assert [sorted(of) for of in ids] == [["203.0.113.9:1001", "203.0.113.9:1002"]] * 2
     assert len({*ids[0].values(), *ids[1].values()}) == 4
     assert all(id.startswith("fedcba9876543210") for id in ids[1].values())
 
 
-def told(lines: list[str]) -> dict[str, str]:
+def reported(lines: list[str]) -> dict[str, str]:
     """The ids of the connections that were reported, each once, by their source."""
     events = of_kind(map(parsed, lines), CONNECTION)
     ids = {f"{event['source.address']}:{event['source.port']}": event["tcpnewconn.connection_id"] for event in events}
@@ -301,7 +302,7 @@ def test_a_cgroup_may_have_any_name_and_is_no_unit_then(tmp_path: Path, name: by
 
 
 class Reading:
-    """The program's rooms in a process of their own, with the default settings, where the kernel announces ends."""
+    """The program's modules in a process of their own, with the default settings and with destroy notifications."""
 
     def __init__(self, directory: Path) -> None:
         self._program = subprocess.Popen(
@@ -353,7 +354,7 @@ def test_400_000_connections_at_the_first_start_are_all_counted_and_a_quiet_tabl
         first = reading.read()
         assert (first.rows, first.open) == (400_001, 400_000)
         assert first.entries + first.counted == 400_000
-        # They are told within some seconds, 1,000 in each at most; the rest in one entry.
+        # They are reported within some seconds, 1,000 in each at most; the rest in one entry.
         assert first.summaries == 1
         assert first.entries < 100_000
         assert first.lookups == 400_000
@@ -384,7 +385,7 @@ def test_65_000_ports_and_one_peer_are_a_summary(directory: Path, direction: str
 
 
 def test_a_million_rows_in_time_wait_are_passed_over_and_take_no_memory(directory: Path) -> None:
-    """While ends are announced: each of them was reported when it ended."""
+    """While destroyed sockets are notified: each of them was reported when it ended."""
     write(directory / "net/tcp", incoming(1000))
     with Reading(directory) as reading:
         before = [reading.read() for _ in range(2)][-1]
@@ -462,7 +463,7 @@ def test_sockets_that_programs_never_let_go_are_forgotten_at_last() -> None:
 
 
 class Blocked:
-    """A sink that has no room until it is told so."""
+    """A sink that has no room until a test gives it some."""
 
     pipe: int | None = None
 
@@ -487,7 +488,7 @@ def flood(count: int) -> Iterator[Event]:
 
 
 @pytest.mark.parametrize("limit", [0, 1000])
-def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: Path, limit: int) -> None:
+def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_reported(tmp_path: Path, limit: int) -> None:
     """With `limit`, the journal reads: then it is that which bounds it."""
     count, sink = 30_000, Blocked()
     sink.room = bool(limit)
@@ -500,7 +501,7 @@ def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: 
         outbox.deliver(redeliverable=True)
         most = max(most, outbox.waiting)
     outbox.interval_over()
-    assert most <= (outbox_room._MOST_WAITING if not limit else 0)
+    assert most <= (outbox_module._MOST_WAITING if not limit else 0)
     sink.room = True
     outbox.send()
     outbox.interval_over()
@@ -514,9 +515,9 @@ def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_told(tmp_path: 
     single = sum(entry["MESSAGE"].startswith("New connection") for entry in sink.entries)
     assert single + sum(int(entry["TCPNEWCONN_COUNT"]) for entry in summaries) == count
     # Port scans: the fourth port of each source.
-    unfoldable = sum(
+    one_by_one = sum(
         entry["MESSAGE"].startswith(("Connection closed", "New listener", "Port scan")) for entry in sink.entries
     )
     assert losses["journal"] > 0
-    assert unfoldable + losses["journal"] == 2 * count + count // 5
-    assert len(sink.entries) < outbox_room._MOST_WAITING + 20 if not limit else len(sink.entries) < 60_000
+    assert one_by_one + losses["journal"] == 2 * count + count // 5
+    assert len(sink.entries) < outbox_module._MOST_WAITING + 20 if not limit else len(sink.entries) < 60_000

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import CONNECTION, flows, of_kind, once
+from tests.support.program import flows, of_kind, once
 from tests.support.traffic import listen
 
 CGROUPS = Path("/sys/fs/cgroup")

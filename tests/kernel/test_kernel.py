@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import parsed
+from tests.support.message_ids import CONNECTION, LISTENER
 from tests.support.namespace import Namespace, joined, namespace
-from tests.support.program import CONNECTION, LISTENER, Event, Flow, command, flow, flows, of_kind, once, running
+from tests.support.program import Event, Flow, command, flow, flows, of_kind, once, running
 from tests.support.traffic import connect, listen, opened
 
 # A prime number, that is no power or multiple of anything.
@@ -55,7 +56,7 @@ def _end(text: str) -> tuple[str, int]:
 def expect(
     events: list[Event], network: str, direction: str, sources: list[tuple[str, int]], to: tuple[str, int], user: int
 ) -> None:
-    """Exactly these connections, with all that is to be told of each."""
+    """Exactly these connections, with all that is to be reported of each."""
     connections = of_kind(events, CONNECTION)
     assert sorted(flow(event) for event in connections) == sorted((*source, *to) for source in sources)
     assert len({event["tcpnewconn.connection_id"] for event in connections}) == len(sources)
@@ -159,7 +160,7 @@ def test_listeners_are_events_of_their_own_and_no_connections(here: Namespace) -
         assert len(program.events) == 3
         assert {e["network.connection.state"] for e in program.events} == {"listen"}
         assert {e["user.id"] for e in program.events} == {"0"}
-        # Gone, and back: a service was started anew.
+        # Gone, and back: a service was started again.
         port = kept[0].getsockname()[1]
         kept[0].close()
         program.read_again(3)
@@ -379,7 +380,9 @@ def test_the_state_of_a_socket_that_only_reads_see(here: Namespace) -> None:
         accepted.close()
 
 
-def test_what_is_in_time_wait_at_the_start_is_told_once_and_what_follows_on_its_addresses_too(here: Namespace) -> None:
+def test_what_is_in_time_wait_at_the_start_is_reported_once_and_what_follows_on_its_addresses_too(
+    here: Namespace,
+) -> None:
     here.sysctl("net.ipv4.ip_local_port_range", "20000 20300")
     with here.entered():
         listener = socket.create_server(("127.0.0.1", 8080), backlog=1000)

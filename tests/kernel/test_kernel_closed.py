@@ -8,16 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.message_ids import CLOSED
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CLOSED, CLOSED_CONFIGURATION, flow, of_kind, running
+from tests.support.program import CLOSED_CONFIGURATION, flow, of_kind, running
 from tests.support.traffic import connect, listen
 
 HERE, THERE = "10.74.0.1", "10.74.0.2"
 HERE6, THERE6 = "2001:db8:74::1", "2001:db8:74::2"
 # Bytes from who opened it, and back; whether who opened it closes first.
 EXCHANGES = [
-    (forth, back, first)
-    for forth, back in [(0, 0), (1, 0), (0, 1), (1000, 70_001), (1_000_003, 17)]
+    (there, back, first)
+    for there, back in [(0, 0), (1, 0), (0, 1), (1000, 70_001), (1_000_003, 17)]
     for first in (True, False)
 ]
 
@@ -47,7 +48,7 @@ def close_in_order(first: socket.socket, second: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("place", ["within", "within6", "opening", "accepting", "opening6"])
-def test_what_went_each_way_is_told_once(place: str, hosts: tuple[Namespace, Namespace]) -> None:
+def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
     server, client, address, direction = {
         "within": (here, here, "127.0.0.1", "internal"),
@@ -64,28 +65,28 @@ def test_what_went_each_way_is_told_once(place: str, hosts: tuple[Namespace, Nam
             four_tuples = [(connect(client, address, 8080), listener.accept()[0]) for _ in EXCHANGES]
             if seen:
                 program.wait_for_connections(len(EXCHANGES))
-            for (opener, accepted), (forth, back, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
-                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (forth, back, seen)
-                carry(opener, accepted, forth)
+            for (opener, accepted), (there, back, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
+                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (there, back, seen)
+                carry(opener, accepted, there)
                 carry(accepted, opener, back)
                 close_in_order(*((opener, accepted) if opener_first else (accepted, opener)))
         program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "ends")
         program.read_again()
-    told = {flow(event): event for event in program.connections}
+    reported = {flow(event): event for event in program.connections}
     assert {flow(event): event["tcpnewconn.connection_id"] for event in of_kind(program.events, CLOSED)} == {
-        each: event["tcpnewconn.connection_id"] for each, event in told.items()
+        each: event["tcpnewconn.connection_id"] for each, event in reported.items()
     }
     assert len(of_kind(program.events, CLOSED)) == len(program.connections) == len(expected)
     for event in of_kind(program.events, CLOSED):
-        forth, back, seen = expected[flow(event)]
-        assert (event["source.bytes"], event["destination.bytes"]) == (forth, back)
+        there, back, seen = expected[flow(event)]
+        assert (event["source.bytes"], event["destination.bytes"]) == (there, back)
         assert event["network.direction"] == direction
         assert event["tcpnewconn.retransmits"] == 0
         assert 0 < event["tcpnewconn.rtt_usec"] < 10_000_000
-        # How long it lasted is told where a read saw it open.
-        by_read = told[flow(event)]["tcpnewconn.detected_by"] == "poll"
-        assert by_read or not seen
-        assert ("event.duration" in event) == by_read
+        # How long it lasted is reported where a poll saw it open.
+        by_poll = reported[flow(event)]["tcpnewconn.detected_by"] == "poll"
+        assert by_poll or not seen
+        assert ("event.duration" in event) == by_poll
 
 
 def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Namespace]) -> None:
@@ -120,7 +121,7 @@ def test_a_connection_that_was_there_at_the_start_has_no_duration(hosts: tuple[N
     assert "event.duration" not in event
 
 
-def test_without_the_setting_nothing_is_told_of_an_end(hosts: tuple[Namespace, Namespace]) -> None:
+def test_without_the_setting_nothing_is_reported_of_an_end(hosts: tuple[Namespace, Namespace]) -> None:
     here, _ = hosts
     with running(here) as program, listen(here, "127.0.0.1", 8080) as listener:
         for _ in range(5):

@@ -1,4 +1,5 @@
-"""Sockets that a program still holds after their peer has reset them: in no table any more, and announced only when it lets go.
+"""Sockets that a program still holds after their peer has reset them: in no table any more, and
+with a destroy notification only when it lets go.
 
 Needs root, for namespaces.
 """
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.message_ids import CLOSED
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CLOSED, CLOSED_CONFIGURATION, Event, Program, of_kind, running
+from tests.support.program import CLOSED_CONFIGURATION, Event, Program, of_kind, running
 from tests.support.traffic import connect, listen, reset
 
 HERE, THERE = "10.76.0.1", "10.76.0.2"
@@ -63,7 +65,7 @@ def test_it_is_not_reported_again_after_a_restart(
 def test_both_ends_of_one_within_the_host_are_one_however_long_a_program_holds_the_other(
     hosts: tuple[Namespace, Namespace],
 ) -> None:
-    """No read has seen them: the end that was reset has no addresses, the other, announced much later, has them."""
+    """No poll has seen them: the end that was reset has no addresses, the other, destroyed much later, has them."""
     here, _ = hosts
     with (
         running(here, "--config", CLOSED_CONFIGURATION, interval="1h") as program,
@@ -83,7 +85,7 @@ def test_both_ends_of_one_within_the_host_are_one_however_long_a_program_holds_t
 
 
 def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespace, Namespace]) -> None:
-    """Those that reads have seen, those that opened and were reset between two reads, with and without their addresses."""
+    """Those that polls have seen, those that opened and were reset between two polls, with and without their addresses."""
     here, there = hosts
     with (
         running(here, "--config", CLOSED_CONFIGURATION) as program,

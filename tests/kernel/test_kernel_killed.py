@@ -1,6 +1,7 @@
-"""Killed or stopped at any moment, while connections come and go: none is lost, and what is told twice is told as the same.
+"""Killed or stopped at any moment, while connections come and go: none is lost, and what is reported twice has the
+same id.
 
-In a terminal nobody keeps the kernel's announcements while the program is down, nor does systemd while the service is stopped.
+In a terminal nobody keeps the kernel's notifications while the program is down, nor does systemd while the service is stopped.
 What must be reported then is what some read can show: every connection here leaves a row in TIME_WAIT on this host, for longer
 than the test lasts.
 """
@@ -19,8 +20,9 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.kernel.sockdiag import open_notifications
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, joined, namespace
-from tests.support.program import CONNECTION, Event, Flow, Program, flow, of_kind, running
+from tests.support.program import Event, Flow, Program, flow, of_kind, running
 from tests.support.traffic import connect, listen
 
 HERE, THERE = "10.73.0.1", "10.73.0.2"
@@ -79,7 +81,7 @@ class Traffic(threading.Thread):
 
 
 def opened(host: Namespace) -> socket.socket:
-    """A socket on which the announcements of a host wait for the program."""
+    """A socket on which the notifications of a host wait for the program."""
     with host.entered():
         return open_notifications()
 
@@ -90,7 +92,7 @@ def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["within", "accepting, hardly a read"])
-def test_killed_at_any_moment_while_its_announcements_are_kept(place: str, tmp_path: Path) -> None:
+def test_killed_at_any_moment_while_its_notifications_are_kept(place: str, tmp_path: Path) -> None:
     interrupted(place, "kept", tmp_path)
 
 
@@ -99,7 +101,7 @@ def test_stopped_at_any_moment_and_started_with_another_socket(place: str, tmp_p
     interrupted(place, "renewed", tmp_path)
 
 
-def interrupted(place: str, announcements: str, tmp_path: Path) -> None:
+def interrupted(place: str, socket: str, tmp_path: Path) -> None:
     chance = random.Random(place)
     with joined([f"{HERE}/24"], [f"{THERE}/24"]) as (here, there):
         for host in (here, there):
@@ -117,21 +119,21 @@ def interrupted(place: str, announcements: str, tmp_path: Path) -> None:
         try:
             with ExitStack() as sockets:
                 for _ in range(KILLS):
-                    if kept is None or announcements == "renewed":
+                    if kept is None or socket == "renewed":
                         sockets.close()
-                        kept = sockets.enter_context(opened(here)) if announcements != "own" else None
-                    program = Program(here, *options, interval=interval, announcements=kept)
-                    if announcements == "renewed" or chance.random() < 0.7:
+                        kept = sockets.enter_context(opened(here)) if socket != "own" else None
+                    program = Program(here, *options, interval=interval, notifications=kept)
+                    if socket == "renewed" or chance.random() < 0.7:
                         program.ready()
                     # From before it has begun to read, to some reads later.
                     time.sleep(chance.uniform(0, 0.15))
-                    if announcements == "renewed":
+                    if socket == "renewed":
                         program.stop()
                     else:
                         program.kill()
                     runs.append(of_kind(program.events, CONNECTION))
                 traffic.stop()
-                last = Program(here, *options, announcements=kept)
+                last = Program(here, *options, notifications=kept)
                 last.ready()
                 last.read_again()
                 last.stop()
@@ -146,15 +148,16 @@ def interrupted(place: str, announcements: str, tmp_path: Path) -> None:
     assert set(ids) == set(traffic.made)
     assert {each: numbers for each, numbers in ids.items() if len(numbers) > 1} == {}
     # What a run tells again it tells before anything else: it is what was not known to be delivered when it was killed.
-    told: set[Flow] = set()
+    reported: set[Flow] = set()
     for run in runs:
-        again = [flow(event) in told for event in run]
+        again = [flow(event) in reported for event in run]
         assert again == sorted(again, reverse=True)
-        told.update(flow(event) for event in run)
+        reported.update(flow(event) for event in run)
 
 
-def test_what_had_ended_before_the_first_start_is_told_though_that_is_killed_at_once(tmp_path: Path) -> None:
-    """Until it is known which of them were announced before. Whoever has read them once must not take them for told then."""
+def test_what_had_ended_before_the_first_start_is_reported_though_that_is_killed_at_once(tmp_path: Path) -> None:
+    """Until it is known which of them the kernel had reported before. Whoever has read them once must not take them for
+    reported then."""
     with namespace() as here:
         with listen(here, "127.0.0.1", 8080) as listener:
             for _ in range(COUNT):
@@ -166,11 +169,11 @@ def test_what_had_ended_before_the_first_start_is_told_though_that_is_killed_at_
         runs: list[list[Event]] = []
         with opened(here) as kept:
             for _ in range(5):
-                program = Program(here, *options, announcements=kept)
+                program = Program(here, *options, notifications=kept)
                 program.ready()
                 program.kill()
                 runs.append(program.connections)
-            with running(here, *options, announcements=kept) as last:
+            with running(here, *options, notifications=kept) as last:
                 last.wait(
                     lambda: len({flow(event) for run in [*runs, last.connections] for event in run}) == COUNT,
                     "what had ended before",

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, joined
-from tests.support.program import CONNECTION, Event, Program, of_kind, running
+from tests.support.program import Event, Program, of_kind, running
 from tests.support.traffic import connect, listen, reset
 from tests.support.truth import Established, Truth, Unavailable, truth
 
@@ -97,7 +98,7 @@ def _flow(each: Established) -> Flow:
 
 
 def assert_same(events: list[Event], expected: Counter[Flow]) -> None:
-    """Each is reported as often as it was established. Where the kernel wiped an address, what is left must fit."""
+    """Each is reported as often as it was established. Where the kernel cleared an address, what is left must fit."""
     missing = Counter(expected)
     partial = []
     for event in events:
@@ -107,8 +108,8 @@ def assert_same(events: list[Event], expected: Counter[Flow]) -> None:
         else:
             missing[flow] -= 1  # type: ignore[index]
     surplus = -missing
-    told = [event for event in events if _ends(event) in surplus]
-    assert not surplus, f"reported too often: {told}, missing: {+missing}"
+    extra = [event for event in events if _ends(event) in surplus]
+    assert not surplus, f"reported too often: {extra}, missing: {+missing}"
     rest = list((+missing).elements())
     for flow in partial:
         fitting = [each for each in rest if _fits(flow, each)]
@@ -152,7 +153,7 @@ def world() -> Iterator[World]:
         programs = [stack.enter_context(running(first, interval=interval)) for interval in ("100ms", "1h")]
         made = World(first, other, number, kernel, programs)
         yield made
-        # What the kernel wiped is reported a second later: nothing may follow.
+        # What the kernel cleared is reported a second later: nothing may follow.
         before = [len(program.events) for program in programs]
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
@@ -197,7 +198,7 @@ class Place:
 
     def client_of(self, listener: socket.socket, port: int = 0, family: int = 0) -> socket.socket:
         number = int((family or listener.family) == socket.AF_INET6)
-        # Unless a port is, the address is chosen by the kernel: closing with SO_LINGER 0 wipes what was not bound.
+        # Unless a port is, the address is chosen by the kernel: closing with SO_LINGER 0 clears what was not bound.
         source = (self._sources[number], port) if port else None
         return connect(self.client, self.addresses[number], listener.getsockname()[1], source)
 
@@ -408,7 +409,7 @@ def test_a_socket_that_is_connected_to_itself(world: World) -> None:
 
 
 def test_both_sides_open_at_once(world: World) -> None:
-    """Each SYN meets the other: who opened it is not to be told, but that it is one connection."""
+    """Each SYN meets the other: who opened it cannot be known, but that it is one connection."""
     addresses = [world.address("here"), world.address("there")]
     hosts = [world.here, world.there]
     with ExitStack() as stack:

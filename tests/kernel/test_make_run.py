@@ -26,6 +26,6 @@ def test_make_run_shows_what_is_there_on_this_host_and_then_what_comes() -> None
         assert any(f": New listener: 127.0.0.1:{port}\n" in line for line in program.stdout)
         with socket.create_connection(("127.0.0.1", port)) as client:
             expected = f": New connection: 127.0.0.1:{client.getsockname()[1]} -> 127.0.0.1:{port}\n"
-        # It is closed by now, long before the second read: the kernel has announced it.
+        # It is closed by now, long before the second poll: the kernel has reported it.
         assert any(expected in line for line in program.stdout)
         os.killpg(program.pid, signal.SIGINT)

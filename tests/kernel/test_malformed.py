@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import about_connections, parsed
+from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import LOSS, once
+from tests.support.program import once
 from tests.support.supervised import Supervised
 from tests.support.table import TITLES, Tables, line, listener
 
@@ -42,7 +43,7 @@ def test_a_malformed_row_is_reported_with_file_line_and_count_and_the_others_cou
     assert f"2 rows could not be understood, the first in {tables.tcp} line 3: what\\x1b[2Jis this" in loss["message"]
 
 
-def test_malformed_rows_of_one_read_are_reported_in_one_loss_event(tmp_path: Path, here: Namespace) -> None:
+def test_malformed_rows_of_one_poll_are_reported_in_one_loss_event(tmp_path: Path, here: Namespace) -> None:
     tables = Tables(tmp_path)
     before = line("10.0.0.5:22", "203.0.113.9:51544", inode=101)
     after = line("10.0.0.7:443", "203.0.113.9:51546", inode=103)

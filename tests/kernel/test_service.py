@@ -26,7 +26,7 @@ def incoming(number: int) -> Line:
     return line("10.0.0.5:22", f"203.0.113.9:{50000 + number}", inode=100 + number)
 
 
-def told(number: int) -> str:
+def message(number: int) -> str:
     return f"New connection: 203.0.113.9:{50000 + number} -> 10.0.0.5:22"
 
 
@@ -41,7 +41,7 @@ def options(tables: Tables, *more: str, interval: str = "100ms") -> list[str]:
     return ["--procfs", str(tables.directory), "--interval", interval, *more]
 
 
-# --- what the service manager is told --------------------------------------------------------------------------------
+# --- what the service manager gets --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["tcp", "tcp6"])
@@ -57,7 +57,7 @@ def test_it_is_ready_after_the_first_complete_read_and_not_before(tables: Tables
         assert re.search("connections? open", first.assigned["STATUS"])
 
 
-def test_the_status_has_live_figures(tables: Tables) -> None:
+def test_the_status_has_live_numbers(tables: Tables) -> None:
     with Supervised(*options(tables)) as service:
         assert re.fullmatch(
             r"1 connection open, 1 new in the last poll \(\d+\.\d ms\); polls only: no destroy notifications",
@@ -128,7 +128,7 @@ def test_while_it_hangs_in_a_read_there_is_no_sign_of_life(tables: Tables) -> No
 # --- reload ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_reload_is_told_with_its_time_and_then_it_is_ready_again(tables: Tables) -> None:
+def test_a_reload_is_notified_with_its_time_and_then_it_is_ready_again(tables: Tables) -> None:
     with Supervised(*options(tables, interval="1d")) as service:
         service.ready()
         before, since = len(service.notices), time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -156,9 +156,9 @@ def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_pa
         service.reads(2)
     assert messages("\n".join(service.lines)) == [
         "New listener: 0.0.0.0:22",
-        told(0),
+        message(0),
         "New listener: 0.0.0.0:25",
-        told(1),
+        message(1),
     ]
     assert service.said == []
 
@@ -175,7 +175,7 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
         tables.write([SSH, incoming(0), incoming(1), line("10.0.0.5:50001", "192.0.2.1:443", inode=12)])
         service.wait(lambda: len(service.lines) == 2, "the one that is not ignored")
         service.reads(2)
-        # It can be mended.
+        # It can be fixed.
         file.write_text("[Poll]\nInterval=100ms\n")
         service.send(signal.SIGHUP)
         service.notice("READY", len(service.notices))
@@ -187,7 +187,7 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
     assert messages("\n".join(service.lines)) == [
         "New listener: 0.0.0.0:22",
         "New connection: 10.0.0.5:50001 -> 192.0.2.1:443",
-        told(2),
+        message(2),
     ]
 
 
@@ -195,7 +195,7 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_when_it_is_told_to_stop_it_says_so_saves_and_ends_well(
+def test_when_it_has_to_stop_it_says_so_saves_and_ends_well(
     tables: Tables, tmp_path: Path, number: signal.Signals
 ) -> None:
     state = tmp_path / "snapshot"
@@ -251,7 +251,11 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
         assert service.stop() == 0
     if output == "json":
         events = about_connections(map(parsed, service.lines))
-        assert [event["message"] for event in events[:2] + events[4:]] == ["New listener: 0.0.0.0:22", told(0), told(1)]
+        assert [event["message"] for event in events[:2] + events[4:]] == [
+            "New listener: 0.0.0.0:22",
+            message(0),
+            message(1),
+        ]
         degraded, recovered = events[2:4]
         assert (degraded["event.action"], recovered["event.action"]) == ("source-degraded", "source-recovered")
         assert (degraded["priority"], recovered["priority"]) == (4, 6)
@@ -286,7 +290,7 @@ def slow_reads(tables: Tables, count: int, seconds: float) -> float:
                 began = time.monotonic()
             time.sleep(seconds)
             slow.answer(table, further=number + 1 < count)
-        service.wait(lambda: service.count("STATUS") >= count, "last read")
+        service.wait(lambda: service.count("STATUS") >= count, "last poll")
         return time.monotonic() - began
 
 
@@ -318,7 +322,7 @@ def test_the_sample_is_served_as_well(tmp_path: Path) -> None:
 
 
 def test_the_directory_of_the_tables_need_not_be_the_same(tables: Tables) -> None:
-    """A host's /proc can be mounted anew while it runs."""
+    """A host's /proc can be mounted again while it runs."""
     with Supervised(*options(tables)) as service:
         service.ready()
         new = tables.directory.with_name("new")
@@ -326,5 +330,5 @@ def test_the_directory_of_the_tables_need_not_be_the_same(tables: Tables) -> Non
         tables.directory.rename(tables.directory.with_name("old"))
         new.rename(tables.directory)
         tables.write([SSH, incoming(0), incoming(1)])
-        service.wait(lambda: told(1) in "".join(service.lines), "the new one")
-        assert sum(told(0) in line for line in service.lines) == 1
+        service.wait(lambda: message(1) in "".join(service.lines), "the new one")
+        assert sum(message(0) in line for line in service.lines) == 1

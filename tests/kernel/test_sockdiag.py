@@ -1,4 +1,4 @@
-"""NETLINK_SOCK_DIAG: what is understood of the kernel's announcements and answers, and what is not believed."""
+"""NETLINK_SOCK_DIAG: what is understood of the kernel's notifications and answers, and what is not believed."""
 
 from __future__ import annotations
 
@@ -153,11 +153,11 @@ NONE = {
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_what_is_no_announcement_tells_nothing(name: str) -> None:
+def test_what_is_no_notification_tells_nothing(name: str) -> None:
     assert parse_notification(NONE[name]) is None
 
 
-def test_without_tcp_info_nothing_is_told() -> None:
+def test_without_tcp_info_nothing_is_reported() -> None:
     """Its absence says nothing of whether the socket ever was a connection."""
     message = MESSAGES[0]
     assert parse_notification(message) is not None
@@ -238,7 +238,7 @@ def _port(port: int) -> bytes:
     return port.to_bytes(2, "big")
 
 
-# --- announcements ---------------------------------------------------------------------------------------------------
+# --- notifications ---------------------------------------------------------------------------------------------------
 
 
 def until(condition: Callable[[], bool], seconds: float = 10) -> None:
@@ -282,7 +282,7 @@ def open_in(where: Namespace) -> socket.socket:
         return open_notifications()
 
 
-def test_both_sockets_of_a_connection_are_announced_with_different_cookies(here: Namespace) -> None:
+def test_both_sockets_of_a_connection_are_notified_with_different_cookies(here: Namespace) -> None:
     ends, found = Notifications(open_in(here)), []
     with listening(here) as listener:
         client, accepted = connected(here, listener)
@@ -296,7 +296,7 @@ def test_both_sockets_of_a_connection_are_announced_with_different_cookies(here:
     assert (ends.dropped(), ends.ignored) == (0, 0)
 
 
-def test_an_announcement_stays_until_it_is_taken(here: Namespace) -> None:
+def test_a_notification_stays_until_it_is_taken(here: Namespace) -> None:
     source = open_in(here)
     ends = Notifications(source)
     assert ends.peek() is None
@@ -314,7 +314,7 @@ def test_an_announcement_stays_until_it_is_taken(here: Namespace) -> None:
 
 
 def test_who_is_not_the_kernel_is_not_believed(here: Namespace) -> None:
-    """Root can send to any netlink socket; what it says looks just like an announcement."""
+    """Root can send to any netlink socket; what it says looks just like a notification."""
     source = open_in(here)
     ends = Notifications(source)
     with here.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as liar:
@@ -333,7 +333,7 @@ def test_who_is_not_the_kernel_is_not_believed(here: Namespace) -> None:
     assert ends.ignored == 3
 
 
-def test_what_is_longer_than_any_announcement_is_dropped(here: Namespace) -> None:
+def test_what_is_longer_than_any_notification_is_dropped(here: Namespace) -> None:
     source = open_in(here)
     ends = Notifications(source)
     with here.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as liar:
@@ -343,30 +343,30 @@ def test_what_is_longer_than_any_announcement_is_dropped(here: Namespace) -> Non
     assert ends.ignored == 1
 
 
-def test_every_announcement_is_received_or_counted_as_lost(here: Namespace) -> None:
-    """With the smallest buffer that the kernel gives; it announces both sockets of every connection."""
+def test_every_notification_is_received_or_counted_as_lost(here: Namespace) -> None:
+    """With the smallest buffer that the kernel gives; it reports both sockets of every connection."""
     source = open_in(here)
     source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
     ends = Notifications(source)
-    got = lost = announced = 0
+    got = lost = sent = 0
     with listening(here) as listener:
         for round in range(3):
             for _ in range(101):
                 for each in connected(here, listener):
                     each.close()
-            announced += 202
+            sent += 202
 
             until(lambda before=lost: ends.dropped() > before)  # type: ignore[misc]
             got += len(take_all(ends))
 
-            def settled(announced: int = announced) -> bool:
+            def settled(sent: int = sent) -> bool:
                 nonlocal got
                 got += len(take_all(ends))
-                return got + ends.dropped() >= announced
+                return got + ends.dropped() >= sent
 
             until(settled)
             lost = ends.dropped()
-            assert got + lost == announced
+            assert got + lost == sent
             assert lost > 100 * (round + 1)
 
 
@@ -387,18 +387,18 @@ def test_a_descriptor_that_is_another_socket_is_not_taken() -> None:
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_descriptors_are_told_apart_and_not_inherited(turned: bool, here: Namespace) -> None:
+def test_descriptors_are_distinguished_and_not_inherited(turned: bool, here: Namespace) -> None:
     given = [open_in(here).detach(), here.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4).detach()]
     for descriptor in given:
         os.set_inheritable(descriptor, True)
-    announcements, questions = received(given[::-1] if turned else given)
-    assert announcements is not None
+    notifications, questions = received(given[::-1] if turned else given)
+    assert notifications is not None
     assert questions is not None
-    assert [announcements.fileno(), questions.fileno()] == given
+    assert [notifications.fileno(), questions.fileno()] == given
     assert not any(os.get_inheritable(descriptor) for descriptor in given)
-    assert Notifications(announcements).peek() is None
+    assert Notifications(notifications).peek() is None
     Lookup(questions).check()
-    announcements.close()
+    notifications.close()
     questions.close()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import parsed
-from tests.support.state_file import PLACE, SSH, incoming, once, told
+from tests.support.state_file import PLACE, SSH, incoming, once, reported
 from tests.support.supervised import Supervised
 from tests.support.table import Tables
 from tests.support.terminal import TREE, command, environment, messages
@@ -59,7 +59,7 @@ def test_a_kill_at_any_write_loses_nothing_and_repeats_only_under_the_same_id(
             events.append([parsed(line) for line in done.stdout.splitlines(keepends=True) if line.endswith("\n")])
         killed, after, quiet = events
         ids = {event["message"]: event["tcpnewconn.connection_id"] for event in killed + after}
-        assert sorted(ids) == told(10, 11, 12, 13), f"killed at {call} {number}"
+        assert sorted(ids) == reported(10, 11, 12, 13), f"killed at {call} {number}"
         assert {event["tcpnewconn.connection_id"] for event in killed + after} == set(ids.values())
         assert len({event["message"] for event in after}) == len(after)
         assert quiet == []
@@ -121,8 +121,8 @@ def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_g
         service.reads(2)
         assert service.stop() == 0
         (warning,) = service.said
-    # Everything is told again: what the file said of it is not known.
-    assert messages("\n".join(service.lines)) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
+    # Everything is reported again: what the file said of it is not known.
+    assert messages("\n".join(service.lines)) == ["New listener: 0.0.0.0:22", *reported(0, 1, 2)]
     assert warning.startswith(f"tcpnewconn: {state}: {why}")
     assert warning.endswith(f"moved to {state}.damaged-1: connections that are open now are logged again")
     assert os.path.lexists(f"{state}.damaged-1")
@@ -140,7 +140,7 @@ def test_a_quiet_read_writes_nothing_and_a_change_only_what_changed(tables: Tabl
         assert state.read_bytes() == content
         assert len(content) > 100_000
         tables.write([SSH, *map(incoming, range(2001))])
-        service.wait(lambda: told(2000)[0] in service.lines[-1], "the new one")
+        service.wait(lambda: reported(2000)[0] in service.lines[-1], "the new one")
         service.reads(2)
         assert 0 < state.stat().st_size - status.st_size < 2000
         assert state.read_bytes()[192 : status.st_size] == content[192:]
@@ -150,7 +150,7 @@ def test_however_much_comes_and_goes_it_stays_small(tables: Tables, state: Path)
     largest = 0
     with Supervised("--procfs", str(tables.directory), "--state", str(state), "--interval", "100ms") as service:
         service.ready()
-        written = len(["the listener", *told(0, 1, 2)])
+        written = len(["the listener", *reported(0, 1, 2)])
         for turn in range(12):
             tables.write([SSH, *map(incoming, range(turn * 300, turn * 300 + 300))])
             written += 300 if turn else 297
@@ -211,7 +211,7 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
         service.ready()
         service.wait(lambda: len(service.lines) == 1, "the new one")
         # What it could read counts.
-        assert messages("\n".join(service.lines)) == told(3)
+        assert messages("\n".join(service.lines)) == reported(3)
         service.reads(3)
         (warning,) = service.said
         assert warning.startswith(

@@ -24,6 +24,9 @@ def judge(play: Play) -> None:
     assert not twice, "\n".join(what)
     assert missing.total() <= play.lost, "\n".join(what)
     assert play.lost <= play.dropped, "\n".join(what)
+    # What polls show now is open, and nothing else; a connection within this host has two sockets.
+    sockets = sum(1 if is_internal(one) else 2 for one in play.kernel.sockets)
+    assert play.tracker.sockets.open == sockets // 2, "\n".join([f"{play.tracker.sockets.open} open", *what])
 
 
 def _similar(connections: Iterable[Connection]) -> Counter[bytes]:
@@ -31,7 +34,7 @@ def _similar(connections: Iterable[Connection]) -> Counter[bytes]:
 
 
 def _what_is_left(four_tuple: FourTuple) -> bytes:
-    """What tells connections apart for those who read of them: where addresses were cleared, port and peer remain."""
+    """What distinguishes connections for those who read of them: where addresses were cleared, port and peer remain."""
     if not is_internal(four_tuple):
         return four_tuple[4:10]
     return four_tuple if four_tuple.endswith(b"\0\0") else min(four_tuple, mirrored(four_tuple))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -109,7 +110,7 @@ class Play:
             destroyed, connection, _, _ = self._last = buffer[0]
             if destroyed.cookie != cursor.last:
                 if not (destroyed.unaddressed and is_internal(destroyed.four_tuple)):
-                    # Which connection that was is known from its peer alone.
+                    # Its peer alone says which connection that was.
                     connection.notified += 1
                     connection.last_notified = self.kernel.now
                 if destroyed.unaddressed and destroyed.established:
@@ -126,10 +127,10 @@ class Play:
         cursor.count(self._counter, self.kernel.now)
 
     def _save(self) -> None:
-        before = self._state.stat().st_ino
+        before = os.stat(self.log_file.path).st_ino
         self.tracker.cursor.record()
         self.log_file.save()
-        self.rewritten += self._state.stat().st_ino != before
+        self.rewritten += os.stat(self.log_file.path).st_ino != before
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -203,15 +204,15 @@ class Play:
                 connection.in_rows += 1
             elif self._starting and row.ended:
                 self._shown_ended.append(connection)
-            # Of what has ended else it is not the row that tells, but the notification; and a row that looks like that of an
-            # earlier connection tells once that has been notified. Before that, a restart can come in between.
+            # Any other that has ended is known by its notification, not by its row; and a row similar to that of an earlier
+            # connection counts once that one was notified. Before that, a restart can come in between.
         self.log.append("poll:\n" + "".join(f"    {_described(row.socket)}\n" for row in shown))
         if self._starting and self.notified:
             self._ended_at_start |= self.kernel.ended()
         poll = self._proc.poll(self.tracker.run.wants_time_wait)
         self._polls += 1
         if self.notified:
-            # Between a row and the look-up of its socket there are microseconds. What then takes its place is told from it
+            # Between a row and the look-up of its socket there are microseconds. What takes its place then differs from it
             # by its notification; without any, the rows are looked up at once here.
             self._several(step.before_look_up)
         self._polling = False
@@ -287,10 +288,10 @@ class Play:
         self._receive()
         self.pass_time(5.0)
 
-    # --- what cannot be told apart -----------------------------------------------------------------------------------
+    # --- what cannot be distinguished --------------------------------------------------------------------------------
 
     def _indistinguishable(self, action: str, four_tuple: FourTuple) -> bool:
-        """Whether of what this would bring nothing says which connection it is of: then it does not happen."""
+        """Whether of what this would bring nothing says which connection it is of. Then it does not happen."""
         if not self.notified:
             return self._similar_rows(action, four_tuple)
         kernel = self.kernel
@@ -306,7 +307,7 @@ class Play:
             return False
         if four_tuple in (self._used if self._starting else self._ended_at_start):
             # A 4-tuple that enters TIME_WAIT while the first poll is under way, and has another connection before that was
-            # notified, some milliseconds later: its row and its notification cannot be told to be of one connection.
+            # notified, some milliseconds later: nothing says that its row and its notification are of one connection.
             return True
         not_accepted = [one for one in kernel.connections if one.missed and not one.accepted and one.had(four_tuple)]
         if not_accepted and self._polls < 2:
@@ -320,9 +321,9 @@ class Play:
         return is_internal(four_tuple) and (kernel.cleared_lately(four_tuple) or kernel.notified_in_part(four_tuple))
 
     def _similar_rows(self, action: str, four_tuple: FourTuple) -> bool:
-        """Whether this would give a 4-tuple a second connection that its rows alone cannot tell from the first.
+        """Whether this would give a 4-tuple a second connection whose rows do not differ from those of the first.
 
-        Two that wait to be accepted look alike, and so do two in TIME_WAIT if no poll came between; and while a poll is
+        Two that wait to be accepted look the same, and so do two in TIME_WAIT if no poll came between; and while a poll is
         under way, one could take the other's place before it is looked up.
         """
         if four_tuple not in self._used:

@@ -100,7 +100,7 @@ class Kernel:
         self.dropped = 0
         # When sockets lost their addresses.
         self._cleared: dict[FourTuple, float] = {}
-        self._room = room
+        self._capacity = room
         self._left_out = False
         self._next_cookie = 1000
         self._next_inode = 50
@@ -210,7 +210,7 @@ class Kernel:
         if socket is not None and socket.timewait:
             del self.sockets[four_tuple]
 
-    # --- what can be told apart --------------------------------------------------------------------------------------
+    # --- what can be distinguished -----------------------------------------------------------------------------------
 
     def cleared_lately(self, four_tuple: FourTuple) -> bool:
         """Whether a socket with this 4-tuple, or its peer, has lost its addresses within a moment; or is kept open or late."""
@@ -332,7 +332,7 @@ class Kernel:
         notification = self.queue.pop(ours[min(nth, len(ours)) - 1])
         if not self.listening:
             notification.connection.missed = True
-        elif len(self.buffer) >= self._room:
+        elif len(self.buffer) >= self._capacity:
             self.dropped += 1
             notification.connection.dropped = True
         else:

@@ -38,7 +38,7 @@ ENVIRONMENT = {
     "MANPAGER": "cat",
     "DEBIAN_FRONTEND": "noninteractive",
 }
-# A container that asks systemd-nspawn to be started anew.
+# A container that asks systemd-nspawn to be started again.
 REBOOT_STATUS = 133
 _numbers = itertools.count(1)
 

@@ -11,18 +11,7 @@ from typing import Any
 
 from tests.support import booted_traffic
 from tests.support.booted import Booted
-
-CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
-LISTENER = "2226628da8304e6994685e028202cfd5"
-SUMMARY = "c4029bcd2a5841e3bdea3ca9ce1e0d47"
-PORT_SCAN = "576316a0dc7b480ea3df1498dddde400"
-LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
-DEGRADED = "ac71ee2a2e8443a59039d1319c802aa2"
-CLOSED = "be0228f916da4937bc9055c5c372b3cd"
-RECOVERED = "9bd8673752994bd08028b0299ca2c261"
-STARTED = "a3486de517524ebf8716f2504cc51e12"
-STOPPED = "72bd65ca73e74e238df0f70dcbacb033"
-MESSAGE_IDS = (CONNECTION, LISTENER, SUMMARY, PORT_SCAN, LOSS, DEGRADED, RECOVERED, CLOSED, STARTED, STOPPED)
+from tests.support.message_ids import CONNECTION, LOSS
 
 
 def events(container: Booted, message_id: str, *matches: str) -> list[dict[str, Any]]:
@@ -60,7 +49,7 @@ class Traffic:
             self.ids[booted_traffic.number_of(event["DESTINATION_ADDRESS"])][event["TCPNEWCONN_CONNECTION_ID"]] += 1
 
     def wait_for_some(self, container: Booted) -> None:
-        """Until a read of /proc has shown some that are still open."""
+        """Until a poll has shown some that are still open."""
         polled = ("TCPNEWCONN_DETECTED_BY=poll", f"DESTINATION_PORT={self.port}")
         container.wait_for(lambda: events(container, CONNECTION, *polled), "an open connection to be reported")
 
@@ -93,12 +82,12 @@ def traffic(container: Booted, rate: float) -> Iterator[Traffic]:
     running = container.start("/usr/bin/python3", "/opt/traffic.py", str(made.port), str(rate))
     try:
         yield made
-        told = json.loads(running.communicate(timeout=60)[0])
+        outcome = json.loads(running.communicate(timeout=60)[0])
     except BaseException:
         running.kill()
         running.wait()
         raise
-    made.made, made.seconds = told["made"], told["seconds"]
+    made.made, made.seconds = outcome["made"], outcome["seconds"]
 
 
 def wait_for_all(container: Booted, made: Traffic) -> None:

@@ -18,7 +18,7 @@ UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
 EACH = f"""
 [Poll]
 Interval=2s
-{(built.TREE / "tests" / "fixtures" / "unfolded.conf").read_text()}
+{(built.TREE / "tests" / "fixtures" / "every.conf").read_text()}
 """
 HIGHER_VERSION = "0.99.0"
 
@@ -82,9 +82,9 @@ def assert_same_process(container: Booted, pid: int) -> None:
     now = main_pid(container)
     if now != pid:
         lines = container.journalctl("--unit=tcpnewconn", "--priority=5").splitlines()
-        told = "\n".join([line for line in lines if "New listener" not in line][-40:])
+        last = "\n".join([line for line in lines if "New listener" not in line][-40:])
         by_systemd = container.journalctl("_PID=1", "UNIT=tcpnewconn.service", "--lines=40")
-        raise AssertionError(f"the service's process was {pid} and is {now}\n{told}\n{by_systemd}")
+        raise AssertionError(f"the service's process was {pid} and is {now}\n{last}\n{by_systemd}")
 
 
 def drop_in(container: Booted, unit: str, text: str, *, name: str = "test") -> None:

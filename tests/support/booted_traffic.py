@@ -3,9 +3,9 @@ Makes connections on loopback until standard input ends, then says how many. Run
 
     python3 booted_traffic.py PORT RATE          (RATE: connections per second)
 
-The number of a connection is its destination address: number 300 goes to 127.64.1.44. So each can be told in the
+The number of a connection is its destination address: number 300 goes to 127.64.1.44. So each can be found in the
 journal, however often the local ports are used again. A third is closed by the server first, a third by the client
-first, both at once; the last third is kept open for up to 15 seconds, so that a read of /proc sees it.
+first, both at once; the last third is kept open for up to 15 seconds, so that a poll sees it.
 """
 
 import collections

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from tests.support import booted_traffic
-from tests.support.booted_events import CONNECTION
 from tests.support.certificates import Authority
 from tests.support.fleet import ANSIBLE, LOG_SERVER, REPOSITORY_URL, Host, fleet
+from tests.support.message_ids import CONNECTION
 
 RATE, SECONDS = 1000, 60
 REMOTE = "/var/log/journal/remote"

@@ -1,7 +1,7 @@
-"""Large tables of sockets, and the program's own rooms with one of them: reads it once
+"""Large tables of sockets, and the program's own modules with one of them: reads it once
 for each line of standard input, and prints what that came to.
 
-Run as a program, so that the memory is that of the rooms and not of a test runner.
+Run as a program, so that the memory is that of the modules and not of a test runner.
 """
 
 from __future__ import annotations

@@ -38,11 +38,11 @@ def outcomes(distribution: str, repository: Path) -> dict[str, Any]:
             log=console,
         )
         lines = [json.loads(line) for line in said.read_text().splitlines()]
-        told = {line["name"]: line["outcome"] for line in lines}
-        if "failed" in told or "end of boot 2" not in told:
-            failure = told.get("failed", f"it ended early, after {list(told)}")
+        outcome = {line["name"]: line["outcome"] for line in lines}
+        if "failed" in outcome or "end of boot 2" not in outcome:
+            failure = outcome.get("failed", f"it ended early, after {list(outcome)}")
             raise AssertionError(f"{failure}\n--- console\n{console.read_text(errors='replace')[-4000:]}")
-        return told
+        return outcome
 
 
 def _run_to_the_end(*command: str, log: Path) -> None:

@@ -70,7 +70,7 @@ def first_boot() -> None:
     say("installed", {unit: run(f"systemctl is-active tcpnewconn.{unit}") for unit in ("service", "socket")})
     say("user", run(f"stat --format=%U {STATE}"))
 
-    # Two that a read of /proc sees, and one that is over before: each from one real program to another.
+    # Two that a poll sees, and one that is over before: each from one real program to another.
     slow = [subprocess.Popen([*SLOW.split(), f"http://{host}/page"]) for host in ("127.0.0.1", "[::1]")]
     run("systemd-run --quiet --wait --unit=caller.service curl --silent --output /dev/null http://127.0.0.2/")
     servers = ("127.0.0.1", "::1", "127.0.0.2")

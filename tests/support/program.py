@@ -17,16 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support import events
+from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace
 
 TREE = Path(__file__).resolve().parents[2]
 
-CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
-LISTENER = "2226628da8304e6994685e028202cfd5"
-LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
-DEGRADED = "ac71ee2a2e8443a59039d1319c802aa2"
-RECOVERED = "9bd8673752994bd08028b0299ca2c261"
-CLOSED = "be0228f916da4937bc9055c5c372b3cd"
 
 Event = events.Event
 # Source address and port, destination address and port.
@@ -39,7 +34,7 @@ CLOSED_CONFIGURATION = str(TREE / "tests/fixtures/closed.conf")
 
 def command(*options: str) -> list[str]:
     """tcpnewconn with no configuration but the options given, reporting in JSON, every connection by itself."""
-    given = [] if "--config" in options else ["--config", str(TREE / "tests/fixtures/unfolded.conf")]
+    given = [] if "--config" in options else ["--config", str(TREE / "tests/fixtures/every.conf")]
     return [sys.executable, "-m", "tcpnewconn", "--output", "json", *given, *options]
 
 
@@ -74,11 +69,11 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 class Program:
     """A running tcpnewconn. Its events are gathered as they come; `ready` is set after its first read.
 
-    `announcements` is a socket for them that is kept for it, as systemd does (sd_listen_fds(3)).
+    `notifications` is a socket for them that is kept for it, as systemd does (sd_listen_fds(3)).
     """
 
     def __init__(
-        self, where: Namespace, *options: str, interval: str = "100ms", announcements: socket.socket | None = None
+        self, where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
     ) -> None:
         self.events: list[Event] = []
         # Those that say since when and until when it observes.
@@ -93,7 +88,7 @@ class Program:
         self._notify.bind(f"{self._directory.name}/notify")
         self.started = time.monotonic()
         asked = where.command(*command("--interval", interval, *options))
-        descriptors = [announcements.fileno()] if announcements is not None else []
+        descriptors = [notifications.fileno()] if notifications is not None else []
         if descriptors:
             passed = f'exec 3<&{descriptors[0]}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
             asked = ["bash", "-c", passed, "bash", *asked]
@@ -199,10 +194,10 @@ class Program:
 
 @contextmanager
 def running(
-    where: Namespace, *options: str, interval: str = "100ms", announcements: socket.socket | None = None
+    where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
 ) -> Iterator[Program]:
     """tcpnewconn after its first read; stopped at the end, when it must have had nothing to complain of."""
-    program = Program(where, *options, interval=interval, announcements=announcements)
+    program = Program(where, *options, interval=interval, notifications=notifications)
     try:
         program.ready()
         yield program

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class SlowTable:
-    """A read that has come to it stays there until it is told what stands in the table."""
+    """A read that has come to it stays there until a test says what stands in the table."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,6 +1,6 @@
-"""Two million announced connections through the program's own rooms, as fast as they go; prints its memory on the way.
+"""Two million destroyed connections through the program's own modules, as fast as they go; prints its memory on the way.
 
-Run as a program, so that the memory is that of the rooms and not of a test runner.
+Run as a program, so that the memory is that of the modules and not of a test runner.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def incoming(number: int) -> Line:
     return line("10.0.0.5:22", f"203.0.113.9:{20000 + number}", inode=100 + number)
 
 
-def told(*numbers: int) -> list[str]:
+def reported(*numbers: int) -> list[str]:
     return [f"New connection: 203.0.113.9:{20000 + number} -> 10.0.0.5:22" for number in numbers]
 
 

@@ -19,7 +19,7 @@ from tests.support.journal import MOUNT, Journal
 from tests.support.terminal import TREE, command, environment
 
 # As long as anything may take on a busy machine.
-PATIENCE = 30.0
+DEADLINE = 30.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Supervised:
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, seconds: float = DEADLINE) -> None:
         """Until a condition holds; it is looked at with every notice and line."""
         until = time.monotonic() + seconds
         with self._changed:
@@ -162,11 +162,11 @@ class Supervised:
 
     def ended(self) -> int:
         """Its exit status, when it has ended; everything that it said is there then."""
-        self.process.wait(PATIENCE)
+        self.process.wait(DEADLINE)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
             last.sendto(b"", f"{self._temporary.name}/notify")
         for thread in self._threads:
-            thread.join(PATIENCE)
+            thread.join(DEADLINE)
         return self.process.returncode
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:

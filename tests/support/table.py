@@ -69,7 +69,7 @@ def listener(local: str, inode: int = 1, uid: int = 0) -> Line:
 
 
 class Tables:
-    """A directory that holds both tables, to be written anew before each read."""
+    """A directory that holds both tables, to be written again before each poll."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

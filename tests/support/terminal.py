@@ -22,9 +22,9 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def command(*options: str, python: Sequence[str] = (sys.executable,)) -> list[str]:
-    """The command line; with no configuration unless the options name one, but that every connection is told by itself."""
+    """The command line; with no configuration unless the options name one, but that every connection is logged by itself."""
     configured = not options or options[0].startswith("-") or options[0] in ("run", "check-config", "show-config")
-    given = [] if "--config" in options or not configured else ["--config", str(TESTS / "fixtures/unfolded.conf")]
+    given = [] if "--config" in options or not configured else ["--config", str(TESTS / "fixtures/every.conf")]
     return [*python, "-m", "tcpnewconn", *options, *given]
 
 

@@ -80,7 +80,7 @@ def test_the_first_of_a_burst_are_logged_one_by_one_and_the_rest_in_one_summary(
     )
 
 
-def test_a_new_interval_begins_anew() -> None:
+def test_a_new_interval_begins_from_zero() -> None:
     aggregation = Aggregation(burst=1, total=0)
     assert aggregation.add(connection(), 0.0) is None
     assert aggregation.add(connection(), 0.0) is not None

@@ -141,7 +141,7 @@ def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
         (["--bogus"], "--bogus"),
         (["bogus"], "'bogus'"),
         (["bogus", "--help"], "use run, status, check-config, show-config, metrics-http, ledger, report"),
-        (["stauts"], "unknown command 'stauts'; did you mean status?"),
+        (["stats"], "unknown command 'stats'; did you mean status?"),
         (["run", "twice"], "unexpected argument 'twice'"),
         (["run", "status"], "unexpected argument 'status'"),
         (["--once", "status"], "'status' is a command; it comes first: tcpnewconn status"),

@@ -140,7 +140,7 @@ def test_listeners_that_were_asked_for_take_the_place_of_those_known() -> None:
     assert known.on(four_tuple(("10.0.0.5:8082", "192.0.2.1:1"))[:6]) == 4711
 
 
-def test_the_nearest_listener_s_cgroup_is_told() -> None:
+def test_the_nearest_listener_s_cgroup_is_known() -> None:
     known = Listeners()
     for name, cgroup in (("[::]:80", 1), ("0.0.0.0:80", 2), ("10.0.0.5:80", 3)):
         address, port = packed(name)

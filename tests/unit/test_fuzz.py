@@ -1,6 +1,6 @@
 """Whatever the bytes are that come in from outside, nothing is raised but what was declared.
 
-What configuration files, rows and announcements are fuzzed with by themselves stands in test_config.py, test_procnet.py and
+What configuration files, rows and notifications are fuzzed with by themselves stands in test_config.py, test_procnet.py and
 test_sockdiag.py; here are the snapshot, the kernel's answers, what a directory of captured files may hold,
 and all of it in a row.
 """
@@ -227,7 +227,7 @@ LINES = st.builds(
     uid=st.sampled_from([0, 1000, 2**32 - 1, 10**30]),
     inode=st.sampled_from([0, 1, 2, 2**32 - 1, 2**32, 10**10, 10**30]),
 )
-ANNOUNCED = st.builds(
+DESTROYED = st.builds(
     lambda local, remote, cookie, established, unaddressed: DestroyedSocket(
         four_tuple_of(*local, *((remote[0], 0) if unaddressed else remote)),
         cookie,
@@ -241,24 +241,24 @@ ANNOUNCED = st.builds(
     st.booleans(),
     st.booleans(),
 )
-# One after the other: a read of these rows (changed in places), or an announced end.
+# One after the other: a poll of these rows (changed in places), or a destroyed socket.
 HISTORY = st.lists(
     st.tuples(
         st.lists(LINES, max_size=6),
         st.lists(st.tuples(st.integers(150, 700), st.integers(0, 3), st.binary(max_size=3)), max_size=2),
     )
-    | ANNOUNCED,
+    | DESTROYED,
     max_size=12,
 )
 
 
 @settings(deadline=None, max_examples=200)
-@given(history=HISTORY, announced=st.booleans())
+@given(history=HISTORY, notified=st.booleans())
 # A listener that has a peer, and a connection on its addresses: no kernel writes that.
-@example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 1), state) for state in (10, 1)], [])], announced=False)
-@example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 40000), 1, 10**30, 10**30)], [])], announced=True)
+@example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 1), state) for state in (10, 1)], [])], notified=False)
+@example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 40000), 1, 10**30, 10**30)], [])], notified=True)
 def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
-    directory: Path, history: list[DestroyedSocket | tuple[list[Line], list[Change]]], announced: bool
+    directory: Path, history: list[DestroyedSocket | tuple[list[Line], list[Change]]], notified: bool
 ) -> None:
     (directory / "net").mkdir(exist_ok=True)
     (directory / "snapshot").unlink(missing_ok=True)
@@ -271,7 +271,7 @@ def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
 
     def built() -> tuple[StateLog, Observer]:
         log = StateLog(str(directory / "snapshot"), PLACE)
-        kind = Notifications.KEPT if announced else Notifications.NONE
+        kind = Notifications.KEPT if notified else Notifications.NONE
         made = Observer(ProcNet(str(directory), "little"), here, None, check, kind, log, 1)
         assert log.load() is None
         return log, made

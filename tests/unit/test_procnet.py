@@ -410,7 +410,7 @@ def captured() -> list[Row]:
     return [*result.listeners, *result.rows()]
 
 
-def test_a_listener_is_told_apart_from_its_connections(tables: Tables) -> None:
+def test_a_listener_is_distinguished_from_its_connections(tables: Tables) -> None:
     tables.write([listener("10.0.0.5:22", 7), BEFORE, listener("[::]:22", 8), BEFORE6])
     result = poll(tables)
     assert [row.inode for row in result.listeners] == [7, 8]

@@ -89,7 +89,7 @@ def test_a_captured_scene_is_read_as_it_was_made(kernel: Path, scene: str) -> No
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.name)
-def test_rows_are_read_alike_on_both_sides_of_slot_9999_and_99999(kernel: Path) -> None:
+def test_rows_are_read_the_same_on_both_sides_of_slot_9999_and_99999(kernel: Path) -> None:
     lines = (kernel / "many" / "net" / "tcp").read_text().splitlines()[1:]
     slots = [int(line.split(":")[0]) for line in lines]
     assert {9999, 10000, 99999, 100000} <= set(slots)

@@ -69,7 +69,7 @@ WEB6_NEW = "+ [2001:db8::5]:80 [2001:db8::9]:51545 1 103"
 MAPPED_NEW = "+ 10.0.0.5:80 203.0.113.9:51546 1 104"
 
 
-def test_a_row_is_told_once(reader: Reader) -> None:
+def test_a_row_is_reported_once(reader: Reader) -> None:
     assert reader.read(SSH, WEB6) == [SSH_NEW, WEB6_NEW]
     assert reader.read(SSH, WEB6) == []
     assert reader.read(SSH, WEB, WEB6) == [WEB_NEW]
@@ -175,8 +175,8 @@ def test_rows_that_move_past_a_longer_slot_number_are_no_change(slot: int, reade
 
 def test_several_sockets_that_listen_on_one_address_are_one_listener(reader: Reader) -> None:
     one, other = listener("0.0.0.0:8080", inode=7), listener("0.0.0.0:8080", inode=8)
-    (told,) = reader.read(one, other)
-    assert told.startswith("+ 0.0.0.0:8080 0.0.0.0:0 10 ")
+    (change,) = reader.read(one, other)
+    assert change.startswith("+ 0.0.0.0:8080 0.0.0.0:0 10 ")
     assert reader.read(other, one) == []
     assert reader.read(one, other, listener("0.0.0.0:8080", inode=9)) == []
     assert reader.read(other) == []
@@ -199,7 +199,7 @@ def test_a_mapped_row_is_one_of_ipv4(reader: Reader) -> None:
     assert reader.read() == ["- 10.0.0.5:80 203.0.113.9:51546"]
 
 
-def test_a_connect_is_told_when_it_has_succeeded(reader: Reader) -> None:
+def test_a_connect_is_reported_when_it_has_succeeded(reader: Reader) -> None:
     connecting = line("10.0.0.5:40000", "203.0.113.9:443", SYN_SENT, inode=101)
     assert reader.read(connecting) == []
     assert reader.read(connecting) == []
@@ -209,7 +209,7 @@ def test_a_connect_is_told_when_it_has_succeeded(reader: Reader) -> None:
 
 
 def test_rows_in_time_wait_can_be_passed_over(reader: Reader) -> None:
-    """They are not told, and their connection is gone when it was absent twice."""
+    """They are not reported, and their connection is gone when it was absent twice."""
     waiting = line("10.0.0.5:22", "203.0.113.9:51544", TIME_WAIT)
     assert reader.read(waiting, time_wait=False) == []
     assert reader.read(SSH, time_wait=False) == [SSH_NEW]
@@ -234,7 +234,7 @@ def test_a_table_of_ipv6_comes_and_goes(reader: Reader) -> None:
 
 @pytest.mark.parametrize("name", ["tcp", "tcp6"])
 def test_a_read_that_fails_takes_nothing_away(name: str, reader: Reader) -> None:
-    """What was new in it is told by the next one; an absence counts only where a read shows it."""
+    """What was new in it is reported by the next one; an absence counts only where a poll shows it."""
     heard = listener("10.0.0.5:22", 7)
     reader.read(SSH, MAPPED)
     reader.read(MAPPED)
@@ -313,10 +313,10 @@ STANDING = [
 
 @settings(deadline=None)
 @given(reads=st.lists(st.tuples(*STANDING), max_size=12))
-def test_what_is_told_is_what_was_not_so_before(
+def test_what_is_reported_is_what_was_not_so_before(
     reads: list[tuple[Line | None, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A row is told when it stood in neither of the two reads before, or stood otherwise when it was last seen in them."""
+    """A row is reported when it stood in neither of the two polls before, or stood otherwise when it was last seen in them."""
     reader = Reader(tmp_path_factory.mktemp("reads"))
     one: tuple[Line | None, ...] = (None, None, None)
     two = one

@@ -1,4 +1,4 @@
-"""Every Python that this machine has, from 3.10 to 3.14, runs the program alike."""
+"""Every Python that this machine has, from 3.10 to 3.14, runs the program in the same way."""
 
 from __future__ import annotations
 

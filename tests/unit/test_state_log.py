@@ -13,7 +13,7 @@ from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import TIME_WAIT, DestroyedSocket, Traffic, four_tuple_of
 from tcpnewconn.tracking.socket import Phase
 from tests.support.owners import Owners
-from tests.support.state_file import PLACE, SSH, incoming, once, told
+from tests.support.state_file import PLACE, SSH, incoming, once, reported
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TESTS, messages, run
 
@@ -38,10 +38,10 @@ def state(tmp_path: Path) -> Path:
 
 
 def test_a_restart_reports_nothing_twice_and_what_came_meanwhile(tables: Tables, state: Path) -> None:
-    assert once(tables, state) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
+    assert once(tables, state) == ["New listener: 0.0.0.0:22", *reported(0, 1, 2)]
     assert once(tables, state) == []
     tables.write([SSH, listener("0.0.0.0:25", inode=11), incoming(0), incoming(2), incoming(3)])
-    assert once(tables, state) == ["New listener: 0.0.0.0:25", *told(3)]
+    assert once(tables, state) == ["New listener: 0.0.0.0:25", *reported(3)]
     assert once(tables, state) == []
 
 
@@ -56,7 +56,7 @@ def test_a_listener_that_is_back_after_it_was_gone_is_new(tables: Tables, state:
 def test_another_connection_on_the_same_addresses_is_new(tables: Tables, state: Path) -> None:
     once(tables, state)
     tables.write([SSH, line("10.0.0.5:22", "203.0.113.9:20000", inode=777), incoming(1)])
-    assert once(tables, state) == told(0)
+    assert once(tables, state) == reported(0)
 
 
 # --- not to be believed ----------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_one_that_may_not_be_read_is_moved_aside(tables: Tables, state: Path) ->
     options = ["--once", "--procfs", str(tables.directory), "--state", str(state)]
     done = run(*options, python=[*unprivileged, sys.executable])
     assert done.returncode == 0
-    assert messages(done.stdout) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
+    assert messages(done.stdout) == ["New listener: 0.0.0.0:22", *reported(0, 1, 2)]
     (warning,) = done.stderr.splitlines()
     assert warning.startswith(f"tcpnewconn: {state}: Permission denied; moved to {state}.damaged-1")
     assert once(tables, state) == []
@@ -99,7 +99,7 @@ def test_one_of_another_boot_or_namespace_is_discarded_without_a_word(tables: Ta
         # The table of each namespace has an inode number of its own.
         shutil.copy(tables.tcp, tables.directory / "other")
         (tables.directory / "other").rename(tables.tcp)
-    assert once(tables, state) == ["New listener: 0.0.0.0:22", *told(0, 1, 2)]
+    assert once(tables, state) == ["New listener: 0.0.0.0:22", *reported(0, 1, 2)]
     assert once(tables, state) == []
     assert [path.name for path in state.parent.iterdir()] == ["snapshot"]
 
@@ -232,7 +232,7 @@ def test_a_closed_connection_is_forgotten_after_90_seconds_over_a_restart_too(
     owners.tracker.destroyed(DestroyedSocket(four_tuple, 4711, True, False, Traffic(1, 2, 3, 4, 5)), 101.0)
     owners.log.save()
     owners.log.close()
-    # Started again with another socket: what was announced meanwhile is lost.
+    # Started again with another socket: what was destroyed meanwhile is lost.
     again = Owners(state, PLACE, socket=77124)
     now = 101.0 + seconds
     again.tracker.resume(now, 0)
