@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from bench.results import Group, Result, at_most
-from tests.support import booted_events
+from tests.support import booted_events, message_ids
 from tests.support.booted import CONTAINER_ADDRESS, Booted
 from tests.support.booted_package import booted_with_package
 
@@ -52,7 +52,7 @@ def logged(small: bool) -> Group:
 def _ids(container: Booted) -> list[str]:
     fields = "--output-fields=TCPNEWCONN_CONNECTION_ID"
     matches = (f"DESTINATION_PORT={_PORT}", f"DESTINATION_ADDRESS={CONTAINER_ADDRESS}")
-    logged = booted_events.events(container, booted_events.CONNECTION, *matches, fields)
+    logged = booted_events.events(container, message_ids.CONNECTION, *matches, fields)
     return [event["TCPNEWCONN_CONNECTION_ID"] for event in logged]
 
 

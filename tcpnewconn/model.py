@@ -62,7 +62,7 @@ def mirrored(four_tuple: FourTuple) -> FourTuple:
 
 
 class Endpoint(NamedTuple):
-    """One end of a connection. What the kernel wiped before it told us is None (see sockdiag)."""
+    """One end of a connection. What the kernel had cleared is None (an unaddressed socket)."""
 
     address: bytes | None
     port: int | None
@@ -98,7 +98,7 @@ def endpoints(four_tuple: FourTuple) -> tuple[Endpoint, Endpoint]:
 
 
 class Row(NamedTuple):
-    """One socket as a read of /proc shows it. An inode of 0 and a uid of None mean that the kernel does not know."""
+    """One socket as a poll of /proc shows it. An inode of 0 and a uid of None mean that the kernel does not know."""
 
     four_tuple: FourTuple
     state: int
@@ -181,7 +181,7 @@ class DestroyedSocket(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """A new connection, to be reported once. `id` is the same however often it is told."""
+    """A new connection, to be reported once. `id` is the same however often it is logged."""
 
     source: Endpoint
     destination: Endpoint
@@ -226,7 +226,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Connections that were not told one by one: how many, and what they share; the rest of the endpoints is None.
+    """Connections that were not logged one by one: how many, and what they share; the rest of the endpoints is None.
 
     `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
     most connections, each with their number.

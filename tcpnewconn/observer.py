@@ -1,6 +1,6 @@
 """Joins the sources of one network namespace: polls and destroyed sockets in, events out.
 
-Knows when to ask the kernel for more than it told (who listens, who opened a connection), and what could not be seen.
+Knows when to ask the kernel for more (who listens, who opened a connection), and what could not be seen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The loop: when to poll, what wakes it, what systemd is told."""
+"""The loop: when to poll, what wakes it, what systemd is notified of."""
 
 from __future__ import annotations
 

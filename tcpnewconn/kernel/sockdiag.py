@@ -309,7 +309,7 @@ def _cgroup(message: bytes, length: int) -> int:
 def received(descriptors: Iterable[int]) -> tuple[socket.socket | None, socket.socket | None]:
     """The sockets that somebody else opened for us (systemd, from a unit's ListenNetlink=): for notifications, for look-ups.
 
-    They are told apart by the multicast groups that they are bound to. Raises Unavailable if one is something else.
+    Which is which the multicast groups show that they are bound to. Raises Unavailable if one is something else.
     """
     notifications = lookup = None
     for descriptor in descriptors:

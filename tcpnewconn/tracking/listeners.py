@@ -11,7 +11,7 @@ from tcpnewconn.state.log import Record, StateLog
 
 
 class Listeners:
-    """A listener on :: accepts IPv4 as well, unless told not to. `port_range` is the kernel's range of local ports."""
+    """A listener on :: accepts IPv4 as well, unless IPV6_V6ONLY is set. `port_range` is the kernel's range of local ports."""
 
     def __init__(self, port_range: tuple[int, int] = DEFAULT_PORT_RANGE, log: StateLog | None = None) -> None:
         self.port_range = port_range

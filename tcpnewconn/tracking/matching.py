@@ -27,7 +27,7 @@ PROGRESS = {ESTABLISHED: 0, FIN_WAIT1: 1, CLOSE_WAIT: 1, FIN_WAIT2: 2, CLOSING: 
 
 
 def in_time_wait(row: Row | Socket) -> bool:
-    """Whether a row is of a timewait socket: the full one was announced as destroyed, or will be at once.
+    """Whether a row is of a timewait socket: the destroy notification of the full one has come, or will at once.
 
     FIN_WAIT2 without an inode can be an orphan, or a timewait socket in that state (tcp_time_wait(), net/ipv4/tcp_minisocks.c).
     """

@@ -52,10 +52,10 @@ from tests.support.journal import Journal
 from tests.support.large import Numbers, Outcome, write
 from tests.support.message_ids import CLOSED, CONNECTION
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import command, of_kind, running
+from tests.support.program import of_kind, running
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
-from tests.support.terminal import TREE, environment
+from tests.support.terminal import TREE, command, environment
 
 # The unit's MemoryMax=1G, in KiB.
 UNIT_MEMORY = 1 << 20
@@ -183,7 +183,10 @@ def test_a_clock_that_stands_earlier_than_in_the_run_before_does_no_harm(here: N
         for ahead, client in ((50_000_000, first), (100_000_000, second)):
             client.connect(listening.getsockname())
             done = subprocess.run(
-                here.command(*later(ahead), *command("--once", *options)), cwd=TREE, capture_output=True, text=True
+                here.command(*later(ahead), *command("--output", "json", "--once", *options)),
+                cwd=TREE,
+                capture_output=True,
+                text=True,
             )
             assert (done.returncode, done.stderr) == (0, "")
             assert len(of_kind(map(parsed, done.stdout.splitlines()), CONNECTION)) == 1
@@ -225,7 +228,7 @@ def test_a_boot_id_that_changes_under_it_is_another_boot_at_the_next_start_and_n
             ]
         )
         service.wait(lambda: len(service.lines) >= 3, "the new one")
-        service.reads(2)
+        service.polls(2)
         assert service.stop() == 0
         ids.append(reported(service.lines))
     with Supervised(*options, "--interval", "100ms") as service:
@@ -426,7 +429,7 @@ def test_real_rows_in_time_wait_are_passed_over(here: Namespace) -> None:
                     client.connect(listening.getsockname())
                     listening.accept()[0].close()
         program.wait_for_connections(6000)
-        program.read_again(2)
+        program.poll_again(2)
         assert here.table().count(b" 06 ") >= 4000
         assert len(program.connections) == 6000
         assert program.status.startswith("0 connections open, 0 new")

@@ -18,7 +18,8 @@ import pytest
 from tests.support.events import parsed
 from tests.support.message_ids import CONNECTION, LISTENER
 from tests.support.namespace import Namespace, joined, namespace
-from tests.support.program import Event, Flow, command, flow, flows, of_kind, once, running
+from tests.support.program import Event, Flow, flow, flows, of_kind, once, running
+from tests.support.terminal import command
 from tests.support.traffic import connect, listen, opened
 
 # A prime number, that is no power or multiple of anything.
@@ -97,7 +98,7 @@ def test_connections_within_this_host_are_reported_once_each(
     with running(here) as program, listen(here, on) as listener:
         with opened(here, listener, to, COUNT, USER) as (ports, _):
             program.wait_for_connections(COUNT)
-            program.read_again(2)
+            program.poll_again(2)
             expect(
                 program.events,
                 network,
@@ -109,7 +110,7 @@ def test_connections_within_this_host_are_reported_once_each(
             shown = established(here)
             assert sum(shown.values()) == 2 * COUNT
             assert Counter({ends: 1 for ends in shown if ends[1] in ports}) == flows(program.events)
-        program.read_again(2)
+        program.poll_again(2)
         assert len(program.connections) == COUNT
 
 
@@ -131,7 +132,7 @@ def test_both_hosts_report_the_connections_between_them(name: str, four_tuple: t
             sources = [(source, port) for port in ports]
             for program, direction, user in ((accepting, "ingress", 0), (opening, "egress", USER)):
                 program.wait_for_connections(COUNT)
-                program.read_again(2)
+                program.poll_again(2)
                 expect(program.events, network, direction, sources, (to, listener.getsockname()[1]), user)
             assert established(there) == flows(opening.events)
             assert Counter({(*ends[2:], *ends[:2]): n for ends, n in established(here).items()}) == flows(
@@ -153,7 +154,7 @@ def test_listeners_are_events_of_their_own_and_no_connections(here: Namespace) -
     with running(here) as program:
         kept = [listen(here, "127.0.0.1"), listen(here, "::1"), listen(here, "::")]
         program.wait(lambda: len(program.events) >= 3, "listeners")
-        program.read_again(2)
+        program.poll_again(2)
         assert {(e["destination.address"], e["destination.port"]) for e in of_kind(program.events, LISTENER)} == {
             each.getsockname()[:2] for each in kept
         }
@@ -163,7 +164,7 @@ def test_listeners_are_events_of_their_own_and_no_connections(here: Namespace) -
         # Gone, and back: a service was started again.
         port = kept[0].getsockname()[1]
         kept[0].close()
-        program.read_again(3)
+        program.poll_again(3)
         kept[0] = listen(here, "127.0.0.1", port)
         program.wait(lambda: len(program.events) >= 4, "the listener again")
         assert program.events[3]["message"] == f"New listener: 127.0.0.1:{port}"
@@ -178,13 +179,13 @@ def test_a_connect_is_reported_when_it_succeeds_and_not_before(four_tuple: tuple
     with running(here) as program, listen(there, "10.71.0.2") as listener, here.socket() as client:
         client.setblocking(False)
         client.connect_ex(listener.getsockname())
-        program.read_again(3)
+        program.poll_again(3)
         assert "syn-sent" in here.output("ss", "-tanH").lower()
         assert program.events == []
         here.ip("neighbour", "del", "10.71.0.2", "dev", "veth")
         program.wait(lambda: len(program.events) > 0, "connection")
         assert flow(program.events[0]) == (*client.getsockname(), *listener.getsockname())
-        program.read_again(2)
+        program.poll_again(2)
         assert len(program.events) == 1
 
 
@@ -236,22 +237,22 @@ def test_a_restart_reports_nothing_again_and_what_opened_meanwhile(here: Namespa
         assert len(of_kind(first.events, LISTENER)) == 1
         with opened(here, listener, "127.0.0.1", COUNT, USER) as (ports, _), running(here, *state) as second:
             second.wait_for_connections(COUNT)
-            second.read_again(2)
+            second.poll_again(2)
         assert sorted(event["source.port"] for event in second.events) == sorted(ports)
         assert {event["tcpnewconn.detected_by"] for event in second.events} == {"poll"}
         # Those that were closed, each in TIME_WAIT now, among them.
         with running(here, *state) as third:
-            third.read_again(2)
+            third.poll_again(2)
         assert third.events == []
 
 
 def test_reads_keep_to_the_interval(here: Namespace) -> None:
     with running(here, interval="200ms") as program:
-        before, began = program.reads, time.monotonic()
-        program.wait(lambda: program.reads >= before + 7, "reads")
+        before, began = program.polls, time.monotonic()
+        program.wait(lambda: program.polls >= before + 7, "reads")
         # Seven reads more: six whole intervals lie between the first and the last of them.
         assert time.monotonic() - began >= 6 * 0.2
-    assert program.reads < (time.monotonic() - program.started) / 0.2 + 2
+    assert program.polls < (time.monotonic() - program.started) / 0.2 + 2
 
 
 def test_between_two_reads_nothing_is_read(here: Namespace) -> None:
@@ -263,7 +264,7 @@ def test_between_two_reads_nothing_is_read(here: Namespace) -> None:
         client.close()
         accepted.close()
         program.wait(lambda: len(program.events) > 0, "end")
-        assert program.reads == 1
+        assert program.polls == 1
         assert flow(program.events[0]) == expected
         assert program.events[0]["tcpnewconn.detected_by"] == "notification"
         assert "user.id" not in program.events[0]
@@ -280,7 +281,7 @@ def test_more_than_ten_thousand_rows(here: Namespace) -> None:
             expected[(*kept[-1].getsockname(), *listener.getsockname())] += 1
             kept.append(listener.accept()[0])
         program.wait_for_connections(5_003)
-        program.read_again(2)
+        program.poll_again(2)
         assert flows(program.events) == expected
         assert program.status.startswith("5,003 connections open, 0 new")
         assert flows(once(here)) == expected
@@ -327,7 +328,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(here: Namespace) -> None:
     reading, writing = os.pipe()
     with listen(here, "127.0.0.1"):
         program = subprocess.Popen(
-            here.command(*command("--interval", "100ms")), stdout=writing, stderr=subprocess.PIPE,
+            here.command(*command("--output", "json", "--interval", "100ms")), stdout=writing, stderr=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
         )  # fmt: skip
         os.close(writing)
@@ -359,7 +360,7 @@ def test_two_programs_that_run_at_once_say_the_same(four_tuple: tuple[Namespace,
             for program in (one, other):
                 program.wait_for_connections(COUNT)
         for program in (one, other):
-            program.read_again(2)
+            program.poll_again(2)
     assert {e["tcpnewconn.connection_id"]: flow(e) for e in one.connections} == {
         e["tcpnewconn.connection_id"]: flow(e) for e in other.connections
     }

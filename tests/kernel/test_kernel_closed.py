@@ -59,19 +59,19 @@ def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace,
     }[place]
     expected = {}
     with running(here, "--config", CLOSED_CONFIGURATION) as program, listen(server, address, 8080) as listener:
-        program.read_again()
-        # Those that a read sees open, and those that end before the next one, or at once.
+        program.poll_again()
+        # Those that a poll sees open, and those that end before the next one, or at once.
         for seen in (True, False):
             four_tuples = [(connect(client, address, 8080), listener.accept()[0]) for _ in EXCHANGES]
             if seen:
                 program.wait_for_connections(len(EXCHANGES))
-            for (opener, accepted), (there, back, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
-                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (there, back, seen)
-                carry(opener, accepted, there)
-                carry(accepted, opener, back)
+            for (opener, accepted), (sent, received, opener_first) in zip(four_tuples, EXCHANGES, strict=True):
+                expected[(*opener.getsockname()[:2], *opener.getpeername()[:2])] = (sent, received, seen)
+                carry(opener, accepted, sent)
+                carry(accepted, opener, received)
                 close_in_order(*((opener, accepted) if opener_first else (accepted, opener)))
         program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "ends")
-        program.read_again()
+        program.poll_again()
     reported = {flow(event): event for event in program.connections}
     assert {flow(event): event["tcpnewconn.connection_id"] for event in of_kind(program.events, CLOSED)} == {
         each: event["tcpnewconn.connection_id"] for each, event in reported.items()
@@ -97,7 +97,7 @@ def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Names
         accepted = listener.accept()[0]
         program.wait_for_connections(1)
         seen = time.monotonic()
-        program.read_again(5)
+        program.poll_again(5)
         closing = time.monotonic()
         close_in_order(opener, accepted)
         program.wait(lambda: of_kind(program.events, CLOSED), "end")
@@ -128,5 +128,5 @@ def test_without_the_setting_nothing_is_reported_of_an_end(hosts: tuple[Namespac
             opener = connect(here, "127.0.0.1", 8080)
             close_in_order(opener, listener.accept()[0])
         program.wait_for_connections(5)
-        program.read_again(2)
+        program.poll_again(2)
     assert of_kind(program.events, CLOSED) == []

@@ -119,7 +119,7 @@ def test_one_that_a_poll_shows_points_from_the_side_that_opened_it(here: Namespa
         for both in held:
             for each in both:
                 each.close()
-        program.read_again(2)
+        program.poll_again(2)
         assert len(program.connections) == len(expected)
 
 

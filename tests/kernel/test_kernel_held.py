@@ -50,13 +50,13 @@ def test_it_is_not_reported_again_after_a_restart(
             first.wait_for_connections(COUNT)
             for each in accepted:
                 reset(each)
-            first.read_again(3)
+            first.poll_again(3)
         with running(here, *options) as second:
-            second.read_again(3)
+            second.poll_again(3)
             for each in held:
                 each.close()
             ends = wait_for_ends(second, COUNT)
-            second.read_again(1)
+            second.poll_again(1)
         assert second.connections == [], second.messages()
         assert ids(ends) == ids(first.connections)
         assert len(first.connections) == COUNT
@@ -95,7 +95,7 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
         held = [connect(here, *where.getsockname()) for where in (within, elsewhere) for _ in range(COUNT)]
         accepted = [where.accept()[0] for where in (within, elsewhere) for _ in range(COUNT)]
         program.wait_for_connections(len(held))
-        program.read_again()
+        program.poll_again()
         for number in range(2 * COUNT):
             held.append(connect(here, *within.getsockname()))
             if number % 2:
@@ -106,7 +106,7 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
                 reset(within.accept()[0])
         for each in accepted:
             reset(each)
-        program.read_again(3)
+        program.poll_again(3)
         sources = sorted(each.getsockname()[1] for each in held)
         # What belongs together comes within a minute, as a rule (tracker.py).
         time.sleep(62)
@@ -116,5 +116,5 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
             lambda: sum(event["source.port"] in sources for event in of_kind(program.events, CLOSED)) >= len(held),
             "ends",
         )
-        program.read_again()
+        program.poll_again()
     assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()

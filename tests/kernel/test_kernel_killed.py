@@ -101,7 +101,7 @@ def test_stopped_at_any_moment_and_started_with_another_socket(place: str, tmp_p
     interrupted(place, "renewed", tmp_path)
 
 
-def interrupted(place: str, socket: str, tmp_path: Path) -> None:
+def interrupted(place: str, which: str, tmp_path: Path) -> None:
     chance = random.Random(place)
     with joined([f"{HERE}/24"], [f"{THERE}/24"]) as (here, there):
         for host in (here, there):
@@ -119,15 +119,15 @@ def interrupted(place: str, socket: str, tmp_path: Path) -> None:
         try:
             with ExitStack() as sockets:
                 for _ in range(KILLS):
-                    if kept is None or socket == "renewed":
+                    if kept is None or which == "renewed":
                         sockets.close()
-                        kept = sockets.enter_context(opened(here)) if socket != "own" else None
+                        kept = sockets.enter_context(opened(here)) if which != "own" else None
                     program = Program(here, *options, interval=interval, notifications=kept)
-                    if socket == "renewed" or chance.random() < 0.7:
+                    if which == "renewed" or chance.random() < 0.7:
                         program.ready()
                     # From before it has begun to read, to some reads later.
                     time.sleep(chance.uniform(0, 0.15))
-                    if socket == "renewed":
+                    if which == "renewed":
                         program.stop()
                     else:
                         program.kill()
@@ -135,7 +135,7 @@ def interrupted(place: str, socket: str, tmp_path: Path) -> None:
                 traffic.stop()
                 last = Program(here, *options, notifications=kept)
                 last.ready()
-                last.read_again()
+                last.poll_again()
                 last.stop()
                 runs.append(of_kind(last.events, CONNECTION))
         finally:
@@ -178,6 +178,6 @@ def test_what_had_ended_before_the_first_start_is_reported_though_that_is_killed
                     lambda: len({flow(event) for run in [*runs, last.connections] for event in run}) == COUNT,
                     "what had ended before",
                 )
-                last.read_again(2)
+                last.poll_again(2)
     ids = [event["tcpnewconn.connection_id"] for run in [*runs, last.connections] for event in run]
     assert len(ids) >= COUNT == len(set(ids))

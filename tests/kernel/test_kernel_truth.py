@@ -75,7 +75,7 @@ class World:
                 return len(self.new_events(number)) >= expected.total()
 
             program.wait(complete, f"{expected.total()} connections")
-        self.programs[0].read_again()
+        self.programs[0].poll_again()
         for number in range(len(self.programs)):
             events = self.new_events(number)
             self.took[number] += len(events)
@@ -157,7 +157,7 @@ def world() -> Iterator[World]:
         before = [len(program.events) for program in programs]
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
-            programs[0].read_again()
+            programs[0].poll_again()
         for program, number_of_events, took in zip(programs, before, made.took, strict=True):
             assert program.messages()[number_of_events:] == []
             assert len(program.connections) == took
@@ -256,7 +256,7 @@ def test_the_client_resets_it(world: World, place: Place) -> None:
 def test_it_is_reset_after_a_read_has_seen_it(world: World, place: Place) -> None:
     with ExitStack() as stack, place.listening() as listeners:
         four_tuples = [stack.enter_context(place.connected(listeners[number % 2])) for number in range(COUNT)]
-        world.programs[0].read_again(2)
+        world.programs[0].poll_again(2)
         for number, (client, accepted) in enumerate(four_tuples):
             reset(client if number % 2 else accepted)
     assert world.expect_truth().total() == COUNT
@@ -268,7 +268,7 @@ def test_it_is_half_closed(world: World, place: Place) -> None:
         assert accepted.recv(1) == b""
         accepted.sendall(b"still here")
         assert client.recv(10, socket.MSG_WAITALL) == b"still here"
-        world.programs[0].read_again()
+        world.programs[0].poll_again()
     assert world.expect_truth().total() == 5
 
 
@@ -277,7 +277,7 @@ def test_it_is_never_accepted(world: World, place: Place) -> None:
         clients = [stack.enter_context(place.client_of(listeners[number % 2])) for number in range(COUNT)]
         for client in clients[::2]:
             client.close()
-        world.programs[0].read_again(2)
+        world.programs[0].poll_again(2)
     assert world.expect_truth().total() == COUNT
 
 
@@ -289,7 +289,7 @@ def test_the_backlog_is_full(world: World, place: Place) -> None:
             client = stack.enter_context(place.client.socket(listener.family))
             client.setblocking(False)
             client.connect_ex((place.addresses[number % 2], listener.getsockname()[1]))
-        world.programs[0].read_again(3)
+        world.programs[0].poll_again(3)
     assert 6 <= world.expect_truth().total() < 22
 
 
@@ -298,7 +298,7 @@ def test_a_refused_one_is_none(world: World, place: Place) -> None:
     for number in range(COUNT):
         with place.client.socket(socket.AF_INET6 if number % 2 else socket.AF_INET) as client:
             assert client.connect_ex((place.addresses[number % 2], port)) == errno.ECONNREFUSED
-    world.programs[0].read_again(2)
+    world.programs[0].poll_again(2)
     assert world.expect_truth().total() == 0
 
 
@@ -315,7 +315,7 @@ def test_one_that_times_out_is_none(world: World) -> None:
             if number % 2:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 300)
             client.connect_ex((world.address("nobody"), 443))
-        world.programs[0].read_again(5)
+        world.programs[0].poll_again(5)
     assert world.expect_truth().total() == 0
 
 
@@ -372,7 +372,7 @@ def test_a_port_is_used_again_after_a_reset(world: World, place: Place) -> None:
         for number, listener in itertools.product(range(COUNT), listeners):
             with place.connected(listener, 45_679) as (client, accepted):
                 if number % 3 == 1:
-                    world.programs[0].read_again()
+                    world.programs[0].poll_again()
                 reset(client)
                 with pytest.raises(ConnectionResetError):
                     accepted.recv(1)
@@ -433,7 +433,7 @@ def test_both_sides_open_at_once(world: World) -> None:
     assert expected.total() == 1
     for number, program in enumerate(world.programs):
         program.wait(lambda number=number: len(world.new_events(number)) >= 1, "connection")  # type: ignore[misc]
-    world.programs[0].read_again(2)
+    world.programs[0].poll_again(2)
     for number in range(2):
         (event,) = world.new_events(number)
         world.took[number] += 1

