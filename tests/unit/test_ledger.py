@@ -117,7 +117,7 @@ def test_a_clock_that_is_wrong_by_years_for_a_while_removes_nothing(path: Path) 
     assert rows(path, f"SELECT sum(connections) FROM traffic WHERE start = {BEGIN}")[0][0] == 2
 
 
-def test_the_oldest_days_make_room(path: Path) -> None:
+def test_the_oldest_days_go_where_the_size_is_reached(path: Path) -> None:
     made = started()
     for day in range(20):
         for peer in range(2_000):
