@@ -37,9 +37,8 @@ class Coverage:
     run: str = ""
     observed: Span | None = None
     degraded: dict[str, Span] = field(default_factory=dict)
-    # The last moment of which entries were read, and the first after a gap.
+    # The last moment of which entries were read.
     last: float | None = None
-    floor: float = 0.0
     ignore: str = UNKNOWN_IGNORE
     changed: list[Span] = field(default_factory=list)
 
@@ -63,7 +62,7 @@ class Coverage:
         if until is not None and self.last is not None and until <= when + _SLACK:
             until = min(until, when)
             before = self.observed
-            start = max(self.last if before is None else before.stop, self.floor)
+            start = self.last if before is None else before.stop
             if before is not None and before.stop < until and start <= before.stop:
                 before.stop = until
             elif start < until:
@@ -96,7 +95,6 @@ class Coverage:
         ignore = self.ignore if run == self.run else UNKNOWN_IGNORE
         self._close()
         self.observed = None
-        self.floor = when
         self._open(when, run, ignore)
 
     def polled(self, when: float) -> None:
@@ -134,7 +132,6 @@ class Coverage:
             "run": self.run,
             "ignore": self.ignore,
             "last": self.last,
-            "floor": self.floor,
             "observed": opened,
             "degraded": ",".join(str(span.row) for span in self.degraded.values()),
         }
@@ -158,7 +155,6 @@ def load(db: sqlite3.Connection) -> Coverage:
         run=facts["coverage.run"],
         ignore=facts["coverage.ignore"],
         last=facts["coverage.last"],
-        floor=facts["coverage.floor"],
         observed=spans.get(opened) if opened is not None else None,
         degraded={span.detail: span for span in spans.values() if span.kind == DEGRADED},
     )

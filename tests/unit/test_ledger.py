@@ -105,14 +105,15 @@ def test_days_are_kept_as_long_as_set(path: Path) -> None:
 
 def test_a_clock_that_is_wrong_by_years_for_a_while_removes_nothing(path: Path) -> None:
     made = started()
+    limits = update.Limits(days=8 * DAY)
     made.connect(BEGIN + 100, SSH, "10.0.0.9")
-    added(path, made, update.Limits())
-    made.clock = -3000 * DAY
+    added(path, made, limits)
+    made.clock = 3000 * DAY
     made.connect(BEGIN + 200, SSH, "10.0.0.9")
-    added(path, made, update.Limits())
+    added(path, made, limits)
     made.clock = 0
     made.connect(BEGIN + 300, SSH, "10.0.0.9")
-    added(path, made, update.Limits())
+    added(path, made, limits)
 
     assert rows(path, f"SELECT sum(connections) FROM traffic WHERE start = {BEGIN}")[0][0] == 2
 
@@ -171,9 +172,9 @@ def test_what_is_repeated_hours_after_a_kill_counts_once(path: Path) -> None:
         made.connect(BEGIN + second, SSH, "10.0.0.9")
     added(path, made, update.Limits())
     made.start(BEGIN + 8 * HOUR, BEGIN + 5)
+    made.connect(BEGIN + 8 * HOUR + 1, SSH, "10.0.0.9")
     added(path, made, update.Limits())
-    made.repeat(BEGIN + 8 * HOUR + 1, BEGIN)
-    made.connect(BEGIN + 8 * HOUR + 2, SSH, "10.0.0.9")
+    made.repeat(BEGIN + 8 * HOUR + 2, BEGIN)
     added(path, made, update.Limits())
 
     assert rows(path, "SELECT sum(connections) FROM traffic")[0][0] == 6

@@ -80,6 +80,16 @@ def test_two_units_of_a_host_are_two_edges_to_the_same_service(tmp_path: Path) -
     assert {one[6] for one in links([web, db])} == {"both ends"}
 
 
+def test_the_ends_of_two_edges_are_not_taken_for_one(tmp_path: Path) -> None:
+    """db1 has seen web1, which did not see it; web2 has seen db1, which did not see that."""
+    first = host(tmp_path, "web1", ["10.0.0.1"], ("egress", 5432, "app.service", "app", "10.0.0.3", 1))
+    second = host(tmp_path, "web2", ["10.0.0.3"], ("egress", 5432, "app.service", "app", "10.0.0.2", 5))
+    db = host(tmp_path, "db1", ["10.0.0.2"], ("ingress", 5432, "postgresql.service", "postgres", "10.0.0.1", 6))
+
+    assert {one[6] for one in links([first, second, db])} == {"opener only", "acceptor only"}
+    assert len(links([first, second, db])) == 3
+
+
 def test_an_address_that_several_hosts_have_matches_where_the_other_end_has_seen_it(tmp_path: Path) -> None:
     web = host(tmp_path, "web1", ["10.0.0.1"], ("egress", 80, "app.service", "app", "10.88.0.1", 5))
     first = host(tmp_path, "db1", ["10.0.0.2", "10.88.0.1"], ("ingress", 80, "one.service", "one", "10.0.0.1", 5))
