@@ -78,8 +78,8 @@ def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace,
     }
     assert len(of_kind(program.events, CLOSED)) == len(program.connections) == len(expected)
     for event in of_kind(program.events, CLOSED):
-        there, back, seen = expected[flow(event)]
-        assert (event["source.bytes"], event["destination.bytes"]) == (there, back)
+        sent, answered, seen = expected[flow(event)]
+        assert (event["source.bytes"], event["destination.bytes"]) == (sent, answered)
         assert event["network.direction"] == direction
         assert event["tcpnewconn.retransmits"] == 0
         assert 0 < event["tcpnewconn.rtt_usec"] < 10_000_000
