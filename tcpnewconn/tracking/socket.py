@@ -9,8 +9,9 @@ from enum import IntEnum, auto
 from tcpnewconn.model import FourTuple
 from tcpnewconn.state.log import Record
 
-# Of a socket that rows show: cookie, number, inode, state, paired, opened, uid, cgroup.
-_PACKED = struct.Struct("=QqIBBdIQ")
+# Of a socket that rows show: cookie, number, whether it is negative, inode, state, paired, opened, uid, cgroup. Cookies have all
+# 64 bits (inet_diag.h), numbers a sign beside them.
+_PACKED = struct.Struct("=QQ?IB?dIQ")
 # (uid_t)-1 is no user (chown(2)).
 _NO_USER = 0xFFFFFFFF
 
@@ -72,31 +73,31 @@ def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Rec
     """The socket of a record, from its cookie to `opened`, and its uid and cgroup, which version 1 did not write."""
     cookie, inode, state, number, paired, opened = record
     uid, cgroup = attribution or (None, 0)
+    socket = Socket(four_tuple, phase, number, cookie, inode, state, paired, opened, uid, cgroup)
     # What does not fit raises here, where the file is judged.
-    return unpacked(
-        four_tuple,
-        _PACKED.pack(cookie, number, inode, state, bool(paired), opened, _NO_USER if uid is None else uid, cgroup),
-        phase,
-    )
+    return unpacked(four_tuple, packed(socket), phase)
 
 
 def packed(one: Socket) -> bytes:
     """80 bytes, where an object would take 250."""
     uid = _NO_USER if one.uid is None else one.uid
-    return _PACKED.pack(one.cookie, one.number, one.inode, one.state, one.paired, one.opened, uid, one.cgroup)
+    number = one.number
+    return _PACKED.pack(
+        one.cookie, abs(number), number < 0, one.inode, one.state, one.paired, one.opened, uid, one.cgroup
+    )
 
 
 def unpacked(four_tuple: FourTuple, packed: bytes, phase: Phase = Phase.SHOWN) -> Socket:
     """The socket of a 4-tuple whose packed form this is."""
-    cookie, number, inode, state, paired, opened, uid, cgroup = _PACKED.unpack(packed)
+    cookie, number, negative, inode, state, paired, opened, uid, cgroup = _PACKED.unpack(packed)
     return Socket(
         four_tuple,
         phase,
-        number,
+        -number if negative else number,
         cookie,
         inode,
         state,
-        bool(paired),
+        paired,
         opened,
         None if uid == _NO_USER else uid,
         cgroup,

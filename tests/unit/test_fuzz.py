@@ -257,6 +257,16 @@ HISTORY = st.lists(
 # A listener that has a peer, and a connection on its addresses: no kernel writes that.
 @example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 1), state) for state in (10, 1)], [])], notified=False)
 @example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 40000), 1, 10**30, 10**30)], [])], notified=True)
+# A row of the other end of a reported connection, whose number is the largest cookie: a listener decides that it is within the host.
+@example(
+    history=[
+        DestroyedSocket(
+            four_tuple_of(ADDRESSES[0], 22, ADDRESSES[0], 40000), 2**64 - 1, True, False, Traffic(1, 2, 3, 4, 5)
+        ),
+        ([Line((ADDRESSES[0], 40000), (ADDRESSES[0], 22), 4, 0, 0)], []),
+    ],
+    notified=False,
+)
 def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
     directory: Path, history: list[DestroyedSocket | tuple[list[Line], list[Change]]], notified: bool
 ) -> None:
