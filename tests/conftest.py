@@ -1,10 +1,19 @@
-"""A test's directory says what it needs, and is its marker: `pytest -m unit`. What takes long begins first."""
+"""A test's directory says what it needs, and is its marker: `pytest -m unit`. What takes long begins first.
 
+Hypothesis makes the same examples each time, so that a tree that passed passes again. TCPNEWCONN_EXAMPLES=200000 searches among
+new ones (of each module's tests, and of the histories of tests/model).
+"""
+
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 HERE = Path(__file__).parent
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=200)
+settings.register_profile("new", deadline=None, max_examples=int(os.environ.get("TCPNEWCONN_EXAMPLES", 0)) // 8 or 1)
+settings.load_profile("new" if "TCPNEWCONN_EXAMPLES" in os.environ else "same")
 # Booted systems take their tests one after the other: the longest of them begin first, so that none is left alone in the end.
 # Of the files that share one (booted/conftest.py), each has its turn: the first installs the package, the last purges it.
 ORDER = (

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpnewconn.kernel.sockdiag import (
@@ -183,13 +183,11 @@ def test_an_old_kernel_without_bytes_sent_is_understood() -> None:
     assert end.traffic.sent == end.traffic.acked == 1001 or end.traffic.acked == 1002
 
 
-@settings(deadline=None)
 @given(message=st.binary(max_size=1024))
 def test_random_bytes_never_raise_and_tell_nothing(message: bytes) -> None:
     assert parse_notification(message) is None
 
 
-@settings(deadline=None)
 @given(
     message=st.sampled_from(MESSAGES),
     changes=st.lists(
@@ -207,7 +205,6 @@ def test_a_damaged_message_never_raises(message: bytes, changes: list[tuple[int,
         assert isinstance(end.traffic, Traffic)
 
 
-@settings(deadline=None)
 @given(
     family=st.sampled_from([socket.AF_INET, socket.AF_INET6]),
     local=st.binary(min_size=16, max_size=16) | st.just(b"\0" * 10 + b"\xff\xff\x0a\0\0\1") | st.just(b"\0" * 16),

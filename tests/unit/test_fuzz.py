@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tcpnewconn.attribution.units import Units
@@ -75,13 +75,11 @@ def load(directory: Path, content: bytes) -> bool:
     return False
 
 
-@settings(deadline=None)
 @given(content=st.binary(max_size=2000))
 def test_random_bytes_are_no_snapshot(directory: Path, content: bytes) -> None:
     assert not load(directory, content)
 
 
-@settings(deadline=None)
 @given(changes=CHANGES)
 # Its last line has grown beyond what the header says; a number has become another one.
 @example(changes=[(len(VERSION_1) - 17, 0, b"\0")])
@@ -111,7 +109,6 @@ JSON = st.recursive(
 RECORDS = st.lists(st.tuples(st.sampled_from(list("+-vwoscyzxbnilkgfhedqt?")), st.lists(JSON, max_size=8)), max_size=6)
 
 
-@settings(deadline=None)
 @given(records=RECORDS, version=st.just(1) | JSON, place=st.just(PLACE) | JSON, length=st.none() | JSON)
 @example(records=[("x", [float("inf"), 0])], version=1, place=PLACE, length=None)
 @example(records=[], version=1, place=PLACE, length=float("inf"))
@@ -134,7 +131,6 @@ def test_nor_does_json_that_is_nested_without_end(directory: Path) -> None:
 # --- what a directory of captured files may hold ------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(boot=st.binary(max_size=60), ports=st.binary(max_size=30))
 @example(boot=b"\xff\xfe", ports="²\t³".encode())
 @example(boot=b"", ports=b"1\t" + b"9" * 5000)
@@ -200,7 +196,6 @@ class Kernel:
         return answer + self._tail
 
 
-@settings(deadline=None)
 @given(messages=MESSAGES, tail=st.binary(max_size=20))
 @example(messages=[(None, 2, True, b"")], tail=b"")
 @example(messages=[(None, 20, True, b"\xff" * 120)], tail=b"")
@@ -252,12 +247,11 @@ HISTORY = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
 @given(history=HISTORY, notified=st.booleans())
 # A listener that has a peer, and a connection on its addresses: no kernel writes that.
 @example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 1), state) for state in (10, 1)], [])], notified=False)
 @example(history=[([Line((ADDRESSES[0], 22), (ADDRESSES[2], 40000), 1, 10**30, 10**30)], [])], notified=True)
-# A row of the other end of a reported connection, whose number is the largest cookie: a listener decides that it is within the host.
+# A row of the other end of a reported connection whose number is the largest cookie.
 @example(
     history=[
         DestroyedSocket(

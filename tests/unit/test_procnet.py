@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpnewconn.kernel.procnet import Poll, ProcNet, Unreadable
@@ -281,7 +281,6 @@ def lines(addresses: st.SearchStrategy[bytes]) -> st.SearchStrategy[Line]:
 any_line = lines(st.binary(min_size=4, max_size=4)) | lines(st.binary(min_size=16, max_size=16)) | lines(mapped)
 
 
-@settings(deadline=None)
 @given(row=any_line, byteorder=st.sampled_from(["little", "big"]), slot=st.integers(0, 10_000_000))
 def test_every_row_that_a_kernel_can_write_is_read_back(
     row: Line, byteorder: str, slot: int, same_tables: Tables
@@ -299,7 +298,6 @@ def test_every_row_that_a_kernel_can_write_is_read_back(
     assert result.malformed == 0
 
 
-@settings(deadline=None)
 @given(table=st.binary(max_size=4096))
 def test_random_bytes_never_raise_and_never_are_a_socket(table: bytes, same_tables: Tables) -> None:
     same_tables.write()
@@ -318,7 +316,6 @@ ANY_ROW = re.compile(
 CAPTURED = (FIXTURES / "many" / "net" / "tcp").read_bytes()
 
 
-@settings(deadline=None)
 @given(
     table=st.lists(
         st.tuples(st.integers(0, len(CAPTURED)), st.integers(0, 40), st.binary(max_size=40)), min_size=1, max_size=30
@@ -379,7 +376,6 @@ def by_pieces(path: Path, text: bytes, sizes: Iterator[int]) -> Iterator[None]:
         path.touch()
 
 
-@settings(deadline=None)
 @given(size=st.integers(1, 4096), rows=st.integers(0, 1200), newline=st.booleans(), first=st.integers(0, 100_000))
 def test_a_table_is_the_same_wherever_a_read_ends(
     size: int, rows: int, newline: bool, first: int, same_tables: Tables

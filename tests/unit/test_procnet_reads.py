@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpnewconn.kernel.procnet import ProcNet, Unreadable
@@ -311,7 +311,6 @@ STANDING = [
 ]
 
 
-@settings(deadline=None)
 @given(reads=st.lists(st.tuples(*STANDING), max_size=12))
 def test_what_is_reported_is_what_was_not_so_before(
     reads: list[tuple[Line | None, ...]], tmp_path_factory: pytest.TempPathFactory

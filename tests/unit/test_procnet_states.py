@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tcpnewconn.kernel.procnet import ProcNet, Unreadable
@@ -33,7 +33,6 @@ def counted(sockets: _Sockets) -> Counter[int]:
     return Counter(state for state, _ in sockets.values())
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(_SOCKETS, st.booleans(), st.sampled_from(["works", "fails"])), max_size=8))
 def test_they_are_those_that_stand_there(reads: list[tuple[_Sockets, bool, str]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
