@@ -180,6 +180,38 @@ class DestroyedSocket(NamedTuple):
         return self.traffic.acked > self.traffic.sent
 
 
+class Call(NamedTuple):
+    """One connect() or accept() as the kernel's trace recorded it, in the context of who called it.
+
+    `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected, or
+    of the new one that accept() returned. User and cgroup are those of the socket; `cgroup_names` are the names of the cgroup's
+    directory and of its parents, the innermost first, as far as they were recorded. `netns` is the inode number of the network
+    namespace (that of /proc/PID/ns/net). Thread id and name are those of the calling thread, in the host's PID namespace.
+    """
+
+    by: str
+    time: float
+    four_tuple: FourTuple
+    uid: int
+    cgroup: int
+    cgroup_names: tuple[str, ...]
+    netns: int
+    thread_id: int
+    thread_name: str
+
+
+class FailedAttempt(NamedTuple):
+    """A connect() whose connection was never established, as the kernel's trace recorded its end.
+
+    `time` and `netns` as in Call. `error` is the errno that the kernel left in the socket, 0 where there is none.
+    """
+
+    time: float
+    four_tuple: FourTuple
+    netns: int
+    error: int
+
+
 class Connection(NamedTuple):
     """A new connection, to be reported once. `id` is the same however often it is logged."""
 
