@@ -212,8 +212,27 @@ class FailedAttempt(NamedTuple):
     error: int
 
 
+class Caller(NamedTuple):
+    """Who called connect() or accept(), as far as that is sure; what is not is None, a cgroup 0.
+
+    `by` is `connect`, `accept`, or `listener` where only the listening socket is known. `time` as in Call.
+    """
+
+    by: str
+    uid: int | None = None
+    cgroup: int = 0
+    thread_id: int | None = None
+    thread_name: str | None = None
+    time: float | None = None
+
+
 class Connection(NamedTuple):
-    """A new connection, to be reported once. `id` is the same however often it is logged."""
+    """A new connection, to be reported once. `id` is the same however often it is logged.
+
+    `uid` (None where not known) and `cgroup` (0) are those of the local side, within this host of the side that opened it; `by`
+    says where they come from: `socket` (the socket itself), `connect` or `accept` (who called it), `listener`. `caller` called
+    connect() or accept() there, `accepted` accepted a connection within this host. `missing`: why no caller is known.
+    """
 
     source: Endpoint
     destination: Endpoint
@@ -223,6 +242,10 @@ class Connection(NamedTuple):
     state: int
     uid: int | None = None
     cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    accepted: Caller | None = None
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +263,7 @@ class Closed:
     """A reported connection is closed.
 
     Payload bytes that the source and the destination sent, the smoothed round trip time in microseconds, retransmitted
-    segments, and the duration in seconds: None where the opening was not seen.
+    segments, and the duration in seconds: None where the opening was not seen. The rest is as in Connection.
     """
 
     source: Endpoint
@@ -254,6 +277,28 @@ class Closed:
     seconds: float | None
     uid: int | None = None
     cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    accepted: Caller | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt to open a connection that failed: who tried, and the errno (0 where the kernel says none)."""
+
+    source: Endpoint
+    destination: Endpoint
+    direction: str
+    error: int
+    caller: Caller | None = None
+
+    @property
+    def uid(self) -> int | None:
+        return self.caller.uid if self.caller is not None else None
+
+    @property
+    def cgroup(self) -> int:
+        return self.caller.cgroup if self.caller is not None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +306,7 @@ class Summary:
     """Connections that were not logged one by one: how many, and what they share; the rest of the endpoints is None.
 
     `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
-    most connections, each with their number.
+    most connections, each with their number. `error` is None for connections; of `failed` attempts the errno, 0 for none.
     """
 
     source: Endpoint
@@ -272,6 +317,8 @@ class Summary:
     sources: int
     exact: bool
     top: tuple[tuple[bytes, int], ...]
+    uid: int | None = None
+    error: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +333,13 @@ class PortScan:
 # How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
 DETECTED_BY = ("startup", "poll", "notification")
 # What a loss can be of.
-Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan"]
-# Where connections are seen.
-Source = Literal["proc", "notifications"]
+Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution"]
+# Where connections are seen; who opens and accepts them.
+Source = Literal["proc", "notifications", "trace"]
+# What the attribution of a connection comes from: the socket itself, who called connect() or accept(), the listening socket.
+ATTRIBUTED_BY = ("socket", "connect", "accept", "listener")
+# Why it is not known who called connect() or accept(): there is no trace, none was recorded, several can be it, some were lost.
+Missing = Literal["no-trace", "not-recorded", "ambiguous", "overwritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +391,7 @@ Event = (
     | PortScan
     | Listener
     | Closed
+    | Failed
     | Loss
     | Degraded
     | Recovered
