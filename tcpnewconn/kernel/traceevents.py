@@ -2,8 +2,8 @@
 
 connect: at tcp_connect(), which connect() calls once the local port is chosen. accept: at security_sock_graft(), which accept()
 calls once the new socket has its owner. Both run in the context of the thread that connects or accepts. A probe at the entry of a
-function misses no call; a return probe would keep a kernel object for each accept() that waits, and miss calls without one. failed:
-at the kernel's own event of a socket's change from SYN_SENT to CLOSE.
+function misses no call; a return probe would keep a kernel object for each accept() that waits, and miss calls without one.
+failed: at the kernel's own event of a socket's change from SYN_SENT to CLOSE.
 """
 
 from __future__ import annotations
