@@ -285,21 +285,20 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """An attempt to open a connection that failed: who tried, and the errno (0 where the kernel says none)."""
+    """An attempt to open a connection that failed: who tried, and the errno (0 where the kernel says none).
+
+    With a `count` it stands for so many, and has what they share.
+    """
 
     source: Endpoint
     destination: Endpoint
     direction: str
     error: int
+    uid: int | None = None
+    cgroup: int = 0
+    by: tuple[str, ...] = ()
     caller: Caller | None = None
-
-    @property
-    def uid(self) -> int | None:
-        return self.caller.uid if self.caller is not None else None
-
-    @property
-    def cgroup(self) -> int:
-        return self.caller.cgroup if self.caller is not None else 0
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +306,7 @@ class Summary:
     """Connections that were not logged one by one: how many, and what they share; the rest of the endpoints is None.
 
     `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
-    most connections, each with their number. `error` is None for connections; of `failed` attempts the errno, 0 for none.
+    most connections, each with their number. `uid` is None where they have several, or it is not known.
     """
 
     source: Endpoint
@@ -319,7 +318,6 @@ class Summary:
     exact: bool
     top: tuple[tuple[bytes, int], ...]
     uid: int | None = None
-    error: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Reads the kernel's trace when somebody asks who opened or accepted a connection, and says what of it is missing.
 
-A trace that is not there is a container's normal state, or root's choice: that is a line in the log. One that was there and has gone is
-a source that is degraded.
+A trace that is not there is a container's normal state, or root's choice: that is a line in the log. One that was there and has
+gone is a source that is degraded.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ _REPAIR_EVERY = 60.0
 class Trace(Protocol):
     """What is used of kernel.trace.Trace."""
 
-    events: frozenset[str]
-    overwritten: int
+    malformed: int
+    gaps: list[tuple[float, float]]
+
+    @property
+    def overwritten(self) -> int: ...
 
     def read(self) -> list[Call | FailedAttempt]: ...
 
@@ -51,7 +54,7 @@ class Recorder:
         self._repair = repair
         self._repair_asked = float("-inf")
         self._trace: Trace | None = None
-        self._overwritten = self._not_reported = 0
+        self._lost = self._not_reported = 0
         self._losses = Seldom()
         self._stale = False
         # The cgroups whose names were passed on.
@@ -86,9 +89,11 @@ class Recorder:
         if self._trace is None:
             return now
         recorded = self._trace.read()
-        if self._trace.overwritten != self._overwritten:
-            self._not_reported += self._trace.overwritten - self._overwritten
-            self._overwritten = self._trace.overwritten
+        self._trace.gaps.clear()
+        lost = self._trace.overwritten + self._trace.malformed
+        if lost != self._lost:
+            self._not_reported += lost - self._lost
+            self._lost = lost
             self.calls.lost()
         if recorded:
             self._learn_from(recorded)
@@ -119,9 +124,8 @@ class Recorder:
                 Loss(
                     count,
                     "attribution",
-                    f"{count} records of connect() and accept() were overwritten before they were read: connections can lack "
-                    "user, unit and process. No connection is missing. Give the trace more memory, see "
-                    "tcpnewconn-trace.service",
+                    f"{count} records of connect() and accept() were overwritten before they were read, or not understood: "
+                    "connections can lack user, unit and process. No connection is missing. Accept=no records less",
                 )
             )
 

@@ -10,8 +10,8 @@ A call is told from others of the same 4-tuple by order, never by likelihood:
   there are several, only what they agree on is said.
 - A connect() that failed is dropped with its failure. Who accepts a connection that was reported before is not asked for
   again: that accept() is dropped, too.
-- Where calls, or notifications, were lost, nothing is said of connections until the next poll: one of those that are known could
-  be taken for one that was lost.
+- Where calls, or notifications, were lost, nothing is said of connections until polls have shown those that are open: a call that
+  is known could be taken for one that was lost.
 
 What can still go wrong: a connection that was never accepted, destroyed because its listener was closed, and another on the
 same two ports that is accepted while the notification of the first still waits. Cookies would tell (tracepoint
@@ -33,6 +33,8 @@ _MOST_LATER = 8_192
 _OLDEST = 150.0
 # Seconds until a connection that was reported is accepted, if ever.
 _LATEST_ACCEPT = 600.0
+# Destroy notifications are some milliseconds late; on a starved machine more, and not more than so many seconds.
+_LATE = 2.0
 # tcpi_last_ack_recv is counted in ticks of the kernel, at most so many seconds long (CONFIG_HZ=100).
 _TICK = 0.01
 # Beyond so many calls it costs too much to look for one without its whole 4-tuple.
@@ -61,10 +63,10 @@ _AMBIGUOUS = Found(missing="ambiguous")
 class Calls:
     """The calls that no connection has taken yet. All times are CLOCK_MONOTONIC, in seconds.
 
-    `netns` is the inode number of the network namespace whose connections are asked about.
+    `netns` is the inode number of the network namespace whose connections are asked about. Before `since` nobody took calls.
     """
 
-    def __init__(self, netns: int, most: int = _MOST) -> None:
+    def __init__(self, netns: int, since: float, most: int = _MOST) -> None:
         self._netns = netns
         self._most = most
         self._calls: dict[FourTuple, list[Call]] = {}
@@ -75,9 +77,11 @@ class Calls:
         self._later: dict[FourTuple, float] = {}
         # When the last poll began, and the one before.
         self._polled = self._polled_before = float("-inf")
-        # Calls are missing since the last poll; or those before the start are.
-        self._lost = False
-        self._started = True
+        # The next so many polls may show connections whose calls were lost.
+        self._polls_unsure = 0
+        # Notifications until then may be of connections whose calls were lost, or are from before the start.
+        self._unsure = since + _LATE
+        self._since = since
 
     def __len__(self) -> int:
         return self._count
@@ -112,16 +116,17 @@ class Calls:
         for call in reversed(self._calls.get(four_tuple, ())):
             if call.by == "connect" and call.time <= failed.time:
                 self._remove(four_tuple, call)
-                return None if self._lost else _caller([call])
+                return None if self._polls_unsure else _caller([call])
         return None
 
     def lost(self) -> None:
         """Calls, or destroy notifications, were lost since the last poll."""
-        self._lost = True
+        self._polls_unsure = 2
+        self._unsure = float("inf")
 
     def polled(self, begin: float) -> None:
         """A poll that began at that time has been applied, and all notifications that were there before."""
-        oldest = begin if self._lost else begin - _OLDEST
+        oldest = begin - _OLDEST
         for four_tuple in [one for one, calls in self._calls.items() if calls[0].time < oldest]:
             rest = [call for call in self._calls[four_tuple] if call.time >= oldest]
             self._count -= len(self._calls[four_tuple]) - len(rest)
@@ -133,7 +138,9 @@ class Calls:
         if self._later:
             self._later = {one: since for one, since in self._later.items() if since > begin - _LATEST_ACCEPT}
         self._polled_before, self._polled = self._polled, begin
-        self._lost = self._started = False
+        if self._unsure == float("inf"):
+            self._unsure = begin + _LATE
+        self._polls_unsure = max(0, self._polls_unsure - 1)
 
     def _drop_oldest(self) -> None:
         """Drop the oldest half. What they belong to is not known then, as if they had not been read."""
@@ -146,7 +153,7 @@ class Calls:
         }
         self._taken = {one: count for one, count in self._taken.items() if one in self._calls}
         self._count = sum(map(len, self._calls.values()))
-        self._lost = True
+        self.lost()
 
     # --- a connection ------------------------------------------------------------------------------------------------
 
@@ -156,15 +163,14 @@ class Calls:
         Its peer had acknowledged nothing for `idle` seconds: it was connected before.
         """
         if not self._calls:
-            return _OVERWRITTEN if self._lost else _NOT_RECORDED
+            return self._unsure_because(now) or _NOT_RECORDED
         here = self._of_destroyed(four_tuple, now - idle + _TICK)
         other = mirrored(four_tuple) if internal else four_tuple
         there = self._of_destroyed(other, now) if other != four_tuple else []
         found = self._decided(four_tuple, here, other, there)
-        if self._lost:
-            return _OVERWRITTEN
-        if self._started:
-            return _NOT_RECORDED
+        if now < self._unsure:
+            return self._unsure_because(now) or _NOT_RECORDED
+        found = self._without_old(found)
         if found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
             self._accepted_later(other, now)
         return found
@@ -177,17 +183,30 @@ class Calls:
         if four_tuple in self._taken:
             # Of these some are taken already, whichever.
             return list(calls)
-        # What was accepted before the last two polls would have been shown, unless its peer had reset it.
-        return [
-            call
-            for call in calls
-            if (call.time <= latest if call.by == "connect" else call.time >= self._polled_before)
-        ]
+        # A socket whose peer acknowledged nothing since the last poll, and that is not in it, was reset before: no call since then
+        # is its own.
+        accepted = latest if latest < self._polled else float("inf")
+        return [call for call in calls if call.time <= (latest if call.by == "connect" else accepted)]
+
+    def _without_old(self, found: Found) -> Found:
+        """Of a destroyed socket that no poll has shown: what was accepted before the last two would have been shown.
+
+        Unless it had been reset; or this one was never accepted, and that accept() was another's.
+        """
+        accepted = found.accepted
+        if accepted is None or accepted.time is None or accepted.time >= self._polled_before:
+            return found
+        return found._replace(accepted=None, missing="ambiguous")
+
+    def _unsure_because(self, now: float) -> Found | None:
+        if now >= self._unsure:
+            return None
+        return _OVERWRITTEN if self._polls_unsure else _NOT_RECORDED
 
     def unaddressed(self, four_tuple: FourTuple, now: float, idle: float) -> Found:
         """The calls of a destroyed socket whose remote port the kernel has cleared, and maybe its local address."""
-        if self._lost:
-            return _OVERWRITTEN
+        if (unsure := self._unsure_because(now)) is not None:
+            return unsure
         if len(self._calls) > _MOST_SEARCHED:
             return _AMBIGUOUS
         half = len(four_tuple) // 2
@@ -202,31 +221,32 @@ class Calls:
             and one[half:-2] == remote
             and (anywhere or one[: half - 2] == local)
         ]
-        if not matching or self._started:
+        if not matching:
             return _NOT_RECORDED
         if len(matching) > 1:
             # Which of them it was is not known: each stays for another connection, to be told from this one's.
             return _AMBIGUOUS
         (whole,) = matching
-        found = self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, [])
+        found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, []))
         return found._replace(four_tuple=whole) if found.accepted_here is not None else found
 
-    def shown(self, four_tuple: FourTuple, internal: bool, begin: float, end: float, accepted: bool, now: float) -> Found:
+    def shown(
+        self, four_tuple: FourTuple, internal: bool, begin: float, end: float, accepted: bool, now: float
+    ) -> Found:
         """The calls of a connection that a poll shows, which began and ended at these times.
 
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
         """
-        if self._lost:
+        if self._polls_unsure:
             return _OVERWRITTEN
         own = [
-            call
-            for call in self._calls.get(four_tuple, ())
-            if call.time <= end and (call.by == "connect" or accepted)
+            call for call in self._calls.get(four_tuple, ()) if call.time <= end and (call.by == "connect" or accepted)
         ]
         if own and own[-1].time > begin:
             # It may have come after the row was read.
             here = own
-            if self._started:
+            if own[0].time > begin and begin < self._since + _LATE:
+                # Another can have stood there at the start.
                 return _AMBIGUOUS
         else:
             here = own[-1:]
@@ -235,9 +255,7 @@ class Calls:
         found = self._decided(four_tuple, here, other, there)
         if not accepted:
             self._accepted_later(four_tuple, now)
-        elif (
-            found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there)
-        ):
+        elif found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
             self._accepted_later(other, now)
         return found
 

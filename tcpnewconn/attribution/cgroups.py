@@ -20,7 +20,9 @@ _USER_MANAGER = re.compile(r"user@[0-9]+\.service")
 
 _ID = r"(?P<id>[0-9a-f]{12,64})"
 # libpod-conmon-... and crio-conmon-... are the engines' own processes.
-_SCOPE = re.compile(rf"(?P<engine>libpod|docker|cri-containerd|crio)-{_ID}\.scope|libpod-payload-(?P<payload>[0-9a-f]{{12,64}})")
+_SCOPE = re.compile(
+    rf"(?P<engine>libpod|docker|cri-containerd|crio)-{_ID}\.scope|libpod-payload-(?P<payload>[0-9a-f]{{12,64}})"
+)
 _RUNTIMES = {"libpod": "podman", "docker": "docker", "cri-containerd": "containerd", "crio": "cri-o"}
 _BARE_ID = re.compile(_ID)
 _LIBPOD = re.compile(rf"libpod-{_ID}")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 try:
     # The interpreter's own: hashlib would load OpenSSL, see reporting/community.py.
-    from _blake2 import blake2b  # type: ignore[import-not-found]
+    from _blake2 import blake2b
 except ImportError:
     from hashlib import blake2b
 

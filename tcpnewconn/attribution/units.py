@@ -66,7 +66,7 @@ class Units:
         return known
 
     def learn(self, cgroup_id: int, names: Sequence[str]) -> None:
-        """The names of a cgroup and its parents, the innermost first. They count where they reach the root, whose name is empty."""
+        """The names of a cgroup and its parents, innermost first: they count where they end with the root, which has none."""
         cgroup_id &= _INODE
         if len(names) < 2 or names[-1] or cgroup_id in _UNKNOWN:
             return

@@ -36,7 +36,7 @@ class Play:
 
     def __init__(self, directory: Path, notifications: Notifications, room: int = PLENTY, small: int = _ALWAYS) -> None:
         self.log: list[str] = []
-        self.kernel = Kernel(room)
+        self.kernel = self.made_kernel(room)
         self.reported: list[NewConnection] = []
         # How many notifications there was no room for, and how many connections were reported as lost.
         self.dropped = 0
@@ -74,6 +74,10 @@ class Play:
         self._last: Notification | None = None
         self._begin()
 
+    @staticmethod
+    def made_kernel(room: int) -> Kernel:
+        return Kernel(room)
+
     # --- the program -------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -108,6 +112,7 @@ class Play:
             self._again = None
         while buffer:
             destroyed, connection, _, _ = self._last = buffer[0]
+            self._read_calls()
             if destroyed.cookie != cursor.last:
                 if not (destroyed.unaddressed and is_internal(destroyed.four_tuple)):
                     # Its peer alone says which connection that was.
@@ -122,9 +127,22 @@ class Play:
             del buffer[0]
         self.tracker.caught_up(self.kernel.now)
         dropped, self.kernel.dropped = self.kernel.dropped, 0
+        if dropped:
+            self._calls_lost()
         self._counter += dropped
         self.dropped += dropped
         cursor.count(self._counter, self.kernel.now)
+
+    # What recorded calls of connect() and accept() add: see attributed.py.
+
+    def _read_calls(self) -> None:
+        """What the kernel has recorded until now is taken."""
+
+    def _calls_lost(self) -> None:
+        """Notifications were lost."""
+
+    def _calls_polled(self) -> None:
+        """A poll was applied."""
 
     def _save(self) -> None:
         before = os.stat(self.log_file.path).st_ino
@@ -186,6 +204,7 @@ class Play:
             self.kernel.listening = self.notified
         self._receive()
         self._polling = True
+        self._poll_began = self.kernel.now
         self._starting = not (self._settled or self._polls)
         if self._starting and self.notified:
             self._ended_at_start = self.kernel.ended()
@@ -211,14 +230,17 @@ class Play:
             self._ended_at_start |= self.kernel.ended()
         poll = self._proc.poll(self.tracker.run.wants_time_wait)
         self._polls += 1
+        self._read_calls()
         if self.notified:
             # Between a row and the look-up of its socket there are microseconds. What takes its place then differs from it
             # by its notification; without any, the rows are looked up at once here.
             self._several(step.before_look_up)
         self._polling = False
         self._look_ups_fail = step.look_ups_fail
+        self._applied = poll
         self.tracker.poll(poll, self.kernel.now)
         self._look_ups_fail = False
+        self._calls_polled()
         self.lost += self.tracker.cursor.take()
         self._looked_up |= {id(connection) for connection in self.kernel.connections if connection.in_rows}
         self._save()
