@@ -29,12 +29,14 @@ DEFAULTS = Settings(
     existing=True,
     listeners=True,
     closed=False,
+    failed=False,
     ignore=Rules(),
     burst_limit=100,
     total_limit=1000,
     ports=3,
     within=60.0,
     trusted=Rules(),
+    trace_accept=True,
 )
 
 
