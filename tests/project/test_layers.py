@@ -21,6 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "attribution": {"model", "text"},
     # What outlives a restart: record kinds, no meanings. Each owner writes and reads its own records.
     "state": set(),
+    # The program of tcpnewconn-trace.service.
+    "tracesetup": {"model", "text", "kernel", "settings"},
     # What is new.
     "tracking": {"model", "kernel", "state"},
     # What goes out.
