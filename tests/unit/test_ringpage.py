@@ -14,7 +14,9 @@ from tcpnewconn.kernel.ringpage import parse
 PAGE = 4096
 START = 13_529_854_859_123
 
-pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the pages made here are those of a little-endian kernel")
+pytestmark = pytest.mark.skipif(
+    sys.byteorder != "little", reason="the pages made here are those of a little-endian kernel"
+)
 
 
 def word(kind: int, delta: int) -> bytes:
@@ -44,7 +46,8 @@ def page(body: bytes, overwritten: int | None = 0) -> bytes:
 
 
 RECORDS = st.lists(
-    st.tuples(st.binary(min_size=1, max_size=200), st.one_of(st.integers(0, 1000), st.integers(0, 1 << 40))), max_size=17
+    st.tuples(st.binary(min_size=1, max_size=200), st.one_of(st.integers(0, 1000), st.integers(0, 1 << 40))),
+    max_size=17,
 )
 
 
