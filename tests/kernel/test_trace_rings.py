@@ -1,4 +1,4 @@
-"""Rings of this kernel, filled with its own event of a socket's change of state; and the oneshot, which can record here or not."""
+"""Rings of this kernel, filled by its own event of a socket's change of state; and the oneshot, which can record here or not."""
 
 from __future__ import annotations
 

@@ -1,14 +1,16 @@
-"""What machine_steps does about the trace: the oneshot, its events and rings, and what others do to them. On the machine's Python."""
+"""What machine_steps does about the trace: the oneshot, its events and rings, and what others do to them."""
 
 import os
 import re
 import subprocess
+from collections.abc import Callable
 
 TRACEFS = "/sys/kernel/tracing"
 OURS = f"{TRACEFS}/instances/tcpnewconn"
 SEEN = "/run/tcpnewconn-trace/instance"
 EVENTS = ("connect", "accept", "failed")
 UNITS = ("tcpnewconn.service", "tcpnewconn-trace.service", "tcpnewconn-trace-repair.service")
+ASK_FOR_REPAIR = "setpriv --reuid=tcpnewconn --regid=tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
 OTHERS = "p:others/theirs tcp_close"
 
 
@@ -108,3 +110,44 @@ def wrong_offset() -> dict[str, object]:
         check=False,
     )
     return {"said": done.stdout.strip(), **state()}
+
+
+def steps(say: Callable[[str, object], None], wait_for: Callable[[Callable[[], object], str], None]) -> None:
+    """The oneshot under the package's own units; the service runs before and after."""
+    say("trace", state())
+    say("exposures", exposures())
+    say("open to the service", open_to_the_service())
+
+    define_others()
+    delete_events()
+    say("trace after a deletion", state())
+    # As the service does when it notices.
+    run(ASK_FOR_REPAIR)
+    wait_for(lambda: state()["recorded"] == [*EVENTS], "the events to be defined again")
+    say("trace after a repair", state())
+    run("systemctl start tcpnewconn-trace.service; systemctl reload tcpnewconn-trace.service")
+    say("trace after a reload", state())
+
+    run("systemctl stop tcpnewconn-trace.service")
+    say("trace after its stop", state())
+    run(ASK_FOR_REPAIR)
+    wait_for(
+        lambda: "failed" in run("systemctl is-failed tcpnewconn-trace-repair.service", check=False), "a refused repair"
+    )
+    say("trace after a refused repair", state())
+    run("systemctl reset-failed tcpnewconn-trace-repair.service")
+    run("systemctl start tcpnewconn-trace.service")
+    say("trace after its start", state())
+
+    run("systemctl kill --signal=KILL tcpnewconn.service")
+    wait_for(lambda: run("systemctl is-active tcpnewconn.service", check=False) == "active", "the service")
+    say("trace after a kill of the service", state())
+    run("systemctl stop tcpnewconn.service tcpnewconn-trace.service")
+    say("trace after a stop of the service", state())
+    say("wrong offset", wrong_offset())
+    run("systemctl mask tcpnewconn-trace.service; systemctl start tcpnewconn.service")
+    say("trace when masked", state())
+    run(
+        "systemctl stop tcpnewconn.service; systemctl unmask tcpnewconn-trace.service; systemctl start tcpnewconn.service"
+    )
+    say("trace when unmasked", state())

@@ -55,7 +55,7 @@ def test_the_first_argument_of_a_function_is_known(fixture: Path) -> None:
     types = Btf(fixture.read_bytes())
     assert types.first_argument("tcp_connect") == "sock"
     assert types.first_argument("security_sock_graft") == "sock"
-    assert types.first_argument("schedule") != "sock"
+    assert types.first_argument("schedule") == "nothing"
     assert types.first_argument("no_such_function") is None
 
 
