@@ -156,7 +156,7 @@ def test_systemd_journal_upload_sends_both_journals_or_two_of_them_do(container:
 
     container.wait_for(lambda: uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39999"), "our entry")
     container.wait_for(
-        lambda: [entry for entry in uploaded("_SYSTEMD_UNIT=ssh.service") if "39999" in entry["MESSAGE"]],
+        lambda: [entry for entry in uploaded(*SSHD) if "39999" in entry["MESSAGE"]],
         "sshd's entry",
     )
     container.run("systemctl", "stop", "receiver", "upload*")
