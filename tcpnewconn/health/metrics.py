@@ -124,7 +124,7 @@ class MetricsFile:
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             with open(descriptor, "wb") as file:
-                # Whatever the umask.
+                # In spite of the umask.
                 os.fchmod(descriptor, 0o644)
                 file.write(text.encode())
             os.rename(new, self.path)
