@@ -234,6 +234,9 @@ def _refusal(made: _Parser, argument: str) -> str:
         if argument in COMMANDS and not made.command:
             return f"{argument!r} is a command; it comes first: {NAME} {argument}"
         return f"unexpected argument {argument!r}"
+    if option.strip("-") in COMMANDS:
+        command = option.strip("-")
+        return f"unknown option {option}; {command} is a command: {NAME} {command}"
     if option == "--version":
         return f"{option} stands alone: {NAME} {option}"
     elsewhere = [name for name in COMMANDS if option in parser(name).options()]

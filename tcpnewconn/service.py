@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,19 +215,18 @@ class Service:
             return now + _AFTER_LOSS
         return due + (missed + 1) * interval
 
-    def _catch_signals(self) -> socket.socket:
-        reading, writing = socket.socketpair()
-        reading.setblocking(False)
-        writing.setblocking(False)
-        signal.set_wakeup_fd(writing.detach())
+    def _catch_signals(self) -> int:
+        # Neither end is closed: a second Ctrl+C may come while the program exits.
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: self._signals.add(number))
         return reading
 
     @staticmethod
-    def _drain(wake: socket.socket) -> None:
+    def _drain(wake: int) -> None:
         try:
-            while wake.recv(64):
+            while os.read(wake, 64):
                 pass
         except BlockingIOError:
             pass

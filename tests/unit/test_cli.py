@@ -132,6 +132,7 @@ def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
         (["--intervall", "5s"], "unknown option --intervall; did you mean --interval?"),
         (["--intervall=5s"], "unknown option --intervall; did you mean --interval?"),
         (["-once"], "unknown option -once; did you mean --once?"),
+        (["--check-config"], "unknown option --check-config; check-config is a command: tcpnewconn check-config"),
         (["run", "--jsn"], "unknown option --jsn"),
         (["check-config", "--conf", "file"], "unknown option --conf; did you mean --config?"),
         (["check-config", "--once"], "--once is an option of run, not of check-config"),
