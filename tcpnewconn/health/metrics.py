@@ -35,7 +35,9 @@ METRICS = (
     Metric("connections_summarized_total", "counter", "New connections that were logged in summaries, not one by one."),
     Metric("listeners_total", "counter", "New listeners."),
     Metric("port_scans_total", "counter", "Port scans."),
-    Metric("lost_total", "counter", "Losses: events that could not be observed or logged in full, as the loss events count them."),
+    Metric(
+        "lost_total", "counter", "Events that could not be observed or logged in full, as the loss events count them."
+    ),
     Metric("sockets", "gauge", "Sockets in /proc/net/tcp and tcp6 at the last poll, by state."),
     Metric("polls_total", "counter", "Polls of /proc/net/tcp and tcp6."),
     Metric("poll_duration_seconds", "summary", "Duration of the successful polls."),

@@ -1,4 +1,4 @@
-"""What other programs make of the events: journalctl with jq, rsyslog, and Filebeat by the table of docs/events.md."""
+"""Events as other programs read them: journalctl with jq, rsyslog, and Filebeat by the table of docs/events.md."""
 
 import re
 import shlex
@@ -105,7 +105,7 @@ def entries(container: Booted) -> list[dict[str, Any]]:
 
 
 def own_document(entry: dict[str, Any]) -> dict[str, object]:
-    """What --output json would have written, but for the time."""
+    """The line that --output json would have written, without its time."""
     fields = {field: entry[field] for field in FIELDS if field in entry}
     line = document(fields, "2026-11-25T12:00:00.000+00:00", entry["_HOSTNAME"])
     events.check(line)

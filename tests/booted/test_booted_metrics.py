@@ -33,7 +33,7 @@ def scraped(container: Booted) -> dict[str, float]:
     """Our series, as a scrape of node_exporter has them, which must be whole."""
     text = container.run("curl", "--silent", "--show-error", "--fail", "http://127.0.0.1:9100/metrics")
     assert exposition.series(text, "node_textfile_scrape_error") == {"node_textfile_scrape_error": 0}, text
-    # What is beside ours: its own process series, and the host's.
+    # The other series: its own process series, and the host's.
     assert exposition.series(text, "process_start_time_seconds")
     assert "node_load1 " in text
     return exposition.series(text)
@@ -44,7 +44,7 @@ def content(container: Booted) -> str:
 
 
 def test_before_it_is_installed_there_is_nothing(container: Booted) -> None:
-    # What a service without privileges could not write to.
+    # A directory that a service without privileges could not write to.
     assert container.run("stat", "--format=%U %a", DIRECTORY) == "root 755\n"
     assert scraped(container) == {}
 

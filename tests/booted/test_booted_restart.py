@@ -144,7 +144,7 @@ def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Boot
 
 
 def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(container: Booted) -> None:
-    # What comes and goes while nobody listens is in TIME_WAIT for a minute.
+    # A connection that opens and closes while the service is stopped is in TIME_WAIT for a minute.
     with traffic(container, 100) as made:
         for _ in range(10):
             container.run("systemctl", "stop", "tcpnewconn.service")
@@ -200,7 +200,7 @@ time.sleep(600)
 
 
 def test_what_its_server_has_closed_and_its_client_not_is_not_reported_again(container: Booted) -> None:
-    # What is left of the server's socket stays in FIN_WAIT2 for a minute, after the notification of its end.
+    # The timewait socket of the server stays in FIN_WAIT2 for a minute, after its destroy notification.
     container.start_unit("half.service", "/usr/bin/python3", "-c", HALF_CLOSED)
     matches = ("DESTINATION_PORT=9001",)
     container.wait_for(lambda: booted_events.events(container, message_ids.CONNECTION, *matches), "it to be reported")

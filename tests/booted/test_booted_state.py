@@ -76,7 +76,7 @@ def test_a_disk_that_fills_up_is_said_and_survived(container: Booted) -> None:
     assert made.missing() == []
     assert made.repeated() == []
 
-    # What was saved since then is believed, and complete.
+    # The state saved since then is accepted, and complete.
     container.run("systemctl", "restart", "tcpnewconn.service")
     made.read(container)
     assert made.repeated() == []

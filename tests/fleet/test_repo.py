@@ -81,7 +81,7 @@ class Apt:
         return done.returncode, done.stdout
 
     def refuses(self) -> str:
-        """What it says of the repository; and it must know nothing of what is in there."""
+        """The output of apt about the repository, of whose packages it must know none."""
         status, said = self("apt-get", "update", "--error-on=any")
         assert status != 0, said
         assert "tcpnewconn" not in self("apt-cache", "pkgnames")[1].split()

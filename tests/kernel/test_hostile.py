@@ -59,7 +59,7 @@ from tests.support.terminal import TREE, command, environment
 
 # The unit's MemoryMax=1G, in KiB.
 UNIT_MEMORY = 1 << 20
-# What the program takes before its first read, in KiB.
+# The memory of the program before its first poll, in KiB.
 EMPTY = 16 << 10
 HERE = bytes([10, 0, 0, 5])
 # 10.0.0.5 as /proc/net/tcp has it here.

@@ -41,7 +41,7 @@ def four_tuple() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def established(where: Namespace) -> Counter[Flow]:
-    """What `ss` shows, as it stands in its columns."""
+    """The columns of `ss`."""
     found: Counter[Flow] = Counter()
     for line in where.output("ss", "-tanH", "state", "established").splitlines():
         local, remote = line.split()[2:4]

@@ -108,7 +108,7 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
             reset(each)
         program.poll_again(3)
         sources = sorted(each.getsockname()[1] for each in held)
-        # What belongs together comes within a minute, as a rule (tracker.py).
+        # The sockets of one connection come within a minute, as a rule (tracker.py).
         time.sleep(62)
         for each in held:
             each.close()

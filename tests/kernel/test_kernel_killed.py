@@ -2,7 +2,7 @@
 same id.
 
 In a terminal nobody keeps the kernel's notifications while the program is down, nor does systemd while the service is stopped.
-What must be reported then is what some read can show: every connection here leaves a row in TIME_WAIT on this host, for longer
+Every connection that a poll can show must be reported then: each one here leaves a row in TIME_WAIT on this host, for longer
 than the test lasts.
 """
 
@@ -147,7 +147,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
         ids[flow(event)].add(event["tcpnewconn.connection_id"])
     assert set(ids) == set(traffic.made)
     assert {each: numbers for each, numbers in ids.items() if len(numbers) > 1} == {}
-    # What a run tells again it tells before anything else: it is what was not known to be delivered when it was killed.
+    # A run repeats entries before anything else: those that were not known to be delivered when it was killed.
     reported: set[Flow] = set()
     for run in runs:
         again = [flow(event) in reported for event in run]
@@ -156,7 +156,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
 
 
 def test_what_had_ended_before_the_first_start_is_reported_though_that_is_killed_at_once(tmp_path: Path) -> None:
-    """Until it is known which of them the kernel had reported before. Whoever has read them once must not take them for
+    """Until it is known which of them the kernel had reported before. A program that has received them must not take them for
     reported then."""
     with namespace() as here:
         with listen(here, "127.0.0.1", 8080) as listener:

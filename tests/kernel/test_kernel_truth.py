@@ -1,4 +1,4 @@
-"""What tcpnewconn reports is what the kernel says became ESTABLISHED: by its own trace event (see truth.py)."""
+"""tcpnewconn reports the connections that became ESTABLISHED according to the kernel's own trace event (see truth.py)."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def world() -> Iterator[World]:
         programs = [stack.enter_context(running(first, interval=interval)) for interval in ("100ms", "1h")]
         made = World(first, other, number, kernel, programs)
         yield made
-        # What the kernel cleared is reported a second later: nothing may follow.
+        # Unaddressed sockets are reported a second later: nothing may follow.
         before = [len(program.events) for program in programs]
         until = time.monotonic() + 1.5
         while time.monotonic() < until:

@@ -210,7 +210,7 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
     with Supervised(*options, mounts=mounts) as service:
         service.ready()
         service.wait(lambda: len(service.lines) == 1, "the new one")
-        # What it could read counts.
+        # The records that it could read count.
         assert messages("\n".join(service.lines)) == reported(3)
         service.polls(3)
         (warning,) = service.said

@@ -62,7 +62,7 @@ class Play:
         self._looked_up: set[int] = set()
         # 4-tuples in TIME_WAIT at the first poll, until it is known whether they are notified.
         self._ended_at_start: set[FourTuple] = set()
-        # What that poll has shown of connections that had ended: nothing is said of it before.
+        # The ended connections that this poll has shown: nothing is reported of them before.
         self._shown_ended: list[Connection] = []
         # Until when a destroyed socket without addresses can be waited with.
         self._unaddressed_until = 0.0
@@ -194,7 +194,7 @@ class Play:
         names = (step.doubled, step.left_out, step.left_out_again)
         rows = [None if complete or not name else FOUR_TUPLES[name] for name in names]
         if not self.notified:
-            # What is in none of two polls is gone then.
+            # A row that is in neither of two polls is gone.
             rows[2] = None
         shown = self.kernel.write_table(self._table, lambda: self._several(step.during), *rows)
         for row in shown:
@@ -212,7 +212,7 @@ class Play:
         poll = self._proc.poll(self.tracker.run.wants_time_wait)
         self._polls += 1
         if self.notified:
-            # Between a row and the look-up of its socket there are microseconds. What takes its place then differs from it
+            # Between a row and the look-up of its socket there are microseconds. A socket that takes its place differs from it
             # by its notification; without any, the rows are looked up at once here.
             self._several(step.before_look_up)
         self._polling = False
@@ -225,7 +225,7 @@ class Play:
         if not self.notified:
             self._several(step.before_look_up)
         if self._starting:
-            # What stands in TIME_WAIT at the start is notified within moments, or was before.
+            # Sockets in TIME_WAIT at the start are notified within moments, or were before.
             self.kernel.deliver_all()
             self._receive()
             self._starting = False

@@ -56,7 +56,7 @@ def test_what_it_needs_is_derived_from_setup_cfg() -> None:
     oldest = needed["python_requires"].removeprefix(">=")
     package = fields_of(built.deb())
     assert package["Architecture"] == "all"
-    # Whatever there is that makes the service's user, which debhelper adds.
+    # Any line that creates the service's user, which debhelper adds.
     users = "systemd | systemd-standalone-sysusers | systemd-sysusers"
     assert sorted(package["Depends"].split(", ")) == ["python3-systemd", f"python3:any (>= {oldest}~)", users]
     # Nothing of it is written by hand.

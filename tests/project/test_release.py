@@ -124,7 +124,7 @@ def test_what_is_missing_is_said_in_one_line(clone: Path) -> None:
 
     refusal = refused()
     assert refusal.startswith(f"debian/changelog begins with {VERSION}-1")
-    # What it says to do is what helps.
+    # The remedy that it names helps.
     advice = re.search(r"(dch --newversion \S+) --distribution unstable", refusal)
     assert advice is not None
     dch = [*advice[1].split(), "--distribution", "UNRELEASED", "New version."]

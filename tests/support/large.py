@@ -44,7 +44,7 @@ def write(path: Path, rows: Iterable[Numbers]) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a read came to: all numbers are totals since the start, memory in KiB."""
+    """The totals after a poll, since the start; memory in KiB."""
 
     rows: int
     open: int

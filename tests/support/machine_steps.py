@@ -1,8 +1,8 @@
 """
-What is done inside a virtual machine, by a unit that starts at each of its boots. Runs on the machine's own Python.
+The steps inside a virtual machine, run by a unit that starts at each of its boots, with the machine's own Python.
 
 Writes a line of JSON for each thing that was done, to the machine's second serial port: its name, and what came of it.
-What to think of it is for the tests outside.
+The tests outside judge it.
 """
 
 import json

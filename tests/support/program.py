@@ -122,7 +122,7 @@ class Program:
         assert self._run.cut == ""
 
     def stop(self) -> str:
-        """SIGTERM; it must end with 0. What it wrote on stderr."""
+        """Sends SIGTERM; it must end with 0. Returns its stderr."""
         self.signal(signal.SIGTERM)
         said = self.ended()
         assert self.process.returncode == 0, said

@@ -74,12 +74,12 @@ class Screen:
 
     @property
     def output(self) -> str:
-        """What it printed; of a terminal, as the program wrote it."""
+        """Its output; of a terminal, as the program wrote it."""
         return self._out.text.replace("\r\n", "\n")
 
     @property
     def said(self) -> str:
-        """What it wrote on stderr."""
+        """Its stderr."""
         return self._err.text.replace("\r\n", "\n")
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:

@@ -24,7 +24,7 @@ from tcpnewconn.settings.config import load
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.run import Notifications
 
-# Who listens on port 80 of every address.
+# A server on port 80 of every address.
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0

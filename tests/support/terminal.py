@@ -11,7 +11,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[2]
 TESTS = TREE / "tests"
 
-# What systemd, a shell or a test runner may have set, and what changes how Python or the program behaves.
+# Variables that systemd, a shell or a test runner may have set and that change how Python or the program behaves.
 _PREPARED = ("PYTHON", "NOTIFY_", "WATCHDOG_", "LISTEN_", "JOURNAL_", "STATE_DIRECTORY", "TCPNEWCONN_", "INVOCATION_ID")
 
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it says to people, how it ends. What is wrong is one line, never a traceback."""
+"""The command line: its output, its messages, its exit statuses. An error is one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, 
 
 
 def imported(*arguments: str) -> set[str]:
-    """What a Python imports in a run."""
+    """The modules that a Python imports in a run."""
     done = subprocess.run(
         [*WITHOUT_SITE, "-X", "importtime", *arguments], cwd=TREE, env=environment(), capture_output=True, text=True
     )

@@ -54,7 +54,7 @@ def loaded(tmp_path: Path, text: str) -> Settings:
 
 
 def error(file: Path, content: str | bytes) -> str:
-    """What is said of the file, without its name."""
+    """The message about the file, without its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as caught:
@@ -68,7 +68,7 @@ def rules(*entries: str) -> Rules:
     return Rules(tuple(parse_rule(entry) for entry in entries))
 
 
-# What may be written
+# Values that are accepted
 
 
 def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
@@ -569,7 +569,7 @@ def test_after_a_byte_that_is_not_utf_8_the_rest_is_checked_too(tmp_path: Path) 
     ]
 
 
-# What is in force, and where it comes from
+# The settings in force, and where they come from
 
 
 def test_it_says_which_files_were_read_and_what_each_setting_comes_from(tmp_path: Path, file: Path) -> None:

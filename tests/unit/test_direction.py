@@ -1,4 +1,4 @@
-"""Who opened a connection: the table of listeners tells, and where no listener is known, the range of local ports."""
+"""The direction of a connection, from the table of listeners, or where no listener is known, from the range of local ports."""
 
 from __future__ import annotations
 

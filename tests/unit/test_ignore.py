@@ -1,4 +1,4 @@
-"""What Ignore= leaves out of the report."""
+"""The connections that Ignore= excludes."""
 
 import ipaddress
 import time

@@ -234,7 +234,7 @@ def test_a_table_of_ipv6_comes_and_goes(reader: Reader) -> None:
 
 @pytest.mark.parametrize("name", ["tcp", "tcp6"])
 def test_a_read_that_fails_takes_nothing_away(name: str, reader: Reader) -> None:
-    """What was new in it is reported by the next one; an absence counts only where a poll shows it."""
+    """The next poll reports its new rows; an absence counts only if a poll shows it."""
     heard = listener("10.0.0.5:22", 7)
     reader.read(SSH, MAPPED)
     reader.read(MAPPED)

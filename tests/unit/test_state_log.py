@@ -1,4 +1,4 @@
-"""What outlives a restart: nothing is reported twice, nothing that is damaged is believed, and a bad disk stops nothing."""
+"""The state log: nothing is reported twice, no damaged record is accepted, and a bad disk stops nothing."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_boot_id_that_is_none_does_not_damage_it(tables: Tables, state: Path, 
 # --- the format ------------------------------------------------------------------------------------------------------
 
 
-# What the owners hold of the file of version 1, as they would write it today.
+# The state from the file of version 1, as its owners would write it today.
 HELD_BY_VERSION_1 = [
     '["+","0a0000050016cb007109c958",882130,31001,1,882130,false,0.000,null,0]',
     '["+","20010db800000000000000000000000501bb20010db80000000000000000000000099c41",0,31003,8,-8,false,1234.500,null,0]',
@@ -143,7 +143,7 @@ HELD_BY_VERSION_1 = [
 
 
 def load(path: Path) -> list[str] | None:
-    """What a file gives its owners, None if it was moved aside; what was moved is put back."""
+    """The state that a file gives its owners, None if it was moved aside; then it is put back."""
     owners = Owners(path, PLACE)
     if owners.warning is not None:
         assert str(path) in owners.warning
@@ -165,7 +165,7 @@ def test_whatever_bit_is_flipped_it_is_not_believed(tmp_path: Path) -> None:
         spoilt[at] ^= 1 << at % 8
         path.write_bytes(spoilt)
         held = load(path)
-        # What ends the header's padding does not matter.
+        # The end of the header's padding does not matter.
         assert held is None or (held == HELD_BY_VERSION_1 and at == 191), f"at byte {at}"
 
 

@@ -183,7 +183,7 @@ def test_the_file_that_is_there_from_boot_on_says_that_it_never_ran(file: Path) 
 
 
 def in_terminal(file: Path, more: dict[str, str]) -> str:
-    """What it writes into a terminal."""
+    """Its output in a terminal."""
     leader, follower = pty.openpty()
     with open(leader, "rb", buffering=0) as terminal:
         done = subprocess.run(
