@@ -190,7 +190,7 @@ send("New connection: forged", SYSLOG_IDENTIFIER="tcpnewconn", SOURCE_ADDRESS="1
 """
 
 
-def test_what_another_program_forges_does_not_match_the_unit_of_the_service(container: Booted) -> None:
+def test_a_forged_entry_of_another_program_does_not_match_the_unit_of_the_service(container: Booted) -> None:
     forger = ("/usr/bin/python3", "-c", FORGERY)
     container.unit("forger.service", *forger, properties=("User=games",))
     container.run("journalctl", "--sync")

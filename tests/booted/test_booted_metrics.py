@@ -212,7 +212,7 @@ def test_removed_it_takes_the_link_with_it(container: Booted) -> None:
         assert container.property(unit, "ActiveState") == "inactive"
 
 
-def test_what_is_no_link_to_it_stays(container: Booted) -> None:
+def test_a_file_that_is_no_link_to_it_stays(container: Booted) -> None:
     install(container)
     container.run("sh", "-c", f"echo 'tcpnewconn_mine 1' >{LINK}")
     container.run("apt-get", "purge", "--yes", "--quiet=2", "tcpnewconn")

@@ -127,7 +127,7 @@ def test_stop_under_traffic_stays_stopped(container: Booted) -> None:
     assert container.run("systemctl", "is-active", "tcpnewconn.socket").strip() == "active"
 
 
-def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Booted) -> None:
+def test_a_connection_that_is_open_after_a_stop_is_reported_by_the_next_start(container: Booted) -> None:
     with traffic(container, 20) as before:
         before.wait_for_some(container)
     wait_for_all(container, before)
@@ -156,7 +156,7 @@ def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(contai
     assert made.repeated() == []
 
 
-def test_what_opened_since_the_last_poll_is_reported_by_the_stop(container: Booted) -> None:
+def test_a_connection_opened_since_the_last_poll_is_reported_by_the_stop(container: Booted) -> None:
     with next_read_in_an_hour(container):
         container.start_unit("holder.service", "/usr/bin/python3", "-c", HOLD.replace("9000", "9002"))
         container.wait_for(lambda: container.run("ss", "-Htn", "sport", "=", ":9002"), "the connection to be open")
@@ -199,7 +199,7 @@ time.sleep(600)
 """
 
 
-def test_what_its_server_has_closed_and_its_client_not_is_not_reported_again(container: Booted) -> None:
+def test_a_connection_closed_by_its_server_alone_is_not_reported_again(container: Booted) -> None:
     # The timewait socket of the server stays in FIN_WAIT2 for a minute, after its destroy notification.
     container.start_unit("half.service", "/usr/bin/python3", "-c", HALF_CLOSED)
     matches = ("DESTINATION_PORT=9001",)

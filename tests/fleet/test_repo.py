@@ -172,7 +172,7 @@ def test_make_repo_publishes_what_it_is_given(key: Signer, tmp_path: Path) -> No
     assert f"Version: {OLD}" in (made / "Packages").read_text()
 
 
-def test_what_is_published_is_never_replaced(key: Signer, repository: Path, tmp_path: Path) -> None:
+def test_a_published_package_is_never_replaced(key: Signer, repository: Path, tmp_path: Path) -> None:
     (published_deb,) = repository.glob(f"*_{NEW}_*.deb")
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
     other = tmp_path / published_deb.name

@@ -127,7 +127,7 @@ def test_the_counter_of_lost_notifications_may_wrap(here: Namespace, before: int
 @pytest.mark.parametrize(
     ("socket_before", "counted", "lost"), [(77, 0xFFFFFFFB, 11), (77, 1000, 6), (78, 5, 6), (77, 6, 0)]
 )
-def test_what_was_lost_while_it_was_down_counts_though_the_counter_wrapped_meanwhile(
+def test_losses_while_it_was_down_count_though_the_counter_wrapped_meanwhile(
     socket_before: int, counted: int, lost: int
 ) -> None:
     """The counter is at 6 now. Reported up to 5 below its end, 11 were lost since; another socket has lost 6 so far."""
@@ -491,7 +491,7 @@ def flood(count: int) -> Iterator[Event]:
 
 
 @pytest.mark.parametrize("limit", [0, 1000])
-def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_reported(tmp_path: Path, limit: int) -> None:
+def test_waiting_state_is_bounded_whatever_comes_and_every_bound_is_reported(tmp_path: Path, limit: int) -> None:
     """With `limit`, the journal reads: then it is that which bounds it."""
     count, sink = 30_000, Blocked()
     sink.room = bool(limit)

@@ -381,7 +381,7 @@ def test_the_state_of_a_socket_that_only_reads_see(here: Namespace) -> None:
         accepted.close()
 
 
-def test_what_is_in_time_wait_at_the_start_is_reported_once_and_what_follows_on_its_addresses_too(
+def test_a_connection_in_time_wait_at_the_start_is_reported_once_and_the_next_one_on_its_addresses_too(
     here: Namespace,
 ) -> None:
     here.sysctl("net.ipv4.ip_local_port_range", "20000 20300")

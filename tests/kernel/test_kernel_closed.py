@@ -48,7 +48,7 @@ def close_in_order(first: socket.socket, second: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("place", ["within", "within6", "opening", "accepting", "opening6"])
-def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace, Namespace]) -> None:
+def test_the_bytes_each_way_are_reported_once(place: str, hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
     server, client, address, direction = {
         "within": (here, here, "127.0.0.1", "internal"),

@@ -155,7 +155,9 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
         reported.update(flow(event) for event in run)
 
 
-def test_what_had_ended_before_the_first_start_is_reported_though_that_is_killed_at_once(tmp_path: Path) -> None:
+def test_connections_that_ended_before_the_first_start_are_reported_though_that_is_killed_at_once(
+    tmp_path: Path,
+) -> None:
     """Until it is known which of them the kernel had reported before. A program that has received them must not take them for
     reported then."""
     with namespace() as here:

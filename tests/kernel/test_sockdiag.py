@@ -153,7 +153,7 @@ NONE = {
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_what_is_no_notification_tells_nothing(name: str) -> None:
+def test_a_message_that_is_no_notification_is_ignored(name: str) -> None:
     assert parse_notification(NONE[name]) is None
 
 
@@ -310,7 +310,7 @@ def test_a_notification_stays_until_it_is_taken(here: Namespace) -> None:
     assert ends.peek() != first
 
 
-def test_who_is_not_the_kernel_is_not_believed(here: Namespace) -> None:
+def test_a_notification_that_is_not_the_kernels_is_not_believed(here: Namespace) -> None:
     """Root can send to any netlink socket; what it says looks just like a notification."""
     source = open_in(here)
     ends = Notifications(source)
@@ -330,7 +330,7 @@ def test_who_is_not_the_kernel_is_not_believed(here: Namespace) -> None:
     assert ends.ignored == 3
 
 
-def test_what_is_longer_than_any_notification_is_dropped(here: Namespace) -> None:
+def test_a_message_longer_than_any_notification_is_dropped(here: Namespace) -> None:
     source = open_in(here)
     ends = Notifications(source)
     with here.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as liar:
@@ -528,7 +528,7 @@ def test_an_answer_that_is_not_to_the_last_question_is_passed_over(here: Namespa
         each.close()
 
 
-def test_who_is_not_the_kernel_cannot_answer(here: Namespace, lookup: Lookup) -> None:
+def test_an_answer_that_is_not_the_kernels_is_ignored(here: Namespace, lookup: Lookup) -> None:
     """The socket is connected to the kernel; what another one sends to it is refused or dropped."""
     own = lookup._client._socket.getsockname()[0]
     listener, client, accepted = addressed(here, "ipv4")

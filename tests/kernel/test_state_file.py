@@ -110,7 +110,7 @@ def flipped(at: int) -> Callable[[Path], object]:
         (flipped(-5), "damaged in line "),
     ],
 )
-def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_goes_on(
+def test_a_damaged_file_is_moved_aside_with_a_warning_and_the_service_goes_on(
     tables: Tables, state: Path, spoil: Callable[[Path], object], why: str
 ) -> None:
     once(tables, state)

@@ -220,7 +220,7 @@ def test_every_error_is_said_when_checked_and_the_first_with_their_number_when_r
         assert said == f"{file}:1: [Read]: renamed; use [Poll] (and 2 more; see tcpnewconn check-config)"
 
 
-def test_what_is_shown_of_a_configuration_can_be_one(tmp_path: Path) -> None:
+def test_the_output_of_show_config_is_a_configuration(tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Report]\nIgnore=127.0.0.0/8, unit:cron.service\nIgnore=:8000-8099\n[PortScan]\nPorts=off\n")
     shown = run("show-config", "--config", str(file))

@@ -212,7 +212,7 @@ def test_time_spans_are_written_as_systemd_does(text: str, seconds: float) -> No
         "1" * 20,
     ],
 )
-def test_what_is_no_time_span_is_refused(text: str) -> None:
+def test_a_value_that_is_no_time_span_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a time span; use for example 10s, 500ms or 1min"):
         parse_span(text)
 
@@ -317,7 +317,7 @@ def test_a_section_does_not_reach_into_the_next_file(tmp_path: Path, file: Path)
     assert [(problem.file, problem.line) for problem in caught.value.problems] == [(str(drop_in), 1)]
 
 
-def test_what_is_no_drop_in_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_drop_in_is_left_alone(tmp_path: Path) -> None:
     for name in ("README", "50-a.conf~", "50-a.conf.dpkg-old", ".50-a.conf", "50-a.conf.bak"):
         write(tmp_path / "etc/tcpnewconn.conf.d" / name, "nonsense")
     assert load(root=str(tmp_path)) == DEFAULTS
@@ -501,7 +501,7 @@ def test_an_endless_file_stops_nothing(tmp_path: Path, file: Path) -> None:
     ("path", "mode"),
     [("etc/tcpnewconn.conf", "644"), ("etc/tcpnewconn.conf.d", "755"), ("etc/tcpnewconn.conf.d/1.conf", "644")],
 )
-def test_what_the_service_may_not_read_is_said_with_the_remedy(tmp_path: Path, path: str, mode: str) -> None:
+def test_a_file_that_the_service_may_not_read_is_named_with_the_remedy(tmp_path: Path, path: str, mode: str) -> None:
     interval(tmp_path / "etc/tcpnewconn.conf", 1)
     interval(tmp_path / "etc/tcpnewconn.conf.d/1.conf", 1)
     os.chmod(tmp_path / path, 0)
@@ -630,7 +630,7 @@ VALUES = {
 
 
 @given(st.lists(st.sampled_from(SETTINGS).flatmap(lambda each: st.tuples(st.just(each), VALUES[each.kind]))))
-def test_what_is_shown_is_a_configuration_with_the_same_settings(
+def test_the_shown_text_is_a_configuration_with_the_same_settings(
     tmp_path_factory: pytest.TempPathFactory, given_values: list[tuple[Setting, str]]
 ) -> None:
     given = tmp_path_factory.getbasetemp() / f"given-{os.getpid()}.conf"

@@ -199,7 +199,7 @@ class Kernel:
 @given(messages=MESSAGES, tail=st.binary(max_size=20))
 @example(messages=[(None, 2, True, b"")], tail=b"")
 @example(messages=[(None, 20, True, b"\xff" * 120)], tail=b"")
-def test_whatever_the_answer_is_it_is_a_socket_or_none(messages: list[Message], tail: bytes) -> None:
+def test_any_answer_is_a_socket_or_none(messages: list[Message], tail: bytes) -> None:
     lookup = Lookup(cast(socket.socket, Kernel(messages, tail)))
     identity = lookup.socket_info(PAIR)
     assert identity is None or isinstance(identity, SocketInfo)

@@ -312,7 +312,7 @@ STANDING = [
 
 
 @given(reads=st.lists(st.tuples(*STANDING), max_size=12))
-def test_what_is_reported_is_what_was_not_so_before(
+def test_the_reported_rows_are_those_that_changed(
     reads: list[tuple[Line | None, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A row is reported when it stood in neither of the two polls before, or stood otherwise when it was last seen in them."""

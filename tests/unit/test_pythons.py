@@ -60,7 +60,7 @@ def test_the_sample_is_the_same_in_every_python(version: str, output: str, tmp_p
 
 
 @pytest.mark.parametrize("version", FOUND)
-def test_what_is_wrong_is_one_line_in_every_python(version: str, tmp_path: Path) -> None:
+def test_an_error_is_one_line_in_every_python(version: str, tmp_path: Path) -> None:
     for options, status in (
         (["--bogus"], 2),
         (["--config", str(tmp_path / "none")], 78),

@@ -114,7 +114,7 @@ def test_a_clean_stop_is_seen_at_once(file: Path) -> None:
     assert verdict(file)[:2] == (0, "ok")
 
 
-def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
+def test_a_problem_that_hides_connections_is_named(file: Path) -> None:
     counters = Counters()
     counters.event(Degraded("notifications", "missing"))
     counters.event(Degraded("proc", "missing"))
@@ -131,7 +131,7 @@ def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
     )
 
 
-def test_what_is_lost_is_listed_and_no_fault_of_now(file: Path) -> None:
+def test_lost_events_are_listed_and_no_fault_of_now(file: Path) -> None:
     counters = Counters()
     counters.event(Loss(1234, "notifications", "lost"))
     counters.connection(

@@ -87,7 +87,7 @@ def test_where_the_output_is_no_terminal_it_is_the_original_s_format_and_nothing
         assert screen.said == ""
 
 
-def test_what_a_terminal_is_too_narrow_for_is_left_out(tables: Tables) -> None:
+def test_parts_that_do_not_fit_the_terminal_are_left_out(tables: Tables) -> None:
     behind = {WIDTH: "", WIDTH + 8: "", WIDTH + 9: "  ingress", WIDTH + 15: "  ingress", WIDTH + 16: "  ingress nobody"}
     for columns, expected in behind.items():
         with Screen("--once", "--procfs", str(tables.directory), columns=columns) as screen:
