@@ -73,19 +73,19 @@ def open_notifications() -> socket.socket:
     An unprivileged program is held to net.core.rmem_max. Raises Unavailable.
     """
     try:
-        ends = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:
         raise Unavailable(f"no NETLINK_SOCK_DIAG socket: {error.strerror}") from error
     try:
-        ends.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     except OSError:
-        ends.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     try:
-        ends.bind((0, _GROUPS))
+        opened.bind((0, _GROUPS))
     except OSError as error:
-        ends.close()
+        opened.close()
         raise Unavailable(f"no destroy notifications: {error.strerror}") from error
-    return ends
+    return opened
 
 
 class Notifications:

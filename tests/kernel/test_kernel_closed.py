@@ -70,7 +70,7 @@ def test_the_bytes_each_way_are_reported_once(place: str, hosts: tuple[Namespace
                 carry(opener, accepted, sent)
                 carry(accepted, opener, received)
                 close_in_order(*((opener, accepted) if opener_first else (accepted, opener)))
-        program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "ends")
+        program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "closed events")
         program.poll_again()
     reported = {flow(event): event for event in program.connections}
     assert {flow(event): event["tcpnewconn.connection_id"] for event in of_kind(program.events, CLOSED)} == {
@@ -103,7 +103,7 @@ def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Names
         program.wait(lambda: of_kind(program.events, CLOSED), "end")
         ended = time.monotonic()
         (event,) = of_kind(program.events, CLOSED)
-        # The read that saw it began between its opening and its report.
+        # The poll that saw it began between its opening and its report.
         assert closing - seen <= event["event.duration"] / 1e9 <= ended - began
 
 

@@ -31,8 +31,8 @@ def ids(events: list[Event]) -> list[str]:
     return sorted(event["tcpnewconn.connection_id"] for event in events)
 
 
-def wait_for_ends(program: Program, count: int) -> list[Event]:
-    program.wait(lambda: len(of_kind(program.events, CLOSED)) >= count, f"{count} ends")
+def wait_for_closed(program: Program, count: int) -> list[Event]:
+    program.wait(lambda: len(of_kind(program.events, CLOSED)) >= count, f"{count} closed events")
     return of_kind(program.events, CLOSED)
 
 
@@ -55,10 +55,10 @@ def test_it_is_not_reported_again_after_a_restart(
             second.poll_again(3)
             for each in held:
                 each.close()
-            ends = wait_for_ends(second, COUNT)
+            closed = wait_for_closed(second, COUNT)
             second.poll_again(1)
         assert second.connections == [], second.messages()
-        assert ids(ends) == ids(first.connections)
+        assert ids(closed) == ids(first.connections)
         assert len(first.connections) == COUNT
 
 
@@ -79,9 +79,9 @@ def test_both_ends_of_one_within_the_host_are_one_however_long_a_program_holds_t
         sources = sorted(each.getsockname()[1] for each in held)
         for each in held:
             each.close()
-        ends = wait_for_ends(program, COUNT)
+        closed = wait_for_closed(program, COUNT)
     assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()
-    assert ids(ends) == ids(program.connections)
+    assert ids(closed) == ids(program.connections)
 
 
 def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespace, Namespace]) -> None:
@@ -114,7 +114,7 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
             each.close()
         program.wait(
             lambda: sum(event["source.port"] in sources for event in of_kind(program.events, CLOSED)) >= len(held),
-            "ends",
+            "closed events",
         )
         program.poll_again()
     assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()

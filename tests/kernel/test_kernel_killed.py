@@ -86,17 +86,17 @@ def opened(host: Namespace) -> socket.socket:
         return open_notifications()
 
 
-@pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a read"])
+@pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a poll"])
 def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
     interrupted(place, "own", tmp_path)
 
 
-@pytest.mark.parametrize("place", ["within", "accepting, hardly a read"])
+@pytest.mark.parametrize("place", ["within", "accepting, hardly a poll"])
 def test_killed_at_any_moment_while_its_notifications_are_kept(place: str, tmp_path: Path) -> None:
     interrupted(place, "kept", tmp_path)
 
 
-@pytest.mark.parametrize("place", ["within", "opening", "accepting, hardly a read"])
+@pytest.mark.parametrize("place", ["within", "opening", "accepting, hardly a poll"])
 def test_stopped_at_any_moment_and_started_with_another_socket(place: str, tmp_path: Path) -> None:
     interrupted(place, "renewed", tmp_path)
 
@@ -125,7 +125,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
                     program = Program(here, *options, interval=interval, notifications=kept)
                     if which == "renewed" or chance.random() < 0.7:
                         program.ready()
-                    # From before it has begun to read, to some reads later.
+                    # From before its first poll to some polls later.
                     time.sleep(chance.uniform(0, 0.15))
                     if which == "renewed":
                         program.stop()

@@ -31,7 +31,7 @@ Flow = tuple[DestroyedSocket, DestroyedSocket]
 
 
 class World:
-    """Two hosts, with addresses that only these have; on one of them two programs, one of which hardly reads."""
+    """Two hosts, with addresses that only these have; on one of them two programs, one of which hardly polls."""
 
     def __init__(self, here: Namespace, there: Namespace, number: int, kernel: Truth, programs: list[Program]) -> None:
         self.here = here
@@ -485,7 +485,7 @@ def wait_for_listener(where: Namespace, port: int) -> None:
 
 
 def test_everything_at_once(world: World) -> None:
-    """Opened and closed in every way, so that reads fall anywhere in it."""
+    """Opened and closed in every way, so that polls fall anywhere in it."""
     ways: list[Callable[[socket.socket, socket.socket], None]] = [
         lambda client, accepted: client.close(),
         lambda client, accepted: accepted.close(),

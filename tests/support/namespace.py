@@ -90,7 +90,7 @@ def namespace() -> Iterator[Namespace]:
 
 @contextmanager
 def joined(here: Sequence[str], there: Sequence[str]) -> Iterator[tuple[Namespace, Namespace]]:
-    """Two namespaces, joined by a four_tuple of veth devices that have these addresses (with prefix lengths)."""
+    """Two namespaces, joined by two veth devices that have these addresses (with prefix lengths)."""
     with namespace() as one, namespace() as other:
         one.ip("link", "add", "veth", "type", "veth", "peer", "name", "veth", "netns", other.path)
         for side, addresses in ((one, here), (other, there)):

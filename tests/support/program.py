@@ -22,7 +22,7 @@ Event = events.Event
 Flow = tuple[str, int, str, int]
 
 
-# Logs ends too.
+# Closed connections are logged, too.
 CLOSED_CONFIGURATION = str(TREE / "tests/fixtures/closed.conf")
 
 

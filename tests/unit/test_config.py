@@ -1,4 +1,4 @@
-"""The configuration: what may be written, which file counts, and the one line that says what is wrong."""
+"""The configuration: accepted values, which file counts, and the one line of an error."""
 
 import os
 import stat

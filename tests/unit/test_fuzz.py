@@ -1,7 +1,7 @@
 """No bytes from outside raise any other exception than the declared ones.
 
 The fuzz tests of configuration files, rows and notifications alone are in test_config.py, test_procnet.py and
-test_sockdiag.py; here are the snapshot, the kernel's answers, what a directory of captured files may hold,
+test_sockdiag.py; here are the state file, the kernel's answers, what a directory of captured files may hold,
 and all of it in a row.
 """
 
@@ -56,11 +56,11 @@ def changed(content: bytes, changes: list[Change]) -> bytes:
     return bytes(spoilt)
 
 
-# --- the snapshot ----------------------------------------------------------------------------------------------------
+# --- the state file ---------------------------------------------------------------------------------------------------
 
 
 def load(directory: Path, content: bytes) -> bool:
-    """Whether a snapshot of this content is believed. It must be read, or moved aside with one printable line."""
+    """Whether a state file of this content is believed. It must be read, or moved aside with one printable line."""
     path = directory / "snapshot"
     path.write_bytes(content)
     owners = Owners(path, PLACE)

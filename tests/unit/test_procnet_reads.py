@@ -1,4 +1,4 @@
-"""From read to read: what is new in the tables, what has changed, what is gone."""
+"""From poll to poll: what is new in the tables, what has changed, what is gone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAPPED = line("[::ffff:10.0.0.5]:80", "[::ffff:203.0.113.9]:51546", inode=104)
 
 
 class Reader:
-    """Writes rows and reads them; what was changed and what is gone, by words."""
+    """Writes rows and polls them; what was changed and what is gone, by words."""
 
     def __init__(self, directory: Path) -> None:
         self.tables = Tables(directory)
@@ -299,10 +299,10 @@ def four_tuple(row: Line) -> FourTuple:
     return four_tuple_of(unmapped(row.local[0]), row.local[1], unmapped(row.remote[0]), row.remote[1])
 
 
-# --- any sequence of reads -------------------------------------------------------------------------------------------
+# --- any sequence of polls -------------------------------------------------------------------------------------------
 
 STATES = [(ESTABLISHED, 0), (ESTABLISHED, 7), (ESTABLISHED, 8), (CLOSE_WAIT, 7), (TIME_WAIT, 0)]
-# Each of three four_tuples stands in a read with one of these, or not at all.
+# Each of three 4-tuples stands in a poll with one of these, or not at all.
 STANDING = [
     st.sampled_from(
         [None, *(line("10.0.0.5:22", f"203.0.113.9:{port}", state, inode=inode) for state, inode in STATES)]
