@@ -66,7 +66,7 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
 
 
 def add_every_event(container: Booted) -> None:
-    """Those that a healthy host does not have, too: in a journal file of their own, as if the service had written them."""
+    """Also events that a healthy host does not have: in a journal file of their own, as if the service had written them."""
     cgroups = container.path("/srv/cgroups")
     cgroups.mkdir()
     unit = unit_in(cgroups)

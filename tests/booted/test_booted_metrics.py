@@ -1,4 +1,4 @@
-"""The metrics through node_exporter, from a link in its directory: whatever becomes of the service, its scrape is whole."""
+"""The metrics through node_exporter, from a link in its directory: its scrape is complete whatever the service does."""
 
 import re
 import subprocess

@@ -122,7 +122,7 @@ def test_one_command_gives_it_a_journal_of_its_own(container: Booted) -> None:
     container.from_peer("curl", "-s", "-o", "/dev/null", f"http://{CONTAINER_ADDRESS}/")
     container.wait_for(lambda: entries(container, *ours, "DESTINATION_PORT=80"), "the connection in the namespace")
     assert len(container.journal(*ours)) == before
-    # Both, in order: what systemd says of the unit is in the journal of all.
+    # Both, in order: systemd's messages about the unit are in the default journal.
     both = container.journal(BOTH, "--unit=tcpnewconn")
     assert {entry.get("_SYSTEMD_UNIT") for entry in both} >= {"init.scope", "tcpnewconn.service"}
     container.run("tcpnewconn", "status")
@@ -147,7 +147,7 @@ def test_a_flood_fills_its_journal_and_not_one_entry_of_sshd_is_lost(container: 
 
     container.wait_for(lambda: len(set(followed())) >= made.made, "every connection to be logged")
     container.run("systemctl", "stop", "follow")
-    # Every one, once, whatever was vacuumed since; and what is kept is the end of that, whole.
+    # Every connection once, whatever was deleted since; and the journal keeps the last of them without a gap.
     logged = followed()
     assert sorted(logged) == list(range(made.made))
     kept = numbers([json.dumps(entry) for entry in entries(container, f"DESTINATION_PORT={made.port}")], made.port)

@@ -133,7 +133,7 @@ def test_a_tampered_index_is_refused(apt: Apt) -> None:
 
 
 def test_an_index_that_lists_another_package_is_refused_though_its_checksums_agree(apt: Apt) -> None:
-    """As one would write who can write to the web server, but has not the key."""
+    """An index as an attacker would write it who can change the web server and does not have the key."""
     signed = apt.repository / "InRelease"
     signed.write_text(signed.read_text().replace("Label: tcpnewconn", "Label: something else"))
     said = apt.refuses()

@@ -1,4 +1,4 @@
-"""Numbers that nobody expects, clocks that jump, names that lie, tables without end: it counts on, within its bounds."""
+"""Unexpected numbers, clocks that jump, forged names, huge tables: it keeps counting, within its bounds."""
 
 from __future__ import annotations
 

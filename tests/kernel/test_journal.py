@@ -1,4 +1,4 @@
-"""The journal, by its native protocol: what an entry holds, and that none is lost while nobody reads there."""
+"""The journal, by its native protocol: the content of an entry, and that none is lost while journald hangs."""
 
 from __future__ import annotations
 

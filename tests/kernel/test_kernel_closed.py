@@ -1,4 +1,4 @@
-"""Closed=yes against the real kernel: that a connection has ended, once, with what went each way and how long it lasted."""
+"""Closed=yes against the real kernel: each closed connection once, with its bytes each way and its duration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.traffic import connect, listen
 
 HERE, THERE = "10.74.0.1", "10.74.0.2"
 HERE6, THERE6 = "2001:db8:74::1", "2001:db8:74::2"
-# Bytes from who opened it, and back; whether who opened it closes first.
+# Bytes from the side that opened it, bytes to it; whether that side closes first.
 EXCHANGES = [
     (there, back, first)
     for there, back in [(0, 0), (1, 0), (0, 1), (1000, 70_001), (1_000_003, 17)]

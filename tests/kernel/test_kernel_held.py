@@ -1,5 +1,5 @@
-"""Sockets that a program still holds after their peer has reset them: in no table any more, and
-with a destroy notification only when it lets go.
+"""Sockets that a program still holds after their peer has reset them: they have no row any more, and
+their destroy notification comes only when the program closes them.
 
 Needs root, for namespaces.
 """

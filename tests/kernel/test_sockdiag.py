@@ -1,4 +1,4 @@
-"""NETLINK_SOCK_DIAG: what is understood of the kernel's notifications and answers, and what is not believed."""
+"""NETLINK_SOCK_DIAG: the kernel's notifications and answers, and messages that are refused."""
 
 from __future__ import annotations
 

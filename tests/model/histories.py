@@ -1,4 +1,4 @@
-"""Histories: what happens to the tracker, as a list of named steps, one a line.
+"""Histories: the input of the tracker as a list of named steps, one a line.
 
     open r0                                 a connection becomes established
     poll                                    a poll of the table, and what happens around it:
@@ -110,8 +110,8 @@ class Poll:
 class Restart:
     """`lost`: notifications that come meanwhile are lost, wherever they go.
 
-    Where somebody else keeps the socket that they go to, that takes a clean stop: a last poll, and what happens until
-    nobody keeps it any more.
+    If systemd keeps the socket that they go to, notifications are lost only by a clean stop: a last poll, and the steps until
+    the socket is closed.
     """
 
     lost: bool = False

@@ -11,9 +11,9 @@ from tests.model.simulated_kernel import Connection
 
 
 def judge(play: Play) -> None:
-    """Raises AssertionError, with the history and what came of it."""
+    """Raises AssertionError, with the history and its outcome."""
     connections = play.kernel.connections
-    # One that a poll has shown while nobody received its notification may be reported, and need not be.
+    # A connection that a poll has shown and whose notification was not received may be reported, or not.
     must = _similar(one for one in connections if one.in_rows or one.notified or one.dropped)
     may = _similar(one for one in connections if one.shown or one.looked_up or one.notified)
     reported = Counter(_what_is_left(new.four_tuple) for new in play.reported)

@@ -1,4 +1,4 @@
-"""The man pages against the code: nothing is missing from them, and they speak of nothing that is not there."""
+"""The man pages against the code: they describe everything that exists, and nothing else."""
 
 import os
 import re

@@ -78,7 +78,7 @@ def main_pid(container: Booted) -> int:
 
 
 def assert_same_process(container: Booted, pid: int) -> None:
-    """Neither the watchdog nor a fault of its own ended the service."""
+    """Asserts that neither the watchdog nor a crash ended the service."""
     now = main_pid(container)
     if now != pid:
         lines = container.journalctl("--unit=tcpnewconn", "--priority=5").splitlines()

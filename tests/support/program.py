@@ -1,4 +1,4 @@
-"""tcpnewconn itself, running: what it reports, and how its polls go."""
+"""tcpnewconn itself, running: its reports and its polls."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Program:
         self, where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
     ) -> None:
         self.events: list[Event] = []
-        # Those that say since when and until when it observes.
+        # The events observation-started and observation-stopped.
         self.runs: list[Event] = []
         self.started = time.monotonic()
         asked = ("--output", "json", "--interval", interval, *options)
@@ -129,7 +129,7 @@ class Program:
         return said
 
     def ended(self) -> str:
-        """Wait for its end; what it wrote on stderr."""
+        """Wait for its end. Returns its stderr."""
         self._run.ended()
         # Not as they come: that would slow down what the test measures.
         for event in self.events + self.runs:

@@ -1,4 +1,4 @@
-"""tcpnewconn in terminals, as a person runs it: one for what it prints, one for what it writes on stderr."""
+"""tcpnewconn in pseudo-terminals, as a person runs it: one for its output, one for its stderr."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Screen:
             try:
                 block = os.read(descriptor, 65536)
             except OSError:
-                # Nobody has the other side of the terminal open any more.
+                # The other side of the terminal is closed.
                 block = b""
             with self._changed:
                 terminal.text += block.decode()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class SlowTable:
-    """A poll that has come to it stays there until a test says what stands in the table."""
+    """A poll that opens it waits there until a test gives the content of the table."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -22,7 +22,7 @@ class SlowTable:
         os.replace(new, self._path)
 
     def wait(self, seconds: float = 30) -> None:
-        """Until a poll has come."""
+        """Until a poll waits."""
         until = time.monotonic() + seconds
         while self._writing < 0:
             try:

@@ -1,4 +1,4 @@
-"""The metrics for Prometheus: what is counted, and how it is written."""
+"""The metrics for Prometheus: the counters, and their text."""
 
 from __future__ import annotations
 
