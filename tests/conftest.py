@@ -1,4 +1,4 @@
-"""A test's directory says what it needs, and is its marker: `pytest -m unit`. What takes long begins first.
+"""A test's directory says what it needs, and is its marker: `pytest -m unit`. The slowest tests begin first.
 
 Hypothesis makes the same examples each time, so that a tree that passed passes again. TCPNEWCONN_EXAMPLES=200000 searches among
 new ones (of each module's tests, and of the histories of tests/model).
@@ -47,3 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _rank(name: str) -> int:
     return ORDER.index(name) if name in ORDER else len(ORDER)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Print a failure when it happens: who ends a long run before its end sees it, too."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        print(f"\n{report.nodeid}: {report.when} failed: {crash.message if crash else report.longrepr}", flush=True)

@@ -46,7 +46,9 @@ METRICS = (
     Metric("connections_failed_total", "counter", "Failed attempts to open a connection, with Failed=yes."),
     Metric("listeners_total", "counter", "New listeners."),
     Metric("port_scans_total", "counter", "Port scans."),
-    Metric("lost_total", "counter", "What could not be observed or logged in full, as the loss events count it."),
+    Metric(
+        "lost_total", "counter", "Events that could not be observed or logged in full, as the loss events count them."
+    ),
     Metric("sockets", "gauge", "Sockets in /proc/net/tcp and tcp6 at the last poll, by state."),
     Metric("polls_total", "counter", "Polls of /proc/net/tcp and tcp6."),
     Metric("poll_duration_seconds", "summary", "Duration of the successful polls."),
@@ -138,7 +140,7 @@ class MetricsFile:
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             with open(descriptor, "wb") as file:
-                # Whatever the umask.
+                # In spite of the umask.
                 os.fchmod(descriptor, 0o644)
                 file.write(text.encode())
             os.rename(new, self.path)

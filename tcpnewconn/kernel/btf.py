@@ -116,11 +116,10 @@ class Btf:
         """What structure a function's first argument points to; None where BTF has no such function. Raises BtfError."""
         found = set()
         for number in self._named(self._functions, function):
-            kind, _, at = self._type(self._target(number))
+            kind, parameters, at = self._type(self._target(number))
             if kind != _FUNC_PROTO:
                 raise BtfError(f"{function} is not a function")
-            _, parameter = self._unpack(_PARAM, at + _TYPE.size)
-            found.add(self._pointed_to(parameter))
+            found.add(self._pointed_to(self._unpack(_PARAM, at + _TYPE.size)[1]) if parameters else "nothing")
         return found.pop() if len(found) == 1 else None
 
     def _pointed_to(self, number: int) -> str:

@@ -2,10 +2,10 @@
 
 The format is that of get_tcp4_sock() in net/ipv4/tcp_ipv4.c and get_tcp6_sock() in net/ipv6/tcp_ipv6.c. A poll is not
 atomic: every read() returns at most one page, and the table changes between two of them, so that a row may stand twice
-in one poll or be missing from it once. Both are settled here: what is gone was absent from two polls.
+in one poll or be missing from it once. Both are handled here: a row is gone when it was absent from two polls.
 
-What is remembered here is the text of the last polls, so that only rows that are not known have to be decoded. What a row means,
-and which socket it is of, is known to tracking alone.
+The text of the last polls is kept here, so that only unknown rows have to be decoded. Only tracking knows what a row means and
+which socket it is of.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WANTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
 # The kernel counts inodes of sockets in 32 bits (fs/inode.c, get_next_ino()).
 _LARGEST_INODE = 0xFFFFFFFF
 
-# What follows the addresses and the state, up to the inode; the kernel has added columns behind it and may again.
+# The columns behind the addresses and the state, up to the inode; the kernel has added columns behind that and may add more.
 _REST = (
     rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8} "
     rb"+(?P<uid>[0-9]{1,10}) +-?[0-9]+ (?P<inode>[0-9]{1,10})[ \n]"
@@ -172,7 +172,7 @@ class _Part:
     """One poll of one table, by the heads of its rows: their addresses and state, as text."""
 
     changed: list[bytes] = field(default_factory=list)
-    # What stood in this poll, and then, on the same addresses in another state, the next connection did.
+    # A row of this poll whose addresses the next connection then had, in another state, in the same poll.
     replaced: dict[bytes, _Remembered] = field(default_factory=dict)
     gone: list[bytes] = field(default_factory=list)
     listeners: list[bytes] = field(default_factory=list)
@@ -252,7 +252,7 @@ class _Table:
         return part
 
     def undo(self, part: _Part) -> None:
-        """Reading failed, of the other table or of the rest of this one: let the next poll show what this one did."""
+        """Reading failed, in the other table or later in this one: the next poll reports the changes of this one again."""
         self._poll -= 1
         for head in part.changed:
             if head in self._known:
@@ -263,7 +263,7 @@ class _Table:
             self._keep(head, _Remembered(_NOT_SHOWN, self._poll - 1))
 
     def _look(self, body: bytes, line: int, bodies: list[bytes], part: _Part) -> None:
-        """Remember a row that is not as it was."""
+        """Remember a row that has changed."""
         match = self._pattern.match(body)
         if match is None or int(match["inode"]) > _LARGEST_INODE:
             part.malformed += 1
@@ -380,7 +380,7 @@ def _index(bodies: list[bytes], body: bytes) -> int:
 def _bodies(path: str) -> Iterator[tuple[int, list[bytes]]]:
     """The rows of a file behind their slot number ("  12: "), in batches, with the line number of each batch's first row.
 
-    A row ends in its newline and what follows that; what stands before the first is dropped. The slot number's width
+    A row ends in its newline and the text up to the next row; text before the first row is dropped. The slot number's width
     varies, so that no row has fixed columns before it is split there.
     """
     line = 1
@@ -418,7 +418,7 @@ def _bodies(path: str) -> Iterator[tuple[int, list[bytes]]]:
 
 
 def _lines(text: bytes) -> list[bytes]:
-    """The rows of a text that has lines which are none: those stand for themselves, to be counted as malformed."""
+    """The rows of a text in which some lines are not rows: these lines are returned too, to be counted as malformed."""
     bodies = []
     for line in text.splitlines(keepends=True):
         slot, colon, body = line.partition(b": ")

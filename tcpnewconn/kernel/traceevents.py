@@ -53,13 +53,14 @@ def definitions(btf: Btf, events: tuple[str, ...] = EVENTS) -> list[Definition]:
 
 
 def _failed(btf: Btf) -> Definition:
-    line = f"e:{GROUP}/{FAILED} sock.inet_sock_set_state {_socket(btf, '$skaddr')}"
+    # The event's own port: the socket has none any more at this point.
+    line = f"e:{GROUP}/{FAILED} sock.inet_sock_set_state {_socket(btf, '$skaddr', local_port='local_port=$sport:u16')}"
     line += " " + _fetch("error", "$skaddr", "s32", _at(btf, 4, "sock", "sk_err"))
     return Definition(FAILED, f"{line} if oldstate == {_SYN_SENT} && newstate == {_CLOSE} && protocol == 6")
 
 
-def _socket(btf: Btf, base: str) -> str:
-    """Ports, addresses and network namespace of the socket that `base` points to."""
+def _socket(btf: Btf, base: str, local_port: str = "") -> str:
+    """Ports, addresses and network namespace of the socket that `base` points to; its local port may be said elsewhere."""
 
     def common(size: int, *name: str) -> int:
         return _at(btf, size, "sock", "__sk_common", *name)
@@ -67,7 +68,7 @@ def _socket(btf: Btf, base: str) -> str:
     fetched = [
         _fetch("family", base, "u16", common(2, "skc_family")),
         _fetch("protocol", base, "u16", _at(btf, 2, "sock", "sk_protocol")),
-        _fetch("local_port", base, "u16", common(2, "skc_num")),
+        local_port or _fetch("local_port", base, "u16", common(2, "skc_num")),
         _fetch("remote_port", base, "u16", common(2, "skc_dport")),
         _fetch("local4", base, "u32", common(4, "skc_rcv_saddr")),
         _fetch("remote4", base, "u32", common(4, "skc_daddr")),

@@ -149,7 +149,7 @@ def ignored(
     an "egress" one. Where both ends are this host ("internal") it is the destination, the address connected to. Where
     the direction is "unknown" both ends must be in the network, so that nothing from or to elsewhere is hidden by
     accident. A port is always the destination's. Unit, user, process and thread are the names that the entry has; those but
-    the last are asked for only if `rules.by_owner`. What is None, not known, matches no rule that asks for it.
+    the last are asked for only if `rules.by_owner`. Unknown values (None) match no rule that asks for them.
 
     Addresses are packed; IPv4-mapped ones have 4 bytes, too.
     """
