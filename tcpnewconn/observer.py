@@ -281,7 +281,11 @@ class Observer:
             return _NO_TRACE
         assert self.recorder is not None
         row = self._poll.row(new.four_tuple) if self._poll is not None else None
-        return called(self.recorder.calls, new, row, self._polled, now)
+        begin, end = self._polled
+        if row is not None and not row.inode and new.destroyed is None:
+            # Only an inode shows that the socket that was looked up is that of the row: it can be a later one.
+            end = self.recorder.read()
+        return called(self.recorder.calls, new, row, (begin, end), now)
 
     def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
         """Ask for the listening sockets where those known do not decide; whether they decide that this one accepted."""
@@ -464,11 +468,11 @@ class Observer:
 
 
 def called(calls: Calls, new: NewConnection, row: Row | None, polled: tuple[float, float], now: float) -> Found:
-    """The calls that made a connection; `row` is what the last poll shows of it, which began and ended at the times `polled`."""
+    """The calls that made a connection; `row` and `polled` are of the last poll: see Calls.shown()."""
     destroyed = new.destroyed
     if destroyed is None:
         # Nobody owns it, and nobody has closed it: it waits for accept().
-        accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT)
+        accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT) or new.uid is not None
         return calls.shown(new.four_tuple, new.internal, *polled, accepted, now)
     if destroyed.unaddressed:
         return calls.unaddressed(new.four_tuple, now, destroyed.idle)

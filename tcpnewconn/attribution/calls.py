@@ -1,6 +1,6 @@
 """Which connect() or accept() made a connection: recent calls as the kernel's trace recorded them, by 4-tuple and time. Pure.
 
-A call is told from others of the same 4-tuple by order, never by likelihood:
+Calls of one 4-tuple are distinguished by their order, never by likelihood:
 
 - Each call is taken once. Calls are read after a notification or a poll came, and before it is applied: the call of what it shows
   is among those that are known by then.
@@ -29,7 +29,7 @@ from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Missing, mi
 _MOST = 32_768
 # Sockets whose accept() is still to come.
 _MOST_LATER = 8_192
-# Seconds that a connect() may take (tcp_syn_retries 6: 127 s) until it is of no connection any more.
+# Seconds that a connect() may take (tcp_syn_retries 6: 127 s). One that two polls later is older is of no connection any more.
 _OLDEST = 150.0
 # Seconds until a connection that was reported is accepted, if ever.
 _LATEST_ACCEPT = 600.0
@@ -126,7 +126,7 @@ class Calls:
 
     def polled(self, begin: float) -> None:
         """A poll that began at that time has been applied, and all notifications that were there before."""
-        oldest = begin - _OLDEST
+        oldest = min(begin - _OLDEST, self._polled_before)
         for four_tuple in [one for one, calls in self._calls.items() if calls[0].time < oldest]:
             rest = [call for call in self._calls[four_tuple] if call.time >= oldest]
             self._count -= len(self._calls[four_tuple]) - len(rest)
@@ -183,8 +183,8 @@ class Calls:
         if four_tuple in self._taken:
             # Of these some are taken already, whichever.
             return list(calls)
-        # A socket whose peer acknowledged nothing since the last poll, and that is not in it, was reset before: no call since then
-        # is its own.
+        # A socket whose peer acknowledged nothing since the last poll, and that is not in it, was reset before: no call since
+        # then is its own.
         accepted = latest if latest < self._polled else float("inf")
         return [call for call in calls if call.time <= (latest if call.by == "connect" else accepted)]
 
@@ -224,7 +224,7 @@ class Calls:
         if not matching:
             return _NOT_RECORDED
         if len(matching) > 1:
-            # Which of them it was is not known: each stays for another connection, to be told from this one's.
+            # It is one of them, whichever: all stay candidates of other connections.
             return _AMBIGUOUS
         (whole,) = matching
         found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, []))
@@ -233,7 +233,7 @@ class Calls:
     def shown(
         self, four_tuple: FourTuple, internal: bool, begin: float, end: float, accepted: bool, now: float
     ) -> Found:
-        """The calls of a connection that a poll shows, which began and ended at these times.
+        """The calls of a connection that a poll shows; it began at that time, and the socket was not looked up after `end`.
 
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
         """

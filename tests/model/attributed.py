@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from tcpnewconn.attribution.calls import Calls, Found
-from tcpnewconn.kernel.procnet import Poll as PolledTables
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, mirrored
 from tcpnewconn.observer import called
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
@@ -80,10 +79,6 @@ class RecordingKernel(Kernel):
         self.now += _STEP
         super().refuse(four_tuple)
 
-    def _cookie(self) -> int:
-        cookie = super()._cookie()
-        return cookie
-
     def of_cookie(self, cookie: int) -> Connection | None:
         return self.by_cookie.get(cookie)
 
@@ -113,9 +108,7 @@ class AttributedPlay(Play):
         self.calls = Calls(NETNS, 0.0)
         self._every = every
         self._seen = 0
-        self._poll_began = 0.0
         self._poll_read = 0.0
-        self._applied: PolledTables | None = None
         super().__init__(directory, notifications, room)
 
     @staticmethod
@@ -150,6 +143,9 @@ class AttributedPlay(Play):
             self.calls.closed(outcome.four_tuple)
             return
         row = self._applied.row(outcome.four_tuple) if self._applied is not None else None
+        if row is not None and not row.inode and outcome.destroyed is None:
+            # As the observer does.
+            self._read_calls()
         found = called(self.calls, outcome, row, (self._poll_began, self._poll_read), now)
         self.log.append(f"    {found}")
         self.entries.append((outcome, found))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from tcpnewconn.kernel.procnet import Poll as PolledTables
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import FourTuple, SocketInfo, mirrored
 from tcpnewconn.state.log import StateLog
@@ -53,6 +54,9 @@ class Play:
         self._socket = 1
         self._counter = 0
         self._polling = False
+        # The last poll that was applied, and when it began.
+        self._applied: PolledTables | None = None
+        self._poll_began = 0.0
         self._look_ups_fail = False
         # Whether every connection of the first poll with notifications was reported.
         self._settled = False
