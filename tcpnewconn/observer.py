@@ -136,7 +136,7 @@ class Observer:
         self.tracker.poll(poll, now)
         self._ticked(now, last=False)
         if self.recorder is not None:
-            self.recorder.polled(now, self._polled[1], False, self._report)
+            self.recorder.polled(now, self._report)
 
     def read_calls(self) -> float:
         """Take what the trace recorded until now, which is returned."""
@@ -207,6 +207,8 @@ class Observer:
             self._connection_within(new, not new.destroyed.likely_opened_here())
         self._check_notifications(now)
         self._report_losses(now, last)
+        if self.recorder is not None:
+            self.recorder.report_losses(now, last, self._report)
 
     def stop(self) -> None:
         """The next poll is the last."""

@@ -46,12 +46,14 @@ class Recorder:
         open_trace: Callable[[], Trace],
         learn: Callable[[int, Sequence[str]], None],
         repair: Callable[[], None] = request_repair,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.calls = calls
         self.failed: list[tuple[FailedAttempt, Caller | None]] = []
         self._open = open_trace
         self._learn = learn
         self._repair = repair
+        self._clock = clock
         self._repair_asked = float("-inf")
         self._trace: Trace | None = None
         self._lost = self._not_reported = 0
@@ -85,7 +87,7 @@ class Recorder:
 
     def read(self) -> float:
         """Take what was recorded until now, which is returned (CLOCK_MONOTONIC, in seconds)."""
-        now = time.monotonic()
+        now = self._clock()
         if self._trace is None:
             return now
         recorded = self._trace.read()
@@ -109,25 +111,29 @@ class Recorder:
         while len(learned) > 10_000:
             del learned[next(iter(learned))]
 
-    def polled(self, begin: float, now: float, last: bool, report: Callable[[Event], None]) -> None:
-        """A poll that began at that time has been applied: look after the trace. `last`: nothing is reported after this."""
-        self.calls.polled(begin)
+    def polled(self, now: float, report: Callable[[Event], None]) -> None:
+        """A poll that began now has been applied: look after the trace."""
+        self.calls.polled(now)
         if self._trace is None:
             if self._try() is None:
                 self.missing = None
                 say("the trace is there: short outgoing connections have a user and a unit", 6)
             return
         self._look_after(now, report)
-        if self._not_reported and self._losses.due(now, last):
-            count, self._not_reported = self._not_reported, 0
-            report(
-                Loss(
-                    count,
-                    "attribution",
-                    f"{count} records of connect() and accept() were overwritten before they were read, or not understood: "
-                    "connections can lack user, unit and process. No connection is missing. Accept=no records less",
-                )
+
+    def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
+        """Report what was lost, at most once a minute; all of it where this is the `last` time."""
+        if not self._not_reported or not self._losses.due(now, last):
+            return
+        count, self._not_reported = self._not_reported, 0
+        report(
+            Loss(
+                count,
+                "attribution",
+                f"{count} records of connect() and accept() were overwritten before they were read, or not understood: "
+                "connections can lack user, unit and process. No connection is missing. Accept=no records less",
             )
+        )
 
     def _look_after(self, now: float, report: Callable[[Event], None]) -> None:
         assert self._trace is not None

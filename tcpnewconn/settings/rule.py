@@ -8,8 +8,8 @@ from tcpnewconn.model import DIRECTIONS, MAPPED
 
 _NETWORK = "use a network or an address, such as 10.0.0.0/8 or ::1"
 _RULE = (
-    "use a network, a port or both, such as 10.0.0.0/8, :9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, "
-    "or unit:, user:, process:, thread:X"
+    "use a network, port or both, such as 10.0.0.0/8, :9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, "
+    "or unit:, user:, process:, thread:NAME"
 )
 # Kinds of unit that have a cgroup of their own, and so can be the unit of a socket (systemd.unit(5)). A slice is never that.
 _UNIT_TYPES = ("service", "scope", "socket", "mount", "swap")

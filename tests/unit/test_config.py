@@ -413,8 +413,8 @@ def test_the_real_directories_are_searched_by_default() -> None:
         ),
         (
             "[Report]\nIgnore=:80 # the web server",
-            ":2: [Report] Ignore=#: # is not an address; use a network, a port or both, such as 10.0.0.0/8, "
-            ":9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, or unit:, user:, process:, thread:X; "
+            ":2: [Report] Ignore=#: # is not an address; use a network, port or both, such as 10.0.0.0/8, "
+            ":9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, or unit:, user:, process:, thread:NAME; "
             "a comment needs a line of its own",
         ),
         ("[]\n", ":1: []: unknown section; use [Poll] or [Report] or [PortScan] or [Trace]"),
