@@ -6,7 +6,6 @@ The format: Documentation/bpf/btf.rst, include/uapi/linux/btf.h. Whatever the da
 from __future__ import annotations
 
 import struct
-import sys
 from typing import NamedTuple
 
 PATH = "/sys/kernel/btf/vmlinux"
@@ -22,30 +21,16 @@ _INT, _PTR, _ARRAY_KIND, _STRUCT, _UNION, _ENUM, _FUNC, _FUNC_PROTO, _ENUM64 = 1
 _SIZED = (_INT, _STRUCT, _UNION, _ENUM, _ENUM64)
 # typedef, volatile, const, restrict, type_tag: another type by another name.
 _ALIASES = (8, 9, 10, 11, 18)
-# Bytes that follow struct btf_type: so many, and so many for each of its `vlen`. A kind that is not here is not known.
+# 32-bit words that follow struct btf_type: so many, and so many for each of its `vlen`. A kind that is not here is not known.
 _FOLLOWING = {
-    _INT: (4, 0),
-    _PTR: (0, 0),
-    _ARRAY_KIND: (12, 0),
-    _STRUCT: (0, 12),
-    _UNION: (0, 12),
-    _ENUM: (0, 8),
-    7: (0, 0),
-    8: (0, 0),
-    9: (0, 0),
-    10: (0, 0),
-    11: (0, 0),
-    _FUNC: (0, 0),
-    _FUNC_PROTO: (0, 8),
-    14: (4, 0),
-    15: (0, 12),
-    16: (0, 0),
-    17: (4, 0),
-    18: (0, 0),
-    _ENUM64: (0, 12),
+    **dict.fromkeys((_PTR, 7, *_ALIASES, _FUNC, 16), (0, 0)),
+    **dict.fromkeys((_INT, 14, 17), (1, 0)),
+    **dict.fromkeys((_ENUM, _FUNC_PROTO), (0, 2)),
+    **dict.fromkeys((_STRUCT, _UNION, 15, _ENUM64), (0, 3)),
+    _ARRAY_KIND: (3, 0),
 }
+_WORD = 4
 _POINTER_SIZE = struct.calcsize("P")
-_BYTE_ORDER = sys.byteorder
 # Deeper than any real nesting: damaged data may nest without end.
 _DEEPEST = 16
 
@@ -78,25 +63,29 @@ class Btf:
         self._structs: list[int] = []
         self._functions: list[int] = []
         self._index()
+        # By the name that was asked for.
+        self._known: dict[tuple[int, str], list[int]] = {}
 
     def _index(self) -> None:
-        types, at, number = self._types, 0, 0
-        while at < len(types):
-            number += 1
-            if at + _TYPE.size > len(types):
-                raise BtfError("a type ends early")
-            info = int.from_bytes(types[at + 4 : at + 8], _BYTE_ORDER)
+        """Where the types are. There are more than 100,000: this is most of the time that is spent here."""
+        if len(self._types) % _WORD:
+            raise BtfError("a type ends early")
+        words = memoryview(self._types).cast("I")
+        places, following = self._places, _FOLLOWING
+        place, end = 0, len(words)
+        while place + 2 < end:
+            info = words[place + 1]
             kind = info >> 24 & 31
-            if kind not in _FOLLOWING:
+            if kind not in following:
                 raise BtfError(f"types of kind {kind} are not known")
-            self._places.append(at)
             if kind == _STRUCT:
-                self._structs.append(number)
+                self._structs.append(len(places))
             elif kind == _FUNC:
-                self._functions.append(number)
-            fixed, each = _FOLLOWING[kind]
-            at += _TYPE.size + fixed + each * (info & 0xFFFF)
-        if at != len(types):
+                self._functions.append(len(places))
+            places.append(_WORD * place)
+            fixed, each = following[kind]
+            place += 3 + fixed + each * (info & 0xFFFF)
+        if place != end:
             raise BtfError("the last type ends early")
 
     def member(self, structure: str, *path: str) -> Member:
@@ -200,10 +189,13 @@ class Btf:
         return layout.unpack_from(self._types, at)
 
     def _named(self, numbers: list[int], name: str) -> list[int]:
-        wanted = name.encode()
-        return [
-            number for number in numbers if self._is(_TYPE.unpack_from(self._types, self._places[number])[0], wanted)
-        ]
+        key = (id(numbers), name)
+        if key not in self._known:
+            wanted = name.encode()
+            self._known[key] = [
+                number for number in numbers if self._is(self._unpack(_TYPE, self._places[number])[0], wanted)
+            ]
+        return self._known[key]
 
     def _is(self, name_at: int, name: bytes) -> bool:
         return self._strings.startswith(name + b"\0", name_at)

@@ -138,7 +138,7 @@ class Trace:
     def stale(self) -> bool:
         """Whether another tool has deleted or disabled our events, or the oneshot was stopped: nothing is recorded then.
 
-        False again once they are defined anew: read() goes on with the new ones by itself. A few system calls: once per poll.
+        False once they are defined again: read() goes on with the new ones by itself. A few system calls: once per poll.
         """
         self._read_formats()
         recorded = {event for event in self._ids if self._text(f"events/{GROUP}/{event}/enable").strip() == "1"}

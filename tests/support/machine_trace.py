@@ -68,16 +68,22 @@ def open_to_the_service() -> dict[str, list[str]]:
 
 def delete_events() -> None:
     """As `trace-cmd reset` does: events are disabled and their definitions deleted; those of others are put back."""
-    with open(f"{OURS}/events/enable", "w", encoding="ascii") as file:
-        file.write("0")
-    with open(f"{TRACEFS}/dynamic_events", "w", encoding="ascii") as file:
-        file.write("\n")
+    write(f"{OURS}/events/enable", "0")
+    write(f"{TRACEFS}/dynamic_events", "", os.O_TRUNC)
     define_others()
 
 
 def define_others() -> None:
-    with open(f"{TRACEFS}/dynamic_events", "a", encoding="ascii") as file:
-        file.write(f"{OTHERS}\n")
+    write(f"{TRACEFS}/dynamic_events", OTHERS, os.O_APPEND)
+
+
+def write(path: str, text: str, flags: int = 0) -> None:
+    """As a shell's > and >> do. (Python's own append looks for the end of the file, which tracefs refuses.)"""
+    descriptor = os.open(path, os.O_WRONLY | flags)
+    try:
+        os.write(descriptor, f"{text}\n".encode())
+    finally:
+        os.close(descriptor)
 
 
 # The oneshot's own function, with the user of a socket looked for beside its place.

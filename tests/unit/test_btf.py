@@ -14,8 +14,8 @@ from tcpnewconn.kernel.btf import Btf, BtfError, Member
 from tcpnewconn.kernel.traceevents import definitions
 from tests.support.terminal import TESTS
 
-FIXTURES = sorted((TESTS / "fixtures").glob("linux-*/trace/btf"))
-OF_A_KERNEL = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.parent.parent.name)
+FIXTURES = sorted((TESTS / "fixtures").glob("trace/linux-*/btf"))
+OF_A_KERNEL = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.parent.name)
 HEADER = struct.Struct("=HBBIIIII")
 
 

@@ -14,11 +14,11 @@ from tcpnewconn.model import Call, FailedAttempt
 from tests.support.terminal import TESTS
 from tests.unit.test_trace_captured import recorded
 
-FIXTURES = sorted((TESTS / "fixtures").glob("linux-*/trace"))
+FIXTURES = sorted((TESTS / "fixtures").glob("trace/linux-*"))
 LATER = 1 << 62
 
 
-@pytest.fixture(params=FIXTURES, ids=lambda path: path.parent.name)
+@pytest.fixture(params=FIXTURES, ids=lambda path: path.name)
 def fixture(request: pytest.FixtureRequest) -> Path:
     path: Path = request.param
     return path

@@ -19,8 +19,8 @@ from tcpnewconn.kernel.traceformat import FormatError, Layout
 from tcpnewconn.model import Call, FailedAttempt, FourTuple, four_tuple_of, unmapped
 from tests.support.terminal import TESTS
 
-FIXTURES = sorted((TESTS / "fixtures").glob("linux-*/trace"))
-OF_A_KERNEL = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.parent.name)
+FIXTURES = sorted((TESTS / "fixtures").glob("trace/linux-*"))
+OF_A_KERNEL = pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.name)
 PAGE = 4096
 
 
