@@ -282,12 +282,15 @@ class Observer:
         if not self.records:
             return _NO_TRACE
         assert self.recorder is not None
+        calls = self.recorder.calls
+        if new.destroyed is not None:
+            return called(calls, new, None, self._polled, now)
         row = self._poll.row(new.four_tuple) if self._poll is not None else None
         begin, end = self._polled
-        if row is not None and not row.inode and new.destroyed is None:
+        if row is not None and not row.inode:
             # Only an inode shows that the socket that was looked up is that of the row: it can be a later one.
             end = self.recorder.read()
-        return called(self.recorder.calls, new, row, (begin, end), now)
+        return called(calls, new, row, (begin, end), now)
 
     def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
         """Ask for the listening sockets where those known do not decide; whether they decide that this one accepted."""

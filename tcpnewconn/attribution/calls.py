@@ -162,8 +162,13 @@ class Calls:
 
         Its peer had acknowledged nothing for `idle` seconds: it was connected before.
         """
-        if not self._calls:
-            return self._unsure_because(now) or _NOT_RECORDED
+        if not internal and now >= self._unsure and four_tuple not in self._taken:
+            # As most are: one call or none.
+            known = self._calls.get(four_tuple)
+            if known is None:
+                return _NOT_RECORDED
+            if len(known) == 1 and self._can_be_of_destroyed(known[0], now - idle + _TICK):
+                return self._without_old(self._decided(four_tuple, known, four_tuple, []))
         here = self._of_destroyed(four_tuple, now - idle + _TICK)
         other = mirrored(four_tuple) if internal else four_tuple
         there = self._of_destroyed(other, now) if other != four_tuple else []
@@ -183,10 +188,12 @@ class Calls:
         if four_tuple in self._taken:
             # Of these some are taken already, whichever.
             return list(calls)
+        return [call for call in calls if self._can_be_of_destroyed(call, latest)]
+
+    def _can_be_of_destroyed(self, call: Call, latest: float) -> bool:
         # A socket whose peer acknowledged nothing since the last poll, and that is not in it, was reset before: no call since
-        # then is its own.
-        accepted = latest if latest < self._polled else float("inf")
-        return [call for call in calls if call.time <= (latest if call.by == "connect" else accepted)]
+        # then is its own. Other than that, accept() can come later than all that the peer acknowledged.
+        return call.time <= latest or (call.by == "accept" and latest >= self._polled)
 
     def _without_old(self, found: Found) -> Found:
         """Of a destroyed socket that no poll has shown: what was accepted before the last two would have been shown.
