@@ -168,7 +168,7 @@ def test_a_second_upload_sends_the_namespace_from_its_first_entry(container: Boo
         return container.journal(f"--file={RECEIVED}", *matches)
 
     def uploaded_of_sshd(port: int) -> list[dict[str, Any]]:
-        return [entry for entry in uploaded("_SYSTEMD_UNIT=ssh.service") if f" port {port}" in entry["MESSAGE"]]
+        return [entry for entry in uploaded(*SSHD) if f" port {port}" in entry["MESSAGE"]]
 
     # The upload of the default journal is at its end before the other one starts: the one's position is not the other's.
     container.run("systemctl", "start", "systemd-journal-upload")

@@ -93,7 +93,11 @@ def test_the_package_is_built_with_the_command_of_the_readme() -> None:
     (step,) = build
     # built.package() runs the same.
     planned = subprocess.run(
-        [*step.command.split(), "--dry-run"], cwd=built.TREE, capture_output=True, text=True, check=True
+        [*step.command.split(), "--dry-run", "--no-print-directory"],
+        cwd=built.TREE,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert planned.stdout.splitlines()[-1] == "packaging/make-deb"
 

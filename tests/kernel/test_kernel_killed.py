@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Set
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -89,6 +90,11 @@ def opened(host: Namespace) -> socket.socket:
         return open_notifications()
 
 
+def report_all(program: Program, made: Set[Flow]) -> None:
+    """Let it live until it has reported these connections."""
+    program.wait(lambda: made <= set(map(flow, program.connections)), "every connection from before it was started")
+
+
 @pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a poll"])
 def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
     interrupted(place, "own", tmp_path)
@@ -129,11 +135,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
                     made = frozenset(traffic.made.copy())
                     program = Program(here, *options, interval=interval, notifications=kept)
                     if time.monotonic() > whole + AT_LEAST_EVERY:
-                        before = {flow(event) for run in runs for event in run}
-                        program.wait(
-                            lambda missing=made - before, run=program: missing <= set(map(flow, run.connections)),
-                            "everything that was there before",
-                        )
+                        report_all(program, made - {flow(event) for run in runs for event in run})
                         whole = time.monotonic()
                     if which == "renewed" or chance.random() < 0.7:
                         program.ready()
