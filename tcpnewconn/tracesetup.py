@@ -25,7 +25,7 @@ from tcpnewconn.settings.config import ConfigError, load
 # RuntimeDirectory= of the unit.
 RUNTIME = os.path.dirname(DIRECTORY)
 # The group of tcpnewconn.service.
-SERVICE_GROUP = "tcpnewconn"
+SERVICE_GROUP = "_tcpnewconn"
 # The lines that the events were defined with.
 _DEFINED = "definitions"
 # Of all rings together: about 50,000 records, as many as the buffer of destroy notifications holds.

@@ -10,7 +10,7 @@ OURS = f"{TRACEFS}/instances/tcpnewconn"
 SEEN = "/run/tcpnewconn-trace/instance"
 EVENTS = ("connect", "accept", "failed")
 UNITS = ("tcpnewconn.service", "tcpnewconn-trace.service", "tcpnewconn-trace-repair.service")
-ASK_FOR_REPAIR = "setpriv --reuid=tcpnewconn --regid=tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
+ASK_FOR_REPAIR = "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
 OTHERS = "p:others/theirs tcp_close"
 
 
@@ -57,7 +57,7 @@ def exposures() -> dict[str, float]:
 def open_to_the_service() -> dict[str, list[str]]:
     """What the service's user can read and write of the instance, from within the service's mount namespace."""
     pid = run("systemctl show --value --property=MainPID tcpnewconn.service")
-    user = "setpriv --reuid=tcpnewconn --regid=tcpnewconn --clear-groups --no-new-privs"
+    user = "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups --no-new-privs"
     found = {}
     for what in ("readable", "writable"):
         listed = run(f"nsenter -t {pid} -m {user} find {SEEN} -type f -{what} 2>/dev/null", check=False)
