@@ -223,11 +223,15 @@ def _rows(metrics: Metrics, verdict: Verdict) -> Iterator[tuple[str, str, bool]]
     yield "  direction", _listed(_by(metrics, "connections_total")), False
     yield "  family", _listed(_by(metrics, "connections_total", 1)), False
     yield "  detected by", _listed(_by(metrics, "connections_detected_total")), False
-    yield "  attributed by", _listed({by: count for by, count in _by(metrics, "connections_attributed_total").items() if count}), False
+    yield (
+        "  attributed",
+        _listed({by: count for by, count in _by(metrics, "connections_attributed_total").items() if count}),
+        False,
+    )
     missing = {reason: count for reason, count in _by(metrics, "connections_not_attributed_total").items() if count}
-    yield "  no thread known", _listed(missing) or "none", False
+    yield "  no thread", _listed(missing) or "0", False
     if failed_attempts := _one(metrics, "connections_failed_total"):
-        yield "failed attempts", _number(failed_attempts), False
+        yield "failed", f"{_number(failed_attempts)} attempts to connect", False
     yield "listeners", _number(_one(metrics, "listeners_total")), False
     scans, lost = _one(metrics, "port_scans_total"), _by(metrics, "lost_total")
     yield "port scans", _number(scans), scans > 0
