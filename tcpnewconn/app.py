@@ -56,8 +56,10 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     units = Units()
     outbox = Outbox(sink, log, Renderer(units, Users(), Processes(here.boot)), settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
+    # Also where there is no trace: the state can hold what an earlier run read of one.
+    calls = Calls(int(here.namespace) if here.namespace.isdecimal() else 0, began, log)
     if here.live and here.namespace.isdecimal() and not options.once:
-        observer.recorder = Recorder(Calls(int(here.namespace), began), Trace, units.learn)
+        observer.recorder = Recorder(calls, Trace, units.learn)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -65,6 +67,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         say(warning)
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
+        calls.resume()
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))

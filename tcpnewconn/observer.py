@@ -137,6 +137,7 @@ class Observer:
         self._ticked(now, last=False)
         if self.recorder is not None:
             self.recorder.polled(now, self._report)
+            self.recorder.calls.settle()
 
     def read_calls(self) -> float:
         """Take what the trace recorded until now, which is returned."""
@@ -155,6 +156,11 @@ class Observer:
                     who = (caller.uid, caller.cgroup, ("connect",), caller) if caller is not None else ()
                     self._report(Failed(source, destination, direction, attempt.error, *who))
         return now
+
+    def settle_calls(self) -> None:
+        """A batch of destroyed sockets has been applied: put on record what is left of what was read."""
+        if self.recorder is not None:
+            self.recorder.calls.settle()
 
     @property
     def records(self) -> bool:

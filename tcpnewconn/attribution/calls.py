@@ -15,15 +15,21 @@ Calls of one 4-tuple are distinguished by their order, never by likelihood:
 
 What can still go wrong: a connection that was never accepted, destroyed because its listener was closed, and another on the
 same two ports that is accepted while the notification of the first still waits. Cookies would tell (tracepoint
-tcp_destroy_sock), for one more event per socket.
+tcp_destroy_sock), for one more event per socket. After SIGKILL, the calls that were read and not yet recorded are missing,
+those of some milliseconds: another on the same two ports, before the notification of the first was read, would be taken for
+its own.
+
+Record r is its own: calls that no connection has taken by the end of a batch of notifications, so that a restart finds them.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Missing, mirrored
+from tcpnewconn.state.log import Record, StateLog
 
 # Calls that are kept, about 400 bytes each; with more, the oldest half is dropped.
 _MOST = 32_768
@@ -63,10 +69,11 @@ _AMBIGUOUS = Found(missing="ambiguous")
 class Calls:
     """The calls that no connection has taken yet. All times are CLOCK_MONOTONIC, in seconds.
 
-    `netns` is the inode number of the network namespace whose connections are asked about. Before `since` nobody took calls.
+    `netns` is the inode number of the network namespace whose connections are asked about. Before `since` nobody took calls,
+    unless the log says so.
     """
 
-    def __init__(self, netns: int, since: float, most: int = _MOST) -> None:
+    def __init__(self, netns: int, since: float, log: StateLog | None = None, most: int = _MOST) -> None:
         self._netns = netns
         self._most = most
         self._calls: dict[FourTuple, list[Call]] = {}
@@ -82,6 +89,18 @@ class Calls:
         # Notifications until then may be of connections whose calls were lost, or are from before the start.
         self._unsure = since + _LATE
         self._since = since
+        self._log = log
+        # 4-tuples of which something has changed since settle(); those that are on record.
+        self._changed: set[FourTuple] = set()
+        self._written: set[FourTuple] = set()
+        if log is not None:
+            log.register("r", self)
+
+    def resume(self) -> None:
+        """Continue where the run before ended: its calls are loaded."""
+        self._since = float("-inf")
+        if self._unsure != float("inf"):
+            self._unsure = self._since
 
     def __len__(self) -> int:
         return self._count
@@ -98,6 +117,7 @@ class Calls:
             if isinstance(call, FailedAttempt):
                 failed.append((call, self._failed(call)))
                 continue
+            self._changed.add(four_tuple)
             if self._later and call.by == "accept" and self._later.pop(four_tuple, None) is not None:
                 continue
             known = self._calls.get(four_tuple)
@@ -121,6 +141,8 @@ class Calls:
 
     def lost(self) -> None:
         """Calls, or destroy notifications, were lost since the last poll."""
+        if not self._polls_unsure and self._log is not None:
+            self._log.append('["r",true]')
         self._polls_unsure = 2
         self._unsure = float("inf")
 
@@ -131,16 +153,21 @@ class Calls:
             rest = [call for call in self._calls[four_tuple] if call.time >= oldest]
             self._count -= len(self._calls[four_tuple]) - len(rest)
             self._taken.pop(four_tuple, None)
+            self._changed.add(four_tuple)
             if rest:
                 self._calls[four_tuple] = rest
             else:
                 del self._calls[four_tuple]
-        if self._later:
-            self._later = {one: since for one, since in self._later.items() if since > begin - _LATEST_ACCEPT}
+        for four_tuple in [one for one, since in self._later.items() if since <= begin - _LATEST_ACCEPT]:
+            del self._later[four_tuple]
+            self._changed.add(four_tuple)
         self._polled_before, self._polled = self._polled, begin
         if self._unsure == float("inf"):
             self._unsure = begin + _LATE
-        self._polls_unsure = max(0, self._polls_unsure - 1)
+        if self._polls_unsure:
+            self._polls_unsure -= 1
+            if not self._polls_unsure and self._log is not None:
+                self._log.append('["r",false]')
 
     def _drop_oldest(self) -> None:
         """Drop the oldest half. What they belong to is not known then, as if they had not been read."""
@@ -152,6 +179,7 @@ class Calls:
             if (rest := [call for call in calls if call.time >= oldest])
         }
         self._taken = {one: count for one, count in self._taken.items() if one in self._calls}
+        self._changed |= self._written - self._calls.keys()
         self._count = sum(map(len, self._calls.values()))
         self.lost()
 
@@ -268,13 +296,16 @@ class Calls:
 
     def closed(self, four_tuple: FourTuple) -> None:
         """A socket of a reported connection was destroyed: nobody will accept it."""
-        if self._later:
-            self._later.pop(four_tuple, None)
+        if self._later and self._later.pop(four_tuple, None) is not None:
+            self._changed.add(four_tuple)
 
     def _accepted_later(self, four_tuple: FourTuple, now: float) -> None:
         self._later[four_tuple] = now
+        self._changed.add(four_tuple)
         if len(self._later) > _MOST_LATER:
-            del self._later[next(iter(self._later))]
+            oldest = next(iter(self._later))
+            del self._later[oldest]
+            self._changed.add(oldest)
 
     def _decided(self, here_name: FourTuple, here: list[Call], there_name: FourTuple, there: list[Call]) -> Found:
         """From the candidates at both ends; they are taken."""
@@ -322,6 +353,7 @@ class Calls:
             return
         if not candidates:
             return
+        self._changed.add(four_tuple)
         taken = self._taken.get(four_tuple, 0) + 1
         if taken < len(self._calls[four_tuple]):
             self._taken[four_tuple] = taken
@@ -330,6 +362,7 @@ class Calls:
         self._count -= len(self._calls.pop(four_tuple))
 
     def _remove(self, four_tuple: FourTuple, call: Call) -> None:
+        self._changed.add(four_tuple)
         calls = self._calls[four_tuple]
         if len(calls) > self._taken.get(four_tuple, 0) + 1:
             calls.remove(call)
@@ -339,8 +372,94 @@ class Calls:
         del self._calls[four_tuple]
         self._taken.pop(four_tuple, None)
 
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """A batch of notifications, or a poll, has been applied: put on record what is left."""
+        changed, written, log = self._changed, self._written, self._log
+        if log is not None:
+            for four_tuple in changed:
+                if four_tuple in self._calls or four_tuple in self._later:
+                    log.append(self._line(four_tuple))
+                    written.add(four_tuple)
+                elif four_tuple in written:
+                    log.append(f'["r","{four_tuple.hex()}"]')
+                    written.discard(four_tuple)
+        changed.clear()
+
+    def _line(self, four_tuple: FourTuple) -> str:
+        calls = [
+            [call.by, call.time, call.uid, call.cgroup, call.cgroup_names, call.netns, call.thread_id, call.thread_name]
+            for call in self._calls.get(four_tuple, ())
+        ]
+        later, taken = self._later.get(four_tuple), self._taken.get(four_tuple, 0)
+        return json.dumps(["r", four_tuple.hex(), later, taken, calls], separators=(",", ":"))
+
+    def records(self) -> Iterator[str]:
+        if self._polls_unsure:
+            yield '["r",true]'
+        self._changed.clear()
+        self._written = {*self._calls, *self._later}
+        yield from map(self._line, self._written)
+
+    def load(self, record: Record) -> None:
+        if isinstance(record[1], bool):
+            self._polls_unsure = 2 if record[1] else 0
+            self._unsure = float("inf") if record[1] else self._since + _LATE
+            return
+        four_tuple = bytes.fromhex(record[1])
+        if len(four_tuple) not in (12, 36):
+            raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+        self._count -= len(self._calls.pop(four_tuple, ()))
+        self._taken.pop(four_tuple, None)
+        self._later.pop(four_tuple, None)
+        self._written.discard(four_tuple)
+        if len(record) == 2:
+            return
+        _, _, later, taken, calls = record
+        self._written.add(four_tuple)
+        if later is not None:
+            self._later[four_tuple] = float(later)
+        if calls:
+            self._calls[four_tuple] = [_loaded(four_tuple, *call) for call in calls]
+            self._count += len(calls)
+            if taken:
+                self._taken[four_tuple] = int(taken)
+
+    def clear(self) -> None:
+        for state in (self._calls, self._taken, self._later, self._written):
+            state.clear()
+        self._count = self._polls_unsure = 0
+        self._unsure = self._since + _LATE
+
     def __iter__(self) -> Iterator[Call]:
         return (call for calls in self._calls.values() for call in calls)
+
+
+def _loaded(
+    four_tuple: FourTuple,
+    by: str,
+    time: float,
+    uid: int,
+    cgroup: int,
+    names: list[str],
+    netns: int,
+    thread: int,
+    name: str,
+) -> Call:
+    if by not in ("connect", "accept"):
+        raise ValueError(f"{by} is no call")
+    return Call(
+        str(by),
+        float(time),
+        four_tuple,
+        int(uid),
+        int(cgroup),
+        tuple(map(str, names)),
+        int(netns),
+        int(thread),
+        str(name),
+    )
 
 
 def _caller(calls: list[Call]) -> Caller:

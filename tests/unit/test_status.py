@@ -148,8 +148,9 @@ def test_lost_events_are_listed_and_no_fault_of_now(file: Path) -> None:
 def test_it_says_of_how_many_connections_the_owner_is_known_and_why_not_of_the_rest(file: Path) -> None:
     counters = Counters()
     ends = (Endpoint(bytes(4), 1), Endpoint(bytes(4), 2), "egress", "notification", "id", 7)
-    for by, missing in ((("socket", "connect"), None), (("connect",), None), ((), "overwritten")):
-        counters.connection(Connection(*ends, by=by, missing=missing), False)
+    for by in (("socket", "connect"), ("connect",)):
+        counters.connection(Connection(*ends, by=by), False)
+    counters.connection(Connection(*ends, missing="overwritten"), False)
     counters.event(Failed(*ends[:3], 111, count=41))
     counters.event(Failed(*ends[:3], 111))
     counters.event(Degraded("trace", "missing"))
