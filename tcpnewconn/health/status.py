@@ -225,11 +225,11 @@ def _rows(metrics: Metrics, verdict: Verdict) -> Iterator[tuple[str, str, bool]]
     yield "  detected by", _listed(_by(metrics, "connections_detected_total")), False
     yield (
         "  attributed",
-        _listed({by: count for by, count in _by(metrics, "connections_attributed_total").items() if count}),
+        _listed({by: count for by, count in _by(metrics, "connections_attributed_total").items() if count}) or "none",
         False,
     )
     missing = {reason: count for reason, count in _by(metrics, "connections_not_attributed_total").items() if count}
-    yield "  no thread", _listed(missing) or "0", False
+    yield "  no thread", _listed(missing) or "none", False
     if failed_attempts := _one(metrics, "connections_failed_total"):
         yield "failed", f"{_number(failed_attempts)} attempts to connect", False
     yield "listeners", _number(_one(metrics, "listeners_total")), False
