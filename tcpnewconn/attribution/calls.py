@@ -26,8 +26,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
+from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, loaded, shared_by, written
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Missing, mirrored
 from tcpnewconn.state.log import Record, StateLog
 
@@ -45,25 +45,6 @@ _LATE = 2.0
 _TICK = 0.01
 # Beyond so many calls it costs too much to look for one without its whole 4-tuple.
 _MOST_SEARCHED = 2_000
-
-
-class Found(NamedTuple):
-    """Who called connect() and accept() of a connection; None where not known, and `missing` says why.
-
-    `accepted_here`: whether the socket that was asked about accepted the connection, None where no call says so.
-    `four_tuple`: that of an unaddressed socket, as its call has it.
-    """
-
-    opened: Caller | None = None
-    accepted: Caller | None = None
-    accepted_here: bool | None = None
-    missing: Missing | None = None
-    four_tuple: FourTuple | None = None
-
-
-_NOT_RECORDED = Found(missing="not-recorded")
-_OVERWRITTEN = Found(missing="overwritten")
-_AMBIGUOUS = Found(missing="ambiguous")
 
 
 class Calls:
@@ -136,7 +117,7 @@ class Calls:
         for call in reversed(self._calls.get(four_tuple, ())):
             if call.by == "connect" and call.time <= failed.time:
                 self._remove(four_tuple, call)
-                return None if self._polls_unsure else _caller([call])
+                return None if self._polls_unsure else shared_by([call])
         return None
 
     def lost(self) -> None:
@@ -194,7 +175,7 @@ class Calls:
             # As most are: one call or none.
             known = self._calls.get(four_tuple)
             if known is None:
-                return _NOT_RECORDED
+                return NOT_RECORDED
             if len(known) == 1 and self._can_be_of_destroyed(known[0], now - idle + _TICK):
                 return self._without_old(self._decided(four_tuple, known, four_tuple, []))
         here = self._of_destroyed(four_tuple, now - idle + _TICK)
@@ -202,7 +183,7 @@ class Calls:
         there = self._of_destroyed(other, now) if other != four_tuple else []
         found = self._decided(four_tuple, here, other, there)
         if now < self._unsure:
-            return self._unsure_because(now) or _NOT_RECORDED
+            return self._unsure_because(now) or NOT_RECORDED
         found = self._without_old(found)
         if found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
             self._accepted_later(other, now)
@@ -236,14 +217,14 @@ class Calls:
     def _unsure_because(self, now: float) -> Found | None:
         if now >= self._unsure:
             return None
-        return _OVERWRITTEN if self._polls_unsure else _NOT_RECORDED
+        return OVERWRITTEN if self._polls_unsure else NOT_RECORDED
 
     def unaddressed(self, four_tuple: FourTuple, now: float, idle: float) -> Found:
         """The calls of a destroyed socket whose remote port the kernel has cleared, and maybe its local address."""
         if (unsure := self._unsure_because(now)) is not None:
             return unsure
         if len(self._calls) > _MOST_SEARCHED:
-            return _AMBIGUOUS
+            return AMBIGUOUS
         half = len(four_tuple) // 2
         port, remote = four_tuple[half - 2 : half], four_tuple[half:-2]
         local = four_tuple[: half - 2]
@@ -257,10 +238,10 @@ class Calls:
             and (anywhere or one[: half - 2] == local)
         ]
         if not matching:
-            return _NOT_RECORDED
+            return NOT_RECORDED
         if len(matching) > 1:
             # It is one of them, whichever: all stay candidates of other connections.
-            return _AMBIGUOUS
+            return AMBIGUOUS
         (whole,) = matching
         found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, []))
         return found._replace(four_tuple=whole) if found.accepted_here is not None else found
@@ -273,7 +254,7 @@ class Calls:
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
         """
         if self._polls_unsure:
-            return _OVERWRITTEN
+            return OVERWRITTEN
         own = [
             call for call in self._calls.get(four_tuple, ()) if call.time <= end and (call.by == "connect" or accepted)
         ]
@@ -282,7 +263,7 @@ class Calls:
             here = own
             if own[0].time > begin and begin < self._since + _LATE:
                 # Another can have stood there at the start.
-                return _AMBIGUOUS
+                return AMBIGUOUS
         else:
             here = own[-1:]
         other = mirrored(four_tuple) if internal else four_tuple
@@ -310,7 +291,7 @@ class Calls:
     def _decided(self, here_name: FourTuple, here: list[Call], there_name: FourTuple, there: list[Call]) -> Found:
         """From the candidates at both ends; they are taken."""
         if not here and not there:
-            return _NOT_RECORDED
+            return NOT_RECORDED
         if len(here) == 1 and not there and here_name not in self._taken:
             # As most are.
             (call,) = here
@@ -324,7 +305,7 @@ class Calls:
         if opened_here == opened_there:
             self._take(here_name, here)
             self._take(there_name, there)
-            return _AMBIGUOUS
+            return AMBIGUOUS
         connects, accepts = (here, there) if opened_here else (there, here)
         names = (here_name, there_name) if opened_here else (there_name, here_name)
         opened = accepted = None
@@ -332,7 +313,7 @@ class Calls:
         if len(connects) > 1:
             missing = "ambiguous"
         if connects:
-            opened = _caller(connects)
+            opened = shared_by(connects)
             self._take(names[0], connects)
             # It is accepted after it was opened.
             accepts = [call for call in accepts if call.time > connects[0].time]
@@ -340,7 +321,7 @@ class Calls:
             if len(accepts) > 1:
                 missing = "ambiguous"
             if len(connects) <= 1:
-                accepted = _caller(accepts)
+                accepted = shared_by(accepts)
             self._take(names[1], accepts)
         return Found(opened, accepted, not opened_here, missing)
 
@@ -376,22 +357,19 @@ class Calls:
 
     def settle(self) -> None:
         """A batch of notifications, or a poll, has been applied: put on record what is left."""
-        changed, written, log = self._changed, self._written, self._log
+        changed, on_record, log = self._changed, self._written, self._log
         if log is not None:
             for four_tuple in changed:
                 if four_tuple in self._calls or four_tuple in self._later:
                     log.append(self._line(four_tuple))
-                    written.add(four_tuple)
-                elif four_tuple in written:
+                    on_record.add(four_tuple)
+                elif four_tuple in on_record:
                     log.append(f'["r","{four_tuple.hex()}"]')
-                    written.discard(four_tuple)
+                    on_record.discard(four_tuple)
         changed.clear()
 
     def _line(self, four_tuple: FourTuple) -> str:
-        calls = [
-            [call.by, call.time, call.uid, call.cgroup, call.cgroup_names, call.netns, call.thread_id, call.thread_name]
-            for call in self._calls.get(four_tuple, ())
-        ]
+        calls = [written(call) for call in self._calls.get(four_tuple, ())]
         later, taken = self._later.get(four_tuple), self._taken.get(four_tuple, 0)
         return json.dumps(["r", four_tuple.hex(), later, taken, calls], separators=(",", ":"))
 
@@ -421,7 +399,7 @@ class Calls:
         if later is not None:
             self._later[four_tuple] = float(later)
         if calls:
-            self._calls[four_tuple] = [_loaded(four_tuple, *call) for call in calls]
+            self._calls[four_tuple] = [loaded(four_tuple, *call) for call in calls]
             self._count += len(calls)
             if taken:
                 self._taken[four_tuple] = int(taken)
@@ -434,44 +412,3 @@ class Calls:
 
     def __iter__(self) -> Iterator[Call]:
         return (call for calls in self._calls.values() for call in calls)
-
-
-def _loaded(
-    four_tuple: FourTuple,
-    by: str,
-    time: float,
-    uid: int,
-    cgroup: int,
-    names: list[str],
-    netns: int,
-    thread: int,
-    name: str,
-) -> Call:
-    if by not in ("connect", "accept"):
-        raise ValueError(f"{by} is no call")
-    return Call(
-        str(by),
-        float(time),
-        four_tuple,
-        int(uid),
-        int(cgroup),
-        tuple(map(str, names)),
-        int(netns),
-        int(thread),
-        str(name),
-    )
-
-
-def _caller(calls: list[Call]) -> Caller:
-    """Who made these calls, as far as they agree."""
-    first = calls[0]
-    if len(calls) == 1:
-        return Caller(first.by, first.uid, first.cgroup, first.thread_id, first.thread_name, first.time)
-    same_thread = all(call.thread_id == first.thread_id and call.thread_name == first.thread_name for call in calls)
-    return Caller(
-        first.by,
-        first.uid if all(call.uid == first.uid for call in calls) else None,
-        first.cgroup if all(call.cgroup == first.cgroup for call in calls) else 0,
-        first.thread_id if same_thread else None,
-        first.thread_name if same_thread else None,
-    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from tcpnewconn.attribution.calls import Calls, Found
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.found import Found
+from tcpnewconn.connections import called
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, mirrored
-from tcpnewconn.observer import called
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tests.model.histories import NAMES

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.attribution import calls as module
-from tcpnewconn.attribution.calls import Calls, Found
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.found import Found
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
 from tcpnewconn.state.log import StateLog
 from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
