@@ -55,7 +55,7 @@ def test_a_call_in_another_network_namespace_is_another_connection_s() -> None:
     assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "not-recorded"
 
 
-def test_ports_that_are_used_again_one_after_the_other_are_told_by_order() -> None:
+def test_ports_that_are_used_again_one_after_the_other_are_distinguished_by_order() -> None:
     calls = known()
     for second in range(1000, 1010):
         calls.add([connect(second, second)])
