@@ -25,7 +25,7 @@ from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
-from tcpnewconn.reporting.sinks import Text, open_sink, say
+from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
@@ -71,7 +71,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
-    if observer.recorder is not None and not attended:
+    if observer.recorder is not None and under_journal():
+        # A person in a terminal has no part in what systemd sets up.
         observer.recorder.say_missing()
     # Entries that an earlier run did not deliver.
     outbox.send()
