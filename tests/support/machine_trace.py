@@ -9,7 +9,9 @@ TRACEFS = "/sys/kernel/tracing"
 OURS = f"{TRACEFS}/instances/tcpnewconn"
 SEEN = "/run/tcpnewconn-trace/instance"
 EVENTS = ("connect", "accept", "failed")
-ASK_FOR_REPAIR = "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
+ASK_FOR_REPAIR = (
+    "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
+)
 OTHERS = "p:others/theirs tcp_close"
 
 
