@@ -117,6 +117,8 @@ class Recorder:
         if self._trace is None:
             if self._try() is None:
                 self.missing = None
+                # Connections that are open were opened before.
+                self.calls.lost()
                 say("the trace is there: short outgoing connections have a user and a unit", 6)
             return
         self._look_after(now, report)

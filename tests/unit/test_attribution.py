@@ -328,8 +328,14 @@ def test_a_trace_that_is_not_there_is_said_once_with_its_reason_and_used_once_it
         "tcpnewconn: the trace is there: short outgoing connections have a user and a unit\n"
     )
     world.events.clear()
+    # Opened before, by another.
     world.trace.records = [connect(1030.1, 7)]
     world.destroyed(OUT, 1031.0)
+    assert world.connection.caller is None
+    world.poll(1040.0)
+    world.events.clear()
+    world.trace.records = [connect(1043.1, 7)]
+    world.destroyed(OUT, 1044.0)
     assert world.connection.caller is not None
 
 
