@@ -185,8 +185,9 @@ class Call(NamedTuple):
 
     `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected, or
     of the new one that accept() returned. User and cgroup are those of the socket; `cgroup_names` are the names of the cgroup's
-    directory and of its parents, the innermost first, as far as they were recorded. `netns` is the inode number of the network
-    namespace (that of /proc/PID/ns/net). Thread id and name are those of the calling thread, in the host's PID namespace.
+    directory and of its parents, the innermost first, as far as they were recorded: "" is the root's, and the last; none where
+    the cgroup is not known. `netns` is the inode number of the network namespace (that of /proc/PID/ns/net). Thread id and name
+    are those of the calling thread, in the host's PID namespace.
     """
 
     by: str

@@ -21,6 +21,8 @@ ALLOWED: dict[str, set[str]] = {
     "attribution": {"model", "text"},
     # The state log: record kinds, no meanings. Each owner writes and reads its own records.
     "state": set(),
+    # The program of tcpnewconn-trace.service.
+    "tracesetup": {"model", "text", "kernel", "settings"},
     # Tracking: which connections are new.
     "tracking": {"model", "kernel", "state"},
     # The reports.
