@@ -41,7 +41,7 @@ _NOTIFIED_AFTER = 0.25
 # Seconds after which a loss or an unaddressed socket is decided; at the end that is now.
 _AT_THE_LATEST = 5.0
 
-# Seconds between two reads of the trace where nothing else asks for it: whenever something wakes the loop.
+# The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
 
 # Seconds between two status lines while the sink has no room.
