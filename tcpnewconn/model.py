@@ -69,12 +69,14 @@ class Endpoint(NamedTuple):
 
     def __str__(self) -> str:
         """As people write it: 10.0.0.5:22, [2001:db8::1]:443; an unknown part is *."""
-        port = "*" if self.port is None else str(self.port)
-        if self.address is None:
+        return self.with_text(None if self.address is None else address_text(self.address))
+
+    def with_text(self, address: str | None) -> str:
+        """The same, where the text of the address is known."""
+        port = "*" if self.port is None else self.port
+        if address is None:
             return f"*:{port}"
-        if len(self.address) == 4:
-            return f"{address_text(self.address)}:{port}"
-        return f"[{address_text(self.address)}]:{port}"
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def address_text(address: bytes) -> str:

@@ -115,8 +115,9 @@ class Renderer:
         return entry
 
     def _connection(self, event: Connection) -> Entry:
-        entry = _entry(event, f"New connection: {event.source} -> {event.destination}")
-        _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry = _entry(event)
+        between = _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry["MESSAGE"] = f"New connection: {between}"
         self._add_attribution(entry, event.uid, event.cgroup)
         self._add_caller(entry, event)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[event.state]
@@ -129,12 +130,9 @@ class Renderer:
         sent, received = event.source_bytes, event.destination_bytes
         if event.direction == "ingress":
             sent, received = received, sent
-        entry = _entry(
-            event,
-            f"Connection closed: {event.source} -> {event.destination}, "
-            f"{size_text(sent)} sent, {size_text(received)} received",
-        )
-        _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry = _entry(event)
+        between = _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry["MESSAGE"] = f"Connection closed: {between}, {size_text(sent)} sent, {size_text(received)} received"
         self._add_attribution(entry, event.uid, event.cgroup)
         self._add_caller(entry, event)
         entry["SOURCE_BYTES"] = str(event.source_bytes)
@@ -273,17 +271,19 @@ _NOT_SET = 0.001
 _CONTAINER = ("CONTAINER_ID", "CONTAINER_RUNTIME", "CONTAINER_NAME", "K8S_POD_UID")
 
 
-def _entry(event: Event, message: str) -> Entry:
+def _entry(event: Event, message: str = "") -> Entry:
     return {"MESSAGE": message, **_IN_COMMON[type(event)]}
 
 
-def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direction: str) -> None:
+def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direction: str) -> str:
+    """Add the fields of two endpoints; returns both as people write them. The text of an address is made once: that is slow."""
+    from_text = to_text = None
     if source.address is not None:
-        entry["SOURCE_ADDRESS"] = address_text(source.address)
+        entry["SOURCE_ADDRESS"] = from_text = address_text(source.address)
     if source.port is not None:
         entry["SOURCE_PORT"] = str(source.port)
     if destination.address is not None:
-        entry["DESTINATION_ADDRESS"] = address_text(destination.address)
+        entry["DESTINATION_ADDRESS"] = to_text = address_text(destination.address)
     if destination.port is not None:
         entry["DESTINATION_PORT"] = str(destination.port)
     entry["NETWORK_TRANSPORT"] = "tcp"
@@ -296,6 +296,7 @@ def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direct
             destination.address,  # type: ignore[arg-type]
             destination.port,  # type: ignore[arg-type]
         )
+    return f"{source.with_text(from_text)} -> {destination.with_text(to_text)}"
 
 
 def _sources_text(event: Summary) -> str:
