@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.metrics import FILE, MetricsFile
@@ -16,8 +18,10 @@ from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
+from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
+from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
@@ -49,8 +53,11 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
     log = StateLog(path, here.place) if path else None
-    outbox = Outbox(sink, log, Renderer(Units(), Users()), settings)
+    units = Units()
+    outbox = Outbox(sink, log, Renderer(units, Users(), Processes(here.boot)), settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
+    if here.live and here.namespace.isdecimal() and not options.once:
+        observer.recorder = Recorder(Calls(int(here.namespace), began), Trace, units.learn)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -61,6 +68,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
+    if observer.recorder is not None and not attended:
+        observer.recorder.say_missing()
     # Entries that an earlier run did not deliver.
     outbox.send()
     if sources.degraded is not None and not options.once:

@@ -213,8 +213,27 @@ class FailedAttempt(NamedTuple):
     error: int
 
 
+class Caller(NamedTuple):
+    """Who called connect() or accept(), as far as that is sure; what is not is None, a cgroup 0.
+
+    `by` is `connect`, `accept`, or `listener` where only the listening socket is known. `time` as in Call.
+    """
+
+    by: str
+    uid: int | None = None
+    cgroup: int = 0
+    thread_id: int | None = None
+    thread_name: str | None = None
+    time: float | None = None
+
+
 class Connection(NamedTuple):
-    """A new connection, to be reported once. `id` is the same however often it is logged."""
+    """A new connection, to be reported once. `id` is the same however often it is logged.
+
+    `uid` (None where not known) and `cgroup` (0) are those of the local side, within this host of the side that opened it; `by`
+    says where they come from: `socket` (the socket itself), `connect` or `accept` (who called it), `listener`. `caller` called
+    connect() or accept() there, `accepted` accepted a connection within this host. `missing`: why no caller is known.
+    """
 
     source: Endpoint
     destination: Endpoint
@@ -224,6 +243,10 @@ class Connection(NamedTuple):
     state: int
     uid: int | None = None
     cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    accepted: Caller | None = None
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +264,7 @@ class Closed:
     """A reported connection is closed.
 
     Payload bytes that the source and the destination sent, the smoothed round trip time in microseconds, retransmitted
-    segments, and the duration in seconds: None where the opening was not seen.
+    segments, and the duration in seconds: None where the opening was not seen. The rest is as in Connection.
     """
 
     source: Endpoint
@@ -255,6 +278,27 @@ class Closed:
     seconds: float | None
     uid: int | None = None
     cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    accepted: Caller | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt to open a connection that failed: who tried, and the errno (0 where the kernel says none).
+
+    With a `count` it stands for so many, and has what they share.
+    """
+
+    source: Endpoint
+    destination: Endpoint
+    direction: str
+    error: int
+    uid: int | None = None
+    cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +306,7 @@ class Summary:
     """Connections that were not logged one by one: how many, and what they share; the rest of the endpoints is None.
 
     `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
-    most connections, each with their number.
+    most connections, each with their number. `uid` is None where they have several, or it is not known.
     """
 
     source: Endpoint
@@ -273,6 +317,7 @@ class Summary:
     sources: int
     exact: bool
     top: tuple[tuple[bytes, int], ...]
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,9 +332,13 @@ class PortScan:
 # How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
 DETECTED_BY = ("startup", "poll", "notification")
 # The reasons of a loss.
-Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan"]
-# Where connections are seen.
-Source = Literal["proc", "notifications"]
+Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution"]
+# Where connections are seen; who opens and accepts them.
+Source = Literal["proc", "notifications", "trace"]
+# What the attribution of a connection comes from: the socket itself, who called connect() or accept(), the listening socket.
+ATTRIBUTED_BY = ("socket", "connect", "accept", "listener")
+# Why it is not known who called connect() or accept(): there is no trace, none was recorded, several can be it, some were lost.
+Missing = Literal["no-trace", "not-recorded", "ambiguous", "overwritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +390,7 @@ Event = (
     | PortScan
     | Listener
     | Closed
+    | Failed
     | Loss
     | Degraded
     | Recovered

@@ -56,8 +56,9 @@ class Setting:
 
     @property
     def attribute(self) -> str:
-        """Where Settings keeps its value: Interval -> interval, BurstLimit -> burst_limit."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()
+        """Where Settings keeps its value: Interval -> interval, BurstLimit -> burst_limit; [Trace] Accept -> trace_accept."""
+        name = f"Trace{self.name}" if self.section == "Trace" else self.name
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
     def parts(self, value: str) -> list[str]:
         """The parts that are parsed one by one: the entries of a list, or the whole value."""
@@ -71,7 +72,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("Report", "Existing", "yes", "Log connections that are already open at the first start.", "boolean"),
     Setting("Report", "Listeners", "yes", "Log new listening sockets.", "boolean"),
     Setting("Report", "Closed", "no", "Log closed connections too, with the bytes sent each way.", "boolean"),
-    Setting("Report", "Ignore", "", "Exclude traffic you do not need: networks, ports, units, users.", "rules"),
+    Setting(
+        "Report",
+        "Failed",
+        "no",
+        "Log attempts to open a connection that fail, with who tried. Needs the trace.",
+        "boolean",
+    ),
+    Setting(
+        "Report", "Ignore", "", "Exclude traffic you do not need: networks, ports, units, users, processes.", "rules"
+    ),
     Setting(
         "Report",
         "BurstLimit",
@@ -95,6 +105,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("PortScan", "Within", "60s", "Time in which it connects to them, from 1s to 1h.", "within"),
     Setting("PortScan", "Trusted", "", "Networks that may connect to any number of ports.", "networks"),
+    Setting(
+        "Trace",
+        "Accept",
+        "yes",
+        "Record who accepts connections, not only who opens them. Applies after: systemctl reload tcpnewconn-trace.",
+        "boolean",
+    ),
 )
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))
 # Old names of sections, and their new ones.
@@ -109,12 +126,14 @@ class Settings:
     existing: bool
     listeners: bool
     closed: bool
+    failed: bool
     ignore: Rules
     burst_limit: int  # 0: no limit
     total_limit: int  # 0: no limit
     ports: int  # 0: off
     within: float  # seconds
     trusted: Rules
+    trace_accept: bool
 
 
 @dataclass(frozen=True, slots=True)
