@@ -131,9 +131,8 @@ def deleted_underneath(say: Say, wait_for: WaitFor) -> None:
     delete_events()
     wait_for(lambda: state()["recorded"] == [*EVENTS], "the service to have the events defined again")
     wait_for(lambda: entries(f"MESSAGE_ID={RECOVERED}"), "the service to say that they are back")
-    run(f"{SHORT} http://127.0.1.6/")
-    wait_for(lambda: connections("127.0.1.6"), "a connection after the repair")
-    say("after a repair", connections("127.0.1.6"))
+    attributed_again("127.0.1.6", wait_for)
+    say("after a repair", connections("127.0.1.6")[-1])
     said = entries(f"MESSAGE_ID={DEGRADED}") + entries(f"MESSAGE_ID={RECOVERED}")
     say("said of the trace", [entry["MESSAGE"] for entry in said])
 
@@ -144,10 +143,19 @@ def restarted_underneath(say: Say, wait_for: WaitFor) -> None:
     run(f"{SHORT} http://127.0.1.7/")
     wait_for(lambda: connections("127.0.1.7"), "a connection without the trace")
     run("systemctl start tcpnewconn-trace.service")
-    run(f"{SHORT} http://127.0.1.8/")
-    wait_for(lambda: connections("127.0.1.8"), "a connection after the start of the oneshot")
-    say("without the oneshot", connections("127.0.1.7"))
-    say("with the oneshot again", connections("127.0.1.8"))
+    attributed_again("127.0.1.8", wait_for)
+    say("without the oneshot", connections("127.0.1.7")[-1])
+    say("with the oneshot again", connections("127.0.1.8")[-1])
+
+
+def attributed_again(server: str, wait_for: WaitFor) -> None:
+    """Until polls have shown which connections are older than the trace, none is attributed."""
+
+    def attributed() -> bool:
+        run(f"{SHORT} http://{server}/")
+        return any("PROCESS_THREAD_ID" in entry for entry in connections(server)[-1:])
+
+    wait_for(attributed, "a connection that is attributed again")
 
 
 def steps(say: Say, wait_for: WaitFor) -> None:

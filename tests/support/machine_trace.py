@@ -10,7 +10,9 @@ OURS = f"{TRACEFS}/instances/tcpnewconn"
 SEEN = "/run/tcpnewconn-trace/instance"
 EVENTS = ("connect", "accept", "failed")
 UNITS = ("tcpnewconn.service", "tcpnewconn-trace.service", "tcpnewconn-trace-repair.service")
-ASK_FOR_REPAIR = "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
+ASK_FOR_REPAIR = (
+    "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
+)
 OTHERS = "p:others/theirs tcp_close"
 
 
