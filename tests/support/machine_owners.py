@@ -35,11 +35,11 @@ def connections(server: str) -> list[dict[str, Any]]:
 
 def gone_units(say: Say, wait_for: WaitFor) -> None:
     """Each connection is of a unit of its own, with a user of its own, which is gone when it is reported."""
-    for number in range(12):
+    for number in range(8):
         run(
             f"systemd-run --quiet --wait --unit=gone-{number}.service --uid={USERS[number % len(USERS)]} {SHORT} http://127.0.1.1/"
         )
-    wait_for(lambda: len(connections("127.0.1.1")) >= 12, "connections of units that are gone")
+    wait_for(lambda: len(connections("127.0.1.1")) >= 8, "connections of units that are gone")
     say("of gone units", connections("127.0.1.1"))
 
 
