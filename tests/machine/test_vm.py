@@ -81,12 +81,6 @@ def test_the_events_are_checked_and_recorded_from_the_installation_on(outcomes: 
     assert outcomes["trace"] == {**RECORDED, "others": []}
 
 
-def test_the_exposure_of_the_units_is_as_low_as_it_is_said(outcomes: dict[str, Any]) -> None:
-    assert outcomes["exposures"]["tcpnewconn.service"] <= 0.8
-    assert outcomes["exposures"]["tcpnewconn-trace.service"] <= 1.5
-    assert outcomes["exposures"]["tcpnewconn-trace-repair.service"] <= 1.5
-
-
 def test_the_service_can_read_the_rings_and_nothing_else_of_tracefs(outcomes: dict[str, Any]) -> None:
     formats = [f"events/tcpnewconn/{event}/{name}" for event in EVENTS for name in ("enable", "format")]
     rings = ["per_cpu/cpuN/stats", "per_cpu/cpuN/trace_pipe_raw"]

@@ -9,7 +9,6 @@ TRACEFS = "/sys/kernel/tracing"
 OURS = f"{TRACEFS}/instances/tcpnewconn"
 SEEN = "/run/tcpnewconn-trace/instance"
 EVENTS = ("connect", "accept", "failed")
-UNITS = ("tcpnewconn.service", "tcpnewconn-trace.service", "tcpnewconn-trace-repair.service")
 ASK_FOR_REPAIR = (
     "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups sh -c ': >/run/tcpnewconn/trace.repair'"
 )
@@ -46,14 +45,6 @@ def enabled(event: str) -> bool:
         return read(f"{OURS}/events/tcpnewconn/{event}/enable").strip() == "1"
     except OSError:
         return False
-
-
-def exposures() -> dict[str, float]:
-    found = {}
-    for unit in UNITS:
-        judged = run(f"systemd-analyze security --no-pager {unit}", check=False)
-        found[unit] = float(re.findall(r"Overall exposure level for \S+: ([\d.]+)", judged)[0])
-    return found
 
 
 def open_to_the_service() -> dict[str, list[str]]:
@@ -123,7 +114,6 @@ def wrong_offset() -> dict[str, object]:
 def steps(say: Callable[[str, object], None], wait_for: Callable[[Callable[[], object], str], None]) -> None:
     """The oneshot under the package's own units; the service runs before and after."""
     say("trace", state())
-    say("exposures", exposures())
     say("open to the service", open_to_the_service())
 
     define_others()
