@@ -25,7 +25,7 @@ from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
-from tcpnewconn.reporting.sinks import Text, open_sink, say
+from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
@@ -56,8 +56,10 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     units = Units()
     outbox = Outbox(sink, log, Renderer(units, Users(), Processes(here.boot)), settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
+    # Also where there is no trace: the state can hold what an earlier run read of one.
+    calls = Calls(int(here.namespace) if here.namespace.isdecimal() else 0, began, log)
     if here.live and here.namespace.isdecimal() and not options.once:
-        observer.recorder = Recorder(Calls(int(here.namespace), began), Trace, units.learn)
+        observer.recorder = Recorder(calls, Trace, units.learn)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -65,10 +67,12 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         say(warning)
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
+        calls.resume()
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
-    if observer.recorder is not None and not attended:
+    if observer.recorder is not None and under_journal():
+        # A person in a terminal has no part in what systemd sets up.
         observer.recorder.say_missing()
     # Entries that an earlier run did not deliver.
     outbox.send()

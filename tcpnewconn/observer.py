@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tcpnewconn.attribution.calls import Calls, Found
+from tcpnewconn.attribution.found import Found
+from tcpnewconn.connections import attributed, called
+from tcpnewconn.connections import closed as closed_event
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import (
-    CLOSE_WAIT,
     EGRESS,
-    ESTABLISHED,
     INGRESS,
     INTERNAL,
     Caller,
-    Closed,
     Connection,
     Degraded,
     DestroyedSocket,
@@ -137,6 +136,7 @@ class Observer:
         self._ticked(now, last=False)
         if self.recorder is not None:
             self.recorder.polled(now, self._report)
+            self.recorder.calls.settle()
 
     def read_calls(self) -> float:
         """Take what the trace recorded until now, which is returned."""
@@ -155,6 +155,11 @@ class Observer:
                     who = (caller.uid, caller.cgroup, ("connect",), caller) if caller is not None else ()
                     self._report(Failed(source, destination, direction, attempt.error, *who))
         return now
+
+    def settle_calls(self) -> None:
+        """A batch of destroyed sockets has been applied: put on record what is left of what was read."""
+        if self.recorder is not None:
+            self.recorder.calls.settle()
 
     @property
     def records(self) -> bool:
@@ -319,7 +324,7 @@ class Observer:
         uid, cgroup = new.uid, new.cgroup
         if new.internal and new.destroyed is None and source != endpoints(four_tuple)[0]:
             uid, cgroup = self._attribution(mirrored(four_tuple))
-        connection = self._attributed(source, destination, direction, new, uid, cgroup, found)
+        connection = self._attributed(source, destination, direction, new, (uid, cgroup), found)
         self._report(connection)
         if not self.closed:
             return
@@ -327,7 +332,7 @@ class Observer:
             caller = connection.caller
             opened = caller.time if caller is not None and caller.by == "connect" else None
             seconds = None if opened is None or now is None or opened > now else now - opened
-            self._report(_closed(connection, four_tuple, new.destroyed, seconds))
+            self._report(closed_event(connection, four_tuple, new.destroyed, seconds))
         elif connection.caller is not None or connection.accepted is not None:
             self._callers[new.number] = (connection.by, connection.caller, connection.accepted)
             if len(self._callers) > _MOST_REMEMBERED:
@@ -339,41 +344,10 @@ class Observer:
         destination: Endpoint,
         direction: str,
         new: NewConnection,
-        uid: int | None,
-        cgroup: int,
+        owner: tuple[int | None, int],
         found: Found,
     ) -> Connection:
-        """The event of a connection, with whose it is: in the order of trust, the socket itself, its caller, the listener."""
-        by: tuple[str, ...] = ("socket",) if uid is not None or cgroup else ()
-        accepted = found.accepted
-        caller = accepted if direction == INGRESS else found.opened
-        if caller is not None:
-            uid = caller.uid if uid is None else uid
-            cgroup = cgroup or caller.cgroup
-            by += (caller.by,)
-        if direction == INTERNAL:
-            if accepted is None and destination.address is not None and destination.port is not None:
-                listening = self._listeners.on(b"%b%b" % (destination.address, destination.port.to_bytes(2, "big")))
-                accepted = Caller("listener", cgroup=listening) if listening else None
-        else:
-            accepted = None
-            if not cgroup and direction == INGRESS and new.destroyed is not None:
-                cgroup = self._listeners.on(new.four_tuple[: len(new.four_tuple) // 2]) or 0
-                by += ("listener",) if cgroup else ()
-        return Connection(
-            source,
-            destination,
-            direction,
-            new.detected_by,
-            self._id(new.number),
-            new.state,
-            uid,
-            cgroup,
-            by,
-            caller,
-            accepted,
-            found.missing if caller is None or caller.thread_id is None else None,
-        )
+        return attributed(source, destination, direction, new, self._id(new.number), owner, found, self._listeners)
 
     def _without_addresses(self, new: NewConnection, found: Found) -> Connection:
         """A connection of an unaddressed socket: what its call does not say of its local address and remote port is missing."""
@@ -386,7 +360,7 @@ class Observer:
             remote = Endpoint(remote.address, None)
             accepted = self._listeners.on(here) is not None or not self._listeners.ephemeral(here)
         source, destination, direction = (remote, local, INGRESS) if accepted else (local, remote, EGRESS)
-        return self._attributed(source, destination, direction, new, None, 0, found)
+        return self._attributed(source, destination, direction, new, (None, 0), found)
 
     def _closed_socket(self, closed: ClosedSocket, now: float) -> None:
         if self.recorder is not None:
@@ -419,7 +393,7 @@ class Observer:
         # The clock of the run before can have been another one: that of a time namespace, or of a machine that was restored.
         opened = closed.opened
         seconds = None if opened is None or opened > now else now - opened
-        self._report(_closed(connection, four_tuple, closed.destroyed, seconds))
+        self._report(closed_event(connection, four_tuple, closed.destroyed, seconds))
 
     def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
@@ -470,42 +444,3 @@ class Observer:
                 )
             )
             self._malformed, self._first_malformed = 0, None
-
-
-def called(calls: Calls, new: NewConnection, row: Row | None, polled: tuple[float, float], now: float) -> Found:
-    """The calls that made a connection; `row` and `polled` are of the last poll: see Calls.shown()."""
-    destroyed = new.destroyed
-    if destroyed is None:
-        # Nobody owns it, and nobody has closed it: it waits for accept().
-        accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT) or new.uid is not None
-        return calls.shown(new.four_tuple, new.internal, *polled, accepted, now)
-    if destroyed.unaddressed:
-        return calls.unaddressed(new.four_tuple, now, destroyed.idle)
-    return calls.destroyed(new.four_tuple, new.internal, now, destroyed.idle)
-
-
-def _closed(connection: Connection, four_tuple: FourTuple, destroyed: DestroyedSocket, seconds: float | None) -> Closed:
-    """The closed event of a connection, from one of its sockets on this host; it lasted so many seconds."""
-    traffic = destroyed.traffic
-    opened_here = connection.source == endpoints(four_tuple)[0]
-    # Of what was acknowledged beyond the payload one is the SYN of the side that opened, the other the FIN: a side whose FIN
-    # was acknowledged has, unless its peer vanished, received one too.
-    fin = traffic.acked - traffic.sent > int(opened_here)
-    received = max(0, traffic.received - int(fin))
-    source_bytes, destination_bytes = (traffic.sent, received) if opened_here else (received, traffic.sent)
-    return Closed(
-        connection.source,
-        connection.destination,
-        connection.direction,
-        connection.id,
-        source_bytes,
-        destination_bytes,
-        traffic.rtt,
-        traffic.retransmits,
-        seconds,
-        connection.uid,
-        connection.cgroup,
-        connection.by,
-        connection.caller,
-        connection.accepted,
-    )

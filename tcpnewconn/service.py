@@ -255,7 +255,7 @@ class Service:
             destroyed = notifications.peek()
             if destroyed is None:
                 self.observer.tracker.caught_up(time.monotonic())
-                return
+                break
             if not called:
                 called = max(1, notifications.queued())
                 self.observer.read_calls()
@@ -272,6 +272,9 @@ class Service:
             if most % _AT_ONCE == 0:
                 # On a starved machine, those before a poll can take longer than the watchdog waits.
                 self._live()
+        self.observer.settle_calls()
+        if self.log is not None:
+            self.log.flush()
 
     def _count_losses(self, now: float) -> bool:
         """Whether notifications were lost since the last time."""

@@ -15,15 +15,21 @@ Calls of one 4-tuple are distinguished by their order, never by likelihood:
 
 What can still go wrong: a connection that was never accepted, destroyed because its listener was closed, and another on the
 same two ports that is accepted while the notification of the first still waits. Cookies would tell (tracepoint
-tcp_destroy_sock), for one more event per socket.
+tcp_destroy_sock), for one more event per socket. After SIGKILL, the calls that were read and not yet recorded are missing,
+those of some milliseconds: another on the same two ports, before the notification of the first was read, would be taken for
+its own.
+
+Record r is its own: calls that no connection has taken by the end of a batch of notifications, so that a restart finds them.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
+from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, loaded, shared_by, written
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Missing, mirrored
+from tcpnewconn.state.log import Record, StateLog
 
 # Calls that are kept, about 400 bytes each; with more, the oldest half is dropped.
 _MOST = 32_768
@@ -41,32 +47,14 @@ _TICK = 0.01
 _MOST_SEARCHED = 2_000
 
 
-class Found(NamedTuple):
-    """Who called connect() and accept() of a connection; None where not known, and `missing` says why.
-
-    `accepted_here`: whether the socket that was asked about accepted the connection, None where no call says so.
-    `four_tuple`: that of an unaddressed socket, as its call has it.
-    """
-
-    opened: Caller | None = None
-    accepted: Caller | None = None
-    accepted_here: bool | None = None
-    missing: Missing | None = None
-    four_tuple: FourTuple | None = None
-
-
-_NOT_RECORDED = Found(missing="not-recorded")
-_OVERWRITTEN = Found(missing="overwritten")
-_AMBIGUOUS = Found(missing="ambiguous")
-
-
 class Calls:
     """The calls that no connection has taken yet. All times are CLOCK_MONOTONIC, in seconds.
 
-    `netns` is the inode number of the network namespace whose connections are asked about. Before `since` nobody took calls.
+    `netns` is the inode number of the network namespace whose connections are asked about. Before `since` nobody took calls,
+    unless the log says so.
     """
 
-    def __init__(self, netns: int, since: float, most: int = _MOST) -> None:
+    def __init__(self, netns: int, since: float, log: StateLog | None = None, most: int = _MOST) -> None:
         self._netns = netns
         self._most = most
         self._calls: dict[FourTuple, list[Call]] = {}
@@ -82,6 +70,18 @@ class Calls:
         # Notifications until then may be of connections whose calls were lost, or are from before the start.
         self._unsure = since + _LATE
         self._since = since
+        self._log = log
+        # 4-tuples of which something has changed since settle(); those that are on record.
+        self._changed: set[FourTuple] = set()
+        self._written: set[FourTuple] = set()
+        if log is not None:
+            log.register("r", self)
+
+    def resume(self) -> None:
+        """Continue where the run before ended: its calls are loaded."""
+        self._since = float("-inf")
+        if self._unsure != float("inf"):
+            self._unsure = self._since
 
     def __len__(self) -> int:
         return self._count
@@ -98,6 +98,7 @@ class Calls:
             if isinstance(call, FailedAttempt):
                 failed.append((call, self._failed(call)))
                 continue
+            self._changed.add(four_tuple)
             if self._later and call.by == "accept" and self._later.pop(four_tuple, None) is not None:
                 continue
             known = self._calls.get(four_tuple)
@@ -116,11 +117,13 @@ class Calls:
         for call in reversed(self._calls.get(four_tuple, ())):
             if call.by == "connect" and call.time <= failed.time:
                 self._remove(four_tuple, call)
-                return None if self._polls_unsure else _caller([call])
+                return None if self._polls_unsure else shared_by([call])
         return None
 
     def lost(self) -> None:
         """Calls, or destroy notifications, were lost since the last poll."""
+        if not self._polls_unsure and self._log is not None:
+            self._log.append('["r",true]')
         self._polls_unsure = 2
         self._unsure = float("inf")
 
@@ -131,16 +134,21 @@ class Calls:
             rest = [call for call in self._calls[four_tuple] if call.time >= oldest]
             self._count -= len(self._calls[four_tuple]) - len(rest)
             self._taken.pop(four_tuple, None)
+            self._changed.add(four_tuple)
             if rest:
                 self._calls[four_tuple] = rest
             else:
                 del self._calls[four_tuple]
-        if self._later:
-            self._later = {one: since for one, since in self._later.items() if since > begin - _LATEST_ACCEPT}
+        for four_tuple in [one for one, since in self._later.items() if since <= begin - _LATEST_ACCEPT]:
+            del self._later[four_tuple]
+            self._changed.add(four_tuple)
         self._polled_before, self._polled = self._polled, begin
         if self._unsure == float("inf"):
             self._unsure = begin + _LATE
-        self._polls_unsure = max(0, self._polls_unsure - 1)
+        if self._polls_unsure:
+            self._polls_unsure -= 1
+            if not self._polls_unsure and self._log is not None:
+                self._log.append('["r",false]')
 
     def _drop_oldest(self) -> None:
         """Drop the oldest half. What they belong to is not known then, as if they had not been read."""
@@ -152,6 +160,7 @@ class Calls:
             if (rest := [call for call in calls if call.time >= oldest])
         }
         self._taken = {one: count for one, count in self._taken.items() if one in self._calls}
+        self._changed |= self._written - self._calls.keys()
         self._count = sum(map(len, self._calls.values()))
         self.lost()
 
@@ -166,7 +175,7 @@ class Calls:
             # As most are: one call or none.
             known = self._calls.get(four_tuple)
             if known is None:
-                return _NOT_RECORDED
+                return NOT_RECORDED
             if len(known) == 1 and self._can_be_of_destroyed(known[0], now - idle + _TICK):
                 return self._without_old(self._decided(four_tuple, known, four_tuple, []))
         here = self._of_destroyed(four_tuple, now - idle + _TICK)
@@ -174,7 +183,7 @@ class Calls:
         there = self._of_destroyed(other, now) if other != four_tuple else []
         found = self._decided(four_tuple, here, other, there)
         if now < self._unsure:
-            return self._unsure_because(now) or _NOT_RECORDED
+            return self._unsure_because(now) or NOT_RECORDED
         found = self._without_old(found)
         if found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
             self._accepted_later(other, now)
@@ -208,14 +217,14 @@ class Calls:
     def _unsure_because(self, now: float) -> Found | None:
         if now >= self._unsure:
             return None
-        return _OVERWRITTEN if self._polls_unsure else _NOT_RECORDED
+        return OVERWRITTEN if self._polls_unsure else NOT_RECORDED
 
     def unaddressed(self, four_tuple: FourTuple, now: float, idle: float) -> Found:
         """The calls of a destroyed socket whose remote port the kernel has cleared, and maybe its local address."""
         if (unsure := self._unsure_because(now)) is not None:
             return unsure
         if len(self._calls) > _MOST_SEARCHED:
-            return _AMBIGUOUS
+            return AMBIGUOUS
         half = len(four_tuple) // 2
         port, remote = four_tuple[half - 2 : half], four_tuple[half:-2]
         local = four_tuple[: half - 2]
@@ -229,10 +238,10 @@ class Calls:
             and (anywhere or one[: half - 2] == local)
         ]
         if not matching:
-            return _NOT_RECORDED
+            return NOT_RECORDED
         if len(matching) > 1:
             # It is one of them, whichever: all stay candidates of other connections.
-            return _AMBIGUOUS
+            return AMBIGUOUS
         (whole,) = matching
         found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, []))
         return found._replace(four_tuple=whole) if found.accepted_here is not None else found
@@ -245,7 +254,7 @@ class Calls:
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
         """
         if self._polls_unsure:
-            return _OVERWRITTEN
+            return OVERWRITTEN
         own = [
             call for call in self._calls.get(four_tuple, ()) if call.time <= end and (call.by == "connect" or accepted)
         ]
@@ -254,7 +263,7 @@ class Calls:
             here = own
             if own[0].time > begin and begin < self._since + _LATE:
                 # Another can have stood there at the start.
-                return _AMBIGUOUS
+                return AMBIGUOUS
         else:
             here = own[-1:]
         other = mirrored(four_tuple) if internal else four_tuple
@@ -268,18 +277,21 @@ class Calls:
 
     def closed(self, four_tuple: FourTuple) -> None:
         """A socket of a reported connection was destroyed: nobody will accept it."""
-        if self._later:
-            self._later.pop(four_tuple, None)
+        if self._later and self._later.pop(four_tuple, None) is not None:
+            self._changed.add(four_tuple)
 
     def _accepted_later(self, four_tuple: FourTuple, now: float) -> None:
         self._later[four_tuple] = now
+        self._changed.add(four_tuple)
         if len(self._later) > _MOST_LATER:
-            del self._later[next(iter(self._later))]
+            oldest = next(iter(self._later))
+            del self._later[oldest]
+            self._changed.add(oldest)
 
     def _decided(self, here_name: FourTuple, here: list[Call], there_name: FourTuple, there: list[Call]) -> Found:
         """From the candidates at both ends; they are taken."""
         if not here and not there:
-            return _NOT_RECORDED
+            return NOT_RECORDED
         if len(here) == 1 and not there and here_name not in self._taken:
             # As most are.
             (call,) = here
@@ -293,7 +305,7 @@ class Calls:
         if opened_here == opened_there:
             self._take(here_name, here)
             self._take(there_name, there)
-            return _AMBIGUOUS
+            return AMBIGUOUS
         connects, accepts = (here, there) if opened_here else (there, here)
         names = (here_name, there_name) if opened_here else (there_name, here_name)
         opened = accepted = None
@@ -301,7 +313,7 @@ class Calls:
         if len(connects) > 1:
             missing = "ambiguous"
         if connects:
-            opened = _caller(connects)
+            opened = shared_by(connects)
             self._take(names[0], connects)
             # It is accepted after it was opened.
             accepts = [call for call in accepts if call.time > connects[0].time]
@@ -309,7 +321,7 @@ class Calls:
             if len(accepts) > 1:
                 missing = "ambiguous"
             if len(connects) <= 1:
-                accepted = _caller(accepts)
+                accepted = shared_by(accepts)
             self._take(names[1], accepts)
         return Found(opened, accepted, not opened_here, missing)
 
@@ -322,6 +334,7 @@ class Calls:
             return
         if not candidates:
             return
+        self._changed.add(four_tuple)
         taken = self._taken.get(four_tuple, 0) + 1
         if taken < len(self._calls[four_tuple]):
             self._taken[four_tuple] = taken
@@ -330,6 +343,7 @@ class Calls:
         self._count -= len(self._calls.pop(four_tuple))
 
     def _remove(self, four_tuple: FourTuple, call: Call) -> None:
+        self._changed.add(four_tuple)
         calls = self._calls[four_tuple]
         if len(calls) > self._taken.get(four_tuple, 0) + 1:
             calls.remove(call)
@@ -339,20 +353,62 @@ class Calls:
         del self._calls[four_tuple]
         self._taken.pop(four_tuple, None)
 
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """A batch of notifications, or a poll, has been applied: put on record what is left."""
+        changed, on_record, log = self._changed, self._written, self._log
+        if log is not None:
+            for four_tuple in changed:
+                if four_tuple in self._calls or four_tuple in self._later:
+                    log.append(self._line(four_tuple))
+                    on_record.add(four_tuple)
+                elif four_tuple in on_record:
+                    log.append(f'["r","{four_tuple.hex()}"]')
+                    on_record.discard(four_tuple)
+        changed.clear()
+
+    def _line(self, four_tuple: FourTuple) -> str:
+        calls = [written(call) for call in self._calls.get(four_tuple, ())]
+        later, taken = self._later.get(four_tuple), self._taken.get(four_tuple, 0)
+        return json.dumps(["r", four_tuple.hex(), later, taken, calls], separators=(",", ":"))
+
+    def records(self) -> Iterator[str]:
+        if self._polls_unsure:
+            yield '["r",true]'
+        self._changed.clear()
+        self._written = {*self._calls, *self._later}
+        yield from map(self._line, self._written)
+
+    def load(self, record: Record) -> None:
+        if isinstance(record[1], bool):
+            self._polls_unsure = 2 if record[1] else 0
+            self._unsure = float("inf") if record[1] else self._since + _LATE
+            return
+        four_tuple = bytes.fromhex(record[1])
+        if len(four_tuple) not in (12, 36):
+            raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+        self._count -= len(self._calls.pop(four_tuple, ()))
+        self._taken.pop(four_tuple, None)
+        self._later.pop(four_tuple, None)
+        self._written.discard(four_tuple)
+        if len(record) == 2:
+            return
+        _, _, later, taken, calls = record
+        self._written.add(four_tuple)
+        if later is not None:
+            self._later[four_tuple] = float(later)
+        if calls:
+            self._calls[four_tuple] = [loaded(four_tuple, *call) for call in calls]
+            self._count += len(calls)
+            if taken:
+                self._taken[four_tuple] = int(taken)
+
+    def clear(self) -> None:
+        for state in (self._calls, self._taken, self._later, self._written):
+            state.clear()
+        self._count = self._polls_unsure = 0
+        self._unsure = self._since + _LATE
+
     def __iter__(self) -> Iterator[Call]:
         return (call for calls in self._calls.values() for call in calls)
-
-
-def _caller(calls: list[Call]) -> Caller:
-    """Who made these calls, as far as they agree."""
-    first = calls[0]
-    if len(calls) == 1:
-        return Caller(first.by, first.uid, first.cgroup, first.thread_id, first.thread_name, first.time)
-    same_thread = all(call.thread_id == first.thread_id and call.thread_name == first.thread_name for call in calls)
-    return Caller(
-        first.by,
-        first.uid if all(call.uid == first.uid for call in calls) else None,
-        first.cgroup if all(call.cgroup == first.cgroup for call in calls) else 0,
-        first.thread_id if same_thread else None,
-        first.thread_name if same_thread else None,
-    )

@@ -86,6 +86,8 @@ class Renderer:
         self._units = units
         self._users = users
         self._processes = processes
+        # From CLOCK_MONOTONIC to Unix time, in seconds.
+        self._offset = 0.0
 
     def entry(self, event: Event) -> Entry:
         if isinstance(event, Connection):
@@ -244,8 +246,7 @@ class Renderer:
             if caller.thread_name is not None:
                 entry["PROCESS_THREAD_NAME"] = printable(caller.thread_name)
             if caller.by == "connect" and caller.time is not None:
-                opened = time.time() - time.monotonic() + caller.time
-                entry["EVENT_START"] = datetime.fromtimestamp(opened, timezone.utc).isoformat(timespec="microseconds")
+                entry["EVENT_START"] = self._clock_time(caller.time)
         if event.by:
             entry["TCPNEWCONN_ATTRIBUTED_BY"] = ",".join(event.by)
         accepted = None if isinstance(event, Failed) else event.accepted
@@ -258,7 +259,16 @@ class Renderer:
             if place.container is not None and (known := place.container.id or place.container.name):
                 entry["TCPNEWCONN_ACCEPTED_BY_CONTAINER"] = printable(known)
 
+    def _clock_time(self, monotonic: float) -> str:
+        """A time of CLOCK_MONOTONIC as people write it. The same is the same each time, unless the clock was set meanwhile."""
+        offset = time.time() - time.monotonic()
+        if abs(offset - self._offset) > _NOT_SET:
+            self._offset = offset
+        return datetime.fromtimestamp(self._offset + monotonic, timezone.utc).isoformat(timespec="microseconds")
 
+
+# By so many seconds two clocks that are read one after the other, and are adjusted, can seem to differ.
+_NOT_SET = 0.001
 # As Container has them.
 _CONTAINER = ("CONTAINER_ID", "CONTAINER_RUNTIME", "CONTAINER_NAME", "K8S_POD_UID")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from tcpnewconn.attribution.calls import Calls, Found
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.found import Found
+from tcpnewconn.connections import called
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, mirrored
-from tcpnewconn.observer import called
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tests.model.histories import NAMES
@@ -115,9 +116,15 @@ class AttributedPlay(Play):
     def made_kernel(room: int) -> Kernel:
         return RecordingKernel(room)
 
-    def _begin(self) -> None:
-        self.calls = Calls(NETNS, self.kernel.now)
-        super()._begin()
+    def _log_made(self) -> None:
+        self.calls = Calls(NETNS, self.kernel.now, self.log_file)
+
+    def _calls_resumed(self) -> None:
+        self.calls.resume()
+
+    def _calls_settled(self) -> None:
+        self.calls.settle()
+        self.log_file.flush()
 
     def _read_calls(self) -> None:
         self._poll_read = self.kernel.now
@@ -136,6 +143,7 @@ class AttributedPlay(Play):
 
     def _calls_polled(self) -> None:
         self.calls.polled(self._poll_began)
+        self._calls_settled()
 
     def _outcome(self, outcome: NewConnection | ClosedSocket, now: float) -> None:
         super()._outcome(outcome, now)

@@ -90,9 +90,11 @@ class Play:
         socket = self._socket if self._notifications is Notifications.KEPT else 0
         self._proc = ProcNet(str(self._directory), "little")
         self.tracker = Tracker(self._look_up, is_internal, self._outcome, self._notifications, self.log_file, socket)
+        self._log_made()
         assert self.log_file.load() is None
         if self.log_file.resumed:
             self.tracker.resume(self.kernel.now, self._counter)
+            self._calls_resumed()
         self.log_file.save()
         self._runs += 1
         self._polls = 0
@@ -129,6 +131,7 @@ class Play:
                 cursor.handled(destroyed.cookie)
                 self.log_file.flush()
             del buffer[0]
+        self._calls_settled()
         self.tracker.caught_up(self.kernel.now)
         dropped, self.kernel.dropped = self.kernel.dropped, 0
         if dropped:
@@ -138,6 +141,15 @@ class Play:
         cursor.count(self._counter, self.kernel.now)
 
     # What recorded calls of connect() and accept() add: see attributed.py.
+
+    def _log_made(self) -> None:
+        """The state log of a run is there, and has not been loaded."""
+
+    def _calls_resumed(self) -> None:
+        """It was loaded, and continues that of the run before."""
+
+    def _calls_settled(self) -> None:
+        """What was received has been applied."""
 
     def _read_calls(self) -> None:
         """What the kernel has recorded until now is taken."""

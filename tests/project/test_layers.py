@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     # The sources, and the settings.
     "settings": {"model", "text"},
     "kernel": {"model", "text"},
-    "attribution": {"model", "text"},
+    "attribution": {"model", "text", "state"},
     # The state log: record kinds, no meanings. Each owner writes and reads its own records.
     "state": set(),
     # The program of tcpnewconn-trace.service.
@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "reporting": {"__init__", "model", "settings", "text", "state", "attribution", "health"},
 }
 # Those that join them, each above the ones before it.
-for joining in ("recorder", "observer", "service", "app", "cli", "__main__"):
+for joining in ("recorder", "connections", "observer", "service", "app", "cli", "__main__"):
     ALLOWED[joining] = set(ALLOWED)
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
+from tcpnewconn.health.notify import Notifier
+from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.kernel.trace import TraceMissing
@@ -27,6 +33,11 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.observer import Observer
 from tcpnewconn.recorder import Recorder
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.outbox import Outbox
+from tcpnewconn.reporting.sinks import Text
+from tcpnewconn.service import Service
+from tcpnewconn.settings.config import load
 from tcpnewconn.tracking.run import Notifications
 from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
 from tests.support.table import Line, Tables, line, listener
@@ -320,3 +331,57 @@ def test_a_trace_that_is_not_there_is_said_once_with_its_reason_and_used_once_it
     world.trace.records = [connect(1030.1, 7)]
     world.destroyed(OUT, 1031.0)
     assert world.connection.caller is not None
+
+
+# --- when the trace is read ------------------------------------------------------------------------------------------
+
+
+class Arriving:
+    """Notifications that come while those before are dealt with: the next, once one was taken. Each after its own connect()."""
+
+    def __init__(self, world: World, count: int) -> None:
+        self._world = world
+        self._left = count
+        self._queue: list[DestroyedSocket] = []
+        self._arrive(3)
+
+    def _arrive(self, count: int) -> None:
+        for _ in range(min(count, self._left)):
+            self._left -= 1
+            at = four_tuple(f"10.0.0.5:{41000 + self._left}", "192.0.2.7:443")
+            self._world.trace.records.append(connect(1000.0, self._left + 1, at))
+            self._queue.append(DestroyedSocket(at, self._left + 1, True, False, NOTHING))
+
+    def peek(self) -> DestroyedSocket | None:
+        return self._queue[0] if self._queue else None
+
+    def consume(self) -> None:
+        self._queue.pop(0)
+        self._arrive(1)
+
+    def queued(self) -> int:
+        return len(self._queue) // 2
+
+    def dropped(self) -> int:
+        return 0
+
+
+def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    settings = replace(load("/dev/null"), burst_limit=0, total_limit=0)
+    outbox = Outbox(Text(), None, Renderer(Units("/nowhere"), Users()), settings)
+    service = Service(
+        settings,
+        world.observer,
+        outbox,
+        Observation(None),
+        None,
+        Arriving(world, 50),  # type: ignore[arg-type]
+        Notifier(),
+        lambda: settings,
+    )
+    service._take_destroyed(1000)
+    threads = [event.caller.thread_id for event in world.events if isinstance(event, Connection) and event.caller]
+    assert sorted(threads) == list(range(1, 51))  # type: ignore[type-var]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tcpnewconn.attribution import calls as module
-from tcpnewconn.attribution.calls import Calls, Found
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.found import Found
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
+from tcpnewconn.state.log import StateLog
 from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
 
 
 def known(*recorded: Call | FailedAttempt, most: int = 100) -> Calls:
     """Of a run that began long ago, and has polled at 990 s."""
-    calls = Calls(NETNS, 0.0, most)
+    calls = Calls(NETNS, 0.0, most=most)
     calls.polled(980.0)
     calls.polled(990.0)
     calls.add(recorded)
@@ -51,7 +55,7 @@ def test_a_call_in_another_network_namespace_is_another_connection_s() -> None:
     assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "not-recorded"
 
 
-def test_ports_that_are_used_again_one_after_the_other_are_told_by_order() -> None:
+def test_ports_that_are_used_again_one_after_the_other_are_distinguished_by_order() -> None:
     calls = known()
     for second in range(1000, 1010):
         calls.add([connect(second, second)])
@@ -250,3 +254,96 @@ def test_of_too_many_the_oldest_half_goes_and_is_not_guessed() -> None:
     assert len(calls) == 51
     assert [call.time for call in calls] == [1000.0 + index for index in range(50, 101)]
     assert calls.destroyed(tuples[-1], False, 1200.0, 0.0).missing == "overwritten"
+
+
+# --- what outlives a restart -----------------------------------------------------------------------------------------
+
+
+def restarted(path: Path, *recorded: Call | FailedAttempt) -> Calls:
+    """A run that has taken these, and one that continues it."""
+    for run in range(2):
+        log = StateLog(str(path), "here", small=0)
+        calls = Calls(NETNS, 1000.0 + run, log)
+        assert log.load() is None
+        if log.resumed:
+            calls.resume()
+        log.save()
+        if not run:
+            calls.add(recorded)
+            calls.settle()
+            log.flush()
+        log.close()
+    return calls
+
+
+def test_after_a_restart_calls_are_those_of_connections_that_close_then(tmp_path: Path) -> None:
+    calls = restarted(tmp_path / "state", connect(999.0, 7), connect(999.1, 8), accept(999.2, 9))
+    assert len(calls) == 3
+    found = calls.destroyed(OUT, False, 1001.1, 0.0)
+    assert (found.missing, found.opened) == ("ambiguous", Caller("connect"))
+    assert calls.destroyed(IN, False, 1001.1, 0.0) == Found(
+        None, Caller("accept", 1009, 109, 9, "thread-9", 999.2), True
+    )
+
+
+def test_what_was_taken_before_a_restart_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    log = StateLog(str(path), "here")
+    calls = Calls(NETNS, 0.0, log)
+    log.save()
+    calls.polled(990.0)
+    calls.add([connect(1000.0, 7), accept(1000.0, 8)])
+    calls.settle()
+    calls.destroyed(OUT, False, 1001.0, 0.0)
+    calls.shown(ACCEPTOR, False, 1010.0, 1010.1, False, 1010.2)
+    calls.settle()
+    log.flush()
+    log.close()
+    log = StateLog(str(path), "here")
+    again = Calls(NETNS, 1020.0, log)
+    assert log.load() is None
+    assert [call.thread_id for call in again] == [8]
+    # It was reported before it was accepted: that is another connection's.
+    again.add([accept(1021.0, 5, ACCEPTOR)])
+    assert len(again) == 1
+
+
+def test_what_a_batch_has_taken_is_never_written(tmp_path: Path) -> None:
+    log = StateLog(str(tmp_path / "state"), "here")
+    calls = Calls(NETNS, 0.0, log)
+    log.save()
+    size = (tmp_path / "state").stat().st_size
+    calls.polled(990.0)
+    calls.add([connect(1000.0, 7)])
+    calls.destroyed(OUT, False, 1001.0, 0.0)
+    calls.settle()
+    log.flush()
+    assert (tmp_path / "state").stat().st_size == size
+
+
+def test_that_calls_were_lost_outlives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    for lost in (True, False):
+        log = StateLog(str(path), "here", small=0)
+        calls = Calls(NETNS, 0.0, log)
+        log.load()
+        log.save()
+        if lost:
+            calls.lost()
+        assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "overwritten"
+        log.flush()
+        log.close()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ["r"],
+        ["r", "00"],
+        ["r", OUT.hex(), None, 0, [["connect"]]],
+        ["r", OUT.hex(), None, 0, [["bind", 1, 1, 1, [], 1, 1, ""]]],
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(record: list[object]) -> None:
+    with pytest.raises((ValueError, LookupError, TypeError)):
+        Calls(NETNS, 0.0).load(record)
