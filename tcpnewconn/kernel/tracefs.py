@@ -15,7 +15,7 @@ _DEFINITIONS = "dynamic_events"
 # What the group may read of each CPU: the ring and its statistics. Not trace_pipe, which consumes, nor trace.
 _OF_A_CPU = ("trace_pipe_raw", "stats")
 _OF_AN_EVENT = ("format", "enable")
-_DIRECTORY_MODE, _FILE_MODE = 0o750, 0o440
+_FILE_MODE = 0o440
 
 
 class TracefsError(Exception):
@@ -126,21 +126,27 @@ class Instance:
     def share(self, group: int, events: Iterable[str]) -> None:
         """Let a group read the rings and the formats, and nothing else. Raises TracefsError."""
         ours = f"events/{GROUP}"
-        self._open_to(group, ("", "per_cpu", "events", ours), ("tracing_on",))
+        # Files that tracefs makes later have the group of their directory: these keep root's. Who is not root gets here only
+        # through the bind mount of the service.
+        for directory in ("", "events", ours, *(f"{ours}/{event}" for event in events)):
+            self._set(directory, 0, 0o711)
         for event in events:
-            self._open_to(group, (f"{ours}/{event}",), (f"{ours}/{event}/{name}" for name in _OF_AN_EVENT))
+            for name in _OF_AN_EVENT:
+                self._set(f"{ours}/{event}/{name}", group, _FILE_MODE)
+        self._set("tracing_on", group, _FILE_MODE)
+        self._set("per_cpu", group, 0o750)
         for cpu in os.listdir(f"{self.directory}/per_cpu"):
-            self._open_to(group, (f"per_cpu/{cpu}",), (f"per_cpu/{cpu}/{name}" for name in _OF_A_CPU))
+            self._set(f"per_cpu/{cpu}", group, 0o750)
+            for name in _OF_A_CPU:
+                self._set(f"per_cpu/{cpu}/{name}", group, _FILE_MODE)
 
-    def _open_to(self, group: int, directories: Iterable[str], files: Iterable[str]) -> None:
-        for names, mode in ((directories, _DIRECTORY_MODE), (files, _FILE_MODE)):
-            for name in names:
-                path = f"{self.directory}/{name}"
-                try:
-                    os.chown(path, -1, group)
-                    os.chmod(path, mode)
-                except OSError as error:
-                    raise TracefsError(f"{path}: {error.strerror}") from None
+    def _set(self, name: str, group: int, mode: int) -> None:
+        path = f"{self.directory}/{name}"
+        try:
+            os.chown(path, -1, group)
+            os.chmod(path, mode)
+        except OSError as error:
+            raise TracefsError(f"{path}: {error.strerror}") from None
 
     def remove(self) -> bool:
         """Whether it is gone. While somebody has a ring open it stays, then as small as can be. Raises TracefsError."""

@@ -122,3 +122,68 @@ def test_an_event_that_records_something_else_is_removed(outcomes: dict[str, Any
 def test_a_masked_oneshot_records_nothing_until_it_is_unmasked(outcomes: dict[str, Any]) -> None:
     assert without(outcomes["trace when masked"], "others") == {**NOTHING, "instances": []}
     assert without(outcomes["trace when unmasked"], "others") == RECORDED
+
+
+# --- who opened and accepted
+
+
+def test_units_users_and_threads_that_are_gone_are_known(outcomes: dict[str, Any]) -> None:
+    users = ("nobody", "www-data", "daemon", "root")
+    found = outcomes["of gone units"]
+    assert len(found) == 8
+    for entry in found:
+        number = int(entry["OBJECT_SYSTEMD_UNIT"].removeprefix("gone-").removesuffix(".service"))
+        assert entry["USER_NAME"] == users[number % 4]
+        assert entry["PROCESS_THREAD_NAME"] == "curl"
+        assert entry["TCPNEWCONN_ATTRIBUTED_BY"] == "connect"
+        assert entry["TCPNEWCONN_ACCEPTED_BY_UNIT"] == "nginx.service"
+        assert entry["EVENT_START"]
+    assert {entry["OBJECT_SYSTEMD_UNIT"] for entry in found} == {f"gone-{number}.service" for number in range(8)}
+    assert len({entry["PROCESS_THREAD_ID"] for entry in found}) == 8
+
+
+def test_a_thread_is_not_taken_for_a_process_over_ipv4_ipv6_and_mapped(outcomes: dict[str, Any]) -> None:
+    found = outcomes["of threads"]
+    assert [entry["DESTINATION_ADDRESS"] for entry in found] == ["127.0.1.2", "::1", "127.0.1.3"]
+    for entry in found:
+        assert entry["PROCESS_THREAD_NAME"] == "by thread"
+        assert entry.get("PROCESS_NAME", "python3") == "python3"
+        assert entry.get("PROCESS_PID") != entry["PROCESS_THREAD_ID"]
+
+
+def test_an_accepted_connection_is_attributed_to_who_accepted_it(outcomes: dict[str, Any]) -> None:
+    assert len(outcomes["accepted"]) == 20
+    for entry in outcomes["accepted"]:
+        assert entry["NETWORK_DIRECTION"] == "ingress"
+        assert entry["OBJECT_SYSTEMD_UNIT"] == "nginx.service"
+        assert entry["USER_NAME"] == "www-data"
+        assert entry["PROCESS_NAME"] == entry["PROCESS_THREAD_NAME"] == "nginx"
+        assert "accept" in entry["TCPNEWCONN_ATTRIBUTED_BY"]
+
+
+def test_a_refused_attempt_is_logged_with_its_error_and_who_tried(outcomes: dict[str, Any]) -> None:
+    found = outcomes["failed attempts"]
+    assert [entry["ERROR_CODE"] for entry in found] == ["ECONNREFUSED"] * 3
+    assert {entry["OBJECT_SYSTEMD_UNIT"] for entry in found} == {f"refused-{number}.service" for number in range(3)}
+    assert {entry["USER_NAME"] for entry in found} == {"daemon"}
+
+
+def test_the_service_notices_a_deletion_and_attributes_again_after_the_repair(outcomes: dict[str, Any]) -> None:
+    lost, back = outcomes["said of the trace"][:2]
+    assert "another tool has deleted its events" in lost
+    assert "records again" in back
+    assert outcomes["after a repair"]["PROCESS_THREAD_NAME"] == "curl"
+
+
+def test_without_the_oneshot_connections_are_logged_and_with_it_again_attributed(outcomes: dict[str, Any]) -> None:
+    assert "PROCESS_THREAD_ID" not in outcomes["without the oneshot"]
+    assert outcomes["with the oneshot again"]["PROCESS_THREAD_NAME"] == "curl"
+
+
+def test_a_kill_and_a_restart_under_load_lose_no_connection_and_attribute_none_wrongly(
+    outcomes: dict[str, Any],
+) -> None:
+    under_load = outcomes["killed under load"]
+    assert under_load["ids"] == under_load["made"]
+    assert under_load["ports"]
+    assert set(under_load["threads"]) - {""} == {under_load["thread"]}

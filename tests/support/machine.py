@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.support import machine_steps, machine_trace, root_image
+from tests.support import machine_owners, machine_steps, machine_trace, root_image
 
 # Emulation is slow, and the machine may be shared: a deadline for what hangs, not for what is slow.
 WITHIN = 600.0
@@ -29,7 +29,8 @@ def outcomes(distribution: str, repository: Path) -> dict[str, Any]:
             _add(tar, "steps.py", Path(machine_steps.__file__).read_text())
             for package in ("tests", "tests/support"):
                 _add(tar, f"{package}/__init__.py", "")
-            _add(tar, "tests/support/machine_trace.py", Path(machine_trace.__file__).read_text())
+            for module in (machine_trace, machine_owners):
+                _add(tar, f"tests/support/{Path(str(module.__file__)).name}", Path(str(module.__file__)).read_text())
         _run_to_the_end(
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"),
             *("-display", "none", "-nic", "none", "-no-user-config", "-monitor", "none"),

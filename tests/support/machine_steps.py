@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from tests.support import machine_trace
+from tests.support import machine_owners, machine_trace
 
 CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
 DEADLINE = 120.0
@@ -89,6 +89,7 @@ def first_boot() -> None:
     say("short connections", [entry["TCPNEWCONN_CONNECTION_ID"] for entry in connections("127.0.0.3")])
     say("warnings", [entry["MESSAGE"] for entry in entries() if int(entry["PRIORITY"]) <= 4])
     say("snapshot", snapshot())
+    machine_owners.steps(say, wait_for)
     machine_trace.steps(say, wait_for)
 
 

@@ -1,5 +1,6 @@
 """What machine_steps does about the trace: the oneshot, its events and rings, and what others do to them."""
 
+import json
 import os
 import re
 import subprocess
@@ -47,16 +48,30 @@ def enabled(event: str) -> bool:
         return False
 
 
+# Of the files whose names come in: those that this user can read, and those that it can write.
+TRY = """
+import json, os, sys
+names = sys.stdin.read().splitlines()
+print(json.dumps({what: [name for name in names if os.access(name, mode)] for what, mode in (("r", os.R_OK), ("w", os.W_OK))}))
+"""
+
+
 def open_to_the_service() -> dict[str, list[str]]:
     """What the service's user can read and write of the instance, from within the service's mount namespace."""
     pid = run("systemctl show --value --property=MainPID tcpnewconn.service")
-    user = "setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups --no-new-privs"
-    found = {}
-    for what in ("readable", "writable"):
-        listed = run(f"nsenter -t {pid} -m {user} find {SEEN} -type f -{what} 2>/dev/null", check=False)
-        found[what] = sorted({re.sub(r"cpu\d+", "cpuN", line.removeprefix(f"{SEEN}/")) for line in listed.splitlines()})
-    listed = run(f"nsenter -t {pid} -m {user} ls {TRACEFS} 2>&1", check=False)
-    return {**found, "tracefs": listed.splitlines()}
+    command = (
+        f"nsenter -t {pid} -m setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups --no-new-privs".split()
+    )
+    there = run(f"find {OURS} -type f").replace(OURS, SEEN)
+    tried = subprocess.run(
+        [*command, "/usr/bin/python3", "-c", TRY], input=there, stdout=subprocess.PIPE, text=True, check=True, cwd="/"
+    )
+    found = {
+        what: sorted({re.sub(r"cpu\d+", "cpuN", name.removeprefix(f"{SEEN}/")) for name in names})
+        for what, names in json.loads(tried.stdout).items()
+    }
+    listed = run(f"{' '.join(command)} ls {TRACEFS} 2>&1", check=False)
+    return {"readable": found["r"], "writable": found["w"], "tracefs": listed.splitlines()}
 
 
 def delete_events() -> None:
@@ -114,7 +129,6 @@ def wrong_offset() -> dict[str, object]:
 def steps(say: Callable[[str, object], None], wait_for: Callable[[Callable[[], object], str], None]) -> None:
     """The oneshot under the package's own units; the service runs before and after."""
     say("trace", state())
-    say("open to the service", open_to_the_service())
 
     define_others()
     delete_events()
@@ -125,6 +139,8 @@ def steps(say: Callable[[str, object], None], wait_for: Callable[[Callable[[], o
     say("trace after a repair", state())
     run("systemctl start tcpnewconn-trace.service; systemctl reload tcpnewconn-trace.service")
     say("trace after a reload", state())
+    # With events that were made after the instance was shared, and with one of somebody else.
+    say("open to the service", open_to_the_service())
 
     run("systemctl stop tcpnewconn-trace.service")
     say("trace after its stop", state())
