@@ -134,6 +134,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/lib/python3/dist-packages/tcpnewconn(-{re.escape(version)}\.dist-info)?/.*
         |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
         |/usr/lib/systemd/(system/tcpnewconn(-metrics)?\.(service|socket)|catalog/tcpnewconn\.catalog)
+        |/usr/lib/systemd/system/tcpnewconn-trace(-repair)?\.(service|path)
         |/usr/share/bash-completion/completions/tcpnewconn
         |/usr/share/fish/vendor_completions\.d/tcpnewconn\.fish
         |/usr/share/zsh/vendor-completions/_tcpnewconn
@@ -142,7 +143,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.[\w-]+)*\.yml)
         |/usr/share/doc/tcpnewconn/examples/grafana/(README\.md|tcpnewconn\.json)
         |/usr/share/lintian/overrides/tcpnewconn
-        |/usr/share/tcpnewconn/journal-namespace\.conf
+        |/usr/share/tcpnewconn/(journal-namespace|protect-proc)\.conf
         |/usr/share/man/man[578]/tcpnewconn(\.conf|\.fields)?\.[578]\.gz""",
         re.VERBOSE,
     )
