@@ -41,6 +41,9 @@ _NOTIFIED_AFTER = 0.25
 # Seconds after which a loss or an unaddressed socket is decided; at the end that is now.
 _AT_THE_LATEST = 5.0
 
+# The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
+_CALLS_EVERY = 1.0
+
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
 
@@ -75,6 +78,7 @@ class Service:
         self._before = 0
         self._took = 0.0
         self._status_sent = 0.0
+        self._calls_due = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
         self._state_problem = Problem(
@@ -149,6 +153,12 @@ class Service:
         now = time.monotonic()
         if self.observer.waiting:
             self.observer.tick(now)
+            self.outbox.deliver()
+        if self.observer.records and now >= self._calls_due:
+            # With a long interval, and where few connections close, the rings would fill.
+            self._calls_due = now + _CALLS_EVERY
+            self.observer.read_calls()
+            self.observer.settle_calls()
             self.outbox.deliver()
         if self._count_losses(now):
             due = now

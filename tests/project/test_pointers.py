@@ -24,6 +24,7 @@ MADE_BY_THE_SERVICE = re.compile(r"/(var/lib|run)/tcpnewconn(/(snapshot|tcpnewco
 MADE_BY_ADMINISTRATORS = re.compile(
     r"/(etc|run|usr/lib|usr/local/lib)/tcpnewconn\.conf(\.d(/[\w-]+\.conf)?)?"
     r"|/etc/systemd/system/tcpnewconn(-metrics)?\.\w+\.d(/[\w-]+\.conf)?"
+    r"|/etc/systemd/system/tcpnewconn-journal-upload\.service|/var/lib/tcpnewconn-journal-upload/state"
     r"|/etc/systemd/journald@tcpnewconn\.conf\.d(/[\w-]+\.conf)?"
     r"|/etc/fail2ban/jail\.d/tcpnewconn-portscan\.local"
     r"|/etc/(apt|rsyslog\.d|modules-load\.d)/\S+|/var/lib/(prometheus/node-exporter|systemd/journal-upload)/\S+"

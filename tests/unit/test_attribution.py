@@ -372,22 +372,38 @@ class Arriving:
         return 0
 
 
-def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+def served(world: World, notifications: Arriving) -> Service:
     settings = replace(load("/dev/null"), burst_limit=0, total_limit=0)
     outbox = Outbox(Text(), None, Renderer(Units("/nowhere"), Users()), settings)
-    service = Service(
+    return Service(
         settings,
         world.observer,
         outbox,
         Observation(None),
         None,
-        Arriving(world, 50),  # type: ignore[arg-type]
+        notifications,  # type: ignore[arg-type]
         Notifier(),
         lambda: settings,
     )
+
+
+def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    service = served(world, Arriving(world, 50))
     service._take_destroyed(1000)
     threads = [event.caller.thread_id for event in world.events if isinstance(event, Connection) and event.caller]
     assert sorted(threads) == list(range(1, 51))  # type: ignore[type-var]
+
+
+def test_the_trace_is_read_whenever_the_loop_wakes_but_not_more_than_once_a_second(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    service = served(world, Arriving(world, 0))
+    for now, left in ((1000.0, 0), (1000.9, 1), (1001.0, 0)):
+        world.trace.records = [connect(now, 7)]
+        service._turn(5000.0)
+        assert len(world.trace.records) == left
