@@ -216,7 +216,7 @@ class FailedAttempt(NamedTuple):
 
 
 class Caller(NamedTuple):
-    """Who called connect() or accept(), as far as that is sure; what is not is None, a cgroup 0.
+    """The caller of connect() or accept(). Uncertain values are None, a cgroup 0.
 
     `by` is `connect`, `accept`, or `listener` where only the listening socket is known. `time` as in Call.
     """
@@ -337,7 +337,7 @@ DETECTED_BY = ("startup", "poll", "notification")
 Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution"]
 # Where connections are seen; who opens and accepts them.
 Source = Literal["proc", "notifications", "trace"]
-# What the attribution of a connection comes from: the socket itself, who called connect() or accept(), the listening socket.
+# The origin of an attribution: the socket itself, the caller of connect() or accept(), the listening socket.
 ATTRIBUTED_BY = ("socket", "connect", "accept", "listener")
 # Why it is not known who called connect() or accept(): there is no trace, none was recorded, several can be it, some were lost.
 Missing = Literal["no-trace", "not-recorded", "ambiguous", "overwritten"]

@@ -92,7 +92,7 @@ class Observer:
         self._poll: Poll | None = None
         # When that poll began and ended.
         self._polled = (0.0, 0.0)
-        # Who opened and accepted the connections that are open, by their number.
+        # The callers of connect() and accept() of open connections, by the number of the connection.
         self._callers: dict[int, tuple[tuple[str, ...], Caller | None, Caller | None]] = {}
         self._listeners_asked = float("-inf")
         self._any_destroyed = False
@@ -124,7 +124,7 @@ class Observer:
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
         poll = self._tables()
-        # What the tables show was called before they were read.
+        # The calls of the connections in the tables came before the tables were read.
         self._polled = (now, self.read_calls())
         if self._host.live:
             self._addresses.refresh()

@@ -28,6 +28,7 @@ def test_the_units_are_well_formed_and_tight(tmp_path: Path) -> None:
         r"Overall exposure level for \S+ ([\d.]+)", run("systemd-analyze", "security", "--offline=yes", service)
     )
     assert score is not None
-    assert float(score[1]) <= 0.7
+    # docs/security.md; with the drop-in that hides other processes it is 0.7 (tests/booted/test_booted_sandbox.py).
+    assert float(score[1]) <= 0.8
     for empty in ("CapabilityBoundingSet=", "AmbientCapabilities="):
         assert f"\n{empty}\n" in text
