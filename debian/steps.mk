@@ -19,10 +19,11 @@ override_dh_compress:
 
 # The socket holds the notifications that arrive while the service is down, and starts and stops with the service (Wants=,
 # StopWhenUnneeded=). If the maintainer scripts named it, an upgrade would restart it and so empty it. Metrics over HTTP are off by
-# default; an upgrade restarts the exporter where it runs (postinst).
+# default; an upgrade restarts the exporter where it runs (postinst). The ledger's timer is enabled and started; it starts the update.
 override_dh_installsystemd:
 	dh_installsystemd --exclude=tcpnewconn.socket
 	dh_installsystemd --name=tcpnewconn-metrics --no-enable --no-start --no-stop-on-upgrade
+	dh_installsystemd --name=tcpnewconn-ledger tcpnewconn-ledger.timer
 
 # debhelper does this by itself from compatibility level 14 on. The user must exist before its files are made.
 execute_before_dh_installtmpfiles:

@@ -125,7 +125,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/bin/tcpnewconn
         |/usr/lib/python3/dist-packages/tcpnewconn(-{re.escape(version)}\.dist-info)?/.*
         |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
-        |/usr/lib/systemd/(system/tcpnewconn(-metrics)?\.(service|socket)|catalog/tcpnewconn\.catalog)
+        |/usr/lib/systemd/(system/tcpnewconn(-metrics|-ledger)?\.(service|socket|timer)|catalog/tcpnewconn\.catalog)
         |/usr/share/bash-completion/completions/tcpnewconn
         |/usr/share/fish/vendor_completions\.d/tcpnewconn\.fish
         |/usr/share/zsh/vendor-completions/_tcpnewconn
@@ -135,7 +135,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/share/doc/tcpnewconn/examples/grafana/(README\.md|tcpnewconn\.json)
         |/usr/share/lintian/overrides/tcpnewconn
         |/usr/share/tcpnewconn/journal-namespace\.conf
-        |/usr/share/man/man[578]/tcpnewconn(\.conf|\.fields)?\.[578]\.gz""",
+        |/usr/share/man/man[578]/tcpnewconn(-report|\.conf|\.fields)?\.[578]\.gz""",
         re.VERBOSE,
     )
     files = files_in(built.deb())

@@ -19,7 +19,7 @@ ROLES = ("tcpnewconn", "tcpnewconn_log_server", "tcpnewconn_prometheus")
 RULES = sorted((built.TREE / "monitoring" / "prometheus").glob("*.yml"))
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # A setting's kind as the type of an Ansible variable.
-TYPES = {"boolean": "bool", "rules": "list", "networks": "list", "limit": "int"}
+TYPES = {"boolean": "bool", "rules": "list", "networks": "list", "limit": "int", "peers": "int"}
 # What a checkout has for its own use, and what ansible-galaxy adds.
 ONLY_IN_THE_CHECKOUT = {"ansible.cfg", "galaxy.yml"}
 ADDED = {"MANIFEST.json", "FILES.json"}

@@ -1,0 +1,72 @@
+"""How long the ledger keeps what: hours for a week, days for as long as set, and no more bytes than set."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from tcpnewconn.ledger.schema import DAY
+from tcpnewconn.ledger.store import Store
+
+HOURS_KEPT = 7 * DAY
+
+_ROLL_UP = f"""
+    INSERT INTO day
+    SELECT edge, start - start % {DAY}, sum(connections), sum(summarized), sum(failed), sum(source_bytes),
+           sum(destination_bytes), min(first), max(last)
+    FROM hour WHERE start < ? GROUP BY edge, start - start % {DAY}
+    ON CONFLICT (edge, start) DO UPDATE SET
+        connections = connections + excluded.connections, summarized = summarized + excluded.summarized,
+        failed = failed + excluded.failed, source_bytes = source_bytes + excluded.source_bytes,
+        destination_bytes = destination_bytes + excluded.destination_bytes,
+        first = min(first, excluded.first), last = max(last, excluded.last)
+"""
+
+
+def keep(db: sqlite3.Connection, store: Store, now: float, days: float, most_bytes: int) -> None:
+    """Make days of old hours, and remove what is too old or too much; all in one transaction.
+
+    `now` is the time of the last entry, or the clock's if that is earlier. It counts for at most one day more than in the
+    update before: a clock that is wrong by years, for some hours, removes nothing.
+    """
+    with store.transaction():
+        before = store.fact("now")
+        now = now if before is None else min(now, before + DAY)
+        store.set_fact("now", now)
+        first_hour = int(now - HOURS_KEPT)
+        first_hour -= first_hour % DAY
+        db.execute(_ROLL_UP, (first_hour,))
+        db.execute("DELETE FROM hour WHERE start < ?", (first_hour,))
+        _remove_before(db, store, int(now - days) // DAY * DAY, "age")
+        store.keep_bounded()
+        while _bytes(db) > most_bytes:
+            oldest = db.execute("SELECT min(start) FROM traffic").fetchone()[0]
+            newest = db.execute("SELECT max(start) FROM traffic").fetchone()[0]
+            if oldest is None or oldest // DAY >= newest // DAY:
+                break
+            _remove_before(db, store, oldest // DAY * DAY + DAY, "size")
+        store.forget()
+    db.execute("PRAGMA incremental_vacuum").fetchall()
+
+
+def _remove_before(db: sqlite3.Connection, store: Store, first: int, why: str) -> None:
+    removed = 0
+    for table in ("hour", "day"):
+        removed += db.execute(f"DELETE FROM {table} WHERE start < ?", (first,)).rowcount
+    db.execute("DELETE FROM loss WHERE start < ?", (first,))
+    db.execute("DELETE FROM scan WHERE start < ?", (first,))
+    db.execute("DELETE FROM span WHERE stop < ?", (first,))
+    if removed:
+        db.execute(
+            "DELETE FROM edge WHERE id NOT IN (SELECT edge FROM hour) AND id NOT IN (SELECT edge FROM day)",
+        )
+        db.execute("DELETE FROM service WHERE id NOT IN (SELECT service FROM edge)")
+        store.set_fact("removed_before", first)
+        store.set_fact("removed_because", why)
+
+
+def _bytes(db: sqlite3.Connection) -> int:
+    """What the tables take, pages that are free again not counted."""
+    (pages,), (free,), (size,) = (
+        db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)

@@ -1,0 +1,175 @@
+"""The ledger of a booted system: real traffic, a real journal that is rotated and vacuumed, and the timer's sandbox."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
+from tests.support.booted_package import booted_with_package, on_each_distribution
+
+LEDGER = "/var/lib/tcpnewconn-ledger/ledger.db"
+CONNECT = """
+import socket, sys
+for _ in range(int(sys.argv[3])):
+    socket.create_connection((sys.argv[1], int(sys.argv[2]))).close()
+"""
+SERVE = """
+import socket
+server = socket.create_server(("", 7000))
+while True:
+    server.accept()[0].close()
+"""
+
+
+@pytest.fixture(scope="module", params=on_each_distribution("ledger"))
+def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
+    with booted_with_package(request.param, each=True) as container:
+        container.write("/usr/local/lib/serve.py", SERVE)
+        container.start_unit("answers", "/usr/bin/python3", "/usr/local/lib/serve.py")
+        container.wait_for(lambda: ":7000" in container.run("ss", "-tln"), "the server to listen")
+        yield container
+
+
+def connect(container: Booted, count: int) -> None:
+    """Connections from another host, and the wait for all of them in the journal."""
+    before = len(logged(container))
+    container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7000", str(count))
+    container.wait_for(lambda: len(logged(container)) == before + count, f"{count} connections in the journal")
+
+
+def logged(container: Booted, *where: str) -> list[dict[str, Any]]:
+    """The connections to the server; chosen here, so that journalctl has one match to follow, as the ledger's reader has."""
+    return [
+        entry
+        for entry in container.journal(*where, "_SYSTEMD_UNIT=tcpnewconn.service")
+        if entry.get("EVENT_ACTION") == "connection-opened" and entry.get("DESTINATION_PORT") == "7000"
+    ]
+
+
+def update(container: Booted) -> None:
+    container.run("systemctl", "start", "tcpnewconn-ledger.service")
+
+
+def report(container: Booted, *options: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(container.run("tcpnewconn", "report", *options, "--output", "json"))
+    return found
+
+
+def counted(container: Booted) -> int:
+    return sum(row["connections"] for row in report(container, "who", "7000")["clients"])
+
+
+def test_the_timer_is_enabled_and_runs(container: Booted) -> None:
+    assert container.run("systemctl", "is-enabled", "tcpnewconn-ledger.timer").strip() == "enabled"
+    assert container.run("systemctl", "is-active", "tcpnewconn-ledger.timer").strip() == "active"
+    assert container.run("systemd-analyze", "verify", "tcpnewconn-ledger.service", "tcpnewconn-ledger.timer") == ""
+
+
+def test_its_sandbox_has_no_network_and_no_capability(container: Booted) -> None:
+    judged = container.run("systemd-analyze", "security", "--no-pager", "tcpnewconn-ledger.service")
+    exposure = re.search(r"Overall exposure level for tcpnewconn-ledger.service: ([\d.]+)", judged)
+    assert exposure, judged
+    assert float(exposure.group(1)) <= 0.6, judged
+    for name, value in (("PrivateNetwork", "yes"), ("CapabilityBoundingSet", ""), ("Group", "systemd-journal")):
+        assert container.property("tcpnewconn-ledger.service", name) == value
+
+
+def test_real_traffic_is_in_the_report(container: Booted) -> None:
+    connect(container, 20)
+    update(container)
+
+    answer = report(container, "who", "7000")
+    (client,) = answer["clients"]
+    assert (client["client"], client["unit"], client["connections"]) == (PEER_ADDRESS, "answers.service", 20)
+    assert answer["head"][0].startswith("1 client used port 7000")
+    assert answer["coverage"]["share"] > 0.3
+    assert answer["coverage"]["lost"] == {}
+    # What the unit wrote, it may read; who may not read the journal, may not.
+    assert container.run("stat", "--format=%U:%G %a", LEDGER).strip() == "tcpnewconn-ledger:systemd-journal 640"
+    assert container.property("tcpnewconn-ledger.service", "Result") == "success"
+
+
+def test_members_of_the_group_may_read_it_and_others_may_not(container: Booted) -> None:
+    for group, status in (("systemd-journal", 0), ("nogroup", 1)):
+        command = (
+            "setpriv",
+            "--reuid=nobody",
+            f"--regid={group}",
+            "--clear-groups",
+            "tcpnewconn",
+            "report",
+            "who",
+            "7000",
+        )
+        assert container.status_of(*command) == status
+
+
+def test_what_is_rotated_counts_once_and_what_is_vacuumed_stays(container: Booted) -> None:
+    before = counted(container)
+    for _ in range(3):
+        connect(container, 7)
+        container.run("journalctl", "--rotate")
+        update(container)
+    assert counted(container) == before + 21
+
+    container.run("journalctl", "--rotate")
+    container.run("journalctl", "--vacuum-files=1")
+    update(container)
+    update(container)
+
+    assert counted(container) == before + 21
+
+
+def test_a_killed_service_and_a_killed_update_count_nothing_twice(container: Booted) -> None:
+    before, had = counted(container), len(ids(container))
+    for _ in range(3):
+        container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7000", "5")
+        container.run("systemctl", "kill", "--signal=SIGKILL", "tcpnewconn.service")
+        container.run("systemctl", "start", "--no-block", "tcpnewconn-ledger.service")
+        container.run("systemctl", "kill", "--signal=SIGKILL", "tcpnewconn-ledger.service", check=False)
+        container.wait_for(
+            lambda: container.property("tcpnewconn.service", "ActiveState") == "active", "the service to run again"
+        )
+    container.wait_for(lambda: len(ids(container)) == had + 15, "15 connections in the journal")
+    container.wait_for(
+        lambda: container.property("tcpnewconn-ledger.service", "ActiveState") in ("inactive", "failed"),
+        "no update to run",
+    )
+    update(container)
+
+    assert counted(container) == before + 15
+
+
+def ids(container: Booted) -> set[str]:
+    return {entry["TCPNEWCONN_CONNECTION_ID"] for entry in logged(container)}
+
+
+def test_a_stop_is_seen_in_the_coverage(container: Booted) -> None:
+    container.run("systemctl", "stop", "tcpnewconn.service")
+    container.run("systemctl", "start", "tcpnewconn.service")
+    update(container)
+
+    assert 0 < report(container)["coverage"]["share"] < 1
+
+
+def test_the_page_says_what_it_needs(container: Booted) -> None:
+    """Jinja is recommended, and not installed here."""
+    done = container.run("tcpnewconn", "report", "--output", "html", check=False)
+
+    assert done == "tcpnewconn: --output html needs Jinja; install python3-jinja2, or use --output text\n"
+
+
+def test_it_reads_the_service_s_own_journal_namespace_too(container: Booted) -> None:
+    before = counted(container)
+    place = "/etc/systemd/system/tcpnewconn.service.d/journal-namespace.conf"
+    container.run("install", "-D", "-m", "644", "/usr/share/tcpnewconn/journal-namespace.conf", place)
+    container.run("systemctl", "daemon-reload")
+    container.run("systemctl", "restart", "tcpnewconn.service")
+    container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7000", "9")
+    container.wait_for(lambda: len(logged(container, "--namespace=tcpnewconn")) == 9, "9 connections in the namespace")
+    update(container)
+
+    assert counted(container) == before + 9
