@@ -7,12 +7,14 @@ and resolvers belong in the list. UDP is not observed, so the drop-in is always 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tcpnewconn.ledger.book import Book, Edge
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED
 from tcpnewconn.ledger.period import time_text
 from tcpnewconn.ledger.questions import accepting
+from tcpnewconn.model import DIRECTIONS
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -24,6 +26,7 @@ class AllowList:
     unit: str
     clients: dict[int, list[Network]] = field(default_factory=dict)  # by local port
     destinations: dict[int, list[Network]] = field(default_factory=dict)  # by remote port
+    resolvers: list[Network] = field(default_factory=list)
     connections: int = 0
     refused: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -32,8 +35,9 @@ class AllowList:
         return _collapsed(one for found in (*self.clients.values(), *self.destinations.values()) for one in found)
 
 
-def allow_list(book: Book, unit: str) -> AllowList:
-    answer = AllowList(unit)
+def allow_list(book: Book, unit: str, resolvers: Iterable[str] = ()) -> AllowList:
+    """`resolvers`: addresses of the host's name servers, which the unit asks over UDP."""
+    answer = AllowList(unit, resolvers=_collapsed(ipaddress.ip_network(one) for one in resolvers))
     clients: dict[int, list[Network]] = {}
     destinations: dict[int, list[Network]] = {}
     added_up = 0
@@ -49,7 +53,8 @@ def allow_list(book: Book, unit: str) -> AllowList:
                 )
     answer.clients = {port: _collapsed(found) for port, found in sorted(clients.items())}
     answer.destinations = {port: _collapsed(found) for port, found in sorted(destinations.items())}
-    answer.reasons = ["UDP is not observed: resolvers, NTP and the like of the unit must be added by hand"]
+    others = "other than the resolvers below" if answer.resolvers else "resolvers, NTP and the like"
+    answer.reasons = [f"UDP is not observed: {others} must be added by hand"]
     if answer.refused:
         answer.reasons.append(
             f"{answer.refused} of {answer.connections} connections had unnamed peers: they would be refused"
@@ -58,6 +63,9 @@ def allow_list(book: Book, unit: str) -> AllowList:
         answer.reasons.append(
             f"{added_up} connections had peers that are kept by network: the list allows whole networks"
         )
+    hidden = book.added_up(DIRECTIONS)
+    if hidden:
+        answer.reasons.append(f"{hidden} connections are of services that were added up: they may be of this unit")
     if not book.coverage.complete:
         answer.reasons.append(f"coverage since {time_text(book.since)} is incomplete: {book.coverage.text()}")
     if not answer.connections:
@@ -77,8 +85,8 @@ def _sides(edge: Edge, unit: str) -> list[tuple[str, int]]:
     return sides
 
 
-def _collapsed(networks: object) -> list[Network]:
-    own = list(networks)  # type: ignore[call-overload]
+def _collapsed(networks: Iterable[Network]) -> list[Network]:
+    own = list(networks)
     four = [one for one in own if one.version == 4]
     six = [one for one in own if one.version == 6]
     return [*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six)]
@@ -99,6 +107,9 @@ def drop_in(answer: AllowList) -> list[str]:
         for port, networks in by_port.items():
             lines.append(f"# {what} {port}")
             lines += [f"#IPAddressAllow={_text(network)}" for network in networks]
+    if answer.resolvers:
+        lines.append("# resolvers of this host, from /etc/resolv.conf")
+        lines += [f"#IPAddressAllow={_text(network)}" for network in answer.resolvers]
     return lines
 
 

@@ -160,6 +160,17 @@ class Book:
         found = self.db.execute(_EDGES.format(where=where), (until, since, *values))
         return [edge for row in found if wanted.lets((edge := Edge(*row)).peer)]
 
+    def added_up(self, directions: tuple[str, ...]) -> int:
+        """Connections in the period of services that have no rows of their own, in these directions; whatever the filter."""
+        marks = ", ".join("?" * len(directions))
+        (count,) = self.db.execute(
+            f"SELECT coalesce(sum(connections + summarized), 0) FROM service JOIN edge ON edge.service = service.id "
+            f"JOIN traffic ON traffic.edge = edge.id "
+            f"WHERE port = 0 AND peer = ? AND direction IN ({marks}) AND start < ? AND start + span > ?",
+            (OTHERS, *directions, self.until, self.since),
+        ).fetchone()
+        return int(count)
+
     def series(self, step: int) -> list[tuple[str, int, str, int, int]]:
         """(direction, port, unit, start of the step, connections) of what the filter lets through."""
         where, values = self.wanted.where()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -61,6 +63,17 @@ class Names:
         if self._database is not None:
             found |= _looked_up(self._database, address)
         return found
+
+
+def resolvers(path: str = "/etc/resolv.conf") -> list[str]:
+    """The name servers that this host asks; those on the host itself (systemd-resolved's stub) are localhost to a filter."""
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    words = [line.split() for line in lines if line.startswith("nameserver")]
+    found = [parts[1].partition("%")[0] for parts in words if len(parts) > 1]
+    return [one for one in found if _is_address(one) and not ipaddress.ip_address(one).is_loopback]
 
 
 def _work(asked: SimpleQueue[str], answers: SimpleQueue[tuple[str, str]]) -> None:

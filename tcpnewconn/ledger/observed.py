@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tcpnewconn.ledger.coverage import DEGRADED, GAP, OBSERVED, UNKNOWN_IGNORE
 from tcpnewconn.ledger.period import span_text, time_text
 from tcpnewconn.ledger.schema import HOUR
+from tcpnewconn.settings.rule import parse_rule
 
 # Shorter than this, a pause is a restart; it counts, but is not listed.
 _LISTED = 60.0
@@ -52,14 +53,14 @@ class Observed:
             return "100 %"
         return f"{int(self.share * 10000) / 100:.2f} %"
 
-    def text(self, port: int | None = None) -> str:
-        """One line: observed 99.97 % of that time, 0 lost."""
+    def text(self, port: int | None = None, directions: tuple[str, ...] = ()) -> str:
+        """One line: observed 99.97 % of that time, 0 lost. Of Ignore=, the rules that touch a port and directions."""
         parts = [f"observed {self.percent()} of that time", f"{self.events_lost} lost"]
         if self.degraded:
             parts.append(
                 "; ".join(f"{source} degraded for {span_text(s)}" for source, s in sorted(self.degraded.items()))
             )
-        ignored = touching(self.ignored, port)
+        ignored = touching(self.ignored, port, directions)
         if ignored:
             parts.append(f"not logged by Ignore={' '.join(ignored)}")
         if self.ignore_unknown:
@@ -82,18 +83,20 @@ class Observed:
         return lines
 
 
-def touching(rules: Iterable[str], port: int | None) -> list[str]:
-    """The rules of Ignore= that can have left out connections to a port; all of them where it is not about one port."""
-    found = []
-    for rule in rules:
-        ending = (
-            rule.rpartition("]")[2].rpartition(":")[2]
-            if rule.count(":") == 1 or "]:" in rule or rule[:1] == ":"
-            else ""
-        )
-        if port is None or not ending.isdecimal() or int(ending) == port:
-            found.append(rule)
-    return found
+def touching(rules: Iterable[str], port: int | None = None, directions: tuple[str, ...] = ()) -> list[str]:
+    """The rules of Ignore= that can have left out connections to a port in one of the directions; None and () mean any."""
+    return [rule for rule in rules if _touches(rule, port, directions)]
+
+
+def _touches(text: str, port: int | None, directions: tuple[str, ...]) -> bool:
+    try:
+        rule = parse_rule(text)
+    except ValueError:
+        # Written by another version: it may have left out anything.
+        return True
+    if directions and rule.direction is not None and rule.direction not in directions:
+        return False
+    return port is None or rule.ports is None or rule.ports[0] <= port <= rule.ports[1]
 
 
 def observed(db: sqlite3.Connection, since: float, until: float) -> Observed:

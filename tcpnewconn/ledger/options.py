@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING
 
 from tcpnewconn.ledger.period import parse_time
+from tcpnewconn.model import DIRECTIONS
 
 if TYPE_CHECKING:
     import ipaddress
 
 PATH = "/var/lib/tcpnewconn-ledger/ledger.db"
 QUESTIONS = ("overview", "who", "to", "new", "quiet", "allow")
-DIRECTIONS = ("ingress", "egress", "internal", "unknown")
 
 LEDGER_EXAMPLES = """\
 actions:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tcpnewconn.ledger.book import Book, Edge, Listener, Scan
+from tcpnewconn.ledger.book import ACCEPTED, OPENED, Book, Edge, Listener, Scan
+from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED, is_address, network_of
 from tcpnewconn.ledger.period import span_text, time_text
 from tcpnewconn.ledger.schema import DAY
+from tcpnewconn.model import UNKNOWN
 
 
 @dataclass(slots=True)
@@ -84,12 +86,12 @@ class Quiet:
 def overview(book: Book) -> Overview:
     answer = Overview(scans=book.scans())
     edges = book.edges()
-    accepted = [edge for edge in edges if edge.direction in ("ingress", "internal")]
-    opened = [edge for edge in edges if edge.direction in ("egress", "internal")]
+    accepted = [edge for edge in edges if edge.direction in ACCEPTED]
+    opened = [edge for edge in edges if edge.direction in OPENED]
     answer.services = _lines(accepted, lambda edge: (edge.port, accepting(edge), *_accepting_side(edge)), book)
     answer.outgoing = _lines(opened, lambda edge: (edge.unit, edge.process), book)
     answer.undecided = _lines(
-        [edge for edge in edges if edge.direction == "unknown"], lambda edge: (edge.port, edge.local_port), book
+        [edge for edge in edges if edge.direction == UNKNOWN], lambda edge: (edge.port, edge.local_port), book
     )
     for edge in edges:
         answer.connections += edge.connections
@@ -117,7 +119,7 @@ def who_uses(book: Book, subject: str) -> Users:
 
 
 def destinations_of(book: Book, unit: str) -> Destinations:
-    edges = [edge for edge in book.edges() if edge.unit == unit and edge.direction in ("egress", "internal", "unknown")]
+    edges = [edge for edge in book.edges() if edge.unit == unit and edge.direction in (*OPENED, UNKNOWN)]
     lines = _lines(edges, lambda edge: (edge.peer, edge.port, edge.accepted_by, edge.process), book)
     for line in lines:
         line.note = note_of(str(line.name[0]))
@@ -125,7 +127,7 @@ def destinations_of(book: Book, unit: str) -> Destinations:
         said = f"{unit}: {len(lines)} destination{'' if len(lines) == 1 else 's'}"
     else:
         said = f"{unit} connected to nothing since {time_text(book.since)}"
-    return Destinations(unit, lines, f"{said}; {book.coverage.text()}")
+    return Destinations(unit, lines, f"{said}; {_evidence(book, None, (*OPENED, UNKNOWN))}")
 
 
 def new_since(book: Book, since: float) -> New:
@@ -137,7 +139,7 @@ def new_since(book: Book, since: float) -> New:
     known_services = {_service_key(edge) for edge in before}
     answer = New(since, [one for one in book.listeners() if one.first >= since], [], [], [], [])
     answer.services = _lines(
-        [e for e in after if e.direction in ("ingress", "internal") and _service_key(e) not in known_services],
+        [e for e in after if e.direction in ACCEPTED and _service_key(e) not in known_services],
         lambda e: (e.port, accepting(e), *_accepting_side(e)),
         book,
     )
@@ -168,9 +170,9 @@ def quiet(book: Book, days: float) -> Quiet:
     limit = book.ends - days * DAY
     used: dict[int, list[Edge]] = {}
     for edge in book.edges(dataclasses.replace(book.wanted, directions=()), whole=True):
-        if edge.direction in ("ingress", "internal") and edge.connections:
+        if edge.direction in ACCEPTED and edge.connections:
             used.setdefault(edge.port, []).append(edge)
-        elif edge.direction == "unknown":
+        elif edge.direction == UNKNOWN:
             for port in {edge.port, edge.local_port}:
                 used.setdefault(port, []).append(edge)
     lines = []
@@ -178,7 +180,9 @@ def quiet(book: Book, days: float) -> Quiet:
         last = max((e.last for e in used.get(listener.port, []) if _of(e, listener)), default=0)
         if last < limit and listener.last < limit:
             name = (listener.address, listener.port, listener.unit, listener.process)
-            lines.append(Line(name, first=listener.first, last=last))
+            ignored = touching(book.coverage.ignored, listener.port, (*ACCEPTED, UNKNOWN))
+            note = f"not logged by Ignore={' '.join(ignored)}" if ignored else ""
+            lines.append(Line(name, first=listener.first, last=last, note=note))
     lines.sort(key=lambda line: (line.last, line.name))
     notes = [
         "A listener is logged when it is opened, not when it is closed: check with ss -tln that it is still there."
@@ -199,7 +203,7 @@ def _accepting_side(edge: Edge) -> tuple[str, str]:
 
 
 def _at_port(edge: Edge, port: int) -> bool:
-    return edge.port == port if edge.direction != "unknown" else port in (edge.port, edge.local_port)
+    return edge.port == port if edge.direction != UNKNOWN else port in (edge.port, edge.local_port)
 
 
 def _client(edge: Edge) -> str:
@@ -211,7 +215,7 @@ def _client_unit(edge: Edge) -> str:
 
 
 def _service_key(edge: Edge) -> tuple[int, str]:
-    return (edge.port, accepting(edge)) if edge.direction in ("ingress", "internal") else (-1, "")
+    return (edge.port, accepting(edge)) if edge.direction in ACCEPTED else (-1, "")
 
 
 def _unknown(after: list[Edge], before: list[Edge], directions: tuple[str, ...]) -> list[Edge]:
@@ -235,13 +239,12 @@ def _of(edge: Edge, listener: Listener) -> bool:
     return not unit or not listener.unit or unit == listener.unit
 
 
+NOTES = {OTHERS: "peers added up", UNNAMED: "peers that summaries do not name", "/": "peers added up by network"}
+
+
 def note_of(peer: str) -> str:
     """What is to be said of a peer that is no address."""
-    if peer == OTHERS:
-        return "peers added up"
-    if peer == UNNAMED:
-        return "peers that summaries do not name"
-    return "peers added up by network" if "/" in peer else ""
+    return NOTES.get("/" if "/" in peer else peer, "")
 
 
 def _lines(edges: Iterable[Edge], name: Callable[[Edge], tuple[Any, ...]], book: Book) -> list[Line]:
@@ -270,9 +273,16 @@ def _lines(edges: Iterable[Edge], name: Callable[[Edge], tuple[Any, ...]], book:
     return sorted(found.values(), key=lambda line: (-line.connections, -line.failed, str(line.name)))
 
 
+def _evidence(book: Book, port: int | None, directions: tuple[str, ...]) -> str:
+    """What a verdict is worth."""
+    text = book.coverage.text(port, directions)
+    added_up = book.added_up(directions)
+    return f"{text}, {added_up} connections of services that were added up" if added_up else text
+
+
 def _verdict(book: Book, subject: str, port: int | None, lines: list[Line], past: str, present: str) -> str:
     what = f"port {subject}" if port is not None else subject
-    coverage = book.coverage.text(port)
+    coverage = _evidence(book, port, (*ACCEPTED, UNKNOWN))
     if not lines:
         return f"Nobody {past} {what} since {time_text(book.since)}; {coverage}"
     last = max(line.last for line in lines)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
 from tcpnewconn.ledger import allow, questions, tables
 from tcpnewconn.ledger.book import Book
-from tcpnewconn.ledger.names import Names
+from tcpnewconn.ledger.names import Names, resolvers
 from tcpnewconn.ledger.observed import Observed
 from tcpnewconn.ledger.period import day_text, time_text
+from tcpnewconn.model import DIRECTIONS
 
 
 @dataclass(slots=True)
@@ -50,7 +52,8 @@ def report(book: Book, question: str, subject: str, names: Names, since: float |
         quiet = questions.quiet(book, days)
         made.tables, made.notes = tables.of_quiet(quiet), quiet.notes
     else:
-        allowed = allow.allow_list(book, subject)
+        # Of another host's ledger, this host's resolvers say nothing.
+        allowed = allow.allow_list(book, subject, resolvers() if book.host == socket.gethostname() else ())
         share = allowed.refused / allowed.connections if allowed.connections else 0.0
         made.head = [
             f"Allow list for {subject}: it would have refused {allowed.refused} of {allowed.connections} connections "
@@ -67,7 +70,7 @@ def _overview(book: Book, made: Report) -> None:
     scans = sum(scan.scans for scan in answer.scans)
     made.head = [
         f"{answer.connections} connections, {answer.summarized} of them in summaries of bursts; {answer.failed} failed "
-        f"attempts, {scans} port scans, {book.coverage.events_lost} events lost"
+        f"attempts, {scans} port scan{'' if scans == 1 else 's'}, {book.coverage.events_lost} events lost"
     ]
 
 
@@ -86,9 +89,13 @@ def _notes(book: Book, made: Report, names: Names) -> list[str]:
         notes.append(
             f"Days before {day_text(float(book.removed_before or 0))} were removed, to keep the ledger within its size."
         )
+    if book.added_up(DIRECTIONS):
+        notes.append(
+            "Some days had more services than the ledger's size has place for: the rest is added up as others."
+        )
     rows: list[dict[str, Any]] = [row for table in made.tables for row in table.rows]
     if any(row.get("clients_exact", row.get("destinations_exact", True)) is False for row in rows) or any(
-        row.get("note") for row in rows
+        row.get("note") in questions.NOTES.values() for row in rows
     ):
         notes.append(
             f"Beyond {book.most_peers} peers of a service and day, peers are added up by network (/24, /64) and then as "

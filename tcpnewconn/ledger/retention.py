@@ -1,4 +1,7 @@
-"""How long the ledger keeps what: hours for a week, days for as long as set, and no more bytes than set."""
+"""How long the ledger keeps what: hours for a week, days for as long as set, and no more bytes than set.
+
+Where it has more bytes, the oldest hours become days first; then the oldest days are removed. Of one day there are never more
+than its size has place for (peers.py)."""
 
 from __future__ import annotations
 
@@ -33,19 +36,34 @@ def keep(db: sqlite3.Connection, store: Store, now: float, days: float, most_byt
         now = now if before is None else min(now, before + DAY)
         store.set_fact("now", now)
         first_hour = int(now - HOURS_KEPT)
-        first_hour -= first_hour % DAY
-        db.execute(_ROLL_UP, (first_hour,))
-        db.execute("DELETE FROM hour WHERE start < ?", (first_hour,))
+        _make_days(db, first_hour - first_hour % DAY)
         _remove_before(db, store, int(now - days) // DAY * DAY, "age")
         store.keep_bounded()
-        while _bytes(db) > most_bytes:
-            oldest = db.execute("SELECT min(start) FROM traffic").fetchone()[0]
-            newest = db.execute("SELECT max(start) FROM traffic").fetchone()[0]
-            if oldest is None or oldest // DAY >= newest // DAY:
-                break
-            _remove_before(db, store, oldest // DAY * DAY + DAY, "size")
+        while _bytes(db) > most_bytes and _made_smaller(db, store):
+            pass
         store.forget()
     db.execute("PRAGMA incremental_vacuum").fetchall()
+
+
+def _made_smaller(db: sqlite3.Connection, store: Store) -> bool:
+    """Whether there was something to do without: the newest day stays as it is."""
+    (hour,) = db.execute("SELECT min(start) FROM hour").fetchone()
+    oldest, newest = db.execute("SELECT min(start), max(start) FROM traffic").fetchone()
+    if oldest is None:
+        return False
+    if hour is not None and hour // DAY < newest // DAY:
+        _make_days(db, hour // DAY * DAY + DAY)
+        return True
+    if oldest // DAY < newest // DAY:
+        _remove_before(db, store, oldest // DAY * DAY + DAY, "size")
+        return True
+    return False
+
+
+def _make_days(db: sqlite3.Connection, before: int) -> None:
+    """Add up the hours before this start of a day."""
+    db.execute(_ROLL_UP, (before,))
+    db.execute("DELETE FROM hour WHERE start < ?", (before,))
 
 
 def _remove_before(db: sqlite3.Connection, store: Store, first: int, why: str) -> None:

@@ -53,11 +53,14 @@ _MOST_SCANS = 10_000
 
 
 class Store:
-    """The open ledger of one host. `most_peers`: of a service and day, by address; as many networks after that."""
+    """The open ledger of one host. `most_peers`: of a service and day, by address; as many networks after that.
 
-    def __init__(self, connection: sqlite3.Connection, most_peers: int) -> None:
+    `size`: the bytes that the ledger may have.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, most_peers: int, size: int) -> None:
         self._db = connection
-        self._resolution = peers.Resolution(connection, most_peers)
+        self._resolution = peers.Resolution(connection, most_peers, size)
         self._services: OrderedDict[Service, int] = OrderedDict()
         self._edges: OrderedDict[tuple[int, str], int] = OrderedDict()
 
@@ -94,8 +97,10 @@ class Store:
         rows = []
         seen: dict[int, tuple[int, int]] = {}
         for service, peer, start, added in sums:
-            number = self._service(service)
-            edge = self._edge(number, self._resolution.peer(number, peer, start - start % DAY), added.first)
+            day = start - start % DAY
+            number, others = self._service(service, day)
+            kept = peers.OTHERS if others else self._resolution.peer(number, peer, day)
+            edge = self._edge(number, kept, added.first)
             rows.append((edge, start, *added))
             first, last = seen.get(edge, (added.first, added.last))
             seen[edge] = (min(first, added.first), max(last, added.last))
@@ -105,12 +110,20 @@ class Store:
             [(first, last, edge) for edge, (first, last) in seen.items()],
         )
 
-    def _service(self, service: Service) -> int:
+    def _service(self, service: Service, day: int) -> tuple[int, bool]:
+        """Its number, and whether it is that of other services: a day has place for so many."""
         number = self._services.get(service)
         if number is None:
-            number = _number_of(self._db, "service", service)
-            _cache(self._services, service, number)
-        return number
+            number = _number_of(self._db, service)
+        others = not self._resolution.takes_service(number, day)
+        if others:
+            service = other_services(service.direction)
+            number = self._services.get(service) or _number_of(self._db, service)
+        if number is None:
+            number = _added(self._db, service)
+        self._resolution.add_service(number, day)
+        _cache(self._services, service, number)
+        return number, others
 
     def _edge(self, service: int, peer: str, first: int) -> int:
         number = self._edges.get((service, peer))
@@ -169,13 +182,20 @@ class Store:
         self._db.executemany("INSERT INTO recent VALUES (?, ?)", ids.items())
 
 
-def _number_of(db: sqlite3.Connection, table: str, row: Service) -> int:
+def other_services(direction: str) -> Service:
+    """What the services of a day are added up as that come after those that have rows: no port is 0."""
+    return Service(direction, 0, 0, "", "", "", "", "")
+
+
+def _number_of(db: sqlite3.Connection, row: Service) -> int | None:
     where = " AND ".join(f"{name} = ?" for name in row._fields)
-    found = db.execute(f"SELECT id FROM {table} WHERE {where}", row).fetchone()
-    if found is not None:
-        return int(found[0])
+    found = db.execute(f"SELECT id FROM service WHERE {where}", row).fetchone()
+    return None if found is None else int(found[0])
+
+
+def _added(db: sqlite3.Connection, row: Service) -> int:
     marks = ", ".join("?" * len(row))
-    return db.execute(f"INSERT INTO {table} VALUES (NULL, {marks})", row).lastrowid or 0
+    return db.execute(f"INSERT INTO service VALUES (NULL, {marks})", row).lastrowid or 0
 
 
 def _cache(cache: OrderedDict[Any, int], key: Any, number: int) -> None:

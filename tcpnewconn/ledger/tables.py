@@ -91,7 +91,7 @@ def of_quiet(answer: Quiet) -> list[Table]:
     table = Table(
         "quiet",
         f"Listeners that nobody has used for {answer.days:g} days",
-        ("address", "port", "unit", "process", "opened_time", "last_time"),
+        ("address", "port", "unit", "process", "opened_time", "last_time", "note"),
     )
     for line in answer.lines:
         row = _row(line, ("address", "port", "unit", "process"), "")
@@ -132,6 +132,8 @@ def cell(table: Table, row: Row, column: str) -> str:
     value = row.get(column)
     if column.endswith("_time"):
         return time_text(value) if value else "never"
+    if column == "port" and value == 0:
+        return "others"
     if column == "per_day":
         return _per_day(float(value or 0))
     if value is None or value == "":

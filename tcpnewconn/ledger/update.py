@@ -80,7 +80,7 @@ def _update(
     db = schema.create_or_open(path)
     try:
         outcome = _read(db, path, opened, limits, progress, polled)
-        store = Store(db, limits.peers)
+        store = Store(db, limits.peers, limits.size)
         with store.transaction():
             store.set_fact("host", host)
             store.set_fact("updated", time.time())
@@ -106,7 +106,7 @@ def _read(
     progress: Progress,
     polled: float | None,
 ) -> Outcome:
-    store = Store(db, limits.peers)
+    store = Store(db, limits.peers, limits.size)
     covered = coverage.load(db)
     tally = Tally(
         covered, Repeats(store.fact("repeats.run", b""), store.recent_ids(), store.fact("repeats.until", 0.0))

@@ -105,7 +105,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PortScan", "Within", "60s", "Time in which it connects to them, from 1s to 1h.", "within"),
     Setting("PortScan", "Trusted", "", "Networks that may connect to any number of ports.", "networks"),
     Setting("Ledger", "Keep", "90d", "Time for which the ledger keeps its days, from 8d to 10y.", "keep"),
-    Setting("Ledger", "Size", "64M", "Largest size of the ledger, from 1M to 16G; the oldest days go first.", "size"),
+    Setting("Ledger", "Size", "64M", "Largest size of the ledger, from 16M to 16G; the oldest days go first.", "size"),
     Setting("Ledger", "Peers", "250", "Peers kept by address per service and day; the rest is added up.", "peers"),
     Setting("FirstSeen", "Log", "no", "Log peers and destinations that the ledger has never seen.", "boolean"),
     Setting("FirstSeen", "Learning", "7d", "Time that the ledger observes before it logs them, up to 1y.", "learning"),

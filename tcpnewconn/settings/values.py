@@ -115,13 +115,13 @@ def parse_keep(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Bytes: a number with K, M or G (powers of 1024), from 1M to 16G. ValueError for all else."""
+    """Bytes: a number with K, M or G (powers of 1024), from 16M to 16G. ValueError for all else."""
     found = re.fullmatch(r"([0-9]{1,11})([KMG]?)", text)
     if (
         found is None
-        or not 1 << 20 <= (size := int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]) <= 16 << 30
+        or not 16 << 20 <= (size := int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]) <= 16 << 30
     ):
-        raise ValueError("not a size; use for example 64M, from 1M to 16G")
+        raise ValueError("not a size; use for example 64M, from 16M to 16G")
     return size
 
 

@@ -645,7 +645,7 @@ VALUES = {
     "interval": st.integers(100_000, 86_400_000_000).map(lambda count: format_span(count / 1e6)),
     "within": st.integers(1, 3600).map(lambda count: f"{count}s"),
     "keep": st.integers(8, 3660).map(lambda count: f"{count}d"),
-    "size": st.integers(1, 16 << 10).map(lambda count: f"{count}M"),
+    "size": st.integers(16, 16 << 10).map(lambda count: f"{count}M"),
     "peers": st.integers(1, 100_000).map(str),
     "learning": st.integers(0, 366).map(lambda count: f"{count}d"),
     "boolean": st.sampled_from(("yes", "no", "1", "off")),

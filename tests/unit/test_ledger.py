@@ -26,8 +26,8 @@ from tcpnewconn.ledger.tally import KINDS
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support import ledgers
 from tests.support.month import BEGIN, DAY, HOUR, IDS, NGINX, SSH, Month
+from tests.support.recorded_journal import Recorded
 from tests.support.terminal import TREE, environment
-from tests.unit.test_ledger_truth import Recorded
 
 
 def added(path: Path, made: Month, limits: update.Limits, first: int = 0) -> update.Outcome:

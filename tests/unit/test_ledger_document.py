@@ -1,49 +1,46 @@
-"""docs/report.md: its reports are those that the program makes of the month in tests/support/month.py."""
+"""docs/report.md and the README: their reports are those that the program makes of the month in tests/support/month.py."""
 
 from __future__ import annotations
 
-import re
-import shlex
-import subprocess
-import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from tcpnewconn.ledger import update
-from tests.support.month import month
-from tests.support.terminal import TREE, environment
-from tests.unit.test_ledger_truth import Recorded
+from tests.support import readme, report_document
+from tests.support.terminal import TREE
 
-DOCUMENT = (TREE / "docs" / "report.md").read_text()
-SHOWN = re.findall(r"(?m)^    \$ tcpnewconn report(.*)\n((?:    .*\n|\n(?=    [^$]))+)", DOCUMENT)
+SHOWN = [
+    pytest.param(options, block, id=f"{document.name}: {options or 'overview'}")
+    for document in report_document.DOCUMENTS
+    for options, block in report_document.shown(document)
+]
 
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("document") / "ledger.db"
-    made = month()
-    update.update(str(path), lambda: Recorded(made), update.Limits(), "web1", lambda *_: None)
-    return path
+    return report_document.ledger(tmp_path_factory.mktemp("document"))
 
 
-def test_there_is_one_of_most_questions() -> None:
-    assert len(SHOWN) >= 6
+def test_the_page_has_one_of_each_question() -> None:
+    asked = [
+        options.split()[0] if options else "overview" for options, _ in report_document.shown(TREE / "docs/report.md")
+    ]
+
+    assert asked == ["overview", "who", "to", "new", "quiet", "allow"]
 
 
-@pytest.mark.parametrize(("options", "block"), SHOWN, ids=[shown[0].strip() or "overview" for shown in SHOWN])
+def test_the_readme_s_second_screen_is_a_report() -> None:
+    assert list(readme.sections())[1] == "Who talks to whom"
+    asked = [step.command for session in readme.sessions("Who talks to whom") for step in session]
+    assert asked == [f"tcpnewconn report {options}".strip() for options, _ in report_document.shown(readme.README)]
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("options", "block"), SHOWN)
 def test_a_report_is_what_the_program_prints(options: str, block: str, ledger: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tcpnewconn", "report", *shlex.split(options), "--ledger", str(ledger)],
-        cwd=TREE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    expected = re.sub(r"(?m)^    ", "", block).strip()
+    expected = textwrap.dedent(block).strip()
 
-    assert (done.returncode, done.stderr) == (0, "")
     # Long ones are cut.
-    assert done.stdout.startswith(expected)
-    assert len(expected.splitlines()) > 5
+    assert report_document.printed(ledger, options).startswith(expected)
+    assert len(expected.splitlines()) > 2
