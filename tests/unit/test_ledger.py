@@ -15,17 +15,18 @@ from typing import Any
 import pytest
 
 from tcpnewconn.ledger import firstseen, schema, update
+from tcpnewconn.ledger.allow import allow_list, drop_in
 from tcpnewconn.ledger.book import Book, Filter
 from tcpnewconn.ledger.coverage import Coverage
-from tcpnewconn.ledger.names import Names
+from tcpnewconn.ledger.names import Names, resolvers
 from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import network_of
 from tcpnewconn.ledger.period import parse_time, span_text
-from tcpnewconn.ledger.questions import overview, who_uses
+from tcpnewconn.ledger.questions import overview, quiet, who_uses
 from tcpnewconn.ledger.tally import KINDS
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support import ledgers
-from tests.support.month import BEGIN, DAY, HOUR, IDS, NGINX, SSH, Month
+from tests.support.month import BEGIN, DAY, HOUR, IDS, NGINX, SSH, Month, Service
 from tests.support.recorded_journal import Recorded
 from tests.support.terminal import TREE, environment
 
@@ -132,6 +133,49 @@ def test_the_oldest_days_go_where_the_size_is_reached(path: Path) -> None:
     assert rows(path, "SELECT sum(connections) FROM traffic")[0][0] == (BEGIN + 20 * DAY - oldest) // DAY * 2_000
 
 
+def test_where_the_size_is_reached_hours_become_days_before_any_day_goes(path: Path) -> None:
+    made = started()
+    for day in range(6):
+        for hour in range(24):
+            for peer in range(100):
+                made.connect(BEGIN + day * DAY + hour * HOUR + peer, NGINX, f"10.0.0.{peer + 1}")
+    added(path, made, update.Limits(size=300 << 10))
+
+    assert rows(path, "SELECT sum(connections) FROM traffic")[0][0] == 6 * 24 * 100
+    days = {start for (start,) in rows(path, "SELECT DISTINCT start FROM day")}
+    assert days
+    assert rows(path, "SELECT min(start) FROM hour")[0][0] == max(days) + DAY
+
+
+def test_one_day_of_any_number_of_services_and_peers_stays_within_the_size(path: Path) -> None:
+    """Something here connects to every port of a network: each port is another service."""
+    made, size = started(), 1 << 20
+    most_services, most_peers = size // 8192, size // 2048
+    for port in range(3_000):
+        made.connect(BEGIN + 10 + port, Service("egress", port + 1, "scan.service", "nmap"), f"10.0.{port % 200}.9")
+    for hour in range(1, 23):
+        for peer in range(0, 2_000, 3):
+            made.connect(BEGIN + hour * HOUR + peer, NGINX, f"10.{hour}.{peer // 250}.{peer % 250 + 1}")
+    connections = 3_000 + 22 * 667
+    added(path, made, update.Limits(size=size, peers=100_000))
+
+    assert path.stat().st_size <= size
+    assert rows(path, "SELECT sum(connections) FROM traffic")[0][0] == connections
+    assert rows(path, "SELECT count(*) FROM service")[0][0] <= most_services + 2
+    assert rows(path, "SELECT count(*) FROM edge")[0][0] <= most_peers + most_services + 2
+    with schema.reading(str(path)) as db:
+        book = Book(db, str(path), Filter())
+        (others,) = [line for line in overview(book).services if line.name[0] == 0]
+        assert "connections of services that were added up" in who_uses(book, "4000").verdict
+        assert any("services that were added up" in reason for reason in allow_list(book, "app.service").reasons)
+    assert others.connections == 22 * 667
+    assert overview_text(path).count("others") >= 2
+
+
+def overview_text(path: Path) -> str:
+    return str(run_report("report", "--ledger", str(path)).stdout)
+
+
 def test_peers_beyond_the_limit_are_added_up_and_all_are_counted(path: Path) -> None:
     made = started()
     for number in range(1_000):
@@ -218,6 +262,57 @@ def test_a_rule_of_ignore_touches_what_it_can_have_left_out() -> None:
     assert touching(rules, 22) == ["10.9.0.0/16", "2001:db8::/32", "unit:cron.service"]
     assert touching(rules, 9100) == ["10.9.0.0/16", ":9100", "2001:db8::/32", "unit:cron.service"]
     assert touching(rules, None) == rules
+
+
+def test_a_rule_about_another_direction_or_another_range_of_ports_touches_nothing() -> None:
+    rules = [
+        "egress:10.9.0.0/16",
+        "ingress::9100",
+        ":8000-8099",
+        "egress:[2001:db8::/32]:443-445",
+        "of a later version",
+    ]
+
+    assert touching(rules, 8050, ("ingress", "internal")) == [":8000-8099", "of a later version"]
+    assert touching(rules, 9100, ("ingress",)) == ["ingress::9100", "of a later version"]
+    assert touching(rules, 444, ("egress",)) == [
+        "egress:10.9.0.0/16",
+        "egress:[2001:db8::/32]:443-445",
+        "of a later version",
+    ]
+
+
+def test_a_listener_whose_connections_are_not_logged_is_not_called_unused_without_a_note(path: Path) -> None:
+    made = Month(random.Random(1), 1)
+    made.start(BEGIN, None, ":9100")
+    for port in (9000, 9100):
+        made.listen(BEGIN + 1, Service("ingress", port, f"port-{port}.service"))
+    made.connect(BEGIN + 40 * DAY, SSH, "10.0.0.9")
+    added(path, made, update.Limits())
+
+    with schema.reading(str(path)) as db:
+        notes = {line.name[1]: line.note for line in quiet(Book(db, str(path), Filter()), 30).lines}
+    assert notes == {9000: "", 9100: "not logged by Ignore=:9100"}
+
+
+def test_the_allow_list_of_a_unit_of_this_host_has_its_resolvers(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "resolv.conf").write_text(
+        "# made by hand\nsearch example.org\nnameserver 127.0.0.53\nnameserver 192.0.2.53\nnameserver fe80::1%eth0\nnameserver\n"
+    )
+    made = started()
+    made.connect(BEGIN + 10, SSH, "10.0.0.9")
+    added(path, made, update.Limits())
+
+    found = resolvers(str(tmp_path / "resolv.conf"))
+    with schema.reading(str(path)) as db:
+        lines = drop_in(allow_list(Book(db, str(path), Filter()), "ssh.service", found))
+    assert found == ["192.0.2.53", "fe80::1"]
+    assert lines[-3:] == [
+        "# resolvers of this host, from /etc/resolv.conf",
+        "#IPAddressAllow=192.0.2.53",
+        "#IPAddressAllow=fe80::1",
+    ]
+    assert resolvers(str(tmp_path / "none")) == []
 
 
 class Sent:
