@@ -189,7 +189,7 @@ def test_every_setting_of_the_program_is_a_setting_of_the_role() -> None:
 
 def test_examples_set_only_variables_that_exist() -> None:
     known = {name for role in ROLES for name in role_variables.options(role)}
-    of_playbooks = {"tcpnewconn_batches"}
+    of_playbooks = {"tcpnewconn_batches", "tcpnewconn_report_directory", "tcpnewconn_report_options"}
     documents = [
         "README.md",
         "ansible/README.md",
