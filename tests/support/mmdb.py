@@ -24,7 +24,7 @@ def write(path: Path, networks: dict[str, dict[str, Any]]) -> Path:
                 nodes.append([None, None])
                 following = nodes[at][side] = len(nodes) - 1
             at = following
-        # Data is told from nodes below, when their number is known.
+        # Negative: data, whose number is known when that of the nodes is.
         nodes[at][_bit(one, one.prefixlen - 1)] = -len(data) - 1
         data += _encoded(value)
     tree = b"".join(_record(record, len(nodes)).to_bytes(3, "big") for node in nodes for record in node)
