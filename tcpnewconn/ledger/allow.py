@@ -92,7 +92,7 @@ def _collapsed(networks: Iterable[Network]) -> list[Network]:
     return [*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six)]
 
 
-def _text(network: Network) -> str:
+def network_text(network: Network) -> str:
     return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 
@@ -106,10 +106,10 @@ def drop_in(answer: AllowList) -> list[str]:
     for what, by_port in (("clients of port", answer.clients), ("destinations, port", answer.destinations)):
         for port, networks in by_port.items():
             lines.append(f"# {what} {port}")
-            lines += [f"#IPAddressAllow={_text(network)}" for network in networks]
+            lines += [f"#IPAddressAllow={network_text(network)}" for network in networks]
     if answer.resolvers:
         lines.append("# resolvers of this host, from /etc/resolv.conf")
-        lines += [f"#IPAddressAllow={_text(network)}" for network in answer.resolvers]
+        lines += [f"#IPAddressAllow={network_text(network)}" for network in answer.resolvers]
     return lines
 
 
@@ -119,7 +119,9 @@ def nftables(answer: AllowList) -> list[str]:
     name = "".join(character if character.isalnum() else "_" for character in answer.unit)
     for what, key, by_port in (("clients", "saddr", answer.clients), ("destinations", "daddr", answer.destinations)):
         for family, version in (("ipv4", 4), ("ipv6", 6)):
-            found = [f"{_text(n)} . {port}" for port, own in by_port.items() for n in own if n.version == version]
+            found = [
+                f"{network_text(n)} . {port}" for port, own in by_port.items() for n in own if n.version == version
+            ]
             if found:
                 lines.append(f"#set {name}_{what}_{family} {{")
                 ip = "ip" if version == 4 else "ip6"

@@ -22,8 +22,9 @@ def host_page(book: Book, made: Report, names: Names) -> Page:
         book.since,
         book.until,
         sentence(book.coverage.text()),
-        [*made.head, *(f for f in made.verbatim if made.question == "allow")],
+        made.head,
         made.details,
+        verbatim=made.verbatim,
         notes=list(made.notes),
     )
     page.tiles = _tiles(book, edges)

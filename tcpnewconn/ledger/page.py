@@ -51,6 +51,7 @@ class Page:
     tiles: list[Tile] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    verbatim: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,6 +81,7 @@ def html(page: Page) -> str:
             for one in page.pictures
         ],
         tables=[_table(table) for table in page.tables],
+        verbatim="\n".join(page.verbatim),
         notes=page.notes,
         style=Markup(style),
         style_hash=_hash(style),

@@ -59,6 +59,7 @@ def report(book: Book, question: str, subject: str, names: Names, since: float |
             f"Allow list for {subject}: it would have refused {allowed.refused} of {allowed.connections} connections "
             f"({share * 100:.2f} %)"
         ]
+        made.tables = tables.of_allow(allowed)
         made.verbatim = [*allow.drop_in(allowed), "", *allow.nftables(allowed)]
     made.notes += _notes(book, made, names)
     return made

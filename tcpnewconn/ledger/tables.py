@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tcpnewconn.ledger.allow import AllowList, network_text
 from tcpnewconn.ledger.book import Listener, Scan
 from tcpnewconn.ledger.names import Names
 from tcpnewconn.ledger.period import time_text
@@ -96,6 +97,19 @@ def of_quiet(answer: Quiet) -> list[Table]:
     for line in answer.lines:
         row = _row(line, ("address", "port", "unit", "process"), "")
         table.rows.append(row | {"opened_time": line.first, "last_time": line.last or None})
+    return [table]
+
+
+def of_allow(answer: AllowList) -> list[Table]:
+    table = Table(
+        "networks", f"Networks that {answer.unit} accepted from and connected to", ("side", "port", "network")
+    )
+    for side, by_port in (("client", answer.clients), ("destination", answer.destinations)):
+        table.rows += [
+            {"side": side, "port": port, "network": network_text(network)}
+            for port, networks in by_port.items()
+            for network in networks
+        ]
     return [table]
 
 

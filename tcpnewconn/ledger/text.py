@@ -24,7 +24,8 @@ def text(report: Report, whole: bool) -> str:
         *report.head,
         *(f"  {line}" for line in report.details),
     ]
-    for table in report.tables:
+    # What stands in lines of its own is no table besides.
+    for table in report.tables if not report.verbatim else ():
         lines += ["", f"{table.title}{'' if table.rows else ': none'}"]
         lines += _table(table, whole)
     lines += ["", *report.verbatim] if report.verbatim else []

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
-from tests.support.booted_package import booted_with_package, on_each_distribution
+from tcpnewconn.ledger import firstseen
+from tests.support.booted import CONTAINER_ADDRESS, CONTAINER_ADDRESS6, PEER_ADDRESS, PEER_ADDRESS6, Booted
+from tests.support.booted_package import UNITS, installed
 
 LEDGER = "/var/lib/tcpnewconn-ledger/ledger.db"
 CONNECT = """
@@ -18,25 +19,37 @@ for _ in range(int(sys.argv[3])):
 """
 SERVE = """
 import socket
-server = socket.create_server(("", 7000))
+server = socket.create_server(("::", 7017), family=socket.AF_INET6, dualstack_ipv6=True)
 while True:
     server.accept()[0].close()
 """
+OF_THE_NAMESPACE = ("systemd-journald@tcpnewconn.socket", "systemd-journald-varlink@tcpnewconn.socket")
 
 
-@pytest.fixture(scope="module", params=on_each_distribution("ledger"))
-def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    with booted_with_package(request.param, each=True) as container:
-        container.write("/usr/local/lib/serve.py", SERVE)
-        container.start_unit("answers", "/usr/bin/python3", "/usr/local/lib/serve.py")
-        container.wait_for(lambda: ":7000" in container.run("ss", "-tln"), "the server to listen")
-        yield container
+@pytest.fixture(scope="module")
+def container(long_life: Booted) -> Iterator[Booted]:
+    """Whatever the files before it did: an empty journal and no ledger."""
+    if long_life.path("/usr/bin/tcpnewconn").exists():
+        units = ("tcpnewconn-ledger.timer", "tcpnewconn-ledger.service", *UNITS)
+        long_life.run("systemctl", "stop", *units)
+        long_life.run("rm", "-rf", "/var/lib/tcpnewconn", "/var/lib/tcpnewconn-ledger")
+    long_life.run("journalctl", "--rotate")
+    long_life.run("journalctl", "--vacuum-time=1s")
+    container = installed(long_life, each=True)
+    container.run("systemctl", "start", "tcpnewconn-ledger.timer")
+    container.write("/usr/local/lib/serve.py", SERVE)
+    container.start_unit("answers", "/usr/bin/python3", "/usr/local/lib/serve.py")
+    container.wait_for(lambda: ":7017" in container.run("ss", "-tln"), "the server to listen")
+    yield container
+    container.run("systemctl", "stop", "answers.service")
+    installed(container)
+    container.run("systemctl", "stop", *OF_THE_NAMESPACE, "systemd-journald@tcpnewconn.service", check=False)
 
 
-def connect(container: Booted, count: int) -> None:
+def connect(container: Booted, count: int, address: str = CONTAINER_ADDRESS) -> None:
     """Connections from another host, and the wait for all of them in the journal."""
     before = len(logged(container))
-    container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7000", str(count))
+    container.from_peer("python3", "-c", CONNECT, address, "7017", str(count))
     container.wait_for(lambda: len(logged(container)) == before + count, f"{count} connections in the journal")
 
 
@@ -45,7 +58,7 @@ def logged(container: Booted, *where: str) -> list[dict[str, Any]]:
     return [
         entry
         for entry in container.journal(*where, "_SYSTEMD_UNIT=tcpnewconn.service")
-        if entry.get("EVENT_ACTION") == "connection-opened" and entry.get("DESTINATION_PORT") == "7000"
+        if entry.get("EVENT_ACTION") == "connection-opened" and entry.get("DESTINATION_PORT") == "7017"
     ]
 
 
@@ -59,7 +72,7 @@ def report(container: Booted, *options: str) -> dict[str, Any]:
 
 
 def counted(container: Booted) -> int:
-    return sum(row["connections"] for row in report(container, "who", "7000")["clients"])
+    return sum(row["connections"] for row in report(container, "who", "7017")["clients"])
 
 
 def test_the_timer_is_enabled_and_runs(container: Booted) -> None:
@@ -81,10 +94,10 @@ def test_real_traffic_is_in_the_report(container: Booted) -> None:
     connect(container, 20)
     update(container)
 
-    answer = report(container, "who", "7000")
+    answer = report(container, "who", "7017")
     (client,) = answer["clients"]
     assert (client["client"], client["unit"], client["connections"]) == (PEER_ADDRESS, "answers.service", 20)
-    assert answer["head"][0].startswith("1 client used port 7000")
+    assert answer["head"][0].startswith("1 client used port 7017")
     assert answer["coverage"]["share"] > 0.3
     assert answer["coverage"]["lost"] == {}
     # What the unit wrote, it may read; who may not read the journal, may not.
@@ -102,7 +115,7 @@ def test_members_of_the_group_may_read_it_and_others_may_not(container: Booted) 
             "tcpnewconn",
             "report",
             "who",
-            "7000",
+            "7017",
         )
         assert container.status_of(*command) == status
 
@@ -126,7 +139,7 @@ def test_what_is_rotated_counts_once_and_what_is_vacuumed_stays(container: Boote
 def test_a_killed_service_and_a_killed_update_count_nothing_twice(container: Booted) -> None:
     before, had = counted(container), len(ids(container))
     for _ in range(3):
-        container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7000", "5")
+        container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7017", "5")
         container.run("systemctl", "kill", "--signal=SIGKILL", "tcpnewconn.service")
         container.run("systemctl", "start", "--no-block", "tcpnewconn-ledger.service")
         container.run("systemctl", "kill", "--signal=SIGKILL", "tcpnewconn-ledger.service", check=False)
@@ -162,13 +175,36 @@ def test_the_page_says_what_it_needs(container: Booted) -> None:
     assert done == "tcpnewconn: --output html needs Jinja; install python3-jinja2, or use --output text\n"
 
 
+def test_the_report_says_what_owners_of_addresses_need(container: Booted) -> None:
+    done = container.run("tcpnewconn", "report", "--mmdb", "/var/lib/owners.mmdb", check=False)
+
+    assert done == "tcpnewconn: --mmdb needs Python's maxminddb; install python3-maxminddb\n"
+
+
+def test_what_is_first_seen_is_an_event_of_the_ledger_s_unit(container: Booted) -> None:
+    container.write("/etc/tcpnewconn.conf.d/first-seen.conf", "[FirstSeen]\nLog=yes\nLearning=0s\n")
+    # What is there when it is switched on is known.
+    update(container)
+    connect(container, 2)
+    connect(container, 3, CONTAINER_ADDRESS6)
+    update(container)
+    update(container)
+
+    (event,) = container.journal("_SYSTEMD_UNIT=tcpnewconn-ledger.service", "EVENT_ACTION=peer-first-seen")
+    assert event["MESSAGE"] == "First seen: fd77::/64 -> answers.service, port 7017"
+    assert (event["MESSAGE_ID"], event["PRIORITY"]) == (firstseen.MESSAGE_ID, "5")
+    assert (event["SOURCE_ADDRESS"], event["DESTINATION_PORT"]) == (PEER_ADDRESS6, "7017")
+    assert (event["NETWORK_DIRECTION"], event["OBJECT_SYSTEMD_UNIT"]) == ("ingress", "answers.service")
+    container.run("rm", "/etc/tcpnewconn.conf.d/first-seen.conf")
+
+
 def test_it_reads_the_service_s_own_journal_namespace_too(container: Booted) -> None:
     before = counted(container)
     place = "/etc/systemd/system/tcpnewconn.service.d/journal-namespace.conf"
     container.run("install", "-D", "-m", "644", "/usr/share/tcpnewconn/journal-namespace.conf", place)
     container.run("systemctl", "daemon-reload")
     container.run("systemctl", "restart", "tcpnewconn.service")
-    container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7000", "9")
+    container.from_peer("python3", "-c", CONNECT, CONTAINER_ADDRESS, "7017", "9")
     container.wait_for(lambda: len(logged(container, "--namespace=tcpnewconn")) == 9, "9 connections in the namespace")
     update(container)
 

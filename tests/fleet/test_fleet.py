@@ -210,7 +210,11 @@ def test_a_playbook_makes_one_page_of_every_host_s_ledger(hosts: Fleet) -> None:
         for _ in range(times):
             source.run("curl", "--silent", "--output", "/dev/null", f"http://{destination.address}/")
     for times, (source, destination) in enumerate(ring, start=2):
-        of_it = (f"SOURCE_ADDRESS={source.address}", f"DESTINATION_ADDRESS={destination.address}", "DESTINATION_PORT=80")
+        of_it = (
+            f"SOURCE_ADDRESS={source.address}",
+            f"DESTINATION_ADDRESS={destination.address}",
+            "DESTINATION_PORT=80",
+        )
         for end in (source, destination):
             end.wait_for(
                 lambda end=end, of_it=of_it, times=times: len(end.journal(f"MESSAGE_ID={CONNECTION}", *of_it)) >= times,  # type: ignore[misc]
