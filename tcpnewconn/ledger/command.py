@@ -63,6 +63,7 @@ def _update_all(options: argparse.Namespace, settings: Settings) -> int:
     if options.directory is None:
         polled = _last_poll(METRICS) if options.namespace is None else None
         path = options.ledger or PATH
+        _become_owner(os.path.dirname(os.path.abspath(path)))
         host = socket.gethostname()
         return _update(path, lambda: of_this_host(options.namespace), limits, host, polled)
     hosts = hosts_of(options.directory)
@@ -74,6 +75,18 @@ def _update_all(options: argparse.Namespace, settings: Settings) -> int:
         if worst == EXIT_INTERRUPTED:
             break
     return worst
+
+
+def _become_owner(directory: str) -> None:
+    """Act as the directory's owner does: what root makes there would be in the way of the timer's updates."""
+    try:
+        owner = os.stat(directory)
+    except FileNotFoundError:
+        raise schema.Unusable(f"{directory}: no such directory; systemctl start tcpnewconn-ledger makes it") from None
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
 
 
 def _opening(files: list[str]) -> Callable[[], Journal]:

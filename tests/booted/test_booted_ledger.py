@@ -120,6 +120,19 @@ def test_members_of_the_group_may_read_it_and_others_may_not(container: Booted) 
         assert container.status_of(*command) == status
 
 
+def test_an_update_by_hand_leaves_nothing_that_the_timer_could_not_write(container: Booted) -> None:
+    before = counted(container)
+    container.run("sh", "-c", f"rm {LEDGER}*")
+    container.run("tcpnewconn", "ledger", "update")
+    owners = container.run("sh", "-c", f"stat --format=%U {LEDGER}* | sort --unique").split()
+    connect(container, 3)
+    update(container)
+
+    assert owners == ["tcpnewconn-ledger"]
+    assert container.property("tcpnewconn-ledger.service", "Result") == "success"
+    assert counted(container) == before + 3
+
+
 def test_what_is_rotated_counts_once_and_what_is_vacuumed_stays(container: Booted) -> None:
     before = counted(container)
     for _ in range(3):

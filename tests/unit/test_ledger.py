@@ -478,6 +478,15 @@ def test_no_ledger_is_one_line_that_says_what_makes_it(tmp_path: Path) -> None:
     )
 
 
+def test_an_update_without_a_directory_says_what_makes_it(tmp_path: Path) -> None:
+    done = run_report("ledger", "update", "--ledger", str(tmp_path / "none" / "ledger.db"))
+
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"tcpnewconn: {tmp_path}/none: no such directory; systemctl start tcpnewconn-ledger makes it\n"
+    )
+
+
 def test_csv_has_no_formula_for_a_spreadsheet(tmp_path: Path) -> None:
     edges: list[ledgers.Edge] = [("ingress", 22, "=cmd|' /C calc'!A0", "sshd", "10.0.0.9", 2)]
     path = ledgers.write(tmp_path / "ledger.db", "web1", edges, [])
