@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -220,20 +223,29 @@ def test_a_full_disk_is_said_once_and_made_good_later(place: Path) -> None:
     assert (third.returncode, third.stderr) == (0, "")
 
 
-def test_a_big_backlog_can_be_interrupted(place: Path) -> None:
+def test_a_big_backlog_shows_its_progress_in_a_terminal_and_can_be_interrupted(place: Path) -> None:
     journal_files.write(place / "journal" / "remote-web1.journal", MONTH.entries)
     slow = SMALL_BATCHES + "import time; from tcpnewconn.ledger import retention; keep = retention.keep; "
     slow += "retention.keep = lambda *a: (time.sleep(0.05), keep(*a)); "
-    running = subprocess.Popen(
-        command(place, slow), cwd=TREE, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: os.path.exists(ledger(place)) and entries_in(ledger(place)) > 0)
+    leader, follower = pty.openpty()
+    running = subprocess.Popen(command(place, slow), cwd=TREE, env=environment(), stderr=follower)
+    os.close(follower)
+    said = ""
+    while not re.search(r"[0-9,]+ entries read, up to 2026-10-\d\d \d\d:\d\d UTC$", said):
+        said += os.read(leader, 4096).decode()
+    wait_for(lambda: entries_in(ledger(place)) > 0)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    with contextlib.suppress(OSError):
+        while more := os.read(leader, 4096):
+            said += more.decode()
+    os.close(leader)
 
-    assert running.returncode == 130
-    assert "interrupted" in said
-    assert len(said.splitlines()) == 1
+    assert running.wait(60) == 130
+    # The progress is wiped away, and one line stays.
+    assert (
+        said.split("\r\033[K")[-1]
+        == f"tcpnewconn: {ledger(place)}: interrupted; the next update goes on from the last batch\r\n"
+    )
     assert 0 < entries_in(ledger(place)) < len(MONTH.entries)
     assert updated(place).returncode == 0
     ledger_truth.check(ledger(place), MONTH, MOST_PEERS)
