@@ -47,6 +47,9 @@ class Chains:
         if first is socket:
             if socket.next is None:
                 del self._first[socket.four_tuple]
+                if not self._first:
+                    # A dict keeps the memory of its largest size.
+                    self._first = {}
             else:
                 self._first[socket.four_tuple] = socket.next
         else:

@@ -29,22 +29,32 @@ class Index:
     """4-tuples by what would be left of them."""
 
     def __init__(self) -> None:
-        self._by_left: dict[bytes, dict[FourTuple, None]] = {}
+        # Nearly always there is one: a dict for each would take 140 bytes more.
+        self._by_left: dict[bytes, FourTuple | dict[FourTuple, None]] = {}
 
     def __contains__(self, four_tuple: FourTuple) -> bool:
-        return four_tuple in self._by_left.get(left(four_tuple), ())
+        return four_tuple in self._with(left(four_tuple))
 
     def add(self, four_tuple: FourTuple) -> None:
-        self._by_left.setdefault(left(four_tuple), {})[four_tuple] = None
+        key = left(four_tuple)
+        others = self._by_left.setdefault(key, four_tuple)
+        if isinstance(others, dict):
+            others[four_tuple] = None
+        elif others != four_tuple:
+            self._by_left[key] = {others: None, four_tuple: None}
 
     def discard(self, four_tuple: FourTuple) -> None:
         key = left(four_tuple)
         four_tuples = self._by_left.get(key)
-        if four_tuples is not None and four_tuple in four_tuples:
-            del four_tuples[four_tuple]
-            if not four_tuples:
-                del self._by_left[key]
+        if isinstance(four_tuples, dict):
+            four_tuples.pop(four_tuple, None)
+        if not four_tuples or four_tuples == four_tuple:
+            self._by_left.pop(key, None)
 
     def of(self, socket: DestroyedSocket) -> Iterator[FourTuple]:
         """Those that an unaddressed socket can have had, the newest first."""
-        return (one for one in reversed(self._by_left.get(left(socket.four_tuple), {})) if can_be(socket, one))
+        return (one for one in reversed(self._with(left(socket.four_tuple))) if can_be(socket, one))
+
+    def _with(self, key: bytes) -> tuple[FourTuple, ...] | dict[FourTuple, None]:
+        found = self._by_left.get(key, ())
+        return (found,) if isinstance(found, bytes) else found

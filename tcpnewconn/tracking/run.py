@@ -15,6 +15,9 @@ from tcpnewconn.tracking.sockets import Sockets
 # many polls back, this one included.
 _WINDOW, _POLLS = 60.0, 4
 
+# So many serial numbers are taken with one record; after a restart those that were left are skipped.
+_SERIALS = 1000
+
 
 class Notifications(Enum):
     """Where the kernel's destroy notifications go."""
@@ -65,17 +68,19 @@ class Run:
     def clear(self) -> None:
         """Begin without what was before."""
         self._serial = 0
+        # The serial number on record: no number up to there is used again after a restart.
+        self._taken = 0
         # What is on record: whether it was not known yet what there was at the first poll; whether there was a gap.
         self._recorded = (False, False)
 
     def records(self) -> Iterator[str]:
         self._recorded = (self.unsettled, self.gap)
-        yield f'["n",{self._serial}]'
+        yield f'["n",{self._taken}]'
         yield self._line()
 
     def load(self, record: Record) -> None:
         if record[0] == "n":
-            self._serial = max(self._serial, int(record[1]))
+            self._serial = self._taken = max(self._taken, int(record[1]))
         else:
             self._recorded = (bool(record[1]), bool(record[2]))
 
@@ -88,6 +93,7 @@ class Run:
         unsettled, gap = self._recorded
         self._resumed = True
         self._serial = max(self._serial, largest_serial)
+        self._taken = max(self._taken, self._serial)
         self.stage = Stage.STARTING if unsettled or not unbroken else Stage.RUNNING
         self.gap = gap or not unbroken
 
@@ -100,8 +106,10 @@ class Run:
     def next_serial(self) -> int:
         """A number for a connection, below zero, that no other has: for want of a cookie."""
         self._serial += 1
-        if self._log is not None:
-            self._log.append(f'["n",{self._serial}]')
+        if self._serial > self._taken:
+            self._taken += _SERIALS
+            if self._log is not None:
+                self._log.append(f'["n",{self._taken}]')
         return -self._serial
 
     # --- where it is -------------------------------------------------------------------------------------------------

@@ -28,6 +28,9 @@ from tests.support.traffic import connect, listen
 HERE, THERE = "10.73.0.1", "10.73.0.2"
 # With the four tests 200.
 KILLS = 50
+# Seconds after which a run lives until it has reported everything: a row in TIME_WAIT stays for 60 s (TCP_TIMEWAIT_LEN in tcp.h),
+# and on a slow machine 50 runs take longer.
+AT_LEAST_EVERY = 30.0
 COUNT = 17
 
 
@@ -115,6 +118,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
         interval = "1h" if "hardly" in place else "100ms"
         runs: list[list[Event]] = []
         kept: socket.socket | None = None
+        whole = time.monotonic()
         traffic.start()
         try:
             with ExitStack() as sockets:
@@ -122,7 +126,15 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
                     if kept is None or which == "renewed":
                         sockets.close()
                         kept = sockets.enter_context(opened(here)) if which != "own" else None
+                    made = frozenset(traffic.made.copy())
                     program = Program(here, *options, interval=interval, notifications=kept)
+                    if time.monotonic() > whole + AT_LEAST_EVERY:
+                        before = {flow(event) for run in runs for event in run}
+                        program.wait(
+                            lambda missing=made - before, run=program: missing <= set(map(flow, run.connections)),
+                            "everything that was there before",
+                        )
+                        whole = time.monotonic()
                     if which == "renewed" or chance.random() < 0.7:
                         program.ready()
                     # From before it has begun to read, to some reads later.
