@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tests.support.terminal import TREE, environment
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One of countries and one of owners are usually two files; a database may have both."""
-    networks = {
+    networks: dict[str, dict[str, Any]] = {
         "203.0.113.0/24": {"country": {"iso_code": "NL"}, "autonomous_system_organization": "Example & Sons"},
         "198.51.100.0/25": {"country": "SE", "as_name": "<b>Owner</b>"},
     }
