@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from tcpnewconn.ledger.observed import Observed, observed
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED
-from tcpnewconn.ledger.schema import DAY, HOUR
+from tcpnewconn.ledger.period import time_text
+from tcpnewconn.ledger.schema import DAY, HOUR, Unusable
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ACCEPTED, OPENED = ("ingress", "internal"), ("egress", "internal")
@@ -114,7 +115,7 @@ _EDGES = """
 
 
 class Book:
-    """One host's ledger, open for reading, with a period and a filter."""
+    """One host's ledger, open for reading, with a period and a filter. Raises Unusable where it has nothing of the period."""
 
     def __init__(self, db: sqlite3.Connection, path: str, wanted: Filter) -> None:
         self.db = db
@@ -126,7 +127,12 @@ class Book:
         self.removed_before = facts.get("removed_before")
         self.removed_because = facts.get("removed_because")
         self.begins, self.ends = self._bounds()
+        if self.begins >= self.ends:
+            raise Unusable(f"{path}: the ledger is empty; nothing of tcpnewconn.service was in the journal yet")
         self.since, self.until = self._period()
+        if self.since >= self.until:
+            whole = f"{time_text(self.begins)} to {time_text(self.ends)} UTC"
+            raise Unusable(f"{path}: the ledger has nothing of that time; it goes from {whole}")
         self.coverage: Observed = observed(db, self.since, self.until)
 
     def _bounds(self) -> tuple[float, float]:

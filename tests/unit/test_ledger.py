@@ -478,6 +478,37 @@ def test_no_ledger_is_one_line_that_says_what_makes_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            ["--since", "2027-01-01"],
+            "the ledger has nothing of that time; it goes from 2026-10-01 00:00:00 to 2026-10-04",
+        ),
+        (
+            ["--until", "2020-01-01"],
+            "the ledger has nothing of that time; it goes from 2026-10-01 00:00:00 to 2026-10-04",
+        ),
+    ],
+)
+def test_a_time_of_which_the_ledger_has_nothing_is_no_answer(options: list[str], problem: str, small: Path) -> None:
+    done = run_report("report", "who", "22", *options, "--ledger", str(small))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert problem in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_empty_ledger_is_no_answer(path: Path) -> None:
+    schema.create_or_open(str(path)).close()
+
+    done = run_report("report", "who", "22", "--ledger", str(path))
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"tcpnewconn: {path}: the ledger is empty; nothing of tcpnewconn.service was in the journal yet\n"
+    )
+
+
 def test_an_update_without_a_directory_says_what_makes_it(tmp_path: Path) -> None:
     done = run_report("ledger", "update", "--ledger", str(tmp_path / "none" / "ledger.db"))
 
