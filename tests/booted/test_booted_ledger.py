@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tcpnewconn.ledger import firstseen
+from tests.support import booted_probe
 from tests.support.booted import CONTAINER_ADDRESS, CONTAINER_ADDRESS6, PEER_ADDRESS, PEER_ADDRESS6, Booted
-from tests.support.booted_package import UNITS, installed
+from tests.support.booted_package import UNITS, drop_in, installed
 
 LEDGER = "/var/lib/tcpnewconn-ledger/ledger.db"
 CONNECT = """
@@ -23,6 +25,9 @@ server = socket.create_server(("::", 7017), family=socket.AF_INET6, dualstack_ip
 while True:
     server.accept()[0].close()
 """
+PROBE = "/usr/local/lib/probe.py"
+# Only what is started is another program; everything else is as the package has it.
+INSTEAD = f"[Service]\nExecStart=\nExecStart=/usr/bin/python3 {PROBE}\n"
 OF_THE_NAMESPACE = ("systemd-journald@tcpnewconn.socket", "systemd-journald-varlink@tcpnewconn.socket")
 
 
@@ -88,6 +93,23 @@ def test_its_sandbox_has_no_network_and_no_capability(container: Booted) -> None
     assert float(exposure.group(1)) <= 0.6, judged
     for name, value in (("PrivateNetwork", "yes"), ("CapabilityBoundingSet", ""), ("Group", "systemd-journal")):
         assert container.property("tcpnewconn-ledger.service", name) == value
+
+
+def test_another_program_in_its_place_could_only_write_the_ledger(container: Booted) -> None:
+    container.write(PROBE, Path(booted_probe.__file__).read_text())
+    drop_in(container, "tcpnewconn-ledger.service", INSTEAD, name="probe")
+    update(container)
+    container.run("rm", "-r", "/etc/systemd/system/tcpnewconn-ledger.service.d", PROBE)
+    container.run("systemctl", "daemon-reload")
+    lines = container.journalctl("--output=cat", "_SYSTEMD_UNIT=tcpnewconn-ledger.service", "_COMM=python3")
+    (line,) = [line for line in lines.splitlines() if line.startswith('{"other_processes"')]
+    probed = json.loads(line)
+
+    assert {family for family, outcome in probed["sockets"].items() if outcome == "opened"} == {"AF_UNIX"}
+    assert sorted(probed["writable_directories"]) == ["/run/tcpnewconn-ledger", "/var/lib/tcpnewconn-ledger"]
+    assert (set(probed["capabilities"]), probed["no_new_privileges"]) == ({"0000000000000000"}, "1")
+    assert [attempt for attempt, outcome in probed["attempts"].items() if outcome == "done"] == []
+    assert probed["other_processes"] == []
 
 
 def test_real_traffic_is_in_the_report(container: Booted) -> None:
