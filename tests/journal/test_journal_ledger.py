@@ -241,7 +241,7 @@ def test_a_big_backlog_shows_its_progress_in_a_terminal_and_can_be_interrupted(p
     os.close(leader)
 
     assert running.wait(60) == 130
-    # The progress is wiped away, and one line stays.
+    # The progress is gone, and one line stays.
     assert (
         said.split("\r\033[K")[-1]
         == f"tcpnewconn: {ledger(place)}: interrupted; the next update goes on from the last batch\r\n"

@@ -150,7 +150,7 @@ def test_no_module_decides_by_the_time_of_day() -> None:
     """NTP may step that, and an administrator: it is written into lines for people and metrics for Prometheus.
 
     Only who reads those metrics compares it: whether the service still reads cannot be asked of its own clock. The ledger, of
-    which the service loads nothing, has the days of the journal's clock (tests/unit/test_ledger.py sets it back and forth).
+    which the service loads nothing, has the days of the journal's clock (tests/unit/test_ledger.py sets it back).
     """
     found = set()
     ledger = TREE / "tcpnewconn" / "ledger"
