@@ -22,7 +22,7 @@ from tcpnewconn.ledger.names import Names, resolvers
 from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import network_of
 from tcpnewconn.ledger.period import parse_time, span_text
-from tcpnewconn.ledger.questions import overview, quiet, who_uses
+from tcpnewconn.ledger.questions import destinations_of, overview, quiet, who_uses
 from tcpnewconn.ledger.tally import KINDS
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support import ledgers
@@ -148,28 +148,31 @@ def test_where_the_size_is_reached_hours_become_days_before_any_day_goes(path: P
 
 
 def test_one_day_of_any_number_of_services_and_peers_stays_within_the_size(path: Path) -> None:
-    """Something here connects to every port of a network: each port is another service."""
+    """A service has clients without number; then something here connects to every port: each port is another service."""
     made, size = started(), 1 << 20
     most_services, most_peers = size // 8192, size // 2048
-    for port in range(3_000):
-        made.connect(BEGIN + 10 + port, Service("egress", port + 1, "scan.service", "nmap"), f"10.0.{port % 200}.9")
-    for hour in range(1, 23):
+    for hour in range(22):
         for peer in range(0, 2_000, 3):
-            made.connect(BEGIN + hour * HOUR + peer, NGINX, f"10.{hour}.{peer // 250}.{peer % 250 + 1}")
-    connections = 3_000 + 22 * 667
+            made.connect(BEGIN + hour * HOUR + peer + 1, NGINX, f"10.{hour}.{peer // 250}.{peer % 250 + 1}")
+    for port in range(3_000):
+        made.connect(
+            BEGIN + 22 * HOUR + port, Service("egress", port + 1, "scan.service", "nmap"), f"10.0.{port % 200}.9"
+        )
     added(path, made, update.Limits(size=size, peers=100_000))
 
     assert path.stat().st_size <= size
-    assert rows(path, "SELECT sum(connections) FROM traffic")[0][0] == connections
-    assert rows(path, "SELECT count(*) FROM service")[0][0] <= most_services + 2
-    assert rows(path, "SELECT count(*) FROM edge")[0][0] <= most_peers + most_services + 2
+    assert rows(path, "SELECT sum(connections) FROM traffic")[0][0] == 22 * 667 + 3_000
+    # Besides these, others of each direction.
+    assert rows(path, "SELECT count(*) FROM service")[0][0] == most_services + 1
+    assert rows(path, "SELECT count(*) FROM edge WHERE peer != 'others'")[0][0] == most_peers
     with schema.reading(str(path)) as db:
         book = Book(db, str(path), Filter())
-        (others,) = [line for line in overview(book).services if line.name[0] == 0]
-        assert "connections of services that were added up" in who_uses(book, "4000").verdict
+        (others,) = [line for line in overview(book).outgoing if line.name[0] == ""]
+        assert "connections of services that were added up" in destinations_of(book, "app.service").verdict
         assert any("services that were added up" in reason for reason in allow_list(book, "app.service").reasons)
-    assert others.connections == 22 * 667
-    assert overview_text(path).count("others") >= 2
+        assert who_uses(book, "443").verdict.startswith(f"At least {most_peers + 1} clients used port 443")
+    assert others.connections == 3_000 - (most_services - 1)
+    assert "the rest is added up as others" in overview_text(path)
 
 
 def overview_text(path: Path) -> str:
