@@ -101,8 +101,12 @@ def test_another_program_in_its_place_could_only_write_the_ledger(container: Boo
     update(container)
     container.run("rm", "-r", "/etc/systemd/system/tcpnewconn-ledger.service.d", PROBE)
     container.run("systemctl", "daemon-reload")
-    lines = container.journalctl("--output=cat", "_SYSTEMD_UNIT=tcpnewconn-ledger.service", "_COMM=python3")
-    (line,) = [line for line in lines.splitlines() if line.startswith('{"other_processes"')]
+
+    def answer() -> list[str]:
+        lines = container.journalctl("--output=cat", "_SYSTEMD_UNIT=tcpnewconn-ledger.service").splitlines()
+        return [line for line in lines if line.startswith('{"other_processes"')]
+
+    (line,) = container.wait_for(answer, "what it could do")
     probed = json.loads(line)
 
     assert {family for family, outcome in probed["sockets"].items() if outcome == "opened"} == {"AF_UNIX"}
