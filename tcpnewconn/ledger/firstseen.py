@@ -5,7 +5,10 @@ An event is sent before it is written down as known: killed in between, an updat
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ MESSAGE_ID = "a62f8b42cfd84c02a2b3d578cf352187"
 ACTION = "peer-first-seen"
 # Of what was seen, the newest are remembered.
 _MOST_KNOWN = 200_000
+_LONGEST_WAIT = 5.0  # seconds
 
 Fields = dict[str, str]
 
@@ -100,11 +104,30 @@ def fields_of(direction: str, port: int, unit: str, process: str, user: str, con
     return {name: value for name, value in fields.items() if value}
 
 
-def to_journal(fields: Fields) -> None:
-    """Raises OSError where there is no journal."""
-    from systemd.journal import sendv
+class ToJournal:
+    """Sends to the journal. Raises OSError where there is none."""
 
-    sendv(
-        *(f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in fields.items()),
-        b"SYSLOG_IDENTIFIER=tcpnewconn",
-    )
+    def __init__(self) -> None:
+        self._sent = 0
+
+    def __call__(self, fields: Fields) -> None:
+        from systemd.journal import sendv
+
+        sendv(
+            *(f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in fields.items()),
+            b"SYSLOG_IDENTIFIER=tcpnewconn",
+        )
+        self._sent += 1
+
+    def wait(self) -> None:
+        """Until journald has them, for a moment at most: of a process that is gone, systemd 252 does not know the unit (seen)."""
+        if not self._sent:
+            return
+        from systemd import journal
+
+        end = time.monotonic() + _LONGEST_WAIT
+        with contextlib.closing(journal.Reader(journal.LOCAL_ONLY | journal.SYSTEM)) as reader:
+            reader.add_match(f"_PID={os.getpid()}", f"MESSAGE_ID={MESSAGE_ID}")
+            while sum(1 for _ in reader) < self._sent and time.monotonic() < end:
+                reader.wait(0.1)
+                reader.seek_head()

@@ -64,9 +64,10 @@ class Tally:
         get = entry.get
         message_id = get("MESSAGE_ID")
         kind = KINDS.get(message_id) if type(message_id) is bytes else None
-        run = get("_SYSTEMD_INVOCATION_ID", b"")
+        # Of a process that was killed right after it the journal does not know the run: it is the one before, or begins.
+        run = get("_SYSTEMD_INVOCATION_ID") or (b"%d" % microseconds if kind is STARTED else self.repeats.run)
         if kind is STARTED or kind is STOPPED:
-            self._observation(kind, entry, when, _text(run))
+            self._observation(kind, entry, when, run)
             return
         coverage, span = self.coverage, self.coverage.observed
         if span is not None and run == self.repeats.run and when >= span.stop:
@@ -86,13 +87,16 @@ class Tally:
             self.repeats.started(run, when)
         self.coverage.entry(when, _text(run))
 
-    def _observation(self, kind: str, entry: Raw, when: float, run: str) -> None:
+    def _observation(self, kind: str, entry: Raw, when: float, run: bytes) -> None:
         if kind is STOPPED:
             self.coverage.stopped(when)
             return
-        self.repeats.started(entry.get("_SYSTEMD_INVOCATION_ID", b""), when)
+        self.repeats.started(run, when)
         self.coverage.started(
-            when, run, _moment(entry.get("TCPNEWCONN_OBSERVED_UNTIL")), " ".join(_list(entry.get("TCPNEWCONN_IGNORE")))
+            when,
+            _text(run),
+            _moment(entry.get("TCPNEWCONN_OBSERVED_UNTIL")),
+            " ".join(_list(entry.get("TCPNEWCONN_IGNORE"))),
         )
 
     def _count(self, entry: Raw, when: int, column: int, count: int) -> None:

@@ -86,7 +86,9 @@ def _update(
             store.set_fact("updated", time.time())
             store.set_fact("peers", limits.peers)
         if limits.first_seen is not None:
-            outcome.left_off = firstseen.log_first_seen(db, limits.first_seen, firstseen.to_journal)
+            sender = firstseen.ToJournal()
+            outcome.left_off = firstseen.log_first_seen(db, limits.first_seen, sender)
+            sender.wait()
         if time.time() >= store.fact("checked", 0) + _CHECKED_EVERY:
             (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if said != "ok":
@@ -119,7 +121,7 @@ def _read(
         for entry, microseconds in journal.entries(store.fact("cursor")):
             if count == 0 and journal.gone:
                 outcome.gap = True
-                run = entry.get("_SYSTEMD_INVOCATION_ID", b"").decode("ascii", "replace")
+                run = entry.get("_SYSTEMD_INVOCATION_ID", tally.repeats.run).decode("ascii", "replace")
                 covered.gap(microseconds / 1e6, run, "not in the journal any more")
             add(entry, microseconds)
             count += 1

@@ -91,6 +91,23 @@ def test_the_journal_of_a_month_gives_what_truly_was(place: Path) -> None:
     ledger_truth.check(ledger(place), MONTH, MOST_PEERS)
 
 
+def test_entries_of_the_service_s_user_count_where_the_journal_does_not_know_their_unit(place: Path) -> None:
+    """As of a process that was killed before journald came to its last entries."""
+    entries = []
+    for number, (when, entry) in enumerate(MONTH.entries):
+        without = {
+            name: value for name, value in entry.items() if name not in ("_SYSTEMD_UNIT", "_SYSTEMD_INVOCATION_ID")
+        }
+        ours = entry["_SYSTEMD_UNIT"] == "tcpnewconn.service"
+        entries.append((when, (without if ours and number % 7 == 3 else entry) | {"_UID": "998"}))
+        if entry["EVENT_ACTION"] == "connection-opened" and number % 7 == 4:
+            entries.append((when, without | {"_UID": "1000", "TCPNEWCONN_CONNECTION_ID": f"of another user {number}"}))
+    journal_files.write(place / "journal/remote-web1.journal", entries)
+
+    assert updated(place).returncode == 0
+    ledger_truth.check(ledger(place), MONTH, MOST_PEERS)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_any_moment_it_counts_every_entry_once(seed: int, place: Path) -> None:
     """The journal grows, over several files; updates are killed before, while and after they write."""
