@@ -128,7 +128,13 @@ def fleet_page(fleet: Fleet, made: Report) -> Page:
     steps.observed = dict.fromkeys(steps.starts, share)
     left, right = _flows(fleet)
     page.pictures = [
-        Picture("timeline", "Connections per day", drawing.timeline(steps, fleet.series), DIRECTION_KEY),
+        Picture(
+            "timeline",
+            "Connections per day",
+            drawing.timeline(steps, fleet.series),
+            DIRECTION_KEY,
+            "As each host has seen them: one between two of these hosts is ingress at one and egress at the other.",
+        ),
         Picture(
             "map",
             "Openers, accepting hosts, destinations outside",

@@ -106,7 +106,7 @@ def _heat(steps: drawing.Steps, series: list[tuple[str, int, str, int, int]], st
             row = rows.setdefault(service_name(port, unit), drawing.HeatRow(service_name(port, unit)))
             row.counts[start] = row.counts.get(start, 0) + count
     ordered = sorted(rows.values(), key=lambda row: (-sum(row.counts.values()), row.name))
-    note = "Darker: more connections, in five steps of the logarithm. Hatched: not, or not wholly, observed."
+    note = "The stronger the colour, the more connections, in five steps of the logarithm. Hatched: not, or not wholly, observed."
     if len(ordered) > _HEAT_ROWS:
         note += f" The {_HEAT_ROWS} services with the most connections of {len(ordered):,}."
     return Picture("heat", f"Services by {step}", drawing.heat_map(steps, ordered[:_HEAT_ROWS]), (), note)
