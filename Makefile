@@ -17,7 +17,7 @@ check: $(VENV)/ready
 test: packages $(VENV)/ready
 	@$(VENV)/bin/python -m $(if $(TESTS),pytest -n 2 --dist loadgroup $(TESTS),tests $(if $(KEEP_GOING),--keep-going) $(STAGES))
 
-# What it is compared with comes from Debian too (bench/packages.txt). GROUPS="read memory" measures only those.
+# The tools to compare with come from Debian too (bench/packages.txt). GROUPS="poll memory" measures only those groups.
 bench: packages $(VENV)/ready
 	@if ! dpkg-query -W $$(cat bench/packages.txt) >/dev/null 2>&1; then \
 	    apt-get update -qq && \
@@ -25,13 +25,13 @@ bench: packages $(VENV)/ready
 	fi
 	@$(VENV)/bin/python -m bench $(GROUPS)
 
-# What the tests need of Python; made again when the list changes.
+# The Python packages of the tests; installed again when the list changes.
 $(VENV)/ready: tests/requirements.txt
 	$(PYTHON) -m venv --clear --system-site-packages $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
-# What they need of Debian, python3-venv among it: so this comes first.
+# The Debian packages of the tests. It comes first, because python3-venv is one of them.
 .NOTPARALLEL:
 .PHONY: packages
 packages:

@@ -20,7 +20,7 @@ _UNSHARE = (
 
 
 def run(module: str, *arguments: str, apart: bool = True) -> str | None:
-    """What `python -m MODULE ARGUMENTS` prints when it runs apart; None if it fails (it has written the reason to stderr)."""
+    """The output of `python -m MODULE ARGUMENTS` in a process of its own; None if it fails (the reason is on stderr)."""
     unshare = _UNSHARE if apart else ()
     done = subprocess.run([*unshare, sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
     return done.stdout if done.returncode == 0 else None

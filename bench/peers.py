@@ -21,7 +21,7 @@ from bench.results import Group
 from bench.service import Service
 from bench.timing import cpu_of
 
-# What a poller counts: rows on the port that the previous poll did not have.
+# A poller counts the rows on the port that the previous poll did not have.
 _POLL_PROC = f"""
 import sys, time
 from tcpnewconn.model import TIME_WAIT

@@ -1,4 +1,4 @@
-"""What the service costs when nothing happens, and the kernel's share of that.
+"""The cost of the service when nothing happens, and the kernel's share of it.
 
 python -m bench.rest ROWS POLLS INTERVAL: prints it as JSON, measured in this process's network namespace.
 """

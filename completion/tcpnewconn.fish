@@ -1,6 +1,6 @@
 # fish completion for tcpnewconn(8)
 
-# Whether the options are those of one of these commands; without a command they are those of run.
+# True if the options are those of one of these commands; without a command they are those of run.
 function __tcpnewconn_is
     set -l words (commandline -opc)
     set -l command run

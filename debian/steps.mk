@@ -8,7 +8,7 @@ export PYBUILD_DISABLE = test
 execute_before_dh_installman:
 	$(MAKE) man
 
-# How to make a release is of no use on a host, and the picture of the dashboard is larger than the rest of the package.
+# The page about releases is of no use on a host; the picture of the dashboard is larger than the rest of the package.
 override_dh_installdocs:
 	dh_installdocs -Xdocs/release.md -X.png
 

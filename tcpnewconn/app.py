@@ -29,7 +29,7 @@ from tcpnewconn.tracking.run import Notifications
 
 
 class CannotRun(Exception):
-    """Why not, and what to do, in one line."""
+    """The reason, and what to do, in one line."""
 
 
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
-    # What an earlier run did not deliver.
+    # Entries that an earlier run did not deliver.
     outbox.send()
     if sources.degraded is not None and not options.once:
         outbox.take(sources.degraded)
@@ -89,9 +89,9 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """What the kernel offers beside /proc, and what is missing.
+    """The kernel's sources beside /proc, and what is missing.
 
-    `inode` is that of the socket in which notifications wait while nobody runs, 0 if they do not.
+    `inode` is that of the socket in which notifications wait while the program does not run, 0 if there is none.
     """
 
     lookup: sockdiag.Lookup | None = None

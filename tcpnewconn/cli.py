@@ -108,7 +108,7 @@ class _Parser(argparse.ArgumentParser):
         self.command = command
 
     def error(self, message: str) -> NoReturn:
-        """One line, as every message here."""
+        """Exit with one line, like every message here."""
         status = EXIT_UNKNOWN if self.command == "status" else EXIT_USAGE
         see = " See" if message.endswith("?") else "; see"
         self.exit(status, f"{NAME}: {printable(message)}{see} {self.prog} --help\n")
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(error))
         return EXIT_CONFIG
     except BrokenPipeError:
-        # Nobody reads our output any more.
+        # The reader of our output has exited.
         _discard_output()
         return 0
     except OSError as error:
@@ -231,7 +231,7 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         options.command = command
         return options
     except SystemExit:
-        # What --help and --version print goes out here, or fails here.
+        # The output of --help and --version is written here, or fails here.
         if sys.stdout is not None:
             sys.stdout.flush()
         raise
@@ -244,6 +244,9 @@ def _refusal(made: _Parser, argument: str) -> str:
         if argument in COMMANDS and not made.command:
             return f"{argument!r} is a command; it comes first: {NAME} {argument}"
         return f"unexpected argument {argument!r}"
+    if option.strip("-") in COMMANDS:
+        command = option.strip("-")
+        return f"unknown option {option}; {command} is a command: {NAME} {command}"
     if option == "--version":
         return f"{option} stands alone: {NAME} {option}"
     elsewhere = [name for name in COMMANDS if option in parser(name).options()]
@@ -271,7 +274,7 @@ def _done(options: argparse.Namespace) -> int:
 
 
 def _discard_output() -> None:
-    """Python would complain of what it could not write once more, when it closes stdout."""
+    """Python would report the same error again when it closes stdout."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

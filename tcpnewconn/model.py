@@ -4,7 +4,7 @@ A 4-tuple names one socket: its local address and port, then its remote address 
 (12 bytes for IPv4, 36 for IPv6). An IPv4-mapped IPv6 address (::ffff:a.b.c.d) is packed as the IPv4 address it is. The
 other socket of a connection within this host has the same 4-tuple with its halves exchanged.
 
-What there are many of is a named tuple: frozen dataclasses take four times as long to make (measured).
+Values that exist in large numbers are named tuples: frozen dataclasses take four times as long to make (measured).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def mirrored(four_tuple: FourTuple) -> FourTuple:
 
 
 class Endpoint(NamedTuple):
-    """One end of a connection. What the kernel had cleared is None (an unaddressed socket)."""
+    """One end of a connection. A part that the kernel had cleared is None (an unaddressed socket)."""
 
     address: bytes | None
     port: int | None
@@ -107,7 +107,7 @@ class Row(NamedTuple):
 
 
 class SocketInfo(NamedTuple):
-    """What sock_diag answers of one socket.
+    """One socket as sock_diag describes it.
 
     The cookie is 64 bits wide and not used again before the next boot. The cgroup is the inode number of the socket's
     cgroup directory, 0 where the kernel does not say. A connection in TIME_WAIT has only a `timewait` socket (struct
@@ -123,7 +123,7 @@ class SocketInfo(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What a socket carried: bytes each way, the smoothed round trip time in microseconds, retransmitted segments.
+    """The traffic of a socket: bytes each way, the smoothed round trip time in microseconds, retransmitted segments.
 
     `sent` is payload, each byte once; `acked` also has the SYN and the FIN that were acknowledged, `received` the FIN.
     """
@@ -153,9 +153,9 @@ class DestroyedSocket(NamedTuple):
     def opened_here(self) -> bool | None:
         """Whether this socket opened its connection, or accepted it; None where that is undecided.
 
-        What was acknowledged beyond the payload are the SYN of the side that opened and the FIN. Measured for ten ways to
-        close (Linux 6.18): 2 for an opener and 1 for an acceptor after an orderly close, 1 and 0 after an abort; bytes that
-        were not acknowledged lower it.
+        Acknowledged beyond the payload are the FIN and, for the side that opened, the SYN. Measured for ten ways to close
+        (Linux 6.18): 2 for an opener and 1 for an acceptor after an orderly close, 1 and 0 after an abort; bytes that were
+        not acknowledged lower it.
         """
         beyond = self.traffic.acked - self.traffic.sent
         if beyond == 2:
@@ -176,7 +176,7 @@ class DestroyedSocket(NamedTuple):
         return None
 
     def likely_opened_here(self) -> bool:
-        """Which is likelier where nothing is to be known of the other socket: it was reset, and no FIN acknowledged."""
+        """The likelier answer where the other socket is not known: it was reset, and no FIN was acknowledged."""
         return self.traffic.acked > self.traffic.sent
 
 
@@ -285,7 +285,7 @@ class PortScan:
 
 # How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
 DETECTED_BY = ("startup", "poll", "notification")
-# What a loss can be of.
+# The reasons of a loss.
 Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan"]
 # Where connections are seen.
 Source = Literal["proc", "notifications"]
@@ -293,7 +293,7 @@ Source = Literal["proc", "notifications"]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What could not be seen: how many, of what kind (`reason`), where, and what to do about it."""
+    """A loss: how many events could not be observed or logged, of what kind (`reason`), where, and what to do."""
 
     count: int
     reason: Reason

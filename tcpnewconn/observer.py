@@ -44,7 +44,7 @@ _LISTENERS_EVERY = 1.0
 
 
 class Observer:
-    """Turns what the sources say into events. All times are seconds of a monotonic clock.
+    """Turns polls and notifications into events. All times are seconds of a monotonic clock.
 
     `report` is called with each event, in order. `closed`: closed connections are events too.
     """
@@ -146,7 +146,7 @@ class Observer:
         self.tracker.destroyed(destroyed, now)
 
     def tick(self, now: float, last: bool = False) -> None:
-        """Report what time brings: what stays incomplete, and losses; all of them where these are the `last`."""
+        """Report what is due by now: connections that stay incomplete, and losses; all of them if these are the `last`."""
         self.tracker.tick(now)
         self._ticked(now, last)
 
@@ -169,7 +169,7 @@ class Observer:
         startup = self._first and not (self._log is not None and self._log.resumed)
         if self._first:
             self._first = False
-            # Those that went while nobody ran: one that comes back is new.
+            # Those that were closed while the program did not run: one that opens again is new.
             self._listeners.only(poll.listeners)
         listening = self._listening() if poll.listeners else {}
         for row in poll.listeners:
@@ -195,7 +195,7 @@ class Observer:
         try:
             self._listeners.replace([(row, info.cgroup) for row, info in self._lookup.listeners()])
         except OSError:
-            # What was known stays.
+            # The known listeners stay.
             return
 
     # --- a connection ------------------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Observer:
         return accepted
 
     def _opened_here(self, new: NewConnection) -> bool | None:
-        """What the kernel counted at either end of a connection says of who opened it; None where that is undecided."""
+        """Whether this side opened a connection, by the kernel's counters of either end; None if they do not decide."""
         opened_here = new.destroyed.opened_here() if new.destroyed is not None else None
         if opened_here is None and self._lookup is not None:
             if new.destroyed is None:

@@ -1,11 +1,11 @@
-"""The loop: when to poll, what wakes it, what systemd is notified of."""
+"""The loop: when to poll, what else to wait for, when to notify systemd."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from tcpnewconn.reporting.sinks import say
 from tcpnewconn.settings.config import ConfigError, Settings
 from tcpnewconn.state.log import StateLog
 
-# So many destroyed sockets are dealt with before the clock is looked at.
+# Destroyed sockets that are processed before the clock is read again.
 _AT_ONCE = 500
-# Before a poll every notification that is there is dealt with; under a load that never pauses, so many.
+# Before a poll every waiting notification is processed; under a load that never pauses, at most so many.
 _BEFORE_POLL = 20_000
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
-# Seconds between two ticks while something waits for what may not come.
+# Seconds between two ticks while something waits for a notification that may not come.
 _SOON = 0.25
 # Seconds between the polls that follow a loss: what they no longer show was closed without a notification.
 _AFTER_LOSS = 2.0
@@ -38,7 +38,7 @@ _AFTER_LOSS = 2.0
 # Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be.
 _NOTIFIED_AFTER = 0.25
 
-# Seconds within which all has come that tells what a loss or an unaddressed socket is; at the end that is now.
+# Seconds after which a loss or an unaddressed socket is decided; at the end that is now.
 _AT_THE_LATEST = 5.0
 
 # Seconds between two status lines while the sink has no room.
@@ -53,8 +53,8 @@ class NoProc(Exception):
 class Service:
     """Runs until it is stopped. `reload` reads the configuration again; it raises ConfigError.
 
-    `redeliverable`: notifications outlive the program, so that what they bring is seen again after SIGKILL. `record_runs`: when
-    the observation started and stopped is reported.
+    `redeliverable`: notifications outlive the program and are received again after SIGKILL. `record_runs`: report when the
+    observation starts and stops.
     """
 
     settings: Settings
@@ -114,7 +114,7 @@ class Service:
             if self.notifications is not None:
                 selector.register(self.notifications.fileno(), selectors.EVENT_READ)
             if self.outbox.pipe is not None:
-                # Nothing can be read there: it wakes us when whoever read what we write has gone.
+                # Nothing can be read there: it wakes the loop when the reader of the output has exited.
                 selector.register(self.outbox.pipe, selectors.EVENT_READ)
             due, since = time.monotonic(), time.time()
             before = self.observation.until
@@ -125,7 +125,7 @@ class Service:
             self._sign_of_life = due
             due = self._next(due, time.monotonic())
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
-                # Here everything that was due has been done: a loop that hangs does not come by.
+                # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
                 woken = selector.select(self._timeout(now, due))
                 if any(key.fd == self.outbox.pipe for key, _ in woken):
@@ -139,7 +139,7 @@ class Service:
             self._stop()
 
     def _turn(self, due: float) -> float:
-        """Do what is due; when the next poll is."""
+        """Do what is due. Returns the time of the next poll."""
         blocked = self.outbox.waiting > 0
         self.outbox.send()
         if (self.outbox.waiting or blocked) and time.monotonic() > self._status_sent + _STATUS_EVERY:
@@ -167,7 +167,7 @@ class Service:
         # Without /proc, what is in TIME_WAIT now may be reported again.
         with contextlib.suppress(Unreadable):
             self._poll(time.monotonic())
-        # What is in TIME_WAIT by now is all notified after this.
+        # All sockets in TIME_WAIT at this moment are notified after this.
         time.sleep(_NOTIFIED_AFTER)
         self._take_destroyed(_BEFORE_POLL)
         self._count_losses(time.monotonic())
@@ -188,7 +188,7 @@ class Service:
         self._write_metrics()
 
     def _live(self) -> float:
-        """Give a sign of life, if the watchdog wants one: where something was done. The time."""
+        """Notify the watchdog, if there is one, after work was done. Returns the time."""
         now = time.monotonic()
         if now >= self._sign_of_life and self.notifier.watchdog is not None:
             self.notifier.alive()
@@ -215,19 +215,18 @@ class Service:
             return now + _AFTER_LOSS
         return due + (missed + 1) * interval
 
-    def _catch_signals(self) -> socket.socket:
-        reading, writing = socket.socketpair()
-        reading.setblocking(False)
-        writing.setblocking(False)
-        signal.set_wakeup_fd(writing.detach())
+    def _catch_signals(self) -> int:
+        # Neither end is closed: a second Ctrl+C may come while the program exits.
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: self._signals.add(number))
         return reading
 
     @staticmethod
-    def _drain(wake: socket.socket) -> None:
+    def _drain(wake: int) -> None:
         try:
-            while wake.recv(64):
+            while os.read(wake, 64):
                 pass
         except BlockingIOError:
             pass
@@ -254,7 +253,7 @@ class Service:
             if destroyed is None:
                 self.observer.tracker.caught_up(time.monotonic())
                 return
-            # One that was dealt with, but not taken from the buffer, before a SIGKILL.
+            # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
                 self.observer.destroyed(destroyed, time.monotonic())
                 self.outbox.deliver(self.redeliverable)
@@ -307,7 +306,7 @@ class Service:
         self._write_metrics()
         self._send_status(now)
 
-    # --- how it fares ------------------------------------------------------------------------------------------------
+    # --- counters and status ------------------------------------------------------------------------------------------------
 
     def _write_metrics(self) -> None:
         if self.metrics is None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 def printable(text: str, most: int | None = None) -> str:
-    """The text with an escape for whatever could start a second line or steer a terminal: "a\\x1b" -> "a\\\\x1b".
+    """The text with an escape for every character that could start a second line or control a terminal: "a\\x1b" -> "a\\\\x1b".
 
     One that is longer than `most` characters is cut before it is escaped, and ends in "…".
     """

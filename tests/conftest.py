@@ -1,4 +1,4 @@
-"""A test's directory says what it needs, and is its marker: `pytest -m unit`. What takes long begins first.
+"""A test's directory says what it needs, and is its marker: `pytest -m unit`. The slowest tests begin first.
 
 Hypothesis makes the same examples each time, so that a tree that passed passes again. TCPNEWCONN_EXAMPLES=200000 searches among
 new ones (of each module's tests, and of the histories of tests/model).

@@ -1,1 +1,1 @@
-"""How the service fares: counters, metrics, status."""
+"""The state of the service: counters, metrics, status."""

@@ -1,4 +1,4 @@
-"""Counts the events that are reported, and how the polls go. Exact numbers since the service started."""
+"""Counts reported events and polls. The numbers are exact, since the service started."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Counters:
 
 @dataclass(slots=True)
 class ServiceStatistics:
-    """How the service fares.
+    """The state of the service.
 
     `interval` and `seconds` (spent in `polls`, the successful ones) are in seconds, `last_poll` and `started` Unix times,
     `waiting` counts entries that the journal does not take, `states` the sockets at the last poll by the kernel's number of

@@ -53,7 +53,7 @@ class _Answer(BaseHTTPRequestHandler):
         self._content()
 
     def _content(self) -> bytes | None:
-        """Send the head of the answer; what is to follow it, None if nothing is."""
+        """Send the head of the answer. Returns the body, None if there is none."""
         if self.path.partition("?")[0] != _PATH:
             self.send_error(HTTPStatus.NOT_FOUND, f"only {_PATH} is served")
             return None
@@ -120,5 +120,5 @@ class Exporter(ThreadingMixIn, TCPServer):
                 try:
                     request.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    # It has gone in the meantime.
+                    # It has disconnected in the meantime.
                     self._open.pop(request, None)

@@ -35,7 +35,9 @@ METRICS = (
     Metric("connections_summarized_total", "counter", "New connections that were logged in summaries, not one by one."),
     Metric("listeners_total", "counter", "New listeners."),
     Metric("port_scans_total", "counter", "Port scans."),
-    Metric("lost_total", "counter", "What could not be observed or logged in full, as the loss events count it."),
+    Metric(
+        "lost_total", "counter", "Events that could not be observed or logged in full, as the loss events count them."
+    ),
     Metric("sockets", "gauge", "Sockets in /proc/net/tcp and tcp6 at the last poll, by state."),
     Metric("polls_total", "counter", "Polls of /proc/net/tcp and tcp6."),
     Metric("poll_duration_seconds", "summary", "Duration of the successful polls."),
@@ -124,7 +126,7 @@ class MetricsFile:
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             with open(descriptor, "wb") as file:
-                # Whatever the umask.
+                # In spite of the umask.
                 os.fchmod(descriptor, 0o644)
                 file.write(text.encode())
             os.rename(new, self.path)

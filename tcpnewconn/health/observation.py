@@ -1,4 +1,4 @@
-"""Until when this host was observed: what a run can say of the one before. Record t of the state log is its own."""
+"""Until when this host was observed, across runs. Record t of the state log is its own."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ class Problem:
         self.now: str | None = None
 
     def set(self, problem: str | None) -> None:
-        """How it is now; None where there is none. A problem that only changes is logged again."""
+        """Set the problem as it is now; None if there is none. A problem that changes is logged again."""
         if problem == self.now:
             return
         if problem is None:

@@ -16,11 +16,11 @@ from tcpnewconn.health.counters import Counters, ServiceStatistics
 from tcpnewconn.health.metrics import PATH, PREFIX, exposition
 from tcpnewconn.text import printable
 
-# What the service can be, each with the exit status that monitoring plugins have for it.
+# The words for the service, each with the exit status that monitoring plugins use for it.
 EXIT_STATUSES = {"ok": 0, "degraded": 1, "stale": 2, "not running": 2, "unknown": 3}
 
 _SAMPLE = re.compile(PREFIX + r'(\w+)(?:\{((?:\w+="[\w.+~-]*",?)+)\})? (\S+)')
-# All that the file has from boot on, before the service starts for the first time.
+# The only metric in the file from boot on, before the service starts for the first time.
 _FROM_BOOT_ON = {"last_poll_timestamp_seconds", "running"}
 # The service's file is smaller; --metrics can name any other.
 _LARGEST_FILE = 1 << 20
@@ -182,7 +182,7 @@ def _nested(samples: Mapping[Labels, float]) -> object:
 
 
 def _in_color() -> bool:
-    """As no-color.org asks for."""
+    """Follows no-color.org."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

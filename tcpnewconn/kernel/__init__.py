@@ -1,1 +1,1 @@
-"""What the kernel says, in its formats."""
+"""The kernel's data, in its formats."""

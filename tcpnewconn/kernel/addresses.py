@@ -24,7 +24,7 @@ class Addresses:
         self._local: frozenset[bytes] = frozenset()
 
     def refresh(self) -> None:
-        """Ask the kernel, by rtnetlink; needs no capability. Where it does not answer, what was known stays."""
+        """Ask the kernel, by rtnetlink; needs no capability. Without an answer, the known addresses stay."""
         with contextlib.suppress(OSError):
             self._local = frozenset(_assigned())
 

@@ -1,4 +1,4 @@
-"""What this host is: its boot, its network namespace, its range of local ports."""
+"""This host: its boot, its network namespace, its range of local ports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Host:
 
     @property
     def place(self) -> str:
-        """What connections' ids and a snapshot are valid for."""
+        """The boot and network namespace for which connection ids and a state file are valid."""
         return f"{self.boot}-{self.namespace}"
 
 

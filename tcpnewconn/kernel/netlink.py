@@ -35,11 +35,11 @@ class Client:
         self._socket = given or socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, protocol)
         self._socket.connect((0, 0))
         self._drain()
-        # The kernel answers within the request: what does not come at once will not come. (With settimeout() Python
+        # The kernel answers within the request: an answer that is not there at once will not come. (With settimeout() Python
         # polls before each call: that was 1 us of the 7 that a look-up took.)
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _ONE_SECOND)
-        # A socket that outlives us may get the answer to a request that we were killed over: not the next number.
+        # A socket that outlives the program may hold the answer to a request from before a SIGKILL: not the next number.
         self._sequence = time.monotonic_ns() & 0xFFFFFFFF
 
     def __enter__(self) -> Client:

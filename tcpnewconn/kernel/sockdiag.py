@@ -39,13 +39,13 @@ _SK_MEMINFO_DROPS = 8
 
 # The largest notification seen is 432 bytes (Linux 6.18); a message that does not fit is not one of ours.
 _LARGEST = 4096
-# What a burst needs: measured, one notification occupies 1,283 bytes of the buffer.
+# For a burst: one notification occupies 1,283 bytes of the buffer (measured).
 _RECEIVE_BUFFER = 64 * 1024 * 1024
 
 _REQUEST = struct.Struct("=BBBBI")  # struct inet_diag_req_v2 up to its socket id
 _SOCKET_ID = struct.Struct("=2s2s16s16sI8s")  # struct inet_diag_sockid
 _MESSAGE = struct.Struct("=BBBB2s2s16s16sIQIIIII")  # struct inet_diag_msg
-# What a notification has of its socket: family, ports, addresses and cookie, behind a struct nlmsghdr.
+# The socket in a notification: family, ports, addresses and cookie, behind a struct nlmsghdr.
 _SOCKET = struct.Struct("=16xB3x2s2s16s16s4xQ")
 _AFTER_MESSAGE = HEADER.size + _MESSAGE.size
 _NO_COOKIE = b"\xff" * 8
@@ -64,7 +64,7 @@ _INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 
 
 class Unavailable(Exception):
-    """This kernel, or this container, has no destroy notifications; says why."""
+    """This kernel, or this container, has no destroy notifications. The text is the reason."""
 
 
 def open_notifications() -> socket.socket:
@@ -73,26 +73,26 @@ def open_notifications() -> socket.socket:
     An unprivileged program is held to net.core.rmem_max. Raises Unavailable.
     """
     try:
-        ends = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:
         raise Unavailable(f"no NETLINK_SOCK_DIAG socket: {error.strerror}") from error
     try:
-        ends.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     except OSError:
-        ends.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
     try:
-        ends.bind((0, _GROUPS))
+        opened.bind((0, _GROUPS))
     except OSError as error:
-        ends.close()
+        opened.close()
         raise Unavailable(f"no destroy notifications: {error.strerror}") from error
-    return ends
+    return opened
 
 
 class Notifications:
     """The destroy notifications of TCP sockets, one at a time.
 
-    `peek` leaves the notification in the kernel's buffer until `consume`: a program that is killed in between finds it
-    there again, because the buffer can belong to somebody who outlives it (systemd).
+    `peek` leaves the notification in the kernel's buffer until `consume`. A program that is killed in between finds it
+    there again if the socket belongs to a process that outlives it (systemd).
     """
 
     def __init__(self, source: socket.socket) -> None:
@@ -117,7 +117,7 @@ class Notifications:
                 return None
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
-                    # Some were lost since the last call: dropped() says how many. What is queued is still good.
+                    # Some were lost since the last call: dropped() has their number. The queued ones are still valid.
                     continue
                 raise
             destroyed = parse_notification(self._buffer[:size]) if port_id == 0 else None
@@ -147,7 +147,7 @@ class Notifications:
 
 
 def parse_notification(message: bytes | bytearray) -> DestroyedSocket | None:
-    """The destroyed socket of a notification, or None if it is none that this program understands."""
+    """The destroyed socket of a notification, or None if this program does not understand it."""
     if len(message) < _AFTER_MESSAGE:
         return None
     length, kind, _, _, _ = HEADER.unpack_from(message)
@@ -198,9 +198,9 @@ class Lookup:
     def __init__(self, given: socket.socket | None = None, users: bool = True) -> None:
         """Raises Unavailable.
 
-        The kernel translates user ids into the user namespace of whoever opened the socket: in one of our own
-        (PrivateUsers=) every other user is 65534, and a socket `given` by somebody outside shows them as they are.
-        Without `users`, those of a socket of our own are taken for unknown.
+        The kernel translates user ids into the user namespace of the process that opened the socket. In a namespace of its
+        own (PrivateUsers=) every other user is 65534; a socket `given` from outside has the real ids. Without `users`, the
+        ids from a socket that this program opened count as unknown.
         """
         self._users = users or given is not None
         try:
@@ -231,7 +231,7 @@ class Lookup:
     def opened_here(self, four_tuple: FourTuple) -> bool | None:
         """Whether the open socket of this 4-tuple opened its connection, or accepted it; None where that is undecided.
 
-        Before any FIN, what was acknowledged beyond the payload is the SYN of the side that opened.
+        Before any FIN, one byte acknowledged beyond the payload is the SYN of the side that opened.
         """
         found = self._found(four_tuple, 1 << (_INET_DIAG_INFO - 1))
         if found is None or found[0][HEADER.size + 1] not in (ESTABLISHED, CLOSE_WAIT):
@@ -307,9 +307,9 @@ def _cgroup(message: bytes, length: int) -> int:
 
 
 def received(descriptors: Iterable[int]) -> tuple[socket.socket | None, socket.socket | None]:
-    """The sockets that somebody else opened for us (systemd, from a unit's ListenNetlink=): for notifications, for look-ups.
+    """The sockets that systemd opened (ListenNetlink= of a unit): for notifications, and for look-ups.
 
-    Which is which the multicast groups show that they are bound to. Raises Unavailable if one is something else.
+    The multicast groups that they are bound to distinguish them. Raises Unavailable if one is neither.
     """
     notifications = lookup = None
     for descriptor in descriptors:

@@ -1,1 +1,1 @@
-"""From events to what is written."""
+"""From events to entries in the journal, text and JSON."""

@@ -1,4 +1,4 @@
-"""Turns events into entries: which fields an event has, and what they say. docs/events.md is the contract."""
+"""Turns events into entries: the fields of each event, and their values. docs/events.md is the contract."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tcpnewconn.reporting.fields import Entry
 
 
 class Kind(NamedTuple):
-    """What the entries of one kind of event have in common.
+    """The fields that all entries of one kind of event share.
 
     Those that are about tcpnewconn itself, not about the network, have the type `info`; an opening has an outcome.
     """

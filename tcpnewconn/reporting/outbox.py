@@ -46,7 +46,7 @@ class Outbox:
         # Events that were taken and are not in the queue yet.
         self._taken: list[Event] = []
         self._since_delivery = 0
-        # What is not summarized: closed connections, listeners and port scans have as much room in a second as connections.
+        # Closed connections, listeners and port scans, which are not summarized, have the same limit per second as connections.
         self._rate = RateLimit()
         self._left_out = 0
         self._losses = Seldom()
@@ -76,9 +76,9 @@ class Outbox:
             self.deliver()
 
     def deliver(self, redeliverable: bool = False) -> None:
-        """Send what was taken, as far as the sink has room; the rest waits, on record.
+        """Send the events that were taken, as far as the sink has room; the rest waits, on record.
 
-        It is put on record first, unless it is `redeliverable`: what it came from will be seen again after SIGKILL.
+        They are put on record first, unless they are `redeliverable`: then their source shows them again after SIGKILL.
         """
         record = not redeliverable or bool(self._queue.entries)
         self._since_delivery = 0
@@ -94,11 +94,11 @@ class Outbox:
             self._queue.record_all()
 
     def send(self) -> None:
-        """Send what waits, as far as the sink has room."""
+        """Send waiting entries, as far as the sink has room."""
         self._queue.send()
 
     def interval_over(self) -> None:
-        """Report what was counted in the interval, if there is room for it."""
+        """Report the summaries of the interval, if there is room for them."""
         if len(self._queue.entries) >= _MOST_WAITING:
             return
         # That they are counted no longer, and that they are to be delivered, is put on record in one write.

@@ -26,7 +26,7 @@ _JOURNAL_SOCKET = "/run/systemd/journal/socket"
 class Sink(Protocol):
     """Where entries go. `write` raises BlockingIOError while no more can be written: the entry was not, try again later.
 
-    `pipe` is the file descriptor of the pipe that it writes into, if it does: whoever reads that may end.
+    `pipe` is the file descriptor of the pipe that it writes into, if it does: the reader of that pipe may exit.
     """
 
     pipe: int | None
@@ -155,7 +155,7 @@ def under_journal(descriptor: int = 2) -> bool:
 
 
 def say(message: str, level: int = 4) -> None:
-    """Tell a person something, in one line on stderr; levels are those of syslog, which the journal understands."""
+    """Print a message, one line on stderr; levels are those of syslog, which the journal understands."""
     prefix = f"<{level}>" if under_journal() else "tcpnewconn: "
     if sys.stderr is not None:
         # A message that cannot be written stops nothing; and nothing is left in a buffer, to fail once more at the end.

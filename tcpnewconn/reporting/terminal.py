@@ -1,4 +1,4 @@
-"""What a person at a terminal gets in addition to the events: lines at the start and at the end, more on each line."""
+"""Additions for a person at a terminal: a line at the start, a line at the end, and more on each line."""
 
 from __future__ import annotations
 

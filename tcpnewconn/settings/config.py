@@ -31,7 +31,7 @@ __all__ = ["KINDS", "RENAMED_SECTIONS", "SETTINGS", "ConfigError", "Configuratio
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one value is read and written. `parse` raises ValueError, which says what would be right."""
+    """How one value is parsed and formatted. `parse` raises ValueError, whose text says what would be right."""
 
     parse: Callable[[str], Any]
     format: Callable[[Any], str]
@@ -69,7 +69,7 @@ class Setting:
         return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()
 
     def parts(self, value: str) -> list[str]:
-        """What is read one by one: the entries of a list, or the whole."""
+        """The parts that are parsed one by one: the entries of a list, or the whole value."""
         return split_list(value) if KINDS[self.kind].is_list else [value]
 
 
@@ -112,7 +112,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("FirstSeen", "EventLimit", "50", "Events per update of the ledger. 0: no limit.", "limit"),
 )
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))
-# What sections were called before, and are called now.
+# Old names of sections, and their new ones.
 RENAMED_SECTIONS = {"Read": "Poll", "Scan": "PortScan"}
 
 
@@ -140,7 +140,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one line assigns to a setting."""
+    """The assignment of one line to a setting."""
 
     file: str
     line: int
@@ -149,7 +149,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What the files say: those that were read, later ones overriding, and by setting the assignments in force."""
+    """The configuration as read: its files, later ones overriding, and for each setting the assignments in force."""
 
     files: tuple[str, ...]
     assigned: Mapping[str, tuple[Assignment, ...]]
@@ -195,7 +195,7 @@ def load(main: str | None = None, root: str = "/") -> Settings:
 
 
 def read(main: str | None = None, root: str = "/") -> Configuration:
-    """Read the configuration. Raises ConfigError, with everything that is wrong.
+    """Read the configuration. Raises ConfigError, with every error.
 
     Without `main`: the configuration file and its drop-ins, see files.find(); `root` is the directory that holds etc, run
     and usr. With `main`: that file alone, as systemd-sysusers(8) and systemd-tmpfiles(8) take a file they are given.
@@ -211,7 +211,7 @@ def read(main: str | None = None, root: str = "/") -> Configuration:
 
 
 def _read(file: str, assigned: dict[str, list[Assignment]], problems: list[Problem]) -> None:
-    """Add what the file assigns, and what is wrong with it."""
+    """Add the assignments of a file, and its errors."""
     section: str | None = ""
     for number, line in lines(file, problems):
         if line.startswith("["):
@@ -231,7 +231,7 @@ def _read(file: str, assigned: dict[str, list[Assignment]], problems: list[Probl
             given = f"[{section}] {name}={value}" if section else f"{name}={value}"
             problems.append(Problem(file, number, given, setting))
         elif not value:
-            # As in systemd, what was assigned before is taken back.
+            # As in systemd, earlier assignments are reset.
             assigned.pop(setting.attribute, None)
         else:
             values = tuple(_values(file, number, setting, value, problems))
@@ -239,7 +239,7 @@ def _read(file: str, assigned: dict[str, list[Assignment]], problems: list[Probl
 
 
 def _section(line: str) -> tuple[str | None, str]:
-    """The section that a line begins, None for one that is unknown; and what is wrong with the line."""
+    """The section that a line begins (None if it is unknown), and the error in the line."""
     name = line[1:-1]
     if not line.endswith("]"):
         return None, "a section ends with ]; use for example [Poll]"
@@ -251,7 +251,7 @@ def _section(line: str) -> tuple[str | None, str]:
 
 
 def _setting(section: str, name: str) -> Setting | str:
-    """The setting of this name, or what is wrong with it."""
+    """The setting of this name, or the error."""
     for setting in SETTINGS:
         if setting.section == section and setting.name == name:
             return setting

@@ -19,7 +19,7 @@ _MOST_SHOWN = 200
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: where, what was given, and what would be right. str() is one printable line."""
+    """One error: where it is, what was given, and what would be right. str() is one printable line."""
 
     file: str
     line: int | None
@@ -33,7 +33,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` is everything that is wrong; str() is one line, with the first of them."""
+    """The configuration cannot be used. `problems` has every error; str() is one line, with the first of them."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         first, *others = problems
@@ -43,7 +43,7 @@ class ConfigError(Exception):
 
 
 def find(root: str, problems: list[Problem]) -> Iterator[str]:
-    """The files that count, later ones overriding. Adds to `problems` what hides some of them.
+    """The files that count, later ones overriding. Adds to `problems` the reason where some of them cannot be found.
 
     The first tcpnewconn.conf there is in /etc, /run, /usr/local/lib and /usr/lib, then the drop-ins
     tcpnewconn.conf.d/*.conf of all four in the order of their file names. Of those with the same name only the one in

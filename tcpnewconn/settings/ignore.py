@@ -138,7 +138,7 @@ def ignored(
     an "egress" one. Where both ends are this host ("internal") it is the destination, the address connected to. Where
     the direction is "unknown" both ends must be in the network, so that nothing from or to elsewhere is hidden by
     accident. A port is always the destination's. Unit and user are the names that the entry has; they are asked for only
-    if `rules.by_owner`. What is None, not known, matches no rule that asks for it.
+    if `rules.by_owner`. A value that is not known (None) matches no rule that asks for it.
 
     Addresses are packed; IPv4-mapped ones have 4 bytes, too.
     """

@@ -1,4 +1,4 @@
-"""One rule of Ignore=: how it is written, and what it asks of a connection."""
+"""One rule of Ignore=: its text, and the connections that it matches."""
 
 import re
 import socket
@@ -20,7 +20,7 @@ _USER = re.compile(r"[^\s:,/]+(?<!\\)")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One entry of Ignore=; what is None matches everything. str() writes it as parse_rule() reads it.
+    """One entry of Ignore=; None matches everything. str() writes it as parse_rule() reads it.
 
     A rule has a network, ports or both, or a unit, or a user. In the names of units and users "*" stands for any
     characters, "?" for one.

@@ -1,4 +1,4 @@
-"""How the values of settings are written, and read: time spans, booleans, numbers."""
+"""Parses and formats the values of settings: time spans, booleans, numbers."""
 
 import re
 

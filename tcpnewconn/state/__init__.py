@@ -1,1 +1,1 @@
-"""What outlives a restart."""
+"""The state that outlives a restart."""

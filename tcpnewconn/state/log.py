@@ -1,8 +1,8 @@
-"""What outlives a restart: a file of records, whole at any moment. What a record means is known to its owner alone.
+"""The state log: a file of records that outlives a restart and is complete at any moment. Records are opaque to it.
 
-The file is a log of what changed, a checksummed line of JSON for each record, rewritten when it has grown to twice the size that
-it needs. So its cost follows what changes, not the number of sockets. It is whole after SIGKILL at any moment: its first line
-holds the length up to which it was written; what is behind that is the write that was cut off. It is not synced to disk, because
+The file is a log of changes, a checksummed line of JSON for each record, rewritten when it has grown to twice the size that it
+needs. So its cost follows the changes, not the number of sockets. It is complete after SIGKILL at any moment: its first line
+holds the length up to which it was written; anything behind that is a write that was cut off. It is not synced to disk, because
 connections do not survive a reboot. (SQLite was measured first: three times the cost of an appended line, 3 MiB of memory, and
 no checksums.)
 """
@@ -24,12 +24,12 @@ VERSION = 1
 _HEADER_SIZE = 192
 _SMALL = 256 * 1024
 
-# What an owner may raise for a record that has a right checksum and that this program did not write.
+# The exceptions that an owner may raise for a record that has a right checksum and was not written by this program.
 _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
 
 
 class Owner(Protocol):
-    """Who holds a piece of state: it appends a record for each change, and can be built again from its records."""
+    """The owner of a piece of state: it appends a record for each change, and can be rebuilt from its records."""
 
     def records(self) -> Iterator[str]:
         """All that must be written of the state as it is now, in JSON."""
@@ -38,11 +38,11 @@ class Owner(Protocol):
         """Take one record into account. Raises one of the usual errors where it makes no sense."""
 
     def clear(self) -> None:
-        """Forget what was loaded."""
+        """Discard the loaded state."""
 
 
 class Damaged(Exception):
-    """The file cannot be used; says why."""
+    """The file cannot be used. The text is the reason."""
 
 
 class StateLog:
@@ -83,7 +83,7 @@ class StateLog:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def load(self) -> str | None:
-        """Let the owners have what the file holds; a warning if it was moved aside."""
+        """Give the records of the file to their owners. Returns a warning if the file was moved aside."""
         self._loading = True
         try:
             self._read()

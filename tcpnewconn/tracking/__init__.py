@@ -1,1 +1,1 @@
-"""What is new. Pure: no I/O, no clock."""
+"""Decides which connections are new. Pure: no I/O, no clock."""

@@ -1,4 +1,4 @@
-"""What is left of a 4-tuple once the kernel has cleared its addresses (SO_LINGER 0): the local port and the remote address.
+"""The two parts of a 4-tuple that the kernel does not clear (SO_LINGER 0): the local port and the remote address.
 
 tcp_disconnect() clears the remote port and, where the program did not bind it, the local address (net/ipv4/tcp.c,
 inet_reset_saddr()).
@@ -26,7 +26,7 @@ def can_be(socket: DestroyedSocket, four_tuple: FourTuple) -> bool:
 
 
 class Index:
-    """4-tuples by what would be left of them."""
+    """4-tuples by the bytes that would be left of them."""
 
     def __init__(self) -> None:
         # Nearly always there is one: a dict for each would take 140 bytes more.

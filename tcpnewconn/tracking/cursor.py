@@ -1,7 +1,7 @@
-"""How far the kernel's destroy notifications were dealt with, and how many were lost on the way.
+"""How many destroy notifications were processed, and how many were lost.
 
-The one owner of that count: from the kernel's counter, by way of the polls that show which of the lost ones were reported anyway,
-to the loss event. Records x and b are its own.
+The one owner of these counts, from the kernel's counter to the loss event. In between, polls show which connections were reported
+although their notification was lost. Records x and b are its own.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ _MASK = 0xFFFFFFFF
 
 
 class Cursor:
-    """`socket` is the inode of the socket in whose buffer notifications wait while nobody runs, 0 if they do not."""
+    """`socket` is the inode of the socket whose buffer holds notifications while the program does not run; 0 if there is none."""
 
     def __init__(self, log: StateLog | None, socket: int) -> None:
         self._log = log
         self._socket = socket
         # How many notifications were lost since the start.
         self.lost = 0
-        # How many of them nothing is known of yet, and when the last of those was counted.
+        # How many of them are not yet matched with a connection, and when the last of those was counted.
         self.pending = 0
         self.since = 0.0
-        # How many connections were lost and not reported, and with how many notifications.
+        # How many lost connections are not reported yet, and how many notifications they had.
         self.connections = 0
         self._notifications = 0
         self.clear()
@@ -32,8 +32,8 @@ class Cursor:
             log.register("xb", self)
 
     def clear(self) -> None:
-        """Begin without what was before."""
-        # The cookie of the last destroyed socket that was dealt with.
+        """Start without any state."""
+        # The cookie of the last destroyed socket that was processed.
         self.last = 0
         # The kernel's counter, 32 bits wide, up to which losses were counted.
         self._counter = 0
@@ -54,9 +54,9 @@ class Cursor:
             self._socket_before = int(record[1])
 
     def resume(self, counter: int) -> bool:
-        """Go on from here, `counter` being the kernel's; whether no notification was missed since the run before."""
+        """Continue after a restart with the kernel's `counter`; whether no notification was missed since the last run."""
         unbroken = self._socket_before == self._socket != 0
-        # One that is a little lower has wrapped, one that is much lower is another socket's.
+        # A counter that is a little lower has wrapped; one that is much lower belongs to another socket.
         if not unbroken:
             self.last, self._counter = 0, 0
         elif (counter - self._counter) & _MASK >= 0x80000000:
@@ -66,11 +66,11 @@ class Cursor:
 
     @property
     def _reported(self) -> int:
-        """The kernel's counter up to which losses were reported: the rest will be, after a restart too."""
+        """The kernel's counter up to which losses were reported. Later losses will be reported, after a restart too."""
         return (self._counter - self.pending - self._notifications) & _MASK
 
     def handled(self, cookie: int) -> None:
-        """The destroyed socket with this cookie was dealt with."""
+        """The destroyed socket with this cookie was processed."""
         self.last = cookie
         if self._log is not None:
             reported = self._reported
@@ -78,7 +78,7 @@ class Cursor:
             self._log.append(f'["x",{cookie},{reported}]')
 
     def record(self) -> None:
-        """Write how far it is, if that has changed."""
+        """Write the position, if it has changed."""
         if self._log is not None and (self.last, self._reported) != self._recorded:
             self._recorded = (self.last, self._reported)
             self._log.append(f'["x",{self.last},{self._reported}]')
@@ -96,19 +96,19 @@ class Cursor:
         return True
 
     def await_polls(self, lost: int, now: float) -> None:
-        """So many were lost, of connections that polls will or will not have shown."""
+        """Count lost notifications; polls may or may not have shown their connections."""
         self.pending += lost
         self.since = now
 
     def settle(self, shown: int) -> None:
-        """Of the pending ones, so many were of connections that a poll had shown: they are reported. The others are not."""
+        """So many of the pending ones were of connections that a poll had shown: these are reported. The others are lost."""
         self.connections += self.pending - shown
         self._notifications = self._notifications + self.pending if self.connections else 0
         self.pending = 0
         self.record()
 
     def take(self) -> int:
-        """How many lost connections are to be reported: they count as reported from now on."""
+        """The number of lost connections to report; they count as reported from now on."""
         connections, self.connections, self._notifications = self.connections, 0, 0
         self.record()
         return connections

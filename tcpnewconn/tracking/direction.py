@@ -1,4 +1,4 @@
-"""Who opened a connection: by the listeners, by the local port range, by what the kernel counted. Pure."""
+"""Which side opened a connection: by the listeners, the local port range, and the kernel's counters. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def directed(
 ) -> tuple[Endpoint, Endpoint, str]:
     """Source, destination and direction of a connection, from the 4-tuple of one of its sockets on this host.
 
-    `opened_here` is what the kernel says of that socket; it counts where listeners and ports do not decide.
+    `opened_here` is the kernel's answer about that socket; it is used where listeners and ports do not decide.
     """
     accepted = accepted_here(four_tuple, internal, listeners)
     if accepted is None and opened_here is not None:
@@ -22,16 +22,16 @@ def directed(
 def arrow(
     four_tuple: FourTuple, internal: bool, listeners: Listeners, accepted: bool | None
 ) -> tuple[Endpoint, Endpoint, str]:
-    """The same, once it is known whether that socket accepted the connection, or that it is not.
+    """The same, from whether that socket accepted the connection (None if that is not known).
 
-    Where nothing tells who opened it, the direction is unknown and the arrow points away from this host.
+    Where nothing shows which side opened it, the direction is unknown and the arrow points away from this host.
     """
     half = len(four_tuple) // 2
     here, there = four_tuple[:half], four_tuple[half:]
     local, remote = endpoints(four_tuple)
     if internal:
         if accepted is None:
-            # Nothing tells; but what is said of one of its sockets must hold for the other.
+            # Not known; but the answer for one of its sockets must agree with the answer for the other.
             accepted = (here[-2:], here) < (there[-2:], there)
         return (remote, local, INTERNAL) if accepted else (local, remote, INTERNAL)
     if accepted is None and listeners.ephemeral(here):

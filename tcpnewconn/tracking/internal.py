@@ -1,4 +1,4 @@
-"""Connections within this host: which other socket is the peer of one."""
+"""Connections within this host: which two sockets are peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Peers:
         self._look_up = look_up
 
     def expect(self, four_tuple: FourTuple, number: int, now: float) -> None:
-        """One socket of a reported connection was destroyed: its peer, which nothing has shown, is expected."""
+        """One socket of a reported connection was destroyed: expect its peer, which was not seen yet."""
         other = mirrored(four_tuple)
         if other != four_tuple:
             self._sockets.enter(Socket(other, None, number), Phase.EXPECTED, now)
@@ -41,11 +41,11 @@ class Peers:
     def number(self, four_tuple: FourTuple, state: int, info: SocketInfo | None, since: float) -> int | None:
         """The number of the reported connection whose other socket this is; None if there is none. It is paired then.
 
-        `state` is that of its row, CLOSE if it was destroyed; `info` what the kernel says of it at this moment. What waits
-        for its peer must have done so since then or later. The order of the rules matters.
+        `state` is that of its row, CLOSE if it was destroyed; `info` is the kernel's answer about it now. A socket that waits for
+        its peer counts if it has waited since `since` or later. The order of the rules matters.
         """
         other = mirrored(four_tuple)
-        if state == CLOSE or self._can_be_bereft(state, info, other):
+        if state == CLOSE or self._can_have_lost_its_peer(state, info, other):
             dying = self._sockets.dying_peer(four_tuple, since)
             if dying is not None:
                 dying.paired = True
@@ -74,7 +74,7 @@ class Peers:
         info = self._look_up(known.four_tuple)
         return is_full(info) and info.cookie == known.cookie
 
-    def _can_be_bereft(self, state: int, info: SocketInfo | None, other: FourTuple) -> bool:
+    def _can_have_lost_its_peer(self, state: int, info: SocketInfo | None, other: FourTuple) -> bool:
         """Whether the peer of a socket can have been destroyed: then it is not established, and its peer has no full socket."""
         if ESTABLISHED in (state, info and info.state):
             return False

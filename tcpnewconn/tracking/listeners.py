@@ -95,5 +95,5 @@ class Listeners:
 
 
 def name(four_tuple: FourTuple) -> str:
-    """What a listener is called: 0.0.0.0:22, [::]:22."""
+    """The name of a listener: 0.0.0.0:22, [::]:22."""
     return str(endpoints(four_tuple)[0])

@@ -1,4 +1,4 @@
-"""What tracking has decided: a connection to be reported, a socket of a reported one that was destroyed."""
+"""The results of tracking: a connection to report, and a destroyed socket of a reported connection."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Rows:
             self._appeared(row, info, now)
 
     def _ended_before_stop(self, row: Row, now: float) -> None:
-        """What comes after the last poll may be missed: a row in TIME_WAIT must be known as reported then."""
+        """Notifications after the last poll may be missed: a row in TIME_WAIT must be known as reported."""
         four_tuple = row.four_tuple
         if self._sockets.has(four_tuple, Phase.ENDED_BEFORE_START):
             return
@@ -81,7 +81,7 @@ class Rows:
         if info is not None and known.cookie:
             return info.cookie == known.cookie
         if is_full(info) and self._sockets.was_gone_when_looked_up(row.four_tuple):
-            # The known one was gone when it was looked up: what is left of it can be there, and no more.
+            # The known one did not exist any more when it was looked up: only its timewait socket can still be there.
             return False
         if is_full(current) and current.cookie == known.cookie:
             # It is not of that one, as is_of() says.
@@ -100,7 +100,7 @@ class Rows:
                 return
         dying = self._sockets.dying_with_cookie(cookie)
         if dying is not None and dying.four_tuple == four_tuple:
-            # It was left out of two polls, and is there after all.
+            # Two polls left it out, and it still exists.
             self._sockets.show(dying)
             return
         if info is None and row.inode and self._sockets.dying_with_inode(four_tuple, row.inode):
@@ -140,7 +140,7 @@ class Rows:
         socket.paired = True
         self._sockets.show(self._peers.mirror(socket, info))
 
-    # --- what no row shows -------------------------------------------------------------------------------------------
+    # --- sockets without a row -------------------------------------------------------------------------------------------
 
     def absent(self, four_tuple: FourTuple, now: float) -> None:
         """A 4-tuple that was absent from two polls."""
@@ -149,7 +149,7 @@ class Rows:
             self._die(known, now)
 
     def drop_missing(self, poll: Poll, now: float) -> None:
-        """After a restart: what was SHOWN before, and is in neither of two polls; or was closed while nobody listened."""
+        """After a restart: sockets that were SHOWN before and are in neither of two polls, or were closed in between."""
         unheard = self._run.notified and self._run.gap
         for known in list(self._sockets.all_shown()):
             there = poll.recent(known.four_tuple) or self._is_there(known)

@@ -1,4 +1,4 @@
-"""How far a run of the program has come, and what can have been missed before it. Records n and i are its own."""
+"""The stage of a run of the program, and whether notifications can have been missed before it. Records n and i are its own."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tcpnewconn.state.log import Record, StateLog
 from tcpnewconn.tracking.socket import Phase, Socket
 from tcpnewconn.tracking.sockets import Sockets
 
-# The correlation window: seconds within which what belongs together comes, at least; it begins no later than the poll that is so
-# many polls back, this one included.
+# The correlation window, in seconds: rows and notifications of one connection come within it. It begins no later than this many
+# polls back, this one included.
 _WINDOW, _POLLS = 60.0, 4
 
-# So many serial numbers are taken with one record; after a restart those that were left are skipped.
+# Serial numbers that are taken with one record; the unused ones are skipped after a restart.
 _SERIALS = 1000
 
 
 class Notifications(Enum):
     """Where the kernel's destroy notifications go."""
 
-    # None arrive.
+    # They do not arrive.
     NONE = auto()
     # Into a socket of this program's own: those that come while it does not run are lost.
     OWN = auto()
@@ -31,14 +31,14 @@ class Notifications(Enum):
 
 
 class Stage(Enum):
-    """How far a run has come."""
+    """The stage of a run."""
 
-    # The first poll is to come: what it shows in TIME_WAIT can be news, though notifications arrive.
+    # Before the first poll: its rows in TIME_WAIT can be new connections, although notifications arrive.
     STARTING = auto()
-    # It is not known yet which of those were notified before anybody listened.
+    # It is not known yet which of those were notified before the socket was opened.
     SETTLING = auto()
     RUNNING = auto()
-    # The last poll is to come: notifications may be missed after it.
+    # Before the last poll: notifications may be missed after it.
     STOPPING = auto()
 
 
@@ -66,11 +66,11 @@ class Run:
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def clear(self) -> None:
-        """Begin without what was before."""
+        """Start without any state."""
         self._serial = 0
         # The serial number on record: no number up to there is used again after a restart.
         self._taken = 0
-        # What is on record: whether it was not known yet what there was at the first poll; whether there was a gap.
+        # As recorded: whether the sockets of the first poll were not all known yet; whether there was a gap.
         self._recorded = (False, False)
 
     def records(self) -> Iterator[str]:
@@ -89,7 +89,7 @@ class Run:
         return f'["i",{unsettled:d},{gap:d}]'
 
     def resume(self, unbroken: bool, largest_serial: int) -> None:
-        """Continue where the run before ended; `unbroken` where no notification was missed since."""
+        """Continue the last run; `unbroken` if no notification was missed since."""
         unsettled, gap = self._recorded
         self._resumed = True
         self._serial = max(self._serial, largest_serial)
@@ -98,7 +98,7 @@ class Run:
         self.gap = gap or not unbroken
 
     def record(self) -> None:
-        """Write how far the run is, if that has changed."""
+        """Write the stage, if it has changed."""
         if self._log is not None and (self.unsettled, self.gap) != self._recorded:
             self._recorded = (self.unsettled, self.gap)
             self._log.append(self._line())
@@ -112,11 +112,11 @@ class Run:
                 self._log.append(f'["n",{self._taken}]')
         return -self._serial
 
-    # --- where it is -------------------------------------------------------------------------------------------------
+    # --- the stage -------------------------------------------------------------------------------------------------
 
     @property
     def unsettled(self) -> bool:
-        """Whether it is not known yet what there was at the first poll."""
+        """Whether the sockets of the first poll are not all known yet."""
         if self.stage in (Stage.STARTING, Stage.SETTLING):
             return True
         return self._sockets.any_in(Phase.ENDED_BEFORE_START)
@@ -128,12 +128,12 @@ class Run:
 
     @property
     def detected_by(self) -> str:
-        """How what the current poll shows is detected."""
+        """`detected_by` of the connections in the current poll."""
         return "poll" if self._count > 1 else self.first_detected_by
 
     @property
     def first_detected_by(self) -> str:
-        """How what the first poll shows is detected: what was open at the first start by `startup`."""
+        """`detected_by` of the connections in the first poll: `startup` if they were open at the first start."""
         return "poll" if self._resumed else "startup"
 
     @property
@@ -142,7 +142,7 @@ class Run:
         return self._resumed and self._count == 2
 
     def window(self, now: float) -> float:
-        """When the correlation window begins: within it comes what belongs together. What comes later was idle since."""
+        """When the correlation window begins. A socket that is destroyed later than that was idle meanwhile."""
         return min(now - _WINDOW, self._polls[0]) if self._polls else now - _WINDOW
 
     def close(self, four_tuple: FourTuple, now: float) -> None:
@@ -150,7 +150,7 @@ class Run:
         if self.stage is not Stage.RUNNING or self._remember_closed:
             self._sockets.enter(Socket(four_tuple), Phase.CLOSED, now)
 
-    # --- where it goes -----------------------------------------------------------------------------------------------
+    # --- changes of the stage -----------------------------------------------------------------------------------------------
 
     def poll_begins(self, now: float) -> None:
         self._polls.append(now)
@@ -163,7 +163,7 @@ class Run:
             self.stage = Stage.SETTLING
 
     def settled(self) -> None:
-        """What there was at the first poll is known."""
+        """All sockets of the first poll are known."""
         if self.stage is Stage.SETTLING:
             self.stage = Stage.RUNNING
             if not self._remember_closed:

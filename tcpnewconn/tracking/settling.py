@@ -1,4 +1,4 @@
-"""What was in TIME_WAIT at the first poll: notified before anybody listened, or about to be?"""
+"""Sockets in TIME_WAIT at the first poll: were they notified before the program received notifications, or will they be?"""
 
 from __future__ import annotations
 

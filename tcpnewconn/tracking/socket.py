@@ -17,7 +17,7 @@ _NO_USER = 0xFFFFFFFF
 
 
 class Phase(IntEnum):
-    """What is known of a socket. (Members of an Enum are hashed in Python, those of an IntEnum are not.)"""
+    """The phase of a socket. (Members of an Enum are hashed in Python, those of an IntEnum are not.)"""
 
     # The last polls show it.
     SHOWN = auto()
@@ -74,7 +74,7 @@ def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Rec
     cookie, inode, state, number, paired, opened = record
     uid, cgroup = attribution or (None, 0)
     socket = Socket(four_tuple, phase, number, cookie, inode, state, paired, opened, uid, cgroup)
-    # What does not fit raises here, where the file is judged.
+    # A value that does not fit raises here, while the file is being validated.
     return unpacked(four_tuple, packed(socket), phase)
 
 

@@ -10,7 +10,7 @@
     CLOSED               _TIME_WAIT_LASTS                                forgotten
 
 A socket is CLOSED only while a row in TIME_WAIT on its addresses could be taken for a new connection; otherwise it is forgotten.
-What outlives a restart is written as records of the state log, and loaded from them, here (kinds + - v w o s c).
+The sockets are written to the state log and loaded from it here, as records of the kinds + - v w o s c.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Sockets:
     """Every socket by its 4-tuple and phase.
 
     A 4-tuple has one SHOWN socket at most, packed: 80 bytes each, where an object would take 250, and a busy host has
-    hundreds of thousands. What `shown` returns is a copy. Of the other phases a 4-tuple can have several, the first first.
+    hundreds of thousands. `shown` returns a copy. In the other phases a 4-tuple can have several sockets, the oldest first.
     """
 
     def __init__(self, log: StateLog | None) -> None:
@@ -46,7 +46,7 @@ class Sockets:
             log.register("+-vwosc", self)
 
     def clear(self) -> None:
-        """Know none."""
+        """Start without any socket."""
         self._shown: dict[FourTuple, bytes] = {}
         # Each open connection counts twice: a socket whose peer was seen once, any other for both.
         self._ends = 0
@@ -136,11 +136,11 @@ class Sockets:
         return any(not cookie or one.cookie in (0, cookie) for one in self._dying.of(four_tuple))
 
     def dying_before(self, time: float, gap: bool) -> list[Socket]:
-        """Those that have been dying since then or for longer."""
+        """The sockets that have been dying since then or for longer."""
         return [one for one in self.all_in(Phase.DYING) if one.since <= time and one.gap == gap]
 
     def expected_of(self, socket: DestroyedSocket, since: float) -> Iterator[FourTuple]:
-        """Those expected since then or later that an unaddressed socket can be."""
+        """The sockets expected since then or later that an unaddressed socket can be."""
         return (
             one
             for one in self._expected_index.of(socket)
@@ -196,7 +196,7 @@ class Sockets:
             self.forget(closed)
 
     def expire(self, now: float, window: float) -> None:
-        """Forget what is waited for no longer. `window` is the beginning of the correlation window."""
+        """Forget the sockets whose time is over. `window` is the beginning of the correlation window."""
         overdue = self.dying_before(window, gap=True)[:-_MOST_OVERDUE] if len(self._dying) > _MOST_OVERDUE else []
         overdue += self._dying.oldest(len(self._dying) - _MOST_DYING)
         overdue += [one for one in self._expected.oldest(len(self._expected) - _MOST_OVERDUE) if one.since < window]
@@ -234,7 +234,7 @@ class Sockets:
             self._expected_index.add(four_tuple)
 
     def _remove_shown(self, four_tuple: FourTuple) -> bool:
-        """Whether there was one."""
+        """Remove the SHOWN socket of a 4-tuple; whether there was one."""
         text = self._shown.pop(four_tuple, None)
         if text is None:
             return False
@@ -246,7 +246,7 @@ class Sockets:
             del self._shown_cookies[socket.cookie]
         return True
 
-    # --- what outlives a restart -------------------------------------------------------------------------------------
+    # --- the state log -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
         for four_tuple, text in self._shown.items():
@@ -291,7 +291,7 @@ class Sockets:
             self._add(Socket(four_tuple, Phase.CLOSED, since=since))
 
     def resume(self, now: float, notified: bool, gap: bool) -> None:
-        """Go on after a restart: what is waited for is waited for from now on.
+        """Continue after a restart: all deadlines start again now.
 
         `notified` as in Tracker; `gap` where a notification can have come while nobody received it.
         """

@@ -1,7 +1,7 @@
 """Decides what is new: polls and destroyed sockets in, each connection out once.
 
-Pure: it reads no clock and does no I/O. What it must ask of the kernel (which socket a 4-tuple is now, whether both ends of a
-4-tuple are on this host) are two functions that it is given; a simulated kernel serves as well as the real one.
+Pure: it reads no clock and does no I/O. It asks the kernel two questions (which socket a 4-tuple is now, whether both ends of a
+4-tuple are on this host) through two functions that it is given; tests give it those of a simulated kernel.
 
 Four verbs: apply a poll, apply a destroyed socket, tick, stop. The rules, with the facts behind them measured (Linux 6.1, 6.12,
 6.18):
@@ -69,7 +69,7 @@ class Tracker:
         self._vacated: set[FourTuple] = set()
 
     def resume(self, now: float, counter: int) -> None:
-        """Continue where the run before ended; `counter` is the kernel's count of lost notifications."""
+        """Continue the last run; `counter` is the kernel's count of lost notifications."""
         known = chain(self.sockets.all_shown(), self.sockets.all_in(Phase.DYING))
         largest_serial = max((-one.number for one in known), default=0)
         self.run.resume(self.cursor.resume(counter), largest_serial)
@@ -106,7 +106,7 @@ class Tracker:
             self._settling.claim(four_tuple)
         dying = sockets.dying_with_cookie(destroyed.cookie)
         known = sockets.shown(four_tuple)
-        # Nothing that came later than that can be of an earlier connection.
+        # A socket that came later than that cannot be of an earlier connection.
         since = self.run.window(now) - destroyed.idle
         if dying is not None:
             self._closed(dying, destroyed, now)
@@ -138,7 +138,7 @@ class Tracker:
         self._notified(destroyed, internal, now)
 
     def _destroyed_unaddressed(self, destroyed: DestroyedSocket, now: float) -> None:
-        """Its cookie tells which socket it was, or its peer, or nothing does."""
+        """Find by its cookie which socket it was, or its peer."""
         cookie = destroyed.cookie
         known = self.sockets.dying_with_cookie(cookie) or self.sockets.shown_with_cookie(cookie)
         if known is not None:
@@ -166,10 +166,10 @@ class Tracker:
             opened, uid, cgroup = socket.opened or None, socket.uid, socket.cgroup
             self._report(ClosedSocket(four_tuple, socket.number, internal, destroyed, opened, uid, cgroup), now)
 
-    # --- what time brings --------------------------------------------------------------------------------------------
+    # --- a tick --------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Report what was waited for and did not come; forget what is waited for no longer."""
+        """Decide what is overdue, report it, and forget the sockets whose time is over."""
         window = self.run.window(now)
         for verdict in self._unaddressed.tick(now, window):
             if verdict.four_tuple is None:
@@ -198,9 +198,9 @@ class Tracker:
         return len(self.sockets.dying_before(self.run.window(now), gap=False))
 
     def _settle_losses(self, now: float) -> None:
-        """Tell lost notifications of sockets that polls had shown from those of connections that were lost with them.
+        """Split the lost notifications: those of sockets that polls had shown, and those of connections that were lost, too.
 
-        The former are in no row any longer, and their notification did not come.
+        The former have no row any longer, and their notification did not come.
         """
         cursor = self.cursor
         if not cursor.pending or now < cursor.since + 2 * _LATE:
@@ -218,6 +218,6 @@ class Tracker:
     def stop(self) -> None:
         """The next poll is the last, and notifications that come after it may be missed.
 
-        So what that poll shows in TIME_WAIT must be known as reported then, and whatever is closed in the meantime.
+        Rows in TIME_WAIT of that poll, and connections that are closed meanwhile, must therefore be known as reported.
         """
         self.run.stop()

@@ -1,8 +1,8 @@
-"""Destroyed sockets whose addresses the kernel had cleared (SO_LINGER 0), and whose cookie nobody had asked for: which was it?
+"""Destroyed sockets whose addresses the kernel had cleared (SO_LINGER 0) and whose cookie was not asked for before.
 
-What is left of the 4-tuple can be that of several sockets, so such a one waits a moment for the notifications of those that it
-is not. Where it is taken for a socket whose own notification comes later after all, that is taken back. Of a connection within
-this host the other socket keeps its addresses: that one tells of the connection, but a program can keep it open for days.
+The rest of the 4-tuple can match several sockets. Such a socket waits a moment, so that the notifications of the others come
+first. If the notification of the matched socket comes after all, the match is undone. Within this host the other socket keeps its
+addresses and shows which connection it was, but a program can keep that socket open for days.
 Records y and z are its own.
 """
 
@@ -21,12 +21,12 @@ from tcpnewconn.tracking.matching import is_full
 from tcpnewconn.tracking.socket import Phase, named
 from tcpnewconn.tracking.sockets import Sockets
 
-# Seconds for which the notifications of others are waited for.
+# Seconds to wait for the notifications of other sockets.
 _MOMENT = 1.0
-# How many of each kind are kept at most.
+# Sockets of each kind that are kept at most.
 _MOST = 1024
 
-# What one is taken for while it waits.
+# The match of one that waits.
 _UNDECIDED = b""
 
 # json.dumps() would make an encoder for each line.
@@ -34,7 +34,7 @@ _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Verdict(NamedTuple):
-    """What an unaddressed socket was: that of a reported connection, or, without a 4-tuple, the only trace of one."""
+    """The result for an unaddressed socket: that of a reported connection, or without a 4-tuple, of a new one."""
 
     socket: DestroyedSocket
     four_tuple: FourTuple | None
@@ -59,16 +59,16 @@ class Unaddressed:
             log.register("yz", self)
 
     def clear(self) -> None:
-        """Know none."""
-        # Each with the time that it came, the first first.
+        """Start without any socket."""
+        # Each with the time of its notification, the oldest first.
         self._waiting: deque[tuple[float, DestroyedSocket]] = deque()
         # Those within this host whose other socket, which has the addresses, may be kept open; by their cookie.
         self._unknown: dict[int, tuple[float, DestroyedSocket]] = {}
-        # What was taken for the socket of a 4-tuple, with the time that it came.
+        # Those matched with the socket of a 4-tuple, with the time of their notification.
         self._guesses: dict[FourTuple, tuple[float, DestroyedSocket]] = {}
         self._loaded: dict[int, tuple[DestroyedSocket, float, FourTuple | None]] = {}
 
-    # --- what outlives a restart -------------------------------------------------------------------------------------
+    # --- the state log -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
         yield from (_line(*loaded) for loaded in self._loaded.values())
@@ -90,13 +90,13 @@ class Unaddressed:
         )
 
     def resume(self) -> None:
-        """Go on after a restart."""
+        """Continue after a restart."""
         for loaded in self._loaded.values():
             self._keep(*loaded)
         self._loaded.clear()
 
     def _keep(self, socket: DestroyedSocket, came: float, guess: FourTuple | None) -> None:
-        """It came then, and is taken for that of the `guess`; _UNDECIDED while it waits, None where nothing tells."""
+        """One came then and is matched with the `guess`: _UNDECIDED while it waits, None if there is no match."""
         if guess is None:
             self._unknown[socket.cookie] = (came, socket)
         elif guess == _UNDECIDED:
@@ -115,7 +115,7 @@ class Unaddressed:
         if self._log is not None:
             self._log.append(f'["z",{cookie}]')
 
-    # --- what it was -------------------------------------------------------------------------------------------------
+    # --- matching -------------------------------------------------------------------------------------------------
 
     @property
     def waiting(self) -> bool:
@@ -123,14 +123,14 @@ class Unaddressed:
         return bool(self._waiting)
 
     def wait(self, socket: DestroyedSocket, now: float) -> bool:
-        """Wait for what a socket can be; False if that is nothing that is known."""
+        """Let a socket wait for a match; False if it can be none of the known ones."""
         if not self._internal(socket.four_tuple) and next(self._sockets.name_unknown(socket), None) is None:
             return False
         self._put(socket, now, _UNDECIDED)
         return True
 
     def tick(self, now: float, window: float) -> Iterator[Verdict]:
-        """The verdict on those that nothing has explained in time. `window` is the beginning of the correlation window."""
+        """The results for those that have waited long enough. `window` is the beginning of the correlation window."""
         while self._waiting and self._waiting[0][0] <= now - _MOMENT:
             came, socket = self._waiting.popleft()
             if self._is_expected_peer(socket, came, window):
@@ -171,7 +171,7 @@ class Unaddressed:
             return False
         return not is_full(self._look_up(mirrored(four_tuple)))
 
-    # --- what came later ---------------------------------------------------------------------------------------------
+    # --- later notifications ---------------------------------------------------------------------------------------------
 
     def taken_back(self, socket: DestroyedSocket, now: float) -> bool:
         """Whether one was taken for a socket that is notified only now, and that a program had kept open since before."""

@@ -1,6 +1,6 @@
-"""Connections within this host of which neither listeners nor ports nor the one destroyed socket says who opened them.
+"""Connections within this host whose opener is not known from listeners, ports, or the one destroyed socket.
 
-They wait a moment for the destroy notification of the other socket: of two ends, one usually tells. Record q is its own.
+They wait a moment for the destroy notification of the other socket: one of the two usually decides. Record q is its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tcpnewconn.state.log import Record, StateLog
 from tcpnewconn.tracking.outcomes import NewConnection
 from tcpnewconn.tracking.socket import named
 
-# Seconds for which the other socket's notification is waited for: they are some milliseconds late (measured).
+# Seconds to wait for the other socket's notification, which is some milliseconds late (measured).
 _MOMENT = 1.0
 
 
@@ -44,7 +44,7 @@ class Undecided:
         return waiting[1]
 
     def overdue(self, now: float, last: bool) -> Iterator[NewConnection]:
-        """Those that have waited in vain; all of them where these are the `last`."""
+        """Those that have waited long enough; all of them if these are the `last`."""
         while self._waiting:
             number, (came, _) = next(iter(self._waiting.items()))
             if came > now - _MOMENT and not last:

@@ -1,4 +1,4 @@
-"""What other programs make of the events: journalctl with jq, rsyslog, and Filebeat by the table of docs/events.md."""
+"""Events as other programs read them: journalctl with jq, rsyslog, and Filebeat by the table of docs/events.md."""
 
 import re
 import shlex
@@ -66,7 +66,7 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
 
 
 def add_every_event(container: Booted) -> None:
-    """Those that a healthy host does not have, too: in a journal file of their own, as if the service had written them."""
+    """Also events that a healthy host does not have: in a journal file of their own, as if the service had written them."""
     cgroups = container.path("/srv/cgroups")
     cgroups.mkdir()
     unit = unit_in(cgroups)
@@ -105,7 +105,7 @@ def entries(container: Booted) -> list[dict[str, Any]]:
 
 
 def own_document(entry: dict[str, Any]) -> dict[str, object]:
-    """What --output json would have written, but for the time."""
+    """The line that --output json would have written, without its time."""
     fields = {field: entry[field] for field in FIELDS if field in entry}
     line = document(fields, "2026-11-25T12:00:00.000+00:00", entry["_HOSTNAME"])
     events.check(line)
@@ -190,7 +190,7 @@ send("New connection: forged", SYSLOG_IDENTIFIER="tcpnewconn", SOURCE_ADDRESS="1
 """
 
 
-def test_what_another_program_forges_does_not_match_the_unit_of_the_service(container: Booted) -> None:
+def test_a_forged_entry_of_another_program_does_not_match_the_unit_of_the_service(container: Booted) -> None:
     forger = ("/usr/bin/python3", "-c", FORGERY)
     container.unit("forger.service", *forger, properties=("User=games",))
     container.run("journalctl", "--sync")

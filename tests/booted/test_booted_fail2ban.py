@@ -33,7 +33,7 @@ import socket, sys
 for port in range({PORTS.start}, {PORTS.start + 5}):
     socket.create_connection((sys.argv[1], port), source_address=(sys.argv[2], 0)).close()
 """
-# What another program may write: everything the same, but for the fields that journald sets.
+# An entry that another program may write: the same, except for the fields that journald sets.
 FORGED = f"""
 import subprocess
 from systemd import journal
@@ -90,7 +90,7 @@ def in_nftables(container: Booted) -> set[str]:
 
 
 def command(heading: str) -> str:
-    """What the page says to do, under a heading."""
+    """The commands of the page under a heading."""
     section = PAGE.read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
     return "\n".join(line.strip() for line in re.findall(r"(?m)^    .+$", section))
 

@@ -1,4 +1,4 @@
-"""What an administrator meets first: apt install, connections of real programs, status, help, the catalog."""
+"""The first steps of an administrator: apt install, connections of real programs, status, help, the catalog."""
 
 import base64
 import hashlib

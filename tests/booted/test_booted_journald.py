@@ -1,4 +1,4 @@
-"""When journald restarts, or hangs: the service waits for it, is not killed for waiting, and then says everything."""
+"""When journald restarts, or hangs: the service waits for it, is not killed for waiting, and then logs everything."""
 
 import time
 

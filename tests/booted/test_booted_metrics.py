@@ -1,4 +1,4 @@
-"""The metrics through node_exporter, from a link in its directory: whatever becomes of the service, its scrape is whole."""
+"""The metrics through node_exporter, from a link in its directory: its scrape is complete whatever the service does."""
 
 import re
 import subprocess
@@ -33,7 +33,7 @@ def scraped(container: Booted) -> dict[str, float]:
     """Our series, as a scrape of node_exporter has them, which must be whole."""
     text = container.run("curl", "--silent", "--show-error", "--fail", "http://127.0.0.1:9100/metrics")
     assert exposition.series(text, "node_textfile_scrape_error") == {"node_textfile_scrape_error": 0}, text
-    # What is beside ours: its own process series, and the host's.
+    # The other series: its own process series, and the host's.
     assert exposition.series(text, "process_start_time_seconds")
     assert "node_load1 " in text
     return exposition.series(text)
@@ -44,7 +44,7 @@ def content(container: Booted) -> str:
 
 
 def test_before_it_is_installed_there_is_nothing(container: Booted) -> None:
-    # What a service without privileges could not write to.
+    # A directory that a service without privileges could not write to.
     assert container.run("stat", "--format=%U %a", DIRECTORY) == "root 755\n"
     assert scraped(container) == {}
 
@@ -212,7 +212,7 @@ def test_removed_it_takes_the_link_with_it(container: Booted) -> None:
         assert container.property(unit, "ActiveState") == "inactive"
 
 
-def test_what_is_no_link_to_it_stays(container: Booted) -> None:
+def test_a_file_that_is_no_link_to_it_stays(container: Booted) -> None:
     install(container)
     container.run("sh", "-c", f"echo 'tcpnewconn_mine 1' >{LINK}")
     container.run("apt-get", "purge", "--yes", "--quiet=2", "tcpnewconn")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import booted_traffic, built
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
-from tests.support.booted_events import traffic
+from tests.support.booted_events import Traffic, traffic
 from tests.support.booted_package import add_repository, install, on_each_distribution
 from tests.support.booted_readers import booted_with_readers
 from tests.support.message_ids import CONNECTION, LOSS
@@ -24,6 +24,7 @@ RATE = 500
 SMALL = "[Journal]\nSystemMaxUse=6M\nSystemMaxFileSize=1M\n"
 # Every connection is an entry.
 ONE_BY_ONE = "[Report]\nBurstLimit=0\nTotalLimit=0\n"
+BOTH, OURS = "--namespace=+tcpnewconn", "--namespace=tcpnewconn"
 FOLLOWED = "/var/tmp/followed"
 # A client of sshd's that has a port of its own, and goes away when sshd has said its name.
 KNOCK = """
@@ -36,9 +37,10 @@ FIRST_PORT = 40000
 EVERY_KNOCK = {"trixie": "PerSourcePenalties no\n", "bookworm": ""}
 # Not by its unit: journald may not know it of a child that has exited already.
 SSHD = ("SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session")
-# For each uploader that is needed, its option.
-UPLOADS = {"trixie": ["--namespace=+tcpnewconn"], "bookworm": ["", "--directory=/var/log/journal/%m.tcpnewconn"]}
-ALL = "/var/log/journal/remote/all.journal"
+# Where the page says to write the unit of the second upload, and what it says about Debian 12.
+UPLOAD_UNIT = "/etc/systemd/system/tcpnewconn-journal-upload.service"
+UPLOAD_OPTION = {"trixie": "--namespace=tcpnewconn", "bookworm": "--directory=/var/log/journal/%m.tcpnewconn"}
+RECEIVED = "/var/log/journal/remote/all.journal"
 
 
 @pytest.fixture(scope="module", params=on_each_distribution("namespace"))
@@ -61,13 +63,39 @@ def commands(heading: str) -> str:
 
 
 def entries(container: Booted, *matches: str) -> list[dict[str, Any]]:
-    return container.journal("--namespace=tcpnewconn", *matches)
+    return container.journal(OURS, *matches)
 
 
-def oldest(container: Booted) -> str:
-    """The cursor of the namespace's first entry: another one as soon as journald has removed a file for want of space."""
-    first = "journalctl --quiet --namespace=tcpnewconn --output=json --output-fields=MESSAGE | head --lines=1"
-    return str(json.loads(container.run("sh", "-c", first))["__CURSOR"])
+def knock(container: Booted, port: int) -> None:
+    """A connection to sshd from this port of the peer; sshd logs that it ended without a name."""
+    container.from_peer(sys.executable, "-c", KNOCK, CONTAINER_ADDRESS, str(port))
+
+
+def first_number(container: Booted, port: int) -> int | None:
+    """Of the connections of a traffic, the first that the journals still hold."""
+    first = f"journalctl --quiet {BOTH} --output=json DESTINATION_PORT={port} | head --lines=1"
+    numbers_found = numbers(container.run("sh", "-c", first).splitlines(), port)
+    return numbers_found[0] if numbers_found else None
+
+
+def flood_until_the_journal_is_full(container: Booted, first_knock: int) -> tuple[Traffic, set[int]]:
+    """The flood, and the ports from which the peer knocked at sshd before and during it.
+
+    It ends when journald has deleted the entries of its first connections: then the journal was full.
+    """
+    knocked = {first_knock}
+    knock(container, first_knock)
+    container.wait_for(lambda: first_knock in logged_by_sshd(container), "sshd's entry of the first knock")
+    with traffic(container, RATE) as made:
+        container.wait_for(lambda: first_number(container, made.port) == 0, "the first entry of the flood")
+
+        def knocked_until_full() -> bool:
+            knock(container, max(knocked) + 1)
+            knocked.add(max(knocked) + 1)
+            return first_number(container, made.port) != 0
+
+        container.wait_for(knocked_until_full, "the journal to be full", within=180)
+    return made, knocked
 
 
 def numbers(lines: list[str], port: int) -> list[int]:
@@ -94,8 +122,8 @@ def test_one_command_gives_it_a_journal_of_its_own(container: Booted) -> None:
     container.from_peer("curl", "-s", "-o", "/dev/null", f"http://{CONTAINER_ADDRESS}/")
     container.wait_for(lambda: entries(container, *ours, "DESTINATION_PORT=80"), "the connection in the namespace")
     assert len(container.journal(*ours)) == before
-    # Both, in order: what systemd says of the unit is in the journal of all.
-    both = container.journal("--namespace=+tcpnewconn", "--unit=tcpnewconn")
+    # Both, in order: systemd's messages about the unit are in the default journal.
+    both = container.journal(BOTH, "--unit=tcpnewconn")
     assert {entry.get("_SYSTEMD_UNIT") for entry in both} >= {"init.scope", "tcpnewconn.service"}
     container.run("tcpnewconn", "status")
     assert ": New connection: " in container.run(
@@ -105,69 +133,78 @@ def test_one_command_gives_it_a_journal_of_its_own(container: Booted) -> None:
 
 def test_a_flood_fills_its_journal_and_not_one_entry_of_sshd_is_lost(container: Booted) -> None:
     fields = "--output-fields=DESTINATION_ADDRESS,DESTINATION_PORT"
-    follow = f"exec journalctl --namespace=tcpnewconn --follow --output=json --no-tail {fields} >{FOLLOWED}"
+    follow = f"exec journalctl {OURS} --follow --output=json --no-tail {fields} >{FOLLOWED}"
     container.start_unit("follow", "/bin/sh", "-c", follow)
-    before, knocks = oldest(container), 0
-    with traffic(container, RATE) as made:
-
-        def knocked_until_full() -> bool:
-            nonlocal knocks
-            container.from_peer(sys.executable, "-c", KNOCK, CONTAINER_ADDRESS, str(FIRST_PORT + knocks))
-            knocks += 1
-            return oldest(container) != before
-
-        container.wait_for(knocked_until_full, "the namespace to be full", within=180)
+    made, knocked = flood_until_the_journal_is_full(container, FIRST_PORT)
+    # sshd's, from the first to the last.
+    assert len(knocked) > 10
+    container.wait_for(
+        lambda: logged_by_sshd(container) >= knocked, "an entry of sshd's for each connection to it", within=10
+    )
 
     def followed() -> list[int]:
         return numbers(container.run("cat", FOLLOWED).splitlines(), made.port)
 
     container.wait_for(lambda: len(set(followed())) >= made.made, "every connection to be logged")
     container.run("systemctl", "stop", "follow")
-    # Every one, once, whatever was vacuumed since; and what is kept is the end of that, whole.
+    # Every connection once, whatever was deleted since; and the journal keeps the last of them without a gap.
     logged = followed()
     assert sorted(logged) == list(range(made.made))
     kept = numbers([json.dumps(entry) for entry in entries(container, f"DESTINATION_PORT={made.port}")], made.port)
     assert 0 < len(kept) < len(logged)
     assert kept == logged[-len(kept) :]
     assert entries(container, f"MESSAGE_ID={LOSS}") == []
-    # sshd's, from the first to the last.
-    assert knocks > 10
-    knocked = set(range(FIRST_PORT, FIRST_PORT + knocks))
-    container.wait_for(
-        lambda: logged_by_sshd(container) >= knocked, "an entry of sshd's for each connection to it", within=10
-    )
 
 
-def test_systemd_journal_upload_sends_both_journals_or_two_of_them_do(container: Booted) -> None:
-    receive = ("--listen-http=19532", "--split-mode=none", f"--output={ALL}")
-    container.run("mkdir", "-p", ALL.rpartition("/")[0])
+def test_a_second_upload_sends_the_namespace_from_its_first_entry(container: Booted) -> None:
+    receive = ("--listen-http=19532", "--split-mode=none", f"--output={RECEIVED}")
+    container.run("mkdir", "-p", RECEIVED.rpartition("/")[0])
     container.start_unit("receiver", "/lib/systemd/systemd-journal-remote", *receive)
     container.wait_for(lambda: ":19532 " in container.run("ss", "-Htln"), "the receiver to listen")
-    machine = container.run("cat", "/etc/machine-id").strip()
-    for number, option in enumerate(UPLOADS[container.distribution]):
-        assert option in PAGE.read_text()
-        state = f"--save-state=/var/tmp/upload-{number}"
-        upload = ("/lib/systemd/systemd-journal-upload", "--url=http://127.0.0.1:19532", state)
-        container.start_unit(f"upload{number}", *upload, *option.replace("%m", machine).split())
-    container.from_peer(sys.executable, "-c", KNOCK, CONTAINER_ADDRESS, "39999")
+    container.write("/etc/systemd/journal-upload.conf", "[Upload]\nURL=http://127.0.0.1:19532\n")
 
     def uploaded(*matches: str) -> list[dict[str, Any]]:
-        return container.journal(f"--file={ALL}", *matches)
+        return container.journal(f"--file={RECEIVED}", *matches)
 
-    container.wait_for(lambda: uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39999"), "our entry")
-    container.wait_for(
-        lambda: [entry for entry in uploaded("_SYSTEMD_UNIT=ssh.service") if "39999" in entry["MESSAGE"]],
-        "sshd's entry",
-    )
-    container.run("systemctl", "stop", "receiver", "upload*")
+    def uploaded_of_sshd(port: int) -> list[dict[str, Any]]:
+        return [entry for entry in uploaded(*SSHD) if f" port {port}" in entry["MESSAGE"]]
+
+    # The upload of the default journal is at its end before the other one starts: the one's position is not the other's.
+    container.run("systemctl", "start", "systemd-journal-upload")
+    knock(container, 39999)
+    container.wait_for(lambda: uploaded_of_sshd(39999), "sshd's entry")
+    assert uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39999") == []
+    assert UPLOAD_UNIT in PAGE.read_text()
+    *unit, switch_on = commands("Send it to a log server").splitlines()
+    of_trixie = "\n".join([*unit, ""])
+    assert UPLOAD_OPTION["trixie"] in of_trixie
+    assert UPLOAD_OPTION["bookworm"] in PAGE.read_text()
+    container.write(UPLOAD_UNIT, of_trixie.replace(UPLOAD_OPTION["trixie"], UPLOAD_OPTION[container.distribution]))
+    container.run("sh", "-ec", switch_on)
+    kept = [entry["MESSAGE"] for entry in entries(container)]
+    container.wait_for(lambda: len(uploaded("_NAMESPACE=tcpnewconn")) >= len(kept), "every entry of the namespace")
+    sent = [entry["MESSAGE"] for entry in uploaded("_NAMESPACE=tcpnewconn")]
+    assert sent[: len(kept)] == kept
+    # Both go on.
+    knock(container, 39997)
+    container.wait_for(lambda: uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39997"), "our entry")
+    container.wait_for(lambda: uploaded_of_sshd(39997), "sshd's entry")
+    container.run("systemctl", "disable", "--now", "tcpnewconn-journal-upload")
+    container.run("rm", UPLOAD_UNIT)
+    container.run("systemctl", "stop", "systemd-journal-upload", "receiver")
 
 
 def test_switched_off_it_writes_to_the_journal_of_all_again(container: Booted) -> None:
     container.run("sh", "-ec", commands("Switch it off"))
-    container.from_peer(sys.executable, "-c", KNOCK, CONTAINER_ADDRESS, "39998")
+    knock(container, 39998)
     ours = ("--unit=tcpnewconn", f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39998")
     container.wait_for(lambda: container.journal(*ours), "the connection in the journal of all")
     assert entries(container, *ours) == []
+
+
+def test_without_it_the_same_flood_deletes_entries_of_sshd(container: Booted) -> None:
+    _, knocked = flood_until_the_journal_is_full(container, FIRST_PORT + 5000)
+    assert not logged_by_sshd(container) >= knocked
 
 
 def test_a_purge_takes_the_namespace_with_it(container: Booted) -> None:

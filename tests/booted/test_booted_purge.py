@@ -22,7 +22,7 @@ def container(whole_life: Booted) -> Booted:
 
 
 def remains(container: Booted) -> str:
-    """Whatever bears the name, except in the logs of apt and dpkg, and in the tests' own repository."""
+    """Every file with the name, except in the logs of apt and dpkg, and in the tests' own repository."""
     named = ["-name", "*tcpnewconn*", "-print"]
     on_disk = container.run("find", "/", "-xdev", "-path", "/srv", "-prune", "-o", *named)
     return on_disk + container.run("find", "/run", "-path", "/run/host", "-prune", "-o", *named)

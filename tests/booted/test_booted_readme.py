@@ -14,7 +14,7 @@ from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted, booted
 from tests.support.booted_package import HIGHER_VERSION, is_active, main_pid, on_each_distribution
 from tests.support.readme import Step
 
-# What an administrator has on a server: a directory with the package that was built.
+# The directory of an administrator on a server, with the package that was built.
 CHECKOUT = "/root/tcpnewconn"
 # Waits until a port can be connected to, and holds the connection.
 CLIENT = """
@@ -48,7 +48,7 @@ def deliver(container: Booted, package: Path) -> None:
 
 
 def type_in(container: Booted, step: Step, *, check: bool = True) -> str:
-    """Runs a command as it would be typed in; what it prints. Whatever it asks is answered with yes."""
+    """Runs a command as it would be typed in, answers its questions with yes, and returns its output."""
     command = step.command
     if re.search(r" -f\b", command):
         # It would run until somebody presses Ctrl-C.
@@ -62,7 +62,7 @@ def type_in_all(container: Booted, steps: list[Step]) -> str:
 
 
 def assert_shown(step: Step, printed: str) -> None:
-    """What the README shows below a command is what it prints, but for numbers."""
+    """The lines that the README shows below a command are in its output, except for numbers."""
     shapes = {readme.shape(line) for line in printed.splitlines()}
     assert [line for line in step.shown if readme.shape(line) not in shapes] == [], printed
 
@@ -91,9 +91,13 @@ def held_ssh(container: Booted) -> Iterator[None]:
 def test_the_package_is_built_with_the_command_of_the_readme() -> None:
     (build, _) = readme.commands("Install")
     (step,) = build
-    # What built.package() runs is what this would.
+    # built.package() runs the same.
     planned = subprocess.run(
-        [*step.command.split(), "--dry-run"], cwd=built.TREE, capture_output=True, text=True, check=True
+        [*step.command.split(), "--dry-run", "--no-print-directory"],
+        cwd=built.TREE,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert planned.stdout.splitlines()[-1] == "packaging/make-deb"
 

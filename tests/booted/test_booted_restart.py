@@ -73,7 +73,7 @@ def test_nothing_is_reported_twice_and_what_opened_meanwhile_is(container: Boote
         # Between sending entries and noting that they were sent: those again, with the ids that they had, and no others.
         last = made.of_process(container, before)[-len(repeated) or None :]
         assert repeated == [] or sorted(repeated) == sorted(number for number, _ in last)
-        # A notification is dealt with by itself, the entries of a poll together.
+        # A notification is processed by itself, the entries of a poll together.
         assert len(repeated) <= 1 or {detected_by for _, detected_by in last} == {"poll"}
     else:
         assert repeated == []
@@ -86,7 +86,7 @@ def test_fifty_kills_and_fifty_restarts_under_200_connections_per_second_miss_no
             before = main_pid(container)
             interruption(container)
             wait_for_another_process(container, before)
-            # At any moment of its work, its first read included; this is the experiment, not waiting for luck.
+            # At any moment of its work, its first poll included; this is the experiment, not waiting for luck.
             time.sleep(chance.uniform(0, 0.3))
     assert made.made / made.seconds > 150, "this machine did not make the connections that the test is about"
     wait_for_all(container, made)
@@ -127,7 +127,7 @@ def test_stop_under_traffic_stays_stopped(container: Booted) -> None:
     assert container.run("systemctl", "is-active", "tcpnewconn.socket").strip() == "active"
 
 
-def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Booted) -> None:
+def test_a_connection_that_is_open_after_a_stop_is_reported_by_the_next_start(container: Booted) -> None:
     with traffic(container, 20) as before:
         before.wait_for_some(container)
     wait_for_all(container, before)
@@ -144,7 +144,7 @@ def test_what_is_open_after_a_stop_is_reported_by_the_next_start(container: Boot
 
 
 def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(container: Booted) -> None:
-    # What comes and goes while nobody listens is in TIME_WAIT for a minute.
+    # A connection that opens and closes while the service is stopped is in TIME_WAIT for a minute.
     with traffic(container, 100) as made:
         for _ in range(10):
             container.run("systemctl", "stop", "tcpnewconn.service")
@@ -156,14 +156,14 @@ def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(contai
     assert made.repeated() == []
 
 
-def test_what_opened_since_the_last_poll_is_reported_by_the_stop(container: Booted) -> None:
+def test_a_connection_opened_since_the_last_poll_is_reported_by_the_stop(container: Booted) -> None:
     with next_read_in_an_hour(container):
         container.start_unit("holder.service", "/usr/bin/python3", "-c", HOLD.replace("9000", "9002"))
         container.wait_for(lambda: container.run("ss", "-Htn", "sport", "=", ":9002"), "the connection to be open")
         assert held(container) == []
         container.run("systemctl", "stop", "tcpnewconn.service")
         container.wait_for(lambda: held(container), "it to be reported")
-        # It ends while nobody listens. The next start, whose first read is not the first, does not tell it again.
+        # It is closed while the service is stopped. The next start is not the first, and does not report it again.
         container.run("systemctl", "stop", "holder.service")
         container.run("systemctl", "start", "tcpnewconn.service")
     with traffic(container, 20) as after:
@@ -179,7 +179,7 @@ def held(container: Booted) -> list[dict[str, Any]]:
 
 @contextmanager
 def next_read_in_an_hour(container: Booted) -> Iterator[None]:
-    """The service has been started with this, and its first read is done."""
+    """The service has been started with this, and its first poll is done."""
     settings = "/etc/tcpnewconn.conf.d/seldom.conf"
     container.write(settings, "[Poll]\nInterval=1h\n")
     try:
@@ -199,8 +199,8 @@ time.sleep(600)
 """
 
 
-def test_what_its_server_has_closed_and_its_client_not_is_not_reported_again(container: Booted) -> None:
-    # What is left of the server's socket stays in FIN_WAIT2 for a minute, after the notification of its end.
+def test_a_connection_closed_by_its_server_alone_is_not_reported_again(container: Booted) -> None:
+    # The timewait socket of the server stays in FIN_WAIT2 for a minute, after its destroy notification.
     container.start_unit("half.service", "/usr/bin/python3", "-c", HALF_CLOSED)
     matches = ("DESTINATION_PORT=9001",)
     container.wait_for(lambda: booted_events.events(container, message_ids.CONNECTION, *matches), "it to be reported")
@@ -236,10 +236,12 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
     container.run("systemctl", "stop", "tcpnewconn.service")
     container.run("systemctl", "start", "tcpnewconn.service")
     before = booted_events.lost(container)
-    # Hanging while the connections come and go: no read can see one of them, and only the buffer knows of them.
+    # Hanging while the connections come and go: no poll can see one of them, and only the buffer knows of them.
     container.run("systemctl", "kill", "--signal=STOP", "tcpnewconn.service")
     container.from_peer(sys.executable, "-c", CONNECT_AND_CLOSE, CONTAINER_ADDRESS, str(first), str(first + number))
-    container.wait_for(lambda: not container.run("ss", "-Htn", "state", "connected", "sport = :80"), "their ends")
+    container.wait_for(
+        lambda: not container.run("ss", "-Htn", "state", "connected", "sport = :80"), "them to be closed"
+    )
     container.run("systemctl", "kill", "--signal=CONT", "tcpnewconn.service")
     if then:
         container.wait_for(

@@ -1,4 +1,4 @@
-"""What the service is kept from, tried out from inside its own sandbox; and what systemd-analyze says of it."""
+"""The limits of the service's sandbox, tried from inside it; and the rating of systemd-analyze."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tests.support.booted_package import UNITS, drop_in
 
 PROBE = "/usr/local/lib/probe.py"
 STATE, METRICS = "/var/lib/tcpnewconn", "/run/tcpnewconn"
-# What is written to these is kept nowhere.
+# Files that are not on a disk.
 KEEP_NOTHING = re.compile(
     r"/dev/(null|zero|full|random|urandom|pts/ptmx)|/proc/pressure/\w+|/sys/fs/cgroup/.*\.pressure"
 )
@@ -30,7 +30,7 @@ def container(package: Booted) -> Iterator[Booted]:
 
 @pytest.fixture(scope="module")
 def probed(container: Booted) -> dict[str, Any]:
-    """What a program in the service's place could do."""
+    """The abilities of a program in the service's place."""
     container.write(PROBE, Path(booted_probe.__file__).read_text())
     container.run("systemctl", "stop", *UNITS)
     drop_in(container, "tcpnewconn.service", INSTEAD, name="probe")

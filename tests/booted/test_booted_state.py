@@ -1,4 +1,4 @@
-"""The snapshot in /var/lib: a full disk, a read-only one, a damaged file, a reboot. The service runs, and says so."""
+"""The state file in /var/lib: a full disk, a read-only one, a damaged file, a reboot. The service runs, and says so."""
 
 from collections.abc import Callable, Iterator
 
@@ -57,7 +57,7 @@ def make_writable(container: Booted) -> None:
 
 
 def said(container: Booted, what: str) -> Callable[[], int]:
-    """How often a line about the snapshot stands in the journal."""
+    """How often the journal has a line about the state file."""
     return lambda: sum("/snapshot" in line and what in line for line in booted_events.messages(container).splitlines())
 
 
@@ -76,7 +76,7 @@ def test_a_disk_that_fills_up_is_said_and_survived(container: Booted) -> None:
     assert made.missing() == []
     assert made.repeated() == []
 
-    # What was saved since then is believed, and complete.
+    # The state saved since then is accepted, and complete.
     container.run("systemctl", "restart", "tcpnewconn.service")
     made.read(container)
     assert made.repeated() == []
@@ -107,7 +107,7 @@ def test_it_starts_and_works_on_a_disk_that_takes_nothing(
     undo_it(container)
     container.run("systemctl", "restart", "tcpnewconn.service")
     container.wait_for(
-        lambda: "snapshot" not in container.property("tcpnewconn.service", "StatusText"), "the snapshot to be written"
+        lambda: "snapshot" not in container.property("tcpnewconn.service", "StatusText"), "the state to be written"
     )
 
 
@@ -143,7 +143,7 @@ def test_after_a_reboot_the_old_snapshot_is_not_believed(container: Booted) -> N
     container.wait_for(lambda: is_active(container), "the service to run after the reboot")
     container.wait_for(lambda: len(held()) == 2, "the connection of this boot to be reported")
     assert len(set(held())) == 2
-    # One boot's snapshot is no damage: nothing is moved aside, and nothing is warned of.
+    # A file of another boot is not damaged: it is not moved aside, and there is no warning.
     this_boot = container.journal("--boot", "--unit=tcpnewconn")
     assert [event["MESSAGE"] for event in this_boot if int(event["PRIORITY"]) <= 4] == []
     assert not container.path(f"{STATE}/snapshot").read_bytes().startswith(old)

@@ -1,4 +1,4 @@
-"""What an upgrade of the package restarts, and what it leaves as it is: the exporter of the metrics, and the two sockets."""
+"""An upgrade of the package restarts some units and leaves others as they are: the metrics exporter, and the two sockets."""
 
 from collections.abc import Iterator
 
@@ -35,7 +35,7 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
 
 
 def installed_again(container: Booted) -> None:
-    """What an upgrade does, without another version."""
+    """The effects of an upgrade, without another version."""
     container.run("apt-get", "install", "--yes", "--quiet", "--reinstall", "tcpnewconn")
 
 
@@ -49,7 +49,7 @@ def state(container: Booted, unit: str) -> tuple[str, str]:
 
 
 def scrapes(container: Booted) -> list[str]:
-    """What became of each."""
+    """The outcome of each."""
     return [entry["MESSAGE"] for entry in container.journal("_SYSTEMD_UNIT=scraper.service")]
 
 

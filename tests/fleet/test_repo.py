@@ -81,7 +81,7 @@ class Apt:
         return done.returncode, done.stdout
 
     def refuses(self) -> str:
-        """What it says of the repository; and it must know nothing of what is in there."""
+        """The output of apt about the repository, of whose packages it must know none."""
         status, said = self("apt-get", "update", "--error-on=any")
         assert status != 0, said
         assert "tcpnewconn" not in self("apt-cache", "pkgnames")[1].split()
@@ -133,7 +133,7 @@ def test_a_tampered_index_is_refused(apt: Apt) -> None:
 
 
 def test_an_index_that_lists_another_package_is_refused_though_its_checksums_agree(apt: Apt) -> None:
-    """As one would write who can write to the web server, but has not the key."""
+    """An index as an attacker would write it who can change the web server and does not have the key."""
     signed = apt.repository / "InRelease"
     signed.write_text(signed.read_text().replace("Label: tcpnewconn", "Label: something else"))
     said = apt.refuses()
@@ -172,7 +172,7 @@ def test_make_repo_publishes_what_it_is_given(key: Signer, tmp_path: Path) -> No
     assert f"Version: {OLD}" in (made / "Packages").read_text()
 
 
-def test_what_is_published_is_never_replaced(key: Signer, repository: Path, tmp_path: Path) -> None:
+def test_a_published_package_is_never_replaced(key: Signer, repository: Path, tmp_path: Path) -> None:
     (published_deb,) = repository.glob(f"*_{NEW}_*.deb")
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
     other = tmp_path / published_deb.name

@@ -34,7 +34,7 @@ def sleeper(cgroups: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def unit_by_systemd(pid: int) -> str | None:
-    """What sd_pid_get_unit(3) says."""
+    """The answer of sd_pid_get_unit(3)."""
     libsystemd = ctypes.CDLL("libsystemd.so.0")
     unit = ctypes.c_char_p()
     if libsystemd.sd_pid_get_unit(pid, ctypes.byref(unit)) < 0:

@@ -1,4 +1,4 @@
-"""What the command line finds at its usual places: in mount namespaces, each with a host's directories of its own."""
+"""The command line with its usual files: in mount namespaces, each with a host's directories of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that nobody expects, clocks that jump, names that lie, tables without end: it counts on, within its bounds."""
+"""Unexpected numbers, clocks that jump, forged names, huge tables: it keeps counting, within its bounds."""
 
 from __future__ import annotations
 
@@ -59,8 +59,6 @@ from tests.support.terminal import TREE, command, environment
 
 # The unit's MemoryMax=1G, in KiB.
 UNIT_MEMORY = 1 << 20
-# What the program takes before its first read, in KiB.
-EMPTY = 16 << 10
 HERE = bytes([10, 0, 0, 5])
 # 10.0.0.5 as /proc/net/tcp has it here.
 HERE_NUMBER = int.from_bytes(HERE, sys.byteorder)
@@ -90,7 +88,7 @@ class Shifted(socket.socket):
 
 
 def lose_some(where: Namespace) -> int:
-    """Connections whose ends do not all fit into the smallest buffer; how many ends there were, the listener's among them."""
+    """Connections whose notifications do not all fit into the smallest buffer; how many there were, the listener's among them."""
     with where.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
@@ -108,17 +106,17 @@ def test_the_counter_of_lost_notifications_may_wrap(here: Namespace, before: int
         source = Shifted(fileno=open_notifications().detach())
     source.by = -before & 0xFFFFFFFF
     source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
-    ends, cursor = Notifications(source), Cursor(None, 77)
+    notifications, cursor = Notifications(source), Cursor(None, 77)
     # As when systemd kept the socket while the program was down, and all that was lost before is reported.
     cursor.load(["b", 77])
     cursor.load(["x", 0, source.by])
-    assert cursor.resume(ends.dropped())
+    assert cursor.resume(notifications.dropped())
     made, got = lose_some(here), 0
     deadline = time.monotonic() + 30
     while got + cursor.lost < made and time.monotonic() < deadline:
-        cursor.count(ends.dropped(), 0.0)
-        if ends.peek() is not None:
-            ends.consume()
+        cursor.count(notifications.dropped(), 0.0)
+        if notifications.peek() is not None:
+            notifications.consume()
             got += 1
     assert got + cursor.lost == made
     assert cursor.lost > 100
@@ -127,7 +125,7 @@ def test_the_counter_of_lost_notifications_may_wrap(here: Namespace, before: int
 @pytest.mark.parametrize(
     ("socket_before", "counted", "lost"), [(77, 0xFFFFFFFB, 11), (77, 1000, 6), (78, 5, 6), (77, 6, 0)]
 )
-def test_what_was_lost_while_it_was_down_counts_though_the_counter_wrapped_meanwhile(
+def test_losses_while_it_was_down_count_though_the_counter_wrapped_meanwhile(
     socket_before: int, counted: int, lost: int
 ) -> None:
     """The counter is at 6 now. Reported up to 5 below its end, 11 were lost since; another socket has lost 6 so far."""
@@ -149,7 +147,7 @@ STEADY = {"monotonic", "monotonic_ns", "perf_counter", "process_time", "sleep", 
 def test_no_module_decides_by_the_time_of_day() -> None:
     """NTP may step that, and an administrator: it is written into lines for people and metrics for Prometheus.
 
-    Only who reads those metrics compares it: whether the service still reads cannot be asked of its own clock. The ledger, of
+    Only a reader of those metrics compares it: its own clock cannot show whether the service still polls. The ledger, of
     which the service loads nothing, has the days of the journal's clock (tests/unit/test_ledger.py sets it back).
     """
     found = set()
@@ -202,7 +200,7 @@ def test_a_clock_that_stands_earlier_than_in_the_run_before_does_no_harm(here: N
                 client.close()
             for _ in range(3):
                 listening.accept()[0].close()
-            program.wait(lambda: len(of_kind(program.events, CLOSED)) == 3, "three ends")
+            program.wait(lambda: len(of_kind(program.events, CLOSED)) == 3, "three closed events")
             assert [event["source.port"] for event in program.connections] == [third_port]
             durations = {event["source.port"]: event.get("event.duration") for event in of_kind(program.events, CLOSED)}
             assert durations[second_port] is None, "it cannot be known"
@@ -237,7 +235,7 @@ def test_a_boot_id_that_changes_under_it_is_another_boot_at_the_next_start_and_n
         service.ready()
         assert service.stop() == 0
         ids.append(reported(service.lines))
-    # The old snapshot is not believed: an id of the boot before says nothing of these connections.
+    # The old state is not believed: an id of the boot before says nothing of these connections.
     assert [sorted(of) for of in ids] == [["203.0.113.9:1001", "203.0.113.9:1002"]] * 2
     assert len({*ids[0].values(), *ids[1].values()}) == 4
     assert all(id.startswith("fedcba9876543210") for id in ids[1].values())
@@ -326,11 +324,11 @@ class Reading:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # It reads no more when its standard input ends.
+        # It polls no more when its standard input ends.
         self._program.communicate(timeout=60)
 
     def read(self) -> Outcome:
-        """Let it read once."""
+        """Let it poll once."""
         assert self._program.stdin is not None
         assert self._program.stdout is not None
         print(file=self._program.stdin, flush=True)
@@ -411,7 +409,7 @@ def test_rows_in_time_wait_at_the_first_start_are_counted_and_forgotten(director
         first = reading.read()
         assert first.entries + first.counted == count
         print(f"{count} rows in TIME_WAIT at the first start: {first.peak / 1024:.0f} MiB at most")
-        assert (first.peak - EMPTY) * 1_000_000 / count < 0.75 * UNIT_MEMORY
+        assert (first.peak - first.empty) * 1_000_000 / count < 0.75 * UNIT_MEMORY
         (directory / "net/tcp").write_bytes(b"no rows\n")
         for _ in range(3):
             last = reading.read()
@@ -493,7 +491,7 @@ def flood(count: int) -> Iterator[Event]:
 
 
 @pytest.mark.parametrize("limit", [0, 1000])
-def test_what_waits_is_bounded_whatever_comes_and_every_bound_is_reported(tmp_path: Path, limit: int) -> None:
+def test_waiting_state_is_bounded_whatever_comes_and_every_bound_is_reported(tmp_path: Path, limit: int) -> None:
     """With `limit`, the journal reads: then it is that which bounds it."""
     count, sink = 30_000, Blocked()
     sink.room = bool(limit)

@@ -1,4 +1,4 @@
-"""The journal, by its native protocol: what an entry holds, and that none is lost while nobody reads there."""
+"""The journal, by its native protocol: the content of an entry, and that none is lost while journald hangs."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_a_journal_that_is_restarted_misses_nothing(tmp_path: Path, opened: Jour
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_what_waits_when_it_ends_is_delivered_by_the_next(
+def test_entries_that_wait_when_it_ends_are_delivered_by_the_next(
     procfs: str, opened: Journal, tmp_path: Path, stopped: bool
 ) -> None:
     options = ["--procfs", procfs, "--output", "journal", "--state", str(tmp_path / "snapshot"), "--interval", "100ms"]
@@ -250,7 +250,7 @@ def test_what_waits_when_it_ends_is_delivered_by_the_next(
         assert nothing_else(opened)
 
 
-def test_what_waits_is_delivered_even_after_another_boot(procfs: str, opened: Journal, tmp_path: Path) -> None:
+def test_waiting_entries_are_delivered_even_after_another_boot(procfs: str, opened: Journal, tmp_path: Path) -> None:
     options = ["--procfs", procfs, "--output", "journal", "--state", str(tmp_path / "snapshot")]
     with Supervised(*options, journal=opened) as service:
         service.wait(lambda: waiting(service) > 0, "status that says so")

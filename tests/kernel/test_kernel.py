@@ -41,7 +41,7 @@ def four_tuple() -> Iterator[tuple[Namespace, Namespace]]:
 
 
 def established(where: Namespace) -> Counter[Flow]:
-    """What `ss` shows, as it stands in its columns."""
+    """The columns of `ss`."""
     found: Counter[Flow] = Counter()
     for line in where.output("ss", "-tanH", "state", "established").splitlines():
         local, remote = line.split()[2:4]
@@ -250,13 +250,13 @@ def test_reads_keep_to_the_interval(here: Namespace) -> None:
     with running(here, interval="200ms") as program:
         before, began = program.polls, time.monotonic()
         program.wait(lambda: program.polls >= before + 7, "reads")
-        # Seven reads more: six whole intervals lie between the first and the last of them.
+        # Seven polls more: six whole intervals lie between the first and the last of them.
         assert time.monotonic() - began >= 6 * 0.2
     assert program.polls < (time.monotonic() - program.started) / 0.2 + 2
 
 
 def test_between_two_reads_nothing_is_read(here: Namespace) -> None:
-    """A connection that opened behind a read of a long interval waits for the next, or for its end."""
+    """A connection that opened after a poll is reported by the next, or when it is closed."""
     with running(here, interval="1h") as program, listen(here, "127.0.0.1") as listener:
         client = connect(here, *listener.getsockname())
         accepted = listener.accept()[0]
@@ -341,7 +341,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(here: Namespace) -> None:
 
 
 def test_ends_that_come_while_it_starts_are_not_lost(here: Namespace) -> None:
-    """From the moment that its first read is over, with nothing but its own socket."""
+    """From the moment that its first poll is over, with nothing but its own socket."""
     with listen(here, "127.0.0.1") as listener, running(here, interval="1h") as program:
         expected: Counter[Flow] = Counter()
         for _ in range(101):
@@ -381,7 +381,7 @@ def test_the_state_of_a_socket_that_only_reads_see(here: Namespace) -> None:
         accepted.close()
 
 
-def test_what_is_in_time_wait_at_the_start_is_reported_once_and_what_follows_on_its_addresses_too(
+def test_a_connection_in_time_wait_at_the_start_is_reported_once_and_the_next_one_on_its_addresses_too(
     here: Namespace,
 ) -> None:
     here.sysctl("net.ipv4.ip_local_port_range", "20000 20300")

@@ -1,4 +1,4 @@
-"""Closed=yes against the real kernel: that a connection has ended, once, with what went each way and how long it lasted."""
+"""Closed=yes against the real kernel: each closed connection once, with its bytes each way and its duration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.traffic import connect, listen
 
 HERE, THERE = "10.74.0.1", "10.74.0.2"
 HERE6, THERE6 = "2001:db8:74::1", "2001:db8:74::2"
-# Bytes from who opened it, and back; whether who opened it closes first.
+# Bytes from the side that opened it, bytes to it; whether that side closes first.
 EXCHANGES = [
     (there, back, first)
     for there, back in [(0, 0), (1, 0), (0, 1), (1000, 70_001), (1_000_003, 17)]
@@ -48,7 +48,7 @@ def close_in_order(first: socket.socket, second: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("place", ["within", "within6", "opening", "accepting", "opening6"])
-def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace, Namespace]) -> None:
+def test_the_bytes_each_way_are_reported_once(place: str, hosts: tuple[Namespace, Namespace]) -> None:
     here, there = hosts
     server, client, address, direction = {
         "within": (here, here, "127.0.0.1", "internal"),
@@ -70,7 +70,7 @@ def test_what_went_each_way_is_reported_once(place: str, hosts: tuple[Namespace,
                 carry(opener, accepted, sent)
                 carry(accepted, opener, received)
                 close_in_order(*((opener, accepted) if opener_first else (accepted, opener)))
-        program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "ends")
+        program.wait(lambda: len(of_kind(program.events, CLOSED)) >= len(expected), "closed events")
         program.poll_again()
     reported = {flow(event): event for event in program.connections}
     assert {flow(event): event["tcpnewconn.connection_id"] for event in of_kind(program.events, CLOSED)} == {
@@ -103,7 +103,7 @@ def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Names
         program.wait(lambda: of_kind(program.events, CLOSED), "end")
         ended = time.monotonic()
         (event,) = of_kind(program.events, CLOSED)
-        # The read that saw it began between its opening and its report.
+        # The poll that saw it began between its opening and its report.
         assert closing - seen <= event["event.duration"] / 1e9 <= ended - began
 
 

@@ -1,4 +1,4 @@
-"""Who opened a connection, where both ports are ephemeral and nobody listens any longer: passive FTP, RMI, port 0."""
+"""The direction of a connection whose ports are both ephemeral and whose listener is gone: passive FTP, RMI, port 0."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_one_that_a_poll_shows_points_from_the_side_that_opened_it(here: Namespa
         assert len(program.connections) == len(expected)
 
 
-# What an orderly close counts for the side that accepted it, an abort counts for the side that opened it: undecided.
+# An orderly close of the acceptor and an abort of the opener count the same: undecided.
 DECIDED = [
     ("opened", "the opener closes first"),
     ("opened", "the acceptor closes first, after data"),

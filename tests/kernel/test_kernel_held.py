@@ -1,5 +1,5 @@
-"""Sockets that a program still holds after their peer has reset them: in no table any more, and
-with a destroy notification only when it lets go.
+"""Sockets that a program still holds after their peer has reset them: they have no row any more, and
+their destroy notification comes only when the program closes them.
 
 Needs root, for namespaces.
 """
@@ -31,8 +31,8 @@ def ids(events: list[Event]) -> list[str]:
     return sorted(event["tcpnewconn.connection_id"] for event in events)
 
 
-def wait_for_ends(program: Program, count: int) -> list[Event]:
-    program.wait(lambda: len(of_kind(program.events, CLOSED)) >= count, f"{count} ends")
+def wait_for_closed(program: Program, count: int) -> list[Event]:
+    program.wait(lambda: len(of_kind(program.events, CLOSED)) >= count, f"{count} closed events")
     return of_kind(program.events, CLOSED)
 
 
@@ -55,10 +55,10 @@ def test_it_is_not_reported_again_after_a_restart(
             second.poll_again(3)
             for each in held:
                 each.close()
-            ends = wait_for_ends(second, COUNT)
+            closed = wait_for_closed(second, COUNT)
             second.poll_again(1)
         assert second.connections == [], second.messages()
-        assert ids(ends) == ids(first.connections)
+        assert ids(closed) == ids(first.connections)
         assert len(first.connections) == COUNT
 
 
@@ -79,9 +79,9 @@ def test_both_ends_of_one_within_the_host_are_one_however_long_a_program_holds_t
         sources = sorted(each.getsockname()[1] for each in held)
         for each in held:
             each.close()
-        ends = wait_for_ends(program, COUNT)
+        closed = wait_for_closed(program, COUNT)
     assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()
-    assert ids(ends) == ids(program.connections)
+    assert ids(closed) == ids(program.connections)
 
 
 def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespace, Namespace]) -> None:
@@ -108,13 +108,13 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
             reset(each)
         program.poll_again(3)
         sources = sorted(each.getsockname()[1] for each in held)
-        # What belongs together comes within a minute, as a rule (tracker.py).
+        # The sockets of one connection come within a minute, as a rule (tracker.py).
         time.sleep(62)
         for each in held:
             each.close()
         program.wait(
             lambda: sum(event["source.port"] in sources for event in of_kind(program.events, CLOSED)) >= len(held),
-            "ends",
+            "closed events",
         )
         program.poll_again()
     assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()

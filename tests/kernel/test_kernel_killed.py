@@ -2,7 +2,7 @@
 same id.
 
 In a terminal nobody keeps the kernel's notifications while the program is down, nor does systemd while the service is stopped.
-What must be reported then is what some read can show: every connection here leaves a row in TIME_WAIT on this host, for longer
+Every connection that a poll can show must be reported then: each one here leaves a row in TIME_WAIT on this host, for longer
 than the test lasts.
 """
 
@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
+from collections.abc import Set
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -89,17 +90,22 @@ def opened(host: Namespace) -> socket.socket:
         return open_notifications()
 
 
-@pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a read"])
+def report_all(program: Program, made: Set[Flow]) -> None:
+    """Let it live until it has reported these connections."""
+    program.wait(lambda: made <= set(map(flow, program.connections)), "every connection from before it was started")
+
+
+@pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a poll"])
 def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
     interrupted(place, "own", tmp_path)
 
 
-@pytest.mark.parametrize("place", ["within", "accepting, hardly a read"])
+@pytest.mark.parametrize("place", ["within", "accepting, hardly a poll"])
 def test_killed_at_any_moment_while_its_notifications_are_kept(place: str, tmp_path: Path) -> None:
     interrupted(place, "kept", tmp_path)
 
 
-@pytest.mark.parametrize("place", ["within", "opening", "accepting, hardly a read"])
+@pytest.mark.parametrize("place", ["within", "opening", "accepting, hardly a poll"])
 def test_stopped_at_any_moment_and_started_with_another_socket(place: str, tmp_path: Path) -> None:
     interrupted(place, "renewed", tmp_path)
 
@@ -129,15 +135,11 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
                     made = frozenset(traffic.made.copy())
                     program = Program(here, *options, interval=interval, notifications=kept)
                     if time.monotonic() > whole + AT_LEAST_EVERY:
-                        before = {flow(event) for run in runs for event in run}
-                        program.wait(
-                            lambda missing=made - before, run=program: missing <= set(map(flow, run.connections)),
-                            "everything that was there before",
-                        )
+                        report_all(program, made - {flow(event) for run in runs for event in run})
                         whole = time.monotonic()
                     if which == "renewed" or chance.random() < 0.7:
                         program.ready()
-                    # From before it has begun to read, to some reads later.
+                    # From before its first poll to some polls later.
                     time.sleep(chance.uniform(0, 0.15))
                     if which == "renewed":
                         program.stop()
@@ -159,7 +161,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
         ids[flow(event)].add(event["tcpnewconn.connection_id"])
     assert set(ids) == set(traffic.made)
     assert {each: numbers for each, numbers in ids.items() if len(numbers) > 1} == {}
-    # What a run tells again it tells before anything else: it is what was not known to be delivered when it was killed.
+    # A run repeats entries before anything else: those that were not known to be delivered when it was killed.
     reported: set[Flow] = set()
     for run in runs:
         again = [flow(event) in reported for event in run]
@@ -167,8 +169,10 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
         reported.update(flow(event) for event in run)
 
 
-def test_what_had_ended_before_the_first_start_is_reported_though_that_is_killed_at_once(tmp_path: Path) -> None:
-    """Until it is known which of them the kernel had reported before. Whoever has read them once must not take them for
+def test_connections_that_ended_before_the_first_start_are_reported_though_that_is_killed_at_once(
+    tmp_path: Path,
+) -> None:
+    """Until it is known which of them the kernel had reported before. A program that has received them must not take them for
     reported then."""
     with namespace() as here:
         with listen(here, "127.0.0.1", 8080) as listener:

@@ -1,4 +1,4 @@
-"""What tcpnewconn reports is what the kernel says became ESTABLISHED: by its own trace event (see truth.py)."""
+"""tcpnewconn reports the connections that became ESTABLISHED according to the kernel's own trace event (see truth.py)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Flow = tuple[DestroyedSocket, DestroyedSocket]
 
 
 class World:
-    """Two hosts, with addresses that only these have; on one of them two programs, one of which hardly reads."""
+    """Two hosts, with addresses that only these have; on one of them two programs, one of which hardly polls."""
 
     def __init__(self, here: Namespace, there: Namespace, number: int, kernel: Truth, programs: list[Program]) -> None:
         self.here = here
@@ -153,7 +153,7 @@ def world() -> Iterator[World]:
         programs = [stack.enter_context(running(first, interval=interval)) for interval in ("100ms", "1h")]
         made = World(first, other, number, kernel, programs)
         yield made
-        # What the kernel cleared is reported a second later: nothing may follow.
+        # Unaddressed sockets are reported a second later: nothing may follow.
         before = [len(program.events) for program in programs]
         until = time.monotonic() + 1.5
         while time.monotonic() < until:
@@ -485,7 +485,7 @@ def wait_for_listener(where: Namespace, port: int) -> None:
 
 
 def test_everything_at_once(world: World) -> None:
-    """Opened and closed in every way, so that reads fall anywhere in it."""
+    """Opened and closed in every way, so that polls fall anywhere in it."""
     ways: list[Callable[[socket.socket, socket.socket], None]] = [
         lambda client, accepted: client.close(),
         lambda client, accepted: accepted.close(),

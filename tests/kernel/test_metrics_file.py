@@ -70,7 +70,7 @@ def test_connections_in_summaries_count_by_their_number(tables: Tables, tmp_path
     assert summarized == 500 - by_themselves > 400
 
 
-def test_what_fails_is_counted_too(tables: Tables, tmp_path: Path) -> None:
+def test_failed_polls_are_counted_too(tables: Tables, tmp_path: Path) -> None:
     file = tmp_path / "metrics.prom"
     with Supervised(*options(tables, "--metrics", str(file))) as service:
         service.ready()

@@ -1,4 +1,4 @@
-"""The service under systemd's protocols: what it tells the service manager, and when; signals; the loop when something hangs."""
+"""The service under systemd's protocols: its notifications to the service manager; signals; the loop when something hangs."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_whole_proc_that_goes_away_is_no_end_either(tables: Tables) -> None:
         away.rename(tables.directory)
         service.wait(lambda: len(service.lines) == 4, "recovered event")
         service.polls(2)
-    # A read that fails is none: what stood in the one before is not new now.
+    # A failed poll does not count: the rows of the one before are not new now.
     assert messages("\n".join(service.lines))[3:] == ["/proc can be read again"]
 
 
@@ -285,7 +285,7 @@ def test_a_whole_proc_that_goes_away_is_no_end_either(tables: Tables) -> None:
 
 
 def slow_reads(tables: Tables, count: int, seconds: float) -> float:
-    """How long so many reads take that last this long each, with an interval of one second."""
+    """How long so many polls take that last this long each, with an interval of one second."""
     table = tables.tcp.read_bytes()
     slow = SlowTable(tables.tcp)
     with Supervised(*options(tables, interval="1s")) as service:
@@ -300,7 +300,7 @@ def slow_reads(tables: Tables, count: int, seconds: float) -> float:
 
 
 def test_a_read_that_takes_long_does_not_put_off_the_next(tables: Tables) -> None:
-    # On the schedule four reads take 3.6 s, with the interval counted from each read's end 5.4 s: that cannot be had sooner,
+    # On the schedule four polls take 3.6 s, with the interval counted from each poll's end 5.4 s: that cannot be had sooner,
     # while on a busy machine the schedule can be missed. So one of three tries tells.
     assert any(slow_reads(tables, 4, 0.6) < 5.0 for _ in range(3))
 
@@ -315,7 +315,7 @@ def test_missed_reads_are_left_out_not_made_up_for(tables: Tables) -> None:
         before = len(service.notices)
         slow.answer(table)
         released = time.monotonic()
-        service.wait(lambda: len(service.notices) >= before + 4, "further reads")
+        service.wait(lambda: len(service.notices) >= before + 4, "further polls")
         # The one that hung, and three on the schedule: without the nine that were missed in between.
         assert service.notices[before + 3].received - released > 0.35
 

@@ -1,4 +1,4 @@
-"""NETLINK_SOCK_DIAG: what is understood of the kernel's notifications and answers, and what is not believed."""
+"""NETLINK_SOCK_DIAG: the kernel's notifications and answers, and messages that are refused."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def here() -> Iterator[Namespace]:
 # --- what was captured -----------------------------------------------------------------------------------------------
 
 
-def ends(end: DestroyedSocket) -> tuple[str, str]:
-    local, remote = endpoints(end.four_tuple)
+def endpoints_of(destroyed: DestroyedSocket) -> tuple[str, str]:
+    local, remote = endpoints(destroyed.four_tuple)
     return str(local), str(remote)
 
 
@@ -65,53 +65,57 @@ class TestCaptured:
     @staticmethod
     def parsed(kernel: Path, name: str) -> list[DestroyedSocket]:
         found = [parse_notification(message) for message in captured(kernel, name)]
-        return [end for end in found if end is not None]
+        return [destroyed for destroyed in found if destroyed is not None]
 
     def test_a_connection_that_was_opened_here(self, kernel: Path) -> None:
-        (end,) = self.parsed(kernel, "end_of_a_client")
-        assert ends(end) == ("10.9.0.1:41001", "10.9.0.2:25")
-        assert end.established
-        assert not end.unaddressed
-        assert end.cookie > 0
+        (destroyed,) = self.parsed(kernel, "end_of_a_client")
+        assert endpoints_of(destroyed) == ("10.9.0.1:41001", "10.9.0.2:25")
+        assert destroyed.established
+        assert not destroyed.unaddressed
+        assert destroyed.cookie > 0
         # Its SYN and FIN were acknowledged too, and the other's FIN received.
-        assert (end.traffic.sent, end.traffic.received - 1, end.traffic.retransmits) == (1000, 2000, 0)
-        assert end.traffic.acked in (1001, 1002)
-        assert 0 < end.traffic.rtt < 1_000_000
+        assert (destroyed.traffic.sent, destroyed.traffic.received - 1, destroyed.traffic.retransmits) == (
+            1000,
+            2000,
+            0,
+        )
+        assert destroyed.traffic.acked in (1001, 1002)
+        assert 0 < destroyed.traffic.rtt < 1_000_000
 
     def test_one_of_ipv6(self, kernel: Path) -> None:
-        (end,) = self.parsed(kernel, "end_of_a_client_ipv6")
-        assert ends(end) == ("[2001:db8:9::1]:41002", "[2001:db8:9::2]:25")
-        assert end.established
-        assert (end.traffic.sent, end.traffic.received - 1) == (1000, 2000)
+        (destroyed,) = self.parsed(kernel, "end_of_a_client_ipv6")
+        assert endpoints_of(destroyed) == ("[2001:db8:9::1]:41002", "[2001:db8:9::2]:25")
+        assert destroyed.established
+        assert (destroyed.traffic.sent, destroyed.traffic.received - 1) == (1000, 2000)
 
     def test_one_that_a_dual_stack_listener_accepted_is_one_of_ipv4(self, kernel: Path) -> None:
-        end, listening = self.parsed(kernel, "end_of_mapped")
-        assert ends(end) == ("10.9.0.1:80", "10.9.0.2:41003")
-        assert end.established
-        assert ends(listening) == ("[::]:80", "[::]:0")
+        destroyed, listening = self.parsed(kernel, "end_of_mapped")
+        assert endpoints_of(destroyed) == ("10.9.0.1:80", "10.9.0.2:41003")
+        assert destroyed.established
+        assert endpoints_of(listening) == ("[::]:80", "[::]:0")
         assert not listening.established
 
     def test_one_that_was_reset_here_lost_its_address(self, kernel: Path) -> None:
-        (end,) = self.parsed(kernel, "end_of_reset")
-        assert ends(end) == ("0.0.0.0:41004", "10.9.0.2:0")
-        assert end.established
-        assert end.unaddressed
+        (destroyed,) = self.parsed(kernel, "end_of_reset")
+        assert endpoints_of(destroyed) == ("0.0.0.0:41004", "10.9.0.2:0")
+        assert destroyed.established
+        assert destroyed.unaddressed
 
     def test_one_that_was_bound_kept_it(self, kernel: Path) -> None:
-        (end,) = self.parsed(kernel, "end_of_reset_bound")
-        assert ends(end) == ("10.9.0.1:41005", "10.9.0.2:0")
-        assert end.established
-        assert end.unaddressed
+        (destroyed,) = self.parsed(kernel, "end_of_reset_bound")
+        assert endpoints_of(destroyed) == ("10.9.0.1:41005", "10.9.0.2:0")
+        assert destroyed.established
+        assert destroyed.unaddressed
 
     def test_a_refused_connect_never_was_a_connection(self, kernel: Path) -> None:
-        (end,) = self.parsed(kernel, "end_of_refused")
-        assert ends(end) == ("0.0.0.0:41006", "10.9.0.2:0")
-        assert not end.established
+        (destroyed,) = self.parsed(kernel, "end_of_refused")
+        assert endpoints_of(destroyed) == ("0.0.0.0:41006", "10.9.0.2:0")
+        assert not destroyed.established
 
     def test_nor_was_a_listener(self, kernel: Path) -> None:
-        (end,) = self.parsed(kernel, "end_of_a_listener")
-        assert ends(end) == ("10.9.0.1:22", "0.0.0.0:0")
-        assert not end.established
+        (destroyed,) = self.parsed(kernel, "end_of_a_listener")
+        assert endpoints_of(destroyed) == ("10.9.0.1:22", "0.0.0.0:0")
+        assert not destroyed.established
 
 
 def test_every_kernel_has_every_capture() -> None:
@@ -153,7 +157,7 @@ NONE = {
 
 
 @pytest.mark.parametrize("name", NONE)
-def test_what_is_no_notification_tells_nothing(name: str) -> None:
+def test_a_message_that_is_no_notification_is_ignored(name: str) -> None:
     assert parse_notification(NONE[name]) is None
 
 
@@ -177,10 +181,10 @@ def test_an_old_kernel_without_bytes_sent_is_understood() -> None:
         at += (size + 3) & ~3
         size, kind = struct.unpack_from("=HH", message, at)
     old = struct.pack("=HH", 4 + 160, 2) + message[at + 4 : at + 164]
-    end = parse_notification(struct.pack("=I", 88 + len(old)) + message[4:88] + old)
-    assert end is not None
-    assert end.established
-    assert end.traffic.sent == end.traffic.acked == 1001 or end.traffic.acked == 1002
+    destroyed = parse_notification(struct.pack("=I", 88 + len(old)) + message[4:88] + old)
+    assert destroyed is not None
+    assert destroyed.established
+    assert destroyed.traffic.sent == destroyed.traffic.acked == 1001 or destroyed.traffic.acked == 1002
 
 
 @given(message=st.binary(max_size=1024))
@@ -198,11 +202,11 @@ def test_a_damaged_message_never_raises(message: bytes, changes: list[tuple[int,
     damaged = bytearray(message)
     for at, length, put_there in changes:
         damaged[at : at + length] = put_there
-    end = parse_notification(damaged)
-    if end is not None:
-        assert len(end.four_tuple) in (12, 36)
-        assert [str(each) for each in endpoints(end.four_tuple)]
-        assert isinstance(end.traffic, Traffic)
+    destroyed = parse_notification(damaged)
+    if destroyed is not None:
+        assert len(destroyed.four_tuple) in (12, 36)
+        assert [str(each) for each in endpoints(destroyed.four_tuple)]
+        assert isinstance(destroyed.traffic, Traffic)
 
 
 @given(
@@ -219,16 +223,16 @@ def test_any_addresses_are_read_back(
     message = bytearray(MESSAGES[0])
     message[16] = family
     struct.pack_into("=2s2s16s16sIQ", message, 20, _port(local_port), _port(remote_port), local, remote, 0, cookie)
-    end = parse_notification(message)
-    assert end is not None
+    destroyed = parse_notification(message)
+    assert destroyed is not None
     if family == socket.AF_INET:
         expected = four_tuple_of(local[:4], local_port, remote[:4], remote_port)
     elif len(unmapped(local)) == len(unmapped(remote)):
         expected = four_tuple_of(unmapped(local), local_port, unmapped(remote), remote_port)
     else:
-        expected = end.four_tuple
-        assert len(end.four_tuple) in (12, 36)
-    assert (end.four_tuple, end.cookie, end.unaddressed) == (expected, cookie, remote_port == 0)
+        expected = destroyed.four_tuple
+        assert len(destroyed.four_tuple) in (12, 36)
+    assert (destroyed.four_tuple, destroyed.cookie, destroyed.unaddressed) == (expected, cookie, remote_port == 0)
 
 
 def _port(port: int) -> bytes:
@@ -266,11 +270,11 @@ def four_tuple(local: socket.socket) -> FourTuple:
     )
 
 
-def take_all(ends: Notifications) -> list[DestroyedSocket]:
+def take_all(notifications: Notifications) -> list[DestroyedSocket]:
     found = []
-    while (end := ends.peek()) is not None:
-        found.append(end)
-        ends.consume()
+    while (destroyed := notifications.peek()) is not None:
+        found.append(destroyed)
+        notifications.consume()
     return found
 
 
@@ -280,40 +284,40 @@ def open_in(where: Namespace) -> socket.socket:
 
 
 def test_both_sockets_of_a_connection_are_notified_with_different_cookies(here: Namespace) -> None:
-    ends, found = Notifications(open_in(here)), []
+    notifications, found = Notifications(open_in(here)), []
     with listening(here) as listener:
         client, accepted = connected(here, listener)
         four_tuples = {four_tuple(client), four_tuple(accepted)}
         client.close()
         accepted.close()
-        until(lambda: found.extend(take_all(ends)) or len(found) >= 2)  # type: ignore[func-returns-value]
-    assert {end.four_tuple for end in found} == four_tuples
-    assert len({end.cookie for end in found}) == 2
-    assert all(end.established and not end.unaddressed for end in found)
-    assert (ends.dropped(), ends.ignored) == (0, 0)
+        until(lambda: found.extend(take_all(notifications)) or len(found) >= 2)  # type: ignore[func-returns-value]
+    assert {destroyed.four_tuple for destroyed in found} == four_tuples
+    assert len({destroyed.cookie for destroyed in found}) == 2
+    assert all(destroyed.established and not destroyed.unaddressed for destroyed in found)
+    assert (notifications.dropped(), notifications.ignored) == (0, 0)
 
 
 def test_a_notification_stays_until_it_is_taken(here: Namespace) -> None:
     source = open_in(here)
-    ends = Notifications(source)
-    assert ends.peek() is None
+    notifications = Notifications(source)
+    assert notifications.peek() is None
     with listening(here) as listener:
         for each in connected(here, listener):
             each.close()
-        until(lambda: ends.peek() is not None)
-    first = ends.peek()
-    assert ends.peek() == first
+        until(lambda: notifications.peek() is not None)
+    first = notifications.peek()
+    assert notifications.peek() == first
     # Somebody else who has the socket, as after a restart under systemd.
     assert Notifications(source).peek() == first
-    ends.consume()
-    until(lambda: ends.peek() is not None)
-    assert ends.peek() != first
+    notifications.consume()
+    until(lambda: notifications.peek() is not None)
+    assert notifications.peek() != first
 
 
-def test_who_is_not_the_kernel_is_not_believed(here: Namespace) -> None:
+def test_a_notification_that_is_not_the_kernels_is_not_believed(here: Namespace) -> None:
     """Root can send to any netlink socket; what it says looks just like a notification."""
     source = open_in(here)
-    ends = Notifications(source)
+    notifications = Notifications(source)
     with here.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as liar:
         liar.bind((0, 0))
         for _ in range(3):
@@ -323,28 +327,28 @@ def test_who_is_not_the_kernel_is_not_believed(here: Namespace) -> None:
         mine = four_tuple(client)
         client.close()
         accepted.close()
-        until(lambda: ends.peek() is not None)
-    end = ends.peek()
-    assert end is not None
-    assert end.four_tuple in (mine, mirrored(mine))
-    assert ends.ignored == 3
+        until(lambda: notifications.peek() is not None)
+    destroyed = notifications.peek()
+    assert destroyed is not None
+    assert destroyed.four_tuple in (mine, mirrored(mine))
+    assert notifications.ignored == 3
 
 
-def test_what_is_longer_than_any_notification_is_dropped(here: Namespace) -> None:
+def test_a_message_longer_than_any_notification_is_dropped(here: Namespace) -> None:
     source = open_in(here)
-    ends = Notifications(source)
+    notifications = Notifications(source)
     with here.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4) as liar:
         liar.bind((0, 0))
         liar.sendto(b"x" * 60_000, (source.getsockname()[0], 0))
-    assert ends.peek() is None
-    assert ends.ignored == 1
+    assert notifications.peek() is None
+    assert notifications.ignored == 1
 
 
 def test_every_notification_is_received_or_counted_as_lost(here: Namespace) -> None:
     """With the smallest buffer that the kernel gives; it reports both sockets of every connection."""
     source = open_in(here)
     source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)
-    ends = Notifications(source)
+    notifications = Notifications(source)
     got = lost = sent = 0
     with listening(here) as listener:
         for round in range(3):
@@ -353,16 +357,16 @@ def test_every_notification_is_received_or_counted_as_lost(here: Namespace) -> N
                     each.close()
             sent += 202
 
-            until(lambda before=lost: ends.dropped() > before)  # type: ignore[misc]
-            got += len(take_all(ends))
+            until(lambda before=lost: notifications.dropped() > before)  # type: ignore[misc]
+            got += len(take_all(notifications))
 
             def settled(sent: int = sent) -> bool:
                 nonlocal got
-                got += len(take_all(ends))
-                return got + ends.dropped() >= sent
+                got += len(take_all(notifications))
+                return got + notifications.dropped() >= sent
 
             until(settled)
-            lost = ends.dropped()
+            lost = notifications.dropped()
             assert got + lost == sent
             assert lost > 100 * (round + 1)
 
@@ -401,10 +405,10 @@ def test_descriptors_are_distinguished_and_not_inherited(turned: bool, here: Nam
 
 def test_descriptors_that_were_not_passed_are_none(here: Namespace) -> None:
     assert received([]) == (None, None)
-    ends, lookup = received([open_in(here).detach()])
-    assert ends is not None
+    notifications, lookup = received([open_in(here).detach()])
+    assert notifications is not None
     assert lookup is None
-    ends.close()
+    notifications.close()
 
 
 # --- looking a socket up ---------------------------------------------------------------------------------------------
@@ -437,12 +441,12 @@ def test_a_socket_is_found_by_its_pair(family: str, here: Namespace, lookup: Loo
     listener, client, accepted = addressed(here, family)
     os.fchown(client.fileno(), 4711, -1)
     for each in (client, accepted):
-        identity = lookup.socket_info(four_tuple(each))
-        assert identity is not None
-        assert identity.inode == os.fstat(each.fileno()).st_ino
-        assert identity.uid == (4711 if each is client else 0)
+        info = lookup.socket_info(four_tuple(each))
+        assert info is not None
+        assert info.inode == os.fstat(each.fileno()).st_ino
+        assert info.uid == (4711 if each is client else 0)
         # SO_COOKIE, include/uapi/asm-generic/socket.h
-        assert identity.cookie == struct.unpack("=Q", each.getsockopt(socket.SOL_SOCKET, 57, 8))[0]
+        assert info.cookie == struct.unpack("=Q", each.getsockopt(socket.SOL_SOCKET, 57, 8))[0]
     assert lookup.socket_info(four_tuple(client)) != lookup.socket_info(four_tuple(accepted))
     for each in (listener, client, accepted):
         each.close()
@@ -466,7 +470,7 @@ def test_of_a_connection_that_is_gone_its_listener_is_not_taken(family: str, her
 
 
 def test_a_socket_that_was_asked_for_keeps_its_cookie_to_its_end(here: Namespace, lookup: Lookup) -> None:
-    ends = Notifications(open_in(here))
+    notifications = Notifications(open_in(here))
     with listening(here) as listener:
         client, accepted = connected(here, listener)
         asked = {four_tuple(each): lookup.socket_info(four_tuple(each)) for each in (client, accepted)}
@@ -474,11 +478,11 @@ def test_a_socket_that_was_asked_for_keeps_its_cookie_to_its_end(here: Namespace
         client.close()
         accepted.close()
         found: list[DestroyedSocket] = []
-        until(lambda: not found.extend(take_all(ends)) and len(found) == 2)  # type: ignore[func-returns-value]
-    for end in found:
-        identity = asked[end.four_tuple]
-        assert identity is not None
-        assert end.cookie == identity.cookie
+        until(lambda: not found.extend(take_all(notifications)) and len(found) == 2)  # type: ignore[func-returns-value]
+    for destroyed in found:
+        info = asked[destroyed.four_tuple]
+        assert info is not None
+        assert destroyed.cookie == info.cookie
     waiting = lookup.socket_info(closing)
     first = asked[closing]
     assert waiting is not None
@@ -491,12 +495,12 @@ def test_the_listeners_are_listed_and_nothing_else(here: Namespace, lookup: Look
     listeners = [listening(here), listening(here, "::1"), listening(here, "::")]
     both = connected(here, listeners[0])
     found = list(lookup.listeners())
-    assert {(*_here(row.four_tuple), row.state, row.inode, identity.inode) for row, identity in found} == {
+    assert {(*_here(row.four_tuple), row.state, row.inode, info.inode) for row, info in found} == {
         (unmapped(socket.inet_pton(each.family, each.getsockname()[0])), each.getsockname()[1], LISTEN, inode, inode)
         for each in listeners
         for inode in [os.fstat(each.fileno()).st_ino]
     }
-    assert len({identity.cookie for _, identity in found}) == len(found) == 3
+    assert len({info.cookie for _, info in found}) == len(found) == 3
     for each in (*listeners, *both):
         each.close()
 
@@ -521,14 +525,14 @@ def test_an_answer_that_is_not_to_the_last_question_is_passed_over(here: Namespa
     kept = [listening(here) for _ in range(503)]
     next(lookup.listeners())
     listener, client, accepted = addressed(here, "ipv4")
-    identity = lookup.socket_info(four_tuple(client))
-    assert identity is not None
-    assert identity.inode == os.fstat(client.fileno()).st_ino
+    info = lookup.socket_info(four_tuple(client))
+    assert info is not None
+    assert info.inode == os.fstat(client.fileno()).st_ino
     for each in (*kept, listener, client, accepted):
         each.close()
 
 
-def test_who_is_not_the_kernel_cannot_answer(here: Namespace, lookup: Lookup) -> None:
+def test_an_answer_that_is_not_the_kernels_is_ignored(here: Namespace, lookup: Lookup) -> None:
     """The socket is connected to the kernel; what another one sends to it is refused or dropped."""
     own = lookup._client._socket.getsockname()[0]
     listener, client, accepted = addressed(here, "ipv4")
@@ -538,9 +542,9 @@ def test_who_is_not_the_kernel_cannot_answer(here: Namespace, lookup: Lookup) ->
         struct.pack_into("=I", lie, 8, 1)
         with pytest.raises(ConnectionRefusedError):
             liar.sendto(lie, (own, 0))
-    identity = lookup.socket_info(four_tuple(client))
-    assert identity is not None
-    assert identity.inode == os.fstat(client.fileno()).st_ino
+    info = lookup.socket_info(four_tuple(client))
+    assert info is not None
+    assert info.inode == os.fstat(client.fileno()).st_ino
     for each in (listener, client, accepted):
         each.close()
 

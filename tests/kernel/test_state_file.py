@@ -110,7 +110,7 @@ def flipped(at: int) -> Callable[[Path], object]:
         (flipped(-5), "damaged in line "),
     ],
 )
-def test_what_cannot_be_believed_is_moved_aside_with_a_warning_and_the_service_goes_on(
+def test_a_damaged_file_is_moved_aside_with_a_warning_and_the_service_goes_on(
     tables: Tables, state: Path, spoil: Callable[[Path], object], why: str
 ) -> None:
     once(tables, state)
@@ -210,7 +210,7 @@ def test_a_read_only_disk_is_said_once_and_survived(tables: Tables, state: Path)
     with Supervised(*options, mounts=mounts) as service:
         service.ready()
         service.wait(lambda: len(service.lines) == 1, "the new one")
-        # What it could read counts.
+        # The records that it could read count.
         assert messages("\n".join(service.lines)) == reported(3)
         service.polls(3)
         (warning,) = service.said

@@ -12,7 +12,7 @@ KERNELS = {"bookworm": "6.1.", "trixie": "6.12."}
 
 @pytest.fixture(scope="module", params=on_each_distribution("vm"))
 def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each step in the machine came to."""
+    """The result of each step in the machine."""
     repository = tmp_path_factory.mktemp("repository")
     make_repository(repository, built.deb())
     return {"distribution": request.param, **machine.outcomes(request.param, repository)}

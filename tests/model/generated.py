@@ -20,7 +20,7 @@ from tests.model.histories import (
 
 # As often as they stand here.
 _ACTIONS = (*ON_A_FOUR_TUPLE, *ON_ONE_OF_SEVERAL, "open", "open", "open", "finish")
-# Longer than an unaddressed socket is waited with; about as long as the correlation window, and longer.
+# Longer than an unaddressed socket waits; about as long as the correlation window; longer.
 _WAITS = (1.1, 1.1, 30.0, 61.0)
 
 # Each costs Hypothesis more than the play itself: a strategy is made once, and a step is drawn with few choices.
@@ -74,7 +74,7 @@ def _few(names: tuple[str, ...]) -> st.SearchStrategy[tuple[Step, ...]]:
 
 @cache
 def _poll(names: tuple[str, ...]) -> st.SearchStrategy[Poll]:
-    # Of every four one has a row twice, and one leaves one out.
+    # Of every four polls one has a row twice, and one leaves a row out.
     rows = [("", ""), ("", "")] * len(names) + [(name, "") for name in names] + [("", name) for name in names]
     few = _few(names)
     return st.just(Poll()) | st.builds(lambda a, b, rows: Poll(a, b, *rows), few, few, st.sampled_from(rows))

@@ -1,4 +1,4 @@
-"""Histories: what happens to the tracker, as a list of named steps, one a line.
+"""Histories: the input of the tracker as a list of named steps, one a line.
 
     open r0                                 a connection becomes established
     poll                                    a poll of the table, and what happens around it:
@@ -16,10 +16,10 @@
     restart, notifications lost             the program is stopped or killed, and starts again: without the notifications of
         meanwhile: open r1                      what happens meanwhile
 
-What stands before the first poll happens before the program runs. r0 to r5 are 4-tuples with another host, i0 to i2 within this
+Steps before the first poll happen before the program runs. r0 to r5 are 4-tuples with another host, i0 to i2 within this
 host, i0' to i2' those of their other sockets.
 
-`parsed` and `printed` are inverse to each other. What a line means does not depend on the other lines or on which actions there
+`parsed` and `printed` are inverse to each other. A line means the same whatever the other lines are and whichever actions there
 are, so a recorded history stays what it is.
 """
 
@@ -46,12 +46,12 @@ FOUR_TUPLES: dict[str, FourTuple] = {
 }
 NAMES = {four_tuple: name for name, four_tuple in FOUR_TUPLES.items()}
 
-# What happens to a 4-tuple.
+# Actions on a 4-tuple.
 ON_A_FOUR_TUPLE = (
     "open", "open unaccepted", "accept", "half close", "shut down", "orphan times out", "finish", "passive close", "reset",
     "linger", "abort", "refused", "time wait expires",
 )  # fmt: skip
-# What happens to the nth of several sockets that had a 4-tuple, or of all.
+# Actions on the nth of several sockets that had a 4-tuple, or of all.
 ON_ONE_OF_SEVERAL = ("deliver", "let go")
 
 _ORDINALS = ("1st", "2nd", "3rd", *(f"{number}th" for number in range(4, 10)))
@@ -110,8 +110,8 @@ class Poll:
 class Restart:
     """`lost`: notifications that come meanwhile are lost, wherever they go.
 
-    Where somebody else keeps the socket that they go to, that takes a clean stop: a last poll, and what happens until
-    nobody keeps it any more.
+    If systemd keeps the socket that they go to, notifications are lost only by a clean stop: a last poll, and the steps until
+    the socket is closed.
     """
 
     lost: bool = False
@@ -139,7 +139,7 @@ def printed(history: History) -> str:
 
 
 def parsed(text: str) -> History:
-    """Raises NoHistory. What stands behind a # is a comment, and empty lines do not count."""
+    """Raises NoHistory. Text behind a # is a comment; empty lines do not count."""
     blocks: list[tuple[int, str, list[tuple[int, str, str]]]] = []
     for number, commented in enumerate(text.splitlines(), 1):
         line = commented.split("#")[0].rstrip()

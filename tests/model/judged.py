@@ -1,4 +1,4 @@
-"""What a play must have reported: every connection exactly once, and those that were lost in number."""
+"""The judgement of a play: every connection must be reported exactly once, and lost ones in number."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.model.simulated_kernel import Connection
 
 
 def judge(play: Play) -> None:
-    """Raises AssertionError, with the history and what came of it."""
+    """Raises AssertionError, with the history and its outcome."""
     connections = play.kernel.connections
-    # One that a poll has shown while nobody received its notification may be reported, and need not be.
+    # A connection that a poll has shown and whose notification was not received may be reported, or not.
     must = _similar(one for one in connections if one.in_rows or one.notified or one.dropped)
     may = _similar(one for one in connections if one.shown or one.looked_up or one.notified)
     reported = Counter(_what_is_left(new.four_tuple) for new in play.reported)
@@ -24,7 +24,7 @@ def judge(play: Play) -> None:
     assert not twice, "\n".join(what)
     assert missing.total() <= play.lost, "\n".join(what)
     assert play.lost <= play.dropped, "\n".join(what)
-    # What polls show now is open, and nothing else; a connection within this host has two sockets. Where the notification of
+    # Just the connections that polls show now are open; a connection within this host has two sockets. Where the notification of
     # one of them was lost, the other can count for both.
     sockets = sum(1 if is_internal(one) else 2 for one in play.kernel.sockets)
     wrong = abs(play.tracker.sockets.open - sockets // 2)
@@ -36,7 +36,7 @@ def _similar(connections: Iterable[Connection]) -> Counter[bytes]:
 
 
 def _what_is_left(four_tuple: FourTuple) -> bytes:
-    """What distinguishes connections for those who read of them: where addresses were cleared, port and peer remain."""
+    """The parts of a reported connection that identify it: where addresses were cleared, port and peer remain."""
     if not is_internal(four_tuple):
         return four_tuple[4:10]
     return four_tuple if four_tuple.endswith(b"\0\0") else min(four_tuple, mirrored(four_tuple))

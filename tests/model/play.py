@@ -1,4 +1,4 @@
-"""A history is played: a tracker, called as the service calls it, on a simulated kernel to which the history happens."""
+"""Plays a history: a tracker, called as the service calls it, on a simulated kernel that follows the history."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def is_internal(four_tuple: FourTuple) -> bool:
 class Play:
     """The program, what was reported, and a log that a failing example prints.
 
-    `notifications` as in Tracker. `room`: so many notifications the receive buffer holds. `small` as in StateLog.
+    `notifications` as in Tracker. `room`: the number of notifications that the receive buffer holds. `small` as in StateLog.
     """
 
     def __init__(self, directory: Path, notifications: Notifications, room: int = PLENTY, small: int = _ALWAYS) -> None:
         self.log: list[str] = []
         self.kernel = Kernel(room)
         self.reported: list[NewConnection] = []
-        # How many notifications there was no room for, and how many connections were reported as lost.
+        # The number of notifications that did not fit into the buffer, and of connections that were reported as lost.
         self.dropped = 0
         self.lost = 0
         self._notifications = notifications
@@ -54,7 +54,7 @@ class Play:
         self._counter = 0
         self._polling = False
         self._look_ups_fail = False
-        # Whether all was reported that was there at the first poll since when notifications are received.
+        # Whether every connection of the first poll with notifications was reported.
         self._settled = False
         self._starting = False
         self._stopping = False
@@ -62,14 +62,14 @@ class Play:
         self._looked_up: set[int] = set()
         # 4-tuples in TIME_WAIT at the first poll, until it is known whether they are notified.
         self._ended_at_start: set[FourTuple] = set()
-        # What that poll has shown of connections that had ended: nothing is said of it before.
+        # The ended connections that this poll has shown: nothing is reported of them before.
         self._shown_ended: list[Connection] = []
-        # Until when a destroyed socket without addresses can be waited with.
+        # Until when an unaddressed socket can wait.
         self._unaddressed_until = 0.0
         self._runs = 0
         # How often the state file was rewritten while the program ran.
         self.rewritten = 0
-        # One that was dealt with, and was not taken from the buffer before the program was killed.
+        # One that was processed, but not removed from the buffer before the program was killed.
         self._again: Notification | None = None
         self._last: Notification | None = None
         self._begin()
@@ -132,7 +132,7 @@ class Play:
         self.log_file.save()
         self.rewritten += os.stat(self.log_file.path).st_ino != before
 
-    # --- what happens ------------------------------------------------------------------------------------------------
+    # --- the steps ------------------------------------------------------------------------------------------------
 
     def perform(self, history: History) -> None:
         for step in history:
@@ -194,7 +194,7 @@ class Play:
         names = (step.doubled, step.left_out, step.left_out_again)
         rows = [None if complete or not name else FOUR_TUPLES[name] for name in names]
         if not self.notified:
-            # What is in none of two polls is gone then.
+            # A row that is in neither of two polls is gone.
             rows[2] = None
         shown = self.kernel.write_table(self._table, lambda: self._several(step.during), *rows)
         for row in shown:
@@ -212,7 +212,7 @@ class Play:
         poll = self._proc.poll(self.tracker.run.wants_time_wait)
         self._polls += 1
         if self.notified:
-            # Between a row and the look-up of its socket there are microseconds. What takes its place then differs from it
+            # Between a row and the look-up of its socket there are microseconds. A socket that takes its place differs from it
             # by its notification; without any, the rows are looked up at once here.
             self._several(step.before_look_up)
         self._polling = False
@@ -225,7 +225,7 @@ class Play:
         if not self.notified:
             self._several(step.before_look_up)
         if self._starting:
-            # What stands in TIME_WAIT at the start is notified within moments, or was before.
+            # Sockets in TIME_WAIT at the start are notified within moments, or were before.
             self.kernel.deliver_all()
             self._receive()
             self._starting = False
@@ -278,7 +278,7 @@ class Play:
         self._begin()
 
     def _stop(self, step: Restart) -> None:
-        """As the service does: nobody keeps its socket from now on. Meanwhile, things happen."""
+        """Stops as the service does: its socket is closed from now on, while further steps happen."""
         self.tracker.stop()
         self._stopping = True
         self._poll(step.last_poll)
@@ -288,15 +288,15 @@ class Play:
         self._receive()
         self.pass_time(5.0)
 
-    # --- what cannot be distinguished --------------------------------------------------------------------------------
+    # --- steps whose outcome is ambiguous --------------------------------------------------------------------------------
 
     def _indistinguishable(self, action: str, four_tuple: FourTuple) -> bool:
-        """Whether of what this would bring nothing says which connection it is of. Then it does not happen."""
+        """Whether nothing would show which connection the rows or notifications of this step are of. Then it is left out."""
         if not self.notified:
             return self._similar_rows(action, four_tuple)
         kernel = self.kernel
         if action == "abort":
-            # Between its row and its look-up are microseconds. And of what was notified before the start nothing is known.
+            # Between its row and its look-up are microseconds. Notifications from before the start are not known.
             return self._polling or not kernel.listening
         opens = action in ("open", "open unaccepted")
         missed = [one for one in kernel.gone_when_looked_up() if one.missed]
@@ -307,7 +307,7 @@ class Play:
             return False
         if four_tuple in (self._used if self._starting else self._ended_at_start):
             # A 4-tuple that enters TIME_WAIT while the first poll is under way, and has another connection before that was
-            # notified, some milliseconds later: nothing says that its row and its notification are of one connection.
+            # notified, some milliseconds later: nothing shows that its row and its notification are of one connection.
             return True
         not_accepted = [one for one in kernel.connections if one.missed and not one.accepted and one.had(four_tuple)]
         if not_accepted and self._polls < 2:
@@ -339,7 +339,7 @@ class Play:
         """Let everything be notified, polled and forgotten."""
         for half in range(8):
             if half == 4:
-                # Programs can keep open what was reset for longer than anything is waited for.
+                # Programs can keep a reset socket open for longer than the tracker waits for anything.
                 self.pass_time(_LONG)
                 while self.kernel.kept_open:
                     self.kernel.let_go()

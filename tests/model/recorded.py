@@ -1,6 +1,6 @@
 """Histories that a tracker once got wrong, or that a mutant of it gets wrong: each a list of named steps (histories.py).
 
-What stands behind the last step is in play.py: everything is notified and polled, until nothing is left to report.
+The steps after the last one are in play.py: everything is notified and polled, until nothing is left to report.
 """
 
 RECORDED = {

@@ -28,7 +28,7 @@ _LONG_OVER = 90.0
 
 @dataclass(eq=False)
 class Connection:
-    """What really happened, to be compared with what was reported."""
+    """The connections that really happened, to be compared with the reported ones."""
 
     number: int = -1
     four_tuple: FourTuple = b""
@@ -66,7 +66,7 @@ class Socket:
 
 
 class Notification(NamedTuple):
-    """What is sent of a destroyed socket; the 4-tuple that it had; when it was destroyed, in monotonic seconds."""
+    """The notification of a destroyed socket, the 4-tuple that it had, and when it was destroyed (monotonic seconds)."""
 
     destroyed: DestroyedSocket
     connection: Connection
@@ -257,7 +257,7 @@ class Kernel:
         return bool(not_notified) and any(one.destroyed.unaddressed for one in self._under_way())
 
     def expire_successors(self) -> None:
-        """What is left of a connection that had the 4-tuple of an earlier one: nothing says whose it is.
+        """A timewait socket of a connection that had the 4-tuple of an earlier one: nothing shows which one it is of.
 
         But for an earlier one whose notifications were all received so long ago that nothing can be left of it.
         """

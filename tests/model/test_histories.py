@@ -61,7 +61,7 @@ def test_a_history_is_a_list_of_steps() -> None:
     ]
 
 
-def test_what_is_parsed_is_printed_as_it_was() -> None:
+def test_a_parsed_history_is_printed_as_it_was() -> None:
     assert printed(parsed(EVERYTHING)) == EVERYTHING
 
 
@@ -71,7 +71,7 @@ def test_recorded_histories_are_as_they_are_printed(name: str) -> None:
 
 
 @pytest.mark.parametrize("internal", [False, True], ids=["remote", "internal"])
-def test_what_is_printed_is_parsed_as_it_was(internal: bool) -> None:
+def test_a_printed_history_is_parsed_as_it_was(internal: bool) -> None:
     @settings(max_examples=300, deadline=None, database=None)
     @given(histories(internal))
     def once(history: History) -> None:

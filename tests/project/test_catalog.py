@@ -28,7 +28,7 @@ def test_the_catalog_explains_every_event(tmp_path: Path) -> None:
     for text in explained.values():
         assert re.search(r"(?m)^Subject: \S", text)
         assert "Defined-By: tcpnewconn\n" in text
-        # What it means, and what to do.
+        # The meaning, and what to do.
         assert len(re.split(r"\n\n+", text.strip())) >= 3
         for name in re.findall(r"@(\w+)@", text):
             assert name in FIELDS

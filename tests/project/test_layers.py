@@ -9,21 +9,21 @@ from tests.support.terminal import TREE
 
 PACKAGE = TREE / "tcpnewconn"
 
-# What each package or module may import of the others; anything else is an import against the flow.
+# The modules that each package or module may import; any other import runs against the flow.
 ALLOWED: dict[str, set[str]] = {
     # Values; how text that is not printable is written.
     "__init__": set(),
     "model": set(),
     "text": set(),
-    # What comes in, and by which settings.
+    # The sources, and the settings.
     "settings": {"model", "text"},
     "kernel": {"model", "text"},
     "attribution": {"model", "text"},
-    # What outlives a restart: record kinds, no meanings. Each owner writes and reads its own records.
+    # The state log: record kinds, no meanings. Each owner writes and reads its own records.
     "state": set(),
-    # What is new.
+    # Tracking: which connections are new.
     "tracking": {"model", "kernel", "state"},
-    # What goes out.
+    # The reports.
     "health": {"__init__", "model", "settings", "text", "state"},
     "reporting": {"__init__", "model", "settings", "text", "state", "attribution", "health"},
     # What the journal adds up to. The service imports nothing of it.

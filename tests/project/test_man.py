@@ -1,4 +1,4 @@
-"""The man pages against the code: nothing is missing from them, and they speak of nothing that is not there."""
+"""The man pages against the code: they describe everything that exists, and nothing else."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def section(page: str, title: str) -> str:
 
 
 def entries(text: str) -> dict[str, str]:
-    """What stands below each `*TERM*`; two terms may share one text."""
+    """The text below each `*TERM*`; two terms may share one text."""
     found: dict[str, str] = {}
     for heading, below in re.findall(r"(?m)^(\*\S.*)\n((?:\t.*\n|\n(?=\t))*)", text):
         for term in re.findall(r"\*([^*]+)\*", heading):
@@ -195,7 +195,7 @@ def test_every_field_is_explained_with_a_journalctl_example_and_no_other() -> No
         examples = re.findall(r"\t(journalctl .*)", text)
         assert examples, field
         for example in examples:
-            # What an example matches or picks is a field that there is.
+            # An example matches or picks fields that exist.
             for name in re.findall(r"(?<= )[A-Z_]+(?==)|(?<=\.)[A-Z_]+\b", example):
                 assert name in known, example
             for action in re.findall(r"EVENT_ACTION=(\S+)", example):

@@ -34,7 +34,7 @@ def test_the_version_stands_the_same_in_code_and_changelogs() -> None:
     assert fields_of(built.deb())["Version"] == f"{version}-1"
 
 
-def test_what_setup_cfg_says_is_what_the_package_says() -> None:
+def test_setup_cfg_and_the_package_say_the_same() -> None:
     said = setup_cfg()["metadata"]
     package = fields_of(built.deb())
     assert package["Package"] == said["name"]
@@ -50,13 +50,13 @@ def test_what_setup_cfg_says_is_what_the_package_says() -> None:
     assert copyright_file.endswith(re.sub(r"(?m)^", " ", licence.strip()).replace("\n \n", "\n .\n") + "\n")
 
 
-def test_what_it_needs_is_derived_from_setup_cfg() -> None:
+def test_its_dependencies_are_derived_from_setup_cfg() -> None:
     needed = setup_cfg()["options"]
     assert needed["install_requires"].split() == ["systemd-python"]
     oldest = needed["python_requires"].removeprefix(">=")
     package = fields_of(built.deb())
     assert package["Architecture"] == "all"
-    # Whatever there is that makes the service's user, which debhelper adds.
+    # Any line that creates the service's user, which debhelper adds.
     users = "systemd | systemd-standalone-sysusers | systemd-sysusers"
     assert sorted(package["Depends"].split(", ")) == ["python3-systemd", f"python3:any (>= {oldest}~)", users]
     # Nothing of it is written by hand.
@@ -151,7 +151,7 @@ def test_files_are_where_policy_wants_them() -> None:
     assert with_modules == modules
 
 
-def test_what_an_administrator_may_change_is_kept_on_upgrades(tmp_path: Path) -> None:
+def test_files_that_an_administrator_may_change_are_kept_on_upgrades(tmp_path: Path) -> None:
     assert control_of(built.deb(), tmp_path / "control")["conffiles"].split() == [
         "/etc/fail2ban/filter.d/tcpnewconn-portscan.conf",
         "/etc/fail2ban/jail.d/tcpnewconn-portscan.conf",

@@ -1,4 +1,4 @@
-"""Whatever in the installed package names a file, a page or a man page: it is there."""
+"""Every file, page and man page that the installed package names exists."""
 
 import functools
 import gzip

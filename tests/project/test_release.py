@@ -90,14 +90,14 @@ def test_a_release_is_built_checked_tested_and_tagged(clone: Path) -> None:
     assert f"the tag v{VERSION} exists" in output
 
 
-def test_what_fails_its_tests_is_not_tagged(clone: Path) -> None:
+def test_a_release_that_fails_its_tests_is_not_tagged(clone: Path) -> None:
     status, output = release(clone, VERSION, "ls $TCPNEWCONN_PACKAGE/no-such-file")
     assert status != 0
     assert re.search(rf"dist/tcpnewconn-{VERSION}/no-such-file.*No such file", output), output
     assert git(clone, "tag") == ""
 
 
-def test_what_is_missing_is_said_in_one_line(clone: Path) -> None:
+def test_a_missing_step_is_named_in_one_line(clone: Path) -> None:
     def refused(version: str = "9.8.7") -> str:
         status, output = release(clone, version)
         assert status != 0
@@ -124,7 +124,7 @@ def test_what_is_missing_is_said_in_one_line(clone: Path) -> None:
 
     refusal = refused()
     assert refusal.startswith(f"debian/changelog begins with {VERSION}-1")
-    # What it says to do is what helps.
+    # The remedy that it names helps.
     advice = re.search(r"(dch --newversion \S+) --distribution unstable", refusal)
     assert advice is not None
     dch = [*advice[1].split(), "--distribution", "UNRELEASED", "New version."]

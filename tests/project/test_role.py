@@ -20,10 +20,10 @@ RULES = sorted((built.TREE / "monitoring" / "prometheus").glob("*.yml"))
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # A setting's kind as the type of an Ansible variable.
 TYPES = {"boolean": "bool", "rules": "list", "networks": "list", "limit": "int", "peers": "int"}
-# What a checkout has for its own use, and what ansible-galaxy adds.
+# Files of a checkout for its own use, and files that ansible-galaxy adds.
 ONLY_IN_THE_CHECKOUT = {"ansible.cfg", "galaxy.yml"}
 ADDED = {"MANIFEST.json", "FILES.json"}
-# What administrators and tools leave in a checkout: secrets among it.
+# Files that administrators and tools leave in a checkout, secrets among them.
 LEFT_BEHIND = (
     ".ansible/roles/other/tasks/main.yml",
     "group_vars/all.yml",

@@ -32,6 +32,8 @@ WORDS = {
     "wiped wipe wipes": "unaddressed; cleared",
     "sameness": "matching",
     "patience": "correlation window; deadline",
+    "fare fares fared": "state, metrics, status (of the service)",
+    "bereft": "has lost its peer",
 }
 # Phrases and names, as regular expressions.
 PHRASES = {
@@ -46,7 +48,7 @@ PHRASES = {
     r"\b(Claims|claims\.py)\b": "what had ended before the first start",
     r"\b(last|next|two) reads?\b(?!\()": "poll, polls",
     r"\breads? of (the (TCP )?tables?|_?/proc)": "poll of",
-    # What was renamed before the first release.
+    # Names that were changed before the first release.
     r"\bTCPNEWCONN_SEEN\b|\btcpnewconn\.seen\b": "TCPNEWCONN_DETECTED_BY",
     r"\bTCP_STATE\b|\btcp\.state\b": "NETWORK_CONNECTION_STATE",
     r"\btcpnewconn_connections_seen_total\b": "tcpnewconn_connections_detected_total",
@@ -65,7 +67,7 @@ ALLOWED = {
     # That the JSON Schema refuses the old name.
     "tests/project/test_event_contract.py": {r"\bTCP_STATE\b|\btcp\.state\b"},
 }
-# What other programs call by one of the words: taken out before anything is looked for.
+# Names of other programs that contain one of the words; they are removed before the search.
 OTHER_PROGRAMS = re.compile(r"</?fig(ure|caption)\b|\bfoldersFromFilesStructure\b")
 
 

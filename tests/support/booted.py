@@ -120,7 +120,7 @@ class Booted:
         return children[0]
 
     def run(self, *command: str, check: bool = True, stdin: str = "", within: float = 120) -> str:
-        """What the command writes, standard error included, inside the container."""
+        """Runs a command inside the container. Returns its output, standard error included."""
         done = self._execute(command, stdin, within)
         if check and done.returncode != 0:
             raise AssertionError(f"{shlex.join(command)} ended with {done.returncode}:\n{done.stdout}\n{self.report()}")
@@ -176,14 +176,18 @@ class Booted:
         return [json.loads(line) for line in self.journalctl("--output=json", "--all", *matches).splitlines()]
 
     def journalctl(self, *arguments: str) -> str:
-        """What journalctl prints of what was logged since the last forget_journal()."""
-        after = [f"--after-cursor={self._cursor}"] if self._cursor else []
-        return self.run("journalctl", "--quiet", *after, *arguments, within=300)
+        """The output of journalctl about the time since the last forget_journal()."""
+        # Not --after-cursor: where the entry of the cursor does not match, systemd 252 passes over the first one that does.
+        since = [f"--cursor={self._cursor}"] if self._cursor else []
+        return self.run("journalctl", "--quiet", *since, *arguments, within=300)
 
     def forget_journal(self) -> None:
         """For a system that is shared: what was logged before is no longer to be found."""
+        # The entry of the cursor is found, too: it is one that nobody looks for.
+        self.run("systemd-cat", "--identifier=next-test", "echo", "The next test begins")
         self.run("journalctl", "--sync")
-        self._cursor = json.loads(self.run("journalctl", "--quiet", "--output=json", "--lines=1"))["__CURSOR"]
+        (last,) = self.run("journalctl", "--quiet", "--output=json", "--lines=1", "--identifier=next-test").splitlines()
+        self._cursor = json.loads(last)["__CURSOR"]
 
     def wait_for(self, condition: Callable[[], T], what: str, *, within: float = 90, journal: bool = True) -> T:
         """The first value of the condition that is true. The deadline is for a slow machine, not for the program."""
@@ -196,7 +200,7 @@ class Booted:
         return value
 
     def report(self) -> str:
-        """What a person would look at first."""
+        """The status and the end of the journal, for the message of a failed test."""
         status = self._execute(("systemctl", "status", "--no-pager", "--lines=0", "tcpnewconn"), "", 60).stdout
         lines = self._execute(("journalctl", "--no-pager", "--quiet", "--lines=2000"), "", 60).stdout.splitlines()
         journal = "\n".join([line for line in lines if " -> 127.64." not in line][-60:])

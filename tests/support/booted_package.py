@@ -28,7 +28,7 @@ def on_each_distribution(module: str) -> list[ParameterSet]:
     return [pytest.param(name, marks=pytest.mark.xdist_group(f"{module}-{name}")) for name in root_image.DISTRIBUTIONS]
 
 
-# What apt, dpkg, systemd and the journal write for themselves, whatever is installed.
+# Files of apt, dpkg, systemd and the journal, which change with any package.
 NOT_THE_PACKAGES = re.compile(
     r"/var/(log|cache|backups|tmp)/|/var/lib/(apt|dpkg|private$|systemd/(catalog/|timers/|random-seed))|/root/|/etc/ld.so.cache"
 )
@@ -58,7 +58,7 @@ def add_repository(container: Booted, *debs: Path) -> None:
 
 
 def install(container: Booted, *what: str) -> str:
-    """What apt says. Returns when the service has said READY=1."""
+    """Installs; returns the output of apt when the service has sent READY=1."""
     log = container.run("apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *(what or ("tcpnewconn",)))
     settled = container.wait_for(
         lambda: (state := container.property("tcpnewconn.service", "ActiveState")) in ("active", "failed") and state,
@@ -78,7 +78,7 @@ def main_pid(container: Booted) -> int:
 
 
 def assert_same_process(container: Booted, pid: int) -> None:
-    """Neither the watchdog nor a fault of its own ended the service."""
+    """Asserts that neither the watchdog nor a crash ended the service."""
     now = main_pid(container)
     if now != pid:
         lines = container.journalctl("--unit=tcpnewconn", "--priority=5").splitlines()

@@ -68,7 +68,7 @@ def other_processes() -> list[int]:
 
 
 def refused(attempt: str) -> str:
-    """What an attempt that needs a privilege ends with."""
+    """The result of an attempt that needs a privilege."""
     libc = ctypes.CDLL(None, use_errno=True)
     calls: dict[str, tuple[Any, ...]] = {
         "mount": (libc.mount, b"none", b"/tmp", b"tmpfs", 0, None),

@@ -11,14 +11,14 @@ MAINTAINER_SCRIPTS = ("preinst", "postinst", "prerm", "postrm", "conffiles", "tr
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """What a command prints, which must succeed."""
+    """The output of a command, which must succeed."""
     done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout}"
     return done.stdout
 
 
 def files_in(deb: Path) -> dict[str, tarfile.TarInfo]:
-    """What a .deb installs, by path."""
+    """The files that a .deb installs, by path."""
     archive = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], check=True, capture_output=True).stdout
     with tempfile.TemporaryFile() as file:
         file.write(archive)

@@ -1,4 +1,4 @@
-"""Every line of --output json that a test reads is read here, and must be what docs/events.schema.json says."""
+"""Parses the lines of --output json, and validates each with docs/events.schema.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Event = dict[str, Any]
 
 
 def check(event: Event) -> None:
-    """AssertionError says what of the schema it is not."""
+    """Raises AssertionError with every difference from the schema."""
     problems = [f"{error.json_path}: {error.message}" for error in _VALIDATOR.iter_errors(event)]
     assert not problems, f"{event} is not what docs/events.schema.json says: {problems}"
 
@@ -32,7 +32,7 @@ def parsed_lines(lines: Iterable[str]) -> list[Event]:
 
 
 def about_connections(events: Iterable[Event]) -> list[Event]:
-    """Without those that say since when and until when the program observes."""
+    """Without the events observation-started and observation-stopped."""
     return [event for event in events if not is_about_a_run(event)]
 
 

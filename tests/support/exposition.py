@@ -1,4 +1,4 @@
-"""What stands in an exposition for Prometheus, read as its text format says, and by promtool."""
+"""Parses an exposition for Prometheus, by the rules of its text format, and with promtool."""
 
 from __future__ import annotations
 

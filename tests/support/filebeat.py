@@ -1,4 +1,4 @@
-"""What Filebeat makes of a journal entry, and the table of docs/events.md that leads from there to an ECS document.
+"""The event that Filebeat makes from a journal entry, and the table of docs/events.md that leads from there to an ECS document.
 
 Filebeat is not in Debian. Its rules are those of its source (filebeat/input/journald: pkg/journalfield/default.go, conv.go).
 """
@@ -64,7 +64,7 @@ _TYPES: dict[str, Callable[[str], object]] = {
 
 
 def ecs_document(event: Mapping[str, str]) -> dict[str, object]:
-    """What the table makes of Filebeat's event; what it does not name is left out."""
+    """The ECS document that the table makes from Filebeat's event; fields that it does not name are left out."""
     document: dict[str, object] = {}
     for row in table().values():
         if row.filebeat in event:

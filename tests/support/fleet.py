@@ -33,7 +33,7 @@ Suites: ./
 Signed-By: /etc/apt/keyrings/mirror.asc
 """
 
-# What the roles install besides tcpnewconn: no host has it at first, all find it in the mirror.
+# Packages that the roles install besides tcpnewconn: no host has them at first, all find them in the mirror.
 INSTALLED_LATER = ("systemd-journal-remote", "rsyslog", "rsyslog-relp")
 PACKAGES = "/srv/packages"
 HOOK = (
@@ -111,7 +111,7 @@ class Host(Booted):
 
 @dataclass(frozen=True)
 class Played:
-    """What ansible-playbook said and did."""
+    """The output and the results of ansible-playbook."""
 
     status: int
     said: str
@@ -142,7 +142,7 @@ class Fleet:
         return list(self.hosts.values())
 
     def variables(self, group: str, values: dict[str, Any]) -> None:
-        """What an administrator would write into group_vars. JSON is YAML too."""
+        """Writes group_vars, as an administrator would. JSON is YAML too."""
         (self.place / "group_vars").mkdir(exist_ok=True)
         (self.place / f"group_vars/{group}.yml").write_text(json.dumps(values))
 

@@ -1,5 +1,5 @@
-"""Large tables of sockets, and the program's own modules with one of them: reads it once
-for each line of standard input, and prints what that came to.
+"""Large tables of sockets, and the program's own modules with one of them: polls it once
+for each line of standard input, and prints the result.
 
 Run as a program, so that the memory is that of the modules and not of a test runner.
 """
@@ -44,7 +44,7 @@ def write(path: Path, rows: Iterable[Numbers]) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a read came to: all numbers are totals since the start, memory in KiB."""
+    """The totals after a poll, since the start; memory in KiB."""
 
     rows: int
     open: int
@@ -53,6 +53,8 @@ class Outcome:
     counted: int
     lookups: int
     written: int
+    # Before the first poll.
+    empty: int
     peak: int
     resident: int
 
@@ -94,6 +96,7 @@ def main(directory: Path) -> None:
     lookup, sink = Counted(), Count()
     outbox = Outbox(sink, log, Renderer(Units(), Users()), load("/dev/null"))
     observer = Observer(ProcNet(str(directory)), host, lookup, outbox.take, Notifications.KEPT, log, 1)
+    empty = _memory("VmRSS")
     for _ in sys.stdin:
         observer.poll(time.monotonic())
         # No destroy notification comes: what was in TIME_WAIT at the first poll had been notified before.
@@ -110,6 +113,7 @@ def main(directory: Path) -> None:
             counted=sink.counted,
             lookups=lookup.times,
             written=os.stat(directory / "snapshot").st_size,
+            empty=empty,
             peak=_memory("VmHWM"),
             resident=_memory("VmRSS"),
         )

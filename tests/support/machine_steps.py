@@ -1,8 +1,8 @@
 """
-What is done inside a virtual machine, by a unit that starts at each of its boots. Runs on the machine's own Python.
+The steps inside a virtual machine, run by a unit that starts at each of its boots, with the machine's own Python.
 
 Writes a line of JSON for each thing that was done, to the machine's second serial port: its name, and what came of it.
-What to think of it is for the tests outside.
+The tests outside judge it.
 """
 
 import json
@@ -17,7 +17,7 @@ CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
 DEADLINE = 120.0
 ONE_BOOT_DONE = "/var/lib/one-boot-done"
 STATE = "/var/lib/tcpnewconn/snapshot"
-# A client that is still reading when tcpnewconn reads /proc.
+# A client that is still reading when tcpnewconn polls /proc.
 SLOW = "curl --silent --limit-rate 1k --output /dev/null"
 
 
@@ -80,7 +80,7 @@ def first_boot() -> None:
         client.kill()
         client.wait()
 
-    # 47 that nginx closes first: no read can see one of them.
+    # 47 that nginx closes first: no poll can see one of them.
     for _ in range(47):
         run("curl --silent --output /dev/null --header Connection:close http://127.0.0.3/")
     wait_for(lambda: len(connections("127.0.0.3")) >= 47, "47 short connections")
@@ -90,7 +90,7 @@ def first_boot() -> None:
 
 
 def clock_step(by: str, server: str) -> dict[str, object]:
-    """Sets the machine's clock by so much, then makes a connection that a read sees and one that none can see."""
+    """Sets the machine's clock by so much, then makes a connection that a poll sees and one that no poll can see."""
     before = run("systemctl show --property=MainPID,NRestarts tcpnewconn.service")
     run(f"date --set='{by}'")
     with subprocess.Popen([*SLOW.split(), f"http://{server}/page"]) as slow:

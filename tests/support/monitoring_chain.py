@@ -130,7 +130,7 @@ class Chain:
         return "\n".join(f"{one['metric']}: {one['values']}" for one in series)
 
     def received(self, since: float = 0) -> list[dict[str, Any]]:
-        """What the webhook received."""
+        """The messages that the webhook received."""
         file = self._directory / "received"
         lines = file.read_text().splitlines() if file.exists() else []
         return [one for one in map(json.loads, lines) if one["came"] >= since]

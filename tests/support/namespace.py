@@ -34,7 +34,7 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """This thread is in the namespace. What it opens there stays there: a socket keeps its namespace."""
+        """Puts this thread into the namespace. A socket that it opens there keeps that namespace."""
         before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         _check(_LIBC.setns(self._descriptor, _CLONE_NEWNET))
         try:
@@ -57,7 +57,7 @@ class Namespace:
         return ["nsenter", f"--net={self.path}", "--", *command]
 
     def output(self, *command: str) -> str:
-        """What a command that runs in the namespace prints."""
+        """The output of a command that runs in the namespace."""
         done = subprocess.run(self.command(*command), capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout
@@ -90,7 +90,7 @@ def namespace() -> Iterator[Namespace]:
 
 @contextmanager
 def joined(here: Sequence[str], there: Sequence[str]) -> Iterator[tuple[Namespace, Namespace]]:
-    """Two namespaces, joined by a four_tuple of veth devices that have these addresses (with prefix lengths)."""
+    """Two namespaces, joined by two veth devices that have these addresses (with prefix lengths)."""
     with namespace() as one, namespace() as other:
         one.ip("link", "add", "veth", "type", "veth", "peer", "name", "veth", "netns", other.path)
         for side, addresses in ((one, here), (other, there)):

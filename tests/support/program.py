@@ -1,4 +1,4 @@
-"""tcpnewconn itself, running: what it reports, and how its polls go."""
+"""tcpnewconn itself, running: its reports and its polls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Event = events.Event
 Flow = tuple[str, int, str, int]
 
 
-# Logs ends too.
+# Closed connections are logged, too.
 CLOSED_CONFIGURATION = str(TREE / "tests/fixtures/closed.conf")
 
 
@@ -68,7 +68,7 @@ class Program:
         self, where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
     ) -> None:
         self.events: list[Event] = []
-        # Those that say since when and until when it observes.
+        # The events observation-started and observation-stopped.
         self.runs: list[Event] = []
         self.started = time.monotonic()
         asked = ("--output", "json", "--interval", interval, *options)
@@ -122,14 +122,14 @@ class Program:
         assert self._run.cut == ""
 
     def stop(self) -> str:
-        """SIGTERM; it must end with 0. What it wrote on stderr."""
+        """Sends SIGTERM; it must end with 0. Returns its stderr."""
         self.signal(signal.SIGTERM)
         said = self.ended()
         assert self.process.returncode == 0, said
         return said
 
     def ended(self) -> str:
-        """Wait for its end; what it wrote on stderr."""
+        """Wait for its end. Returns its stderr."""
         self._run.ended()
         # Not as they come: that would slow down what the test measures.
         for event in self.events + self.runs:

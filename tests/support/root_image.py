@@ -44,7 +44,7 @@ NOT_BY_ITSELF = (
     "systemd-timesyncd.service",
 )
 
-# What listens, and would be in the way of the tests that do not need it: those that do start it.
+# Services that listen and would disturb other tests; the tests that need one start it.
 NOT_ENABLED = ("prometheus-node-exporter.service",)
 
 HOOKS = (
@@ -158,7 +158,7 @@ def _root_tar(distribution: str, kind: str, packages: tuple[str, ...], hooks: tu
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
-    """What `make` makes appears under its name only when it is whole, also if two test workers want it at once."""
+    """The file that `make` creates gets its name only when it is complete, also if two test workers want it at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_suffix(target.suffix + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

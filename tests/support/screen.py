@@ -1,4 +1,4 @@
-"""tcpnewconn in terminals, as a person runs it: one for what it prints, one for what it writes on stderr."""
+"""tcpnewconn in pseudo-terminals, as a person runs it: one for its output, one for its stderr."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Screen:
             try:
                 block = os.read(descriptor, 65536)
             except OSError:
-                # Nobody has the other side of the terminal open any more.
+                # The other side of the terminal is closed.
                 block = b""
             with self._changed:
                 terminal.text += block.decode()
@@ -74,12 +74,12 @@ class Screen:
 
     @property
     def output(self) -> str:
-        """What it printed; of a terminal, as the program wrote it."""
+        """Its output; of a terminal, as the program wrote it."""
         return self._out.text.replace("\r\n", "\n")
 
     @property
     def said(self) -> str:
-        """What it wrote on stderr."""
+        """Its stderr."""
         return self._err.text.replace("\r\n", "\n")
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:

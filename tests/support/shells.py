@@ -1,4 +1,4 @@
-"""What shells offer when Tab is pressed: the real bash, zsh and fish, each with its completion script of completion/."""
+"""Completions that shells offer: the real bash, zsh and fish, each with its completion script of completion/."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ SHELLS = ("bash", "zsh", "fish")
 # As long as anything may take on a busy machine.
 _LONGEST = 60.0
 
-# What is offered, each with its description where the shell shows one.
+# The offers, each with its description where the shell shows one.
 Offered = dict[str, str]
 
 
 def offered(shell: str, line: str, directory: Path = TREE) -> Offered:
-    """What a shell offers behind the line."""
+    """The completions that a shell offers for the line."""
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](line, directory)
 
 

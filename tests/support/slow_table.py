@@ -1,4 +1,4 @@
-"""Tables that a read must wait for: pipes in place of /proc/net/tcp or tcp6."""
+"""Tables that a poll must wait for: pipes in place of /proc/net/tcp or tcp6."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class SlowTable:
-    """A read that has come to it stays there until a test says what stands in the table."""
+    """A poll that opens it waits there until a test gives the content of the table."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -22,7 +22,7 @@ class SlowTable:
         os.replace(new, self._path)
 
     def wait(self, seconds: float = 30) -> None:
-        """Until a read has come."""
+        """Until a poll waits."""
         until = time.monotonic() + seconds
         while self._writing < 0:
             try:
@@ -33,7 +33,7 @@ class SlowTable:
                 time.sleep(0.005)
 
     def answer(self, table: bytes, further: bool = False) -> None:
-        """Let the read go on. With `further`, the next one waits too; else that finds a plain file."""
+        """Let the poll go on. With `further`, the next one waits too; else that finds a plain file."""
         if further:
             self._put_pipe()
         else:

@@ -24,7 +24,7 @@ from tcpnewconn.settings.config import load
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.run import Notifications
 
-# Who listens on port 80 of every address.
+# A server on port 80 of every address.
 TABLE = """\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 00000000:0050 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
@@ -78,18 +78,18 @@ def main(directory: Path, total: int) -> None:
             client = generator.randrange(1024, 65536)
             if done % 4:
                 four_tuple = four_tuple_of(HERE, 80, bytes([203, *generator.randbytes(3)]), client)
-                ends = [DestroyedSocket(four_tuple, cookie, True, False, TRAFFIC)]
+                destroyed = [DestroyedSocket(four_tuple, cookie, True, False, TRAFFIC)]
             else:
                 four_tuple = four_tuple_of(LOOPBACK, client, LOOPBACK, 80)
                 cookie += 1
-                ends = [
+                destroyed = [
                     DestroyedSocket(four_tuple, cookie - 1, True, False, TRAFFIC),
                     DestroyedSocket(mirrored(four_tuple), cookie, True, False, TRAFFIC),
                 ]
-            for end in ends:
-                observer.destroyed(end, now)
+            for socket in destroyed:
+                observer.destroyed(socket, now)
                 outbox.deliver(redeliverable=True)
-                observer.tracker.cursor.handled(end.cookie)
+                observer.tracker.cursor.handled(socket.cookie)
                 log.flush()
         if done in (100_000, total):
             print(done, resident(), flush=True)

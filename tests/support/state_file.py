@@ -20,7 +20,7 @@ def reported(*numbers: int) -> list[str]:
 
 
 def once(tables: Tables, state: Path) -> list[str]:
-    """What a single read reports; it must have nothing to complain of."""
+    """The output of a single poll, which must report no error."""
     done = run("--once", "--procfs", str(tables.directory), "--state", str(state))
     assert (done.returncode, done.stderr) == (0, "")
     return messages(done.stdout)

@@ -55,7 +55,7 @@ class Supervised:
         self.notices: list[Notice] = []
         self.lines: list[str] = []
         self.said: list[str] = []
-        # What stands behind the last whole line.
+        # The text behind the last complete line.
         self.cut = ""
         self._on_line = on_line
         self._changed = threading.Condition()
@@ -172,7 +172,7 @@ class Supervised:
 
     @property
     def status(self) -> str:
-        """What STATUS= was last."""
+        """The last STATUS=."""
         return next((n.assigned["STATUS"] for n in reversed(self.notices) if "STATUS" in n.assigned), "")
 
     def count(self, assignment: str) -> int:

@@ -1,4 +1,4 @@
-"""tcpnewconn as a person runs it: in an environment that nobody prepared, on the host's tables or on a directory of them."""
+"""tcpnewconn as a person runs it: in a plain environment, on the host's tables or on a directory of captured ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[2]
 TESTS = TREE / "tests"
 
-# What systemd, a shell or a test runner may have set, and what changes how Python or the program behaves.
+# Variables that systemd, a shell or a test runner may have set and that change how Python or the program behaves.
 _PREPARED = ("PYTHON", "NOTIFY_", "WATCHDOG_", "LISTEN_", "JOURNAL_", "STATE_DIRECTORY", "TCPNEWCONN_", "INVOCATION_ID")
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This one, without what would change the program's behaviour, and with what is given."""
+    """This environment, without the variables that change the program's behaviour, and with the given ones."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_PREPARED)}
     return kept | {"PYTHONDONTWRITEBYTECODE": "1"} | dict(more or {})
 

@@ -35,7 +35,7 @@ class Unavailable(Exception):
 
 
 class Truth:
-    """What becomes ESTABLISHED."""
+    """The connections that become ESTABLISHED."""
 
     def __init__(self, instance: Path) -> None:
         self._instance = instance

@@ -1,4 +1,4 @@
-"""Aggregation: whatever the connections and the limits, entries and counts add up to all of them."""
+"""Aggregation: entries and counts add up to all connections, whatever they and the limits are."""
 
 from __future__ import annotations
 

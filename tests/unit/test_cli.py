@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it says to people, how it ends. What is wrong is one line, never a traceback."""
+"""The command line: its output, its messages, its exit statuses. An error is one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -150,6 +150,7 @@ def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
         (["--intervall", "5s"], "unknown option --intervall; did you mean --interval?"),
         (["--intervall=5s"], "unknown option --intervall; did you mean --interval?"),
         (["-once"], "unknown option -once; did you mean --once?"),
+        (["--check-config"], "unknown option --check-config; check-config is a command: tcpnewconn check-config"),
         (["run", "--jsn"], "unknown option --jsn"),
         (["check-config", "--conf", "file"], "unknown option --conf; did you mean --config?"),
         (["check-config", "--once"], "--once is an option of run, not of check-config"),
@@ -237,7 +238,7 @@ def test_every_error_is_said_when_checked_and_the_first_with_their_number_when_r
         assert said == f"{file}:1: [Read]: renamed; use [Poll] (and 2 more; see tcpnewconn check-config)"
 
 
-def test_what_is_shown_of_a_configuration_can_be_one(tmp_path: Path) -> None:
+def test_the_output_of_show_config_is_a_configuration(tmp_path: Path) -> None:
     file = tmp_path / "tcpnewconn.conf"
     file.write_text("[Report]\nIgnore=127.0.0.0/8, unit:cron.service\nIgnore=:8000-8099\n[PortScan]\nPorts=off\n")
     shown = run("show-config", "--config", str(file))
@@ -282,7 +283,7 @@ def test_an_interval_on_the_command_line_is_the_one_that_counts(tmp_path: Path, 
 
 
 def imported(*arguments: str) -> set[str]:
-    """What a Python imports in a run."""
+    """The modules that a Python imports in a run."""
     done = subprocess.run(
         [*WITHOUT_SITE, "-X", "importtime", *arguments], cwd=TREE, env=environment(), capture_output=True, text=True
     )

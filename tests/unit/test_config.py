@@ -1,4 +1,4 @@
-"""The configuration: what may be written, which file counts, and the one line that says what is wrong."""
+"""The configuration: accepted values, which file counts, and the one line of an error."""
 
 import os
 import stat
@@ -60,7 +60,7 @@ def loaded(tmp_path: Path, text: str) -> Settings:
 
 
 def error(file: Path, content: str | bytes) -> str:
-    """What is said of the file, without its name."""
+    """The message about the file, without its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as caught:
@@ -74,7 +74,7 @@ def rules(*entries: str) -> Rules:
     return Rules(tuple(parse_rule(entry) for entry in entries))
 
 
-# What may be written
+# Values that are accepted
 
 
 def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_time_spans_are_written_as_systemd_does(text: str, seconds: float) -> No
         "1" * 20,
     ],
 )
-def test_what_is_no_time_span_is_refused(text: str) -> None:
+def test_a_value_that_is_no_time_span_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a time span; use for example 10s, 500ms or 1min"):
         parse_span(text)
 
@@ -323,7 +323,7 @@ def test_a_section_does_not_reach_into_the_next_file(tmp_path: Path, file: Path)
     assert [(problem.file, problem.line) for problem in caught.value.problems] == [(str(drop_in), 1)]
 
 
-def test_what_is_no_drop_in_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_drop_in_is_left_alone(tmp_path: Path) -> None:
     for name in ("README", "50-a.conf~", "50-a.conf.dpkg-old", ".50-a.conf", "50-a.conf.bak"):
         write(tmp_path / "etc/tcpnewconn.conf.d" / name, "nonsense")
     assert load(root=str(tmp_path)) == DEFAULTS
@@ -510,7 +510,7 @@ def test_an_endless_file_stops_nothing(tmp_path: Path, file: Path) -> None:
     ("path", "mode"),
     [("etc/tcpnewconn.conf", "644"), ("etc/tcpnewconn.conf.d", "755"), ("etc/tcpnewconn.conf.d/1.conf", "644")],
 )
-def test_what_the_service_may_not_read_is_said_with_the_remedy(tmp_path: Path, path: str, mode: str) -> None:
+def test_a_file_that_the_service_may_not_read_is_named_with_the_remedy(tmp_path: Path, path: str, mode: str) -> None:
     interval(tmp_path / "etc/tcpnewconn.conf", 1)
     interval(tmp_path / "etc/tcpnewconn.conf.d/1.conf", 1)
     os.chmod(tmp_path / path, 0)
@@ -578,7 +578,7 @@ def test_after_a_byte_that_is_not_utf_8_the_rest_is_checked_too(tmp_path: Path) 
     ]
 
 
-# What is in force, and where it comes from
+# The settings in force, and where they come from
 
 
 def test_it_says_which_files_were_read_and_what_each_setting_comes_from(tmp_path: Path, file: Path) -> None:
@@ -659,7 +659,7 @@ VALUES = {
 
 
 @given(st.lists(st.sampled_from(SETTINGS).flatmap(lambda each: st.tuples(st.just(each), VALUES[each.kind]))))
-def test_what_is_shown_is_a_configuration_with_the_same_settings(
+def test_the_shown_text_is_a_configuration_with_the_same_settings(
     tmp_path_factory: pytest.TempPathFactory, given_values: list[tuple[Setting, str]]
 ) -> None:
     given = tmp_path_factory.getbasetemp() / f"given-{os.getpid()}.conf"

@@ -1,4 +1,4 @@
-"""Who opened a connection: the table of listeners tells, and where no listener is known, the range of local ports."""
+"""The direction of a connection, from the table of listeners, or where no listener is known, from the range of local ports."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tcpnewconn.tracking.listeners import Listeners
 from tests.support.table import packed
 
 # Local and remote end of a socket on this host.
-Notifications = tuple[str, str]
+Ends = tuple[str, str]
 
 
-def four_tuple(ends: Notifications) -> bytes:
+def four_tuple(ends: Ends) -> bytes:
     (local, local_port), (remote, remote_port) = map(packed, ends)
     return four_tuple_of(unmapped(local), local_port, unmapped(remote), remote_port)
 
@@ -28,7 +28,7 @@ def listeners(names: Sequence[str], port_range: tuple[int, int] = (32768, 60999)
     return made
 
 
-def arrow(ends: Notifications, names: Sequence[str] = (), internal: bool = False, **more: tuple[int, int]) -> str:
+def arrow(ends: Ends, names: Sequence[str] = (), internal: bool = False, **more: tuple[int, int]) -> str:
     source, destination, direction = directed(four_tuple(ends), internal, listeners(names, **more))
     return f"{direction}: {source} -> {destination}"
 

@@ -89,7 +89,7 @@ def test_one_of_ipv6_is_written_with_brackets(entry: Render) -> None:
     assert (fields["NETWORK_CONNECTION_STATE"], fields["TCPNEWCONN_DETECTED_BY"]) == ("closed", "notification")
 
 
-def test_what_is_not_known_is_left_out_and_never_a_false_0(entry: Render) -> None:
+def test_an_unknown_value_is_left_out_and_never_a_false_0(entry: Render) -> None:
     fields = entry(Connection(PEER, HERE, "ingress", "startup", "x", 6))
     assert fields.keys().isdisjoint({"USER_ID", "USER_NAME", "OBJECT_SYSTEMD_UNIT"})
     # A user that has no name, a cgroup that is no unit.

@@ -46,7 +46,7 @@ def serving(file: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
             yield listening.getsockname()[1], process
         finally:
             process.kill()
-            # What it wrote would be in the journal.
+            # Its stderr would be in the journal.
             assert process.communicate() == ("", "")
 
 

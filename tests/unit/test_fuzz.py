@@ -1,7 +1,7 @@
-"""Whatever the bytes are that come in from outside, nothing is raised but what was declared.
+"""No bytes from outside raise any other exception than the declared ones.
 
-What configuration files, rows and notifications are fuzzed with by themselves stands in test_config.py, test_procnet.py and
-test_sockdiag.py; here are the snapshot, the kernel's answers, what a directory of captured files may hold,
+The fuzz tests of configuration files, rows and notifications alone are in test_config.py, test_procnet.py and
+test_sockdiag.py; here are the state file, the kernel's answers, what a directory of captured files may hold,
 and all of it in a row.
 """
 
@@ -56,11 +56,11 @@ def changed(content: bytes, changes: list[Change]) -> bytes:
     return bytes(spoilt)
 
 
-# --- the snapshot ----------------------------------------------------------------------------------------------------
+# --- the state file ---------------------------------------------------------------------------------------------------
 
 
 def load(directory: Path, content: bytes) -> bool:
-    """Whether a snapshot of this content is believed. It must be read, or moved aside with one printable line."""
+    """Whether a state file of this content is believed. It must be read, or moved aside with one printable line."""
     path = directory / "snapshot"
     path.write_bytes(content)
     owners = Owners(path, PLACE)
@@ -149,7 +149,7 @@ def test_any_boot_id_and_range_of_ports_are_read(directory: Path, boot: bytes, p
 # --- the kernel's answers --------------------------------------------------------------------------------------------
 
 PAIR = four_tuple_of(bytes([10, 0, 0, 5]), 22, bytes([203, 0, 113, 9]), 51544)
-# What may go wrong in an answer: its length, its kind, whether it is to this question, what it says.
+# Possible errors in an answer: its length, its kind, the question that it belongs to, its content.
 MESSAGES = st.lists(
     st.tuples(
         st.none() | st.integers(0, 2**32 - 1),
@@ -199,7 +199,7 @@ class Kernel:
 @given(messages=MESSAGES, tail=st.binary(max_size=20))
 @example(messages=[(None, 2, True, b"")], tail=b"")
 @example(messages=[(None, 20, True, b"\xff" * 120)], tail=b"")
-def test_whatever_the_answer_is_it_is_a_socket_or_none(messages: list[Message], tail: bytes) -> None:
+def test_any_answer_is_a_socket_or_none(messages: list[Message], tail: bytes) -> None:
     lookup = Lookup(cast(socket.socket, Kernel(messages, tail)))
     identity = lookup.socket_info(PAIR)
     assert identity is None or isinstance(identity, SocketInfo)
@@ -302,7 +302,7 @@ def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
 
 
 def everything(log: StateLog) -> list[str]:
-    """What every owner would write.
+    """The records that every owner would write.
 
     But for how far its run has come, because a new one begins at the start; and for closed sockets, which stay on record until
     they expire where a run forgets them before.

@@ -1,4 +1,4 @@
-"""What Ignore= leaves out of the report."""
+"""The connections that Ignore= excludes."""
 
 import ipaddress
 import time
@@ -74,7 +74,7 @@ def test_direction_network_and_port_must_all_match() -> None:
     assert not silences("ingress::22", "egress", "10.0.0.5", "203.0.113.9", 22)
 
 
-def test_what_is_not_known_matches_no_rule_that_asks_for_it() -> None:
+def test_an_unknown_value_matches_no_rule_that_asks_for_it() -> None:
     assert not silences("0.0.0.0/0 ::/0 :443", "egress", None, None, None)
     assert not silences("0.0.0.0/0", "ingress", None, "10.0.0.5", 22)
     assert not silences("0.0.0.0/0", "unknown", None, "10.0.0.5", 22)
@@ -121,7 +121,7 @@ def test_an_ipv6_network_never_matches_ipv4() -> None:
         (":65535", None, None, 0, 65535),
     ],
 )
-def test_what_users_write_is_understood(
+def test_common_spellings_are_understood(
     text: str, direction: str | None, network: str | None, length: int, port: int | None
 ) -> None:
     assert parse_rule(text) == Rule(direction, packed(network), length, None if port is None else (port, port))
@@ -241,7 +241,7 @@ def test_where_only_networks_count_nothing_else_is_taken(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "10.1.2.3/8", "80", "[::1", "egress:"])
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_a_value_that_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="use ") as error:
         parse_network(text)
     assert "unit:" not in str(error.value)
@@ -253,7 +253,7 @@ def test_entries_of_a_list_stand_between_blanks_or_commas() -> None:
 
 
 @given(st.text(alphabet="0123456789abf:./[]%", max_size=20))
-def test_what_ipaddress_refuses_is_refused(text: str) -> None:
+def test_a_network_that_ipaddress_refuses_is_refused(text: str) -> None:
     try:
         rule = parse_rule(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The metrics for Prometheus: what is counted, and how it is written."""
+"""The metrics for Prometheus: the counters, and their text."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_the_file_is_for_everybody_whatever_the_umask_and_nothing_else_is_left(t
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_who_has_the_file_open_reads_it_whole(tmp_path: Path) -> None:
+def test_a_reader_that_has_the_file_open_reads_it_whole(tmp_path: Path) -> None:
     file = MetricsFile(f"{tmp_path}/tcpnewconn.prom")
     file.write("one 1\n" * 1000)
     with open(file.path) as reading:

@@ -1,4 +1,4 @@
-"""Who opened a connection, by what the kernel counted: destroy notifications captured for each way to close one."""
+"""The opener of a connection, by the kernel's counters: destroy notifications captured for each way to close one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel's text format: what is read of a row, and what of one that is none."""
+"""The kernel's text format: rows, and lines that are not rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is poll of tables captured from real kernels: see fixtures/README.md for which, and how."""
+"""Polls of tables captured from real kernels; fixtures/README.md says from which, and how."""
 
 from pathlib import Path
 

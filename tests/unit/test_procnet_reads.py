@@ -1,4 +1,4 @@
-"""From read to read: what is new in the tables, what has changed, what is gone."""
+"""From poll to poll: what is new in the tables, what has changed, what is gone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAPPED = line("[::ffff:10.0.0.5]:80", "[::ffff:203.0.113.9]:51546", inode=104)
 
 
 class Reader:
-    """Writes rows and reads them; what was changed and what is gone, by words."""
+    """Writes rows and polls them; what was changed and what is gone, by words."""
 
     def __init__(self, directory: Path) -> None:
         self.tables = Tables(directory)
@@ -234,7 +234,7 @@ def test_a_table_of_ipv6_comes_and_goes(reader: Reader) -> None:
 
 @pytest.mark.parametrize("name", ["tcp", "tcp6"])
 def test_a_read_that_fails_takes_nothing_away(name: str, reader: Reader) -> None:
-    """What was new in it is reported by the next one; an absence counts only where a poll shows it."""
+    """The next poll reports its new rows; an absence counts only if a poll shows it."""
     heard = listener("10.0.0.5:22", 7)
     reader.read(SSH, MAPPED)
     reader.read(MAPPED)
@@ -299,10 +299,10 @@ def four_tuple(row: Line) -> FourTuple:
     return four_tuple_of(unmapped(row.local[0]), row.local[1], unmapped(row.remote[0]), row.remote[1])
 
 
-# --- any sequence of reads -------------------------------------------------------------------------------------------
+# --- any sequence of polls -------------------------------------------------------------------------------------------
 
 STATES = [(ESTABLISHED, 0), (ESTABLISHED, 7), (ESTABLISHED, 8), (CLOSE_WAIT, 7), (TIME_WAIT, 0)]
-# Each of three four_tuples stands in a read with one of these, or not at all.
+# Each of three 4-tuples stands in a poll with one of these, or not at all.
 STANDING = [
     st.sampled_from(
         [None, *(line("10.0.0.5:22", f"203.0.113.9:{port}", state, inode=inode) for state, inode in STATES)]
@@ -312,7 +312,7 @@ STANDING = [
 
 
 @given(reads=st.lists(st.tuples(*STANDING), max_size=12))
-def test_what_is_reported_is_what_was_not_so_before(
+def test_the_reported_rows_are_those_that_changed(
     reads: list[tuple[Line | None, ...]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A row is reported when it stood in neither of the two polls before, or stood otherwise when it was last seen in them."""

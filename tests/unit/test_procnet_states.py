@@ -1,4 +1,4 @@
-"""How many rows of each state a read says there were, whatever was read before."""
+"""The number of rows of each state in a poll, whatever the polls before were."""
 
 from __future__ import annotations
 

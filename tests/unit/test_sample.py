@@ -38,7 +38,7 @@ def test_no_port_is_byte_swapped_and_no_listener_is_a_connection(procfs: str) ->
     assert {5632, 13568, 20480, 47873}.isdisjoint(event[port] for event in events for port in event if ".port" in port)
 
 
-def test_who_opened_a_connection_is_known(procfs: str) -> None:
+def test_the_opener_of_a_connection_is_known(procfs: str) -> None:
     events = parsed_lines(run("--once", "--procfs", procfs, "--output", "json").stdout.splitlines())
     (incoming,) = [event for event in events if event.get("network.direction") == "ingress"]
     assert incoming["message"] == "New connection: 204.225.215.59:55627 -> 10.162.15.225:22"

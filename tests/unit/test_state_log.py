@@ -1,4 +1,4 @@
-"""What outlives a restart: nothing is reported twice, nothing that is damaged is believed, and a bad disk stops nothing."""
+"""The state log: nothing is reported twice, no damaged record is accepted, and a bad disk stops nothing."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_one_that_may_not_be_read_is_moved_aside(tables: Tables, state: Path) ->
     assert once(tables, state) == []
 
 
-def test_what_was_moved_aside_stays_for_nine_times(tables: Tables, state: Path) -> None:
+def test_a_file_that_was_moved_aside_stays_for_nine_times(tables: Tables, state: Path) -> None:
     for number in range(1, 12):
         state.write_text(f"damage {number}")
         run("--once", "--procfs", str(tables.directory), "--state", str(state))
@@ -116,7 +116,7 @@ def test_a_boot_id_that_is_none_does_not_damage_it(tables: Tables, state: Path, 
 # --- the format ------------------------------------------------------------------------------------------------------
 
 
-# What the owners hold of the file of version 1, as they would write it today.
+# The state from the file of version 1, as its owners would write it today.
 HELD_BY_VERSION_1 = [
     '["+","0a0000050016cb007109c958",882130,31001,1,882130,false,0.000,null,0]',
     '["+","20010db800000000000000000000000501bb20010db80000000000000000000000099c41",0,31003,8,-8,false,1234.500,null,0]',
@@ -143,7 +143,7 @@ HELD_BY_VERSION_1 = [
 
 
 def load(path: Path) -> list[str] | None:
-    """What a file gives its owners, None if it was moved aside; what was moved is put back."""
+    """The state that a file gives its owners, None if it was moved aside; then it is put back."""
     owners = Owners(path, PLACE)
     if owners.warning is not None:
         assert str(path) in owners.warning
@@ -158,14 +158,14 @@ def test_a_file_of_version_1_is_read() -> None:
     assert load(VERSION_1) == HELD_BY_VERSION_1
 
 
-def test_whatever_bit_is_flipped_it_is_not_believed(tmp_path: Path) -> None:
+def test_a_file_with_any_bit_flipped_is_not_believed(tmp_path: Path) -> None:
     path, content = tmp_path / "snapshot", VERSION_1.read_bytes()
     for at in range(len(content)):
         spoilt = bytearray(content)
         spoilt[at] ^= 1 << at % 8
         path.write_bytes(spoilt)
         held = load(path)
-        # What ends the header's padding does not matter.
+        # The end of the header's padding does not matter.
         assert held is None or (held == HELD_BY_VERSION_1 and at == 191), f"at byte {at}"
 
 
@@ -183,7 +183,7 @@ def test_a_line_that_is_missing_or_in_another_place_is_not_believed(tmp_path: Pa
         assert load(path) is None, f"line {at + 2}"
 
 
-def test_what_stands_behind_its_length_is_a_write_that_was_cut(tmp_path: Path) -> None:
+def test_text_behind_its_length_is_a_write_that_was_cut(tmp_path: Path) -> None:
     path, content = tmp_path / "snapshot", VERSION_1.read_bytes()
     further = content.splitlines(keepends=True)[3]
     for tail in (b"x", b"\n", further[:40], further, further * 3 + further[:-1], b"\0" * 5000):
@@ -194,7 +194,7 @@ def test_what_stands_behind_its_length_is_a_write_that_was_cut(tmp_path: Path) -
 # --- its size --------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_stop_knows_as_reported_outlives_the_rewriting_of_the_file(state: Path, tmp_path: Path) -> None:
+def test_connections_reported_at_a_stop_outlive_the_rewriting_of_the_file(state: Path, tmp_path: Path) -> None:
     """However many are in TIME_WAIT then: the file is rewritten when it has grown."""
     tables = Tables(tmp_path / "proc")
     owners = Owners(state, PLACE)

@@ -114,7 +114,7 @@ def test_a_clean_stop_is_seen_at_once(file: Path) -> None:
     assert verdict(file)[:2] == (0, "ok")
 
 
-def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
+def test_a_problem_that_hides_connections_is_named(file: Path) -> None:
     counters = Counters()
     counters.event(Degraded("notifications", "missing"))
     counters.event(Degraded("proc", "missing"))
@@ -131,7 +131,7 @@ def test_what_keeps_it_from_seeing_everything_is_said(file: Path) -> None:
     )
 
 
-def test_what_is_lost_is_listed_and_no_fault_of_now(file: Path) -> None:
+def test_lost_events_are_listed_and_no_fault_of_now(file: Path) -> None:
     counters = Counters()
     counters.event(Loss(1234, "notifications", "lost"))
     counters.connection(
@@ -183,7 +183,7 @@ def test_the_file_that_is_there_from_boot_on_says_that_it_never_ran(file: Path) 
 
 
 def in_terminal(file: Path, more: dict[str, str]) -> str:
-    """What it writes into a terminal."""
+    """Its output in a terminal."""
     leader, follower = pty.openpty()
     with open(leader, "rb", buffering=0) as terminal:
         done = subprocess.run(

@@ -49,6 +49,15 @@ def test_it_says_what_it_does_and_at_the_end_what_it_did(tables: Tables) -> None
         assert lines(screen.output.replace("^C", "")) == [f"{LISTENER}  root", f"{CONNECTION}  ingress nobody"]
 
 
+def test_ctrl_c_may_be_pressed_until_it_has_ended(tables: Tables) -> None:
+    with Screen("--procfs", str(tables.directory), "--interval", "90s") as screen:
+        screen.wait(lambda: CONNECTION in screen.output and "\n" in screen.said, "the connection and the first line")
+        while screen.process.poll() is None:
+            screen.press(CTRL_C)
+        screen.ended()
+        assert screen.said.count("\n") == 2, screen.said
+
+
 def test_on_this_host_destroy_notifications_arrive() -> None:
     with Screen() as screen:
         screen.wait(lambda: "\n" in screen.said, "the first line")
@@ -78,7 +87,7 @@ def test_where_the_output_is_no_terminal_it_is_the_original_s_format_and_nothing
         assert screen.said == ""
 
 
-def test_what_a_terminal_is_too_narrow_for_is_left_out(tables: Tables) -> None:
+def test_parts_that_do_not_fit_the_terminal_are_left_out(tables: Tables) -> None:
     behind = {WIDTH: "", WIDTH + 8: "", WIDTH + 9: "  ingress", WIDTH + 15: "  ingress", WIDTH + 16: "  ingress nobody"}
     for columns, expected in behind.items():
         with Screen("--once", "--procfs", str(tables.directory), columns=columns) as screen:

@@ -5,7 +5,7 @@ import pytest
 from tcpnewconn.text import printable
 
 
-def test_what_is_printable_stays_as_it_is() -> None:
+def test_printable_text_stays_as_it_is() -> None:
     assert printable("Grüße: 10.0.0.5:22 → done") == "Grüße: 10.0.0.5:22 → done"
     assert printable("") == ""
 

@@ -22,7 +22,7 @@ from monitoring.grafana.picture.fleet import Host, hosts, with_a_small_buffer, w
 from monitoring.grafana.picture.traffic import Flow, Traffic
 from tests.support.terminal import TREE
 
-# What panels.INTERVAL says.
+# The same as panels.INTERVAL.
 STEP = 60
 PROMETHEUS = "127.0.0.1:19190"
 RULES = TREE / "monitoring" / "prometheus" / "tcpnewconn.recording.yml"
@@ -52,7 +52,7 @@ def flows(client: Host, web_1: Host, web_2: Host, database: Host, cache: Host, m
 
 
 def events(client: Host, web: Host, traffic: Traffic) -> list[tuple[float, Callable[[], None]]]:
-    """What else happens to a host, and when, as a share of the time. While it hangs, its receive buffer overflows."""
+    """Other events of a host, each at a share of the time. While the service hangs, its receive buffer overflows."""
     burst, flood = Flow(client, web, 443, 1), Flow(client, web, 80, 1)
     return [
         (0.25, web.restart),

@@ -1,0 +1,150 @@
+"""The text of /proc/net/tcp and tcp6: how a row is written, and how a file is split into rows.
+
+The format is that of get_tcp4_sock() in net/ipv4/tcp_ipv4.c and get_tcp6_sock() in net/ipv6/tcp_ipv6.c. A row's head is its
+addresses and its state; its owner is the columns from uid to inode.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, four_tuple_of, unmapped
+
+# Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
+_BATCH = 64 * 1024
+
+# The states as rows write them.
+STATE_NUMBERS = {b"%02X" % number: number for number in range(256)}
+LISTENING = b"%02X" % LISTEN
+IN_TIME_WAIT = b"%02X" % TIME_WAIT
+# A timewait socket can be in FIN_WAIT2 too.
+ENDED = (IN_TIME_WAIT, b"%02X" % FIN_WAIT2)
+# Those of listeners and of sockets that are, or were, connected.
+WANTED = frozenset(b"%02X" % number for number in CONNECTED | {LISTEN})
+
+# The kernel counts inodes of sockets in 32 bits (fs/inode.c, get_next_ino()).
+_LARGEST_INODE = 0xFFFFFFFF
+
+# The columns behind the addresses and the state, up to the inode; the kernel has added columns behind that and may add more.
+_REST = (
+    rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8} "
+    rb"+(?P<uid>[0-9]{1,10}) +-?[0-9]+ (?P<inode>[0-9]{1,10})[ \n]"
+)
+
+
+class RowText:
+    """The rows of one file. `digits` is the number of hexadecimal digits of an address in it; without `users`, user ids count as
+    unknown."""
+
+    def __init__(self, digits: int, byteorder: str, users: bool) -> None:
+        self._digits = digits
+        self._byteorder = byteorder
+        self._users = users
+        # "0100007F:1F99 00000000:0000 0A", then the queues, timer and retransmits of a fixed width, then the uid.
+        self.head_size = 2 * (digits + 5) + 4
+        self.owner_at = self.head_size + 40
+        address = rb"[0-9A-F]{%d}:[0-9A-F]{4}" % digits
+        self._pattern = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST)
+
+    def owner(self, body: bytes) -> bytes | None:
+        """The columns from uid to inode, and the character behind them; None where the row cannot be understood."""
+        match = self._pattern.match(body)
+        if match is None or int(match["inode"]) > _LARGEST_INODE:
+            return None
+        return body[self.owner_at : match.end()]
+
+    def row(self, head: bytes, owner: bytes) -> Row:
+        """The row, decoded."""
+        uid, _, inode = owner.split()
+        number = int(inode)
+        # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
+        known = number and self._users
+        return Row(self.four_tuple(head), STATE_NUMBERS[head[-2:]], int(uid) if known else None, number)
+
+    def four_tuple(self, head: bytes) -> FourTuple:
+        """The 4-tuple of a row's head: b"0500000A:0016 090071CB:C978 01" -> 10.0.0.5:22, 203.0.113.9:51576.
+
+        An address is written as 32-bit words in the host's byte order, a port as a plain number.
+        """
+        local, remote, _ = head.split(b" ")
+        digits = self._digits
+        return four_tuple_of(
+            self._address(local[:digits]),
+            int(local[digits + 1 :], 16),
+            self._address(remote[:digits]),
+            int(remote[digits + 1 :], 16),
+        )
+
+    def _address(self, text: bytes) -> bytes:
+        packed = bytes.fromhex(text.decode())
+        if self._byteorder == "little":
+            packed = b"".join(packed[word : word + 4][::-1] for word in range(0, len(packed), 4))
+        return unmapped(packed)
+
+    def heads(self, four_tuple: FourTuple) -> list[bytes]:
+        """How a row of this 4-tuple can begin."""
+        half = len(four_tuple) // 2
+        if half - 2 > self._digits // 2:
+            return []
+        addresses = b"%b %b " % (self._endpoint(four_tuple[:half]), self._endpoint(four_tuple[half:]))
+        return [addresses + state for state in WANTED]
+
+    def _endpoint(self, end: bytes) -> bytes:
+        address, port = end[:-2], int.from_bytes(end[-2:], "big")
+        if self._digits == 32 and len(address) == 4:
+            address = MAPPED + address
+        if self._byteorder == "little":
+            address = b"".join(address[word : word + 4][::-1] for word in range(0, len(address), 4))
+        return b"%b:%04X" % (address.hex().upper().encode(), port)
+
+
+def bodies_of(path: str) -> Iterator[tuple[int, list[bytes]]]:
+    """The rows of a file behind their slot number ("  12: "), in batches, with the line number of each batch's first row.
+
+    A row ends in its newline and the text up to the next row; text before the first row is dropped. The slot number's width
+    varies, so that no row has fixed columns before it is split there.
+    """
+    line = 1
+    rest = b""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while True:
+            pages, size = [rest], 0
+            while size < _BATCH and (page := os.read(descriptor, _BATCH)):
+                pages.append(page)
+                size += len(page)
+            text = b"".join(pages)
+            if size < _BATCH:
+                if text and not text.endswith(b"\n"):
+                    text += b"\n"
+                rest = b""
+            else:
+                cut = text.rindex(b"\n") + 1 if b"\n" in text else 0
+                text, rest = text[:cut], text[cut:]
+            if line == 1 and (text or size < _BATCH):
+                # The column titles.
+                _, _, text = text.partition(b"\n")
+                line = 2
+            newlines = text.count(b"\n")
+            bodies = text.split(b": ")
+            del bodies[0]
+            if len(bodies) != newlines or (bodies and not text.startswith(b" ") and not text[:1].isdigit()):
+                bodies = _lines(text)
+            yield line, bodies
+            line += newlines
+            if size < _BATCH:
+                return
+    finally:
+        os.close(descriptor)
+
+
+def _lines(text: bytes) -> list[bytes]:
+    """The rows of a text in which some lines are not rows: these lines are returned too, to be counted as malformed."""
+    bodies = []
+    for line in text.splitlines(keepends=True):
+        slot, colon, body = line.partition(b": ")
+        # No row begins with a blank behind its slot number.
+        bodies.append(body if colon and slot.strip().isdigit() else b" " + line)
+    return bodies
