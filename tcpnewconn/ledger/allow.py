@@ -87,8 +87,8 @@ def _sides(edge: Edge, unit: str) -> list[tuple[str, int]]:
 
 def _collapsed(networks: Iterable[Network]) -> list[Network]:
     own = list(networks)
-    four = [one for one in own if one.version == 4]
-    six = [one for one in own if one.version == 6]
+    four = [one for one in own if isinstance(one, ipaddress.IPv4Network)]
+    six = [one for one in own if isinstance(one, ipaddress.IPv6Network)]
     return [*ipaddress.collapse_addresses(four), *ipaddress.collapse_addresses(six)]
 
 
