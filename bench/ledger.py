@@ -112,11 +112,12 @@ def _entries(chance: random.Random) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _log(place: Path, entries: Iterator[tuple[int, dict[str, str]]], count: int) -> None:
     found = [next(entries) for _ in range(count)]
-    journal_files.write(place / "journal/remote-web1.journal", found, first=found[0][0])
+    # Five entries a second: their number is in their time.
+    first = (found[0][0] // 1_000_000 - _START) * 5
+    journal_files.write(place / "journal/remote-web1.journal", found, first)
 
 
 def _updated(place: Path) -> tuple[float, float, float]:
-    """Elapsed seconds, seconds of CPU time and MiB of an update, from start to exit."""
     return _measured(
         [
             "ledger",
@@ -150,13 +151,25 @@ def joined(small: bool) -> Group:
     )
 
 
+# ru_maxrss of a child that was not forked but spawned begins with its parent's.
+_WITH_PEAK = """
+import re, sys
+from tcpnewconn import cli
+status = cli.main()
+print(re.search("VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1], file=sys.stderr)
+sys.exit(status)
+"""
+
+
 def _measured(arguments: list[str], output: Path | None = None) -> tuple[float, float, float]:
-    """As bench.timing.of_command, with the peak of memory in MiB."""
-    with open(output or os.devnull, "wb") as out:
+    """Elapsed seconds, seconds of CPU time and the peak of memory in MiB, from start to exit."""
+    with open(output or os.devnull, "wb") as out, tempfile.TemporaryFile("w+") as said:
         began = time.perf_counter()
-        child = subprocess.Popen([sys.executable, "-m", "tcpnewconn", *arguments], stdout=out)
+        child = subprocess.Popen([sys.executable, "-c", _WITH_PEAK, *arguments], stdout=out, stderr=said)
         _, status, usage = os.wait4(child.pid, 0)
         wall = time.perf_counter() - began
+        said.seek(0)
+        lines = said.read().splitlines()
     if status != 0:
-        raise RuntimeError(f"{' '.join(arguments[:4])}: exit status {os.waitstatus_to_exitcode(status)}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        raise RuntimeError(f"{' '.join(arguments[:4])}: exit status {os.waitstatus_to_exitcode(status)}: {lines[:3]}")
+    return wall, usage.ru_utime + usage.ru_stime, int(lines[-1]) / 1024

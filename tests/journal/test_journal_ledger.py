@@ -21,7 +21,7 @@ import pytest
 
 from tcpnewconn.ledger import update
 from tcpnewconn.ledger.journal import hosts_of, of_files
-from tests.support import journal_files, ledger_truth
+from tests.support import journal_files, ledger_truth, ledgers
 from tests.support.month import BEGIN, DAY, Month, month
 from tests.support.terminal import TREE, environment
 
@@ -159,7 +159,7 @@ def test_what_was_vacuumed_before_it_was_read_is_a_gap(place: Path) -> None:
     assert gap["stop"] == pytest.approx(next_own[0] / 1e6, abs=1e-3)
     # What was lost was not observed, and all else counts.
     assert report["coverage"]["share"] < 1 - (gap["stop"] - gap["start"]) / (30 * DAY) + 0.001
-    assert connections(ledger(place)) == opened(read) + opened(late)
+    assert ledgers.connections_in(Path(ledger(place))) == opened(read) + opened(late)
     assert updated(place).stderr == ""
 
 
@@ -172,11 +172,6 @@ def opened(entries: list[Any]) -> int:
             if entry["EVENT_ACTION"] == "connection-opened" and entry["_SYSTEMD_UNIT"] == "tcpnewconn.service"
         }
     )
-
-
-def connections(path: str) -> int:
-    with sqlite3.connect(path) as db:
-        return int(db.execute("SELECT sum(connections) FROM traffic").fetchone()[0])
 
 
 def reported(place: Path, *options: str) -> str:

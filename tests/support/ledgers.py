@@ -115,3 +115,8 @@ def fleet(directory: Path, hosts: int, edges: int, days: int = 3) -> list[Path]:
 def edges_in(path: Path) -> int:
     with sqlite3.connect(path) as db:
         return int(db.execute("SELECT count(*) FROM edge").fetchone()[0])
+
+
+def connections_in(path: Path) -> int:
+    with sqlite3.connect(path) as db:
+        return int(db.execute("SELECT coalesce(sum(connections), 0) FROM traffic").fetchone()[0])
