@@ -68,6 +68,9 @@ def added_up(small: bool) -> Group:
                 "a host at 5 connections per second", share, 0.1, " % of a core", 3, f"{costs[0]:.2f} s per ten minutes"
             )
         )
+        counted = ledgers.connections_in(place / "ledgers/web1.db")
+        logged = backlog + updates * (50 if small else 5 * _TEN_MINUTES)
+        results.append(Result("entries counted", f"{counted:,} of {logged:,}", "all", counted == logged))
         results.append(
             Result("size of the ledger", f"{(place / 'ledgers/web1.db').stat().st_size / (1 << 20):.1f} MiB")
         )
