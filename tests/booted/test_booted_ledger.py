@@ -124,7 +124,7 @@ def test_real_traffic_is_in_the_report(container: Booted) -> None:
     assert answer["coverage"]["share"] > 0.3
     assert answer["coverage"]["lost"] == {}
     # What the unit wrote, it may read; who may not read the journal, may not.
-    assert container.run("stat", "--format=%U:%G %a", LEDGER).strip() == "tcpnewconn-ledger:systemd-journal 640"
+    assert container.run("stat", "--format=%U:%G %a", LEDGER).strip() == "_tcpnewconn-ledger:systemd-journal 640"
     assert container.property("tcpnewconn-ledger.service", "Result") == "success"
 
 
@@ -151,7 +151,7 @@ def test_an_update_by_hand_leaves_nothing_that_the_timer_could_not_write(contain
     connect(container, 3)
     update(container)
 
-    assert owners == ["tcpnewconn-ledger"]
+    assert owners == ["_tcpnewconn-ledger"]
     assert container.property("tcpnewconn-ledger.service", "Result") == "success"
     assert counted(container) == before + 3
 

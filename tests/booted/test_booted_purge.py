@@ -65,7 +65,7 @@ def test_installed_again_it_goes_on_where_it_was(container: Booted) -> None:
 
 def test_purging_it_leaves_nothing(container: Booted, before: dict[str, str]) -> None:
     assert message_ids.CONNECTION in catalog(container)
-    assert container.status_of("getent", "passwd", "tcpnewconn") == 0
+    assert container.status_of("getent", "passwd", "_tcpnewconn") == 0
     container.run("systemctl", "stop", "hold.service")
     container.run("apt-get", "purge", "--yes", "--quiet", "tcpnewconn")
     assert remains(container) == ""
@@ -79,6 +79,6 @@ def test_purging_it_leaves_nothing(container: Booted, before: dict[str, str]) ->
     assert container.run("systemctl", "list-unit-files", "--quiet", "--no-legend", "tcpnewconn*", check=False) == ""
     assert container.run("systemctl", "list-units", "--all", "--quiet", "--no-legend", "tcpnewconn*") == ""
     # Debian keeps system users: their numbers must not be given to others.
-    assert container.status_of("getent", "passwd", "tcpnewconn") == 0
+    assert container.status_of("getent", "passwd", "_tcpnewconn") == 0
     for message_id in message_ids.ALL:
         assert message_id not in catalog(container)

@@ -216,4 +216,4 @@ def test_it_is_removed(container: Booted) -> None:
     assert not container.path("/etc/tcpnewconn.conf").exists()
     assert not container.path("/etc/tcpnewconn.conf.d").exists()
     assert container.status_of("systemctl", "is-active", "--quiet", "tcpnewconn.service") != 0
-    assert container.status_of("getent", "passwd", "tcpnewconn") == 0, "the README says that the system user stays"
+    assert container.status_of("getent", "passwd", "_tcpnewconn") == 0, "the README says that the system user stays"

@@ -63,6 +63,15 @@ def test_its_dependencies_are_derived_from_setup_cfg() -> None:
     assert "Depends: ${misc:Depends}, ${python3:Depends}\n" in (TREE / "debian" / "control").read_text()
 
 
+def test_the_system_user_has_a_name_as_policy_asks_for() -> None:
+    """Debian policy 9.2.1: an underscore first, so that it is no person's name."""
+    sysusers = (TREE / "systemd" / "tcpnewconn.sysusers").read_text()
+    for unit, expected in (("tcpnewconn", "_tcpnewconn"), ("tcpnewconn-ledger", "_tcpnewconn-ledger")):
+        users = re.findall(r"(?m)^User=(.*)$", (TREE / "systemd" / f"{unit}.service").read_text())
+        assert users == [expected]
+        assert expected in re.findall(r"(?m)^u (\S+)", sysusers)
+
+
 def test_lintian_finds_nothing() -> None:
     (changes,) = built.package().glob("*.changes")
     checks = ["--pedantic", "-I", "-E", "--fail-on", "error,warning,info,pedantic,experimental"]
