@@ -42,7 +42,12 @@ _COPY = """
     ) AS t JOIN one.edge AS e ON e.id = t.edge JOIN one.service AS s ON s.id = e.service
     LEFT JOIN main.address ON address.address = e.peer AND address.host != ? AND direction IN ('ingress', 'egress')
     WHERE {where}
-    GROUP BY direction, port, unit, accepted_by, peer, address.host
+    GROUP BY {together}, address.host
+"""
+# Services differ in process, user or container too; where none does so alone, an edge stands for itself, which is faster.
+_DISTINCT = """
+    SELECT count(*) = (SELECT count(*) FROM (SELECT DISTINCT direction, port, unit, accepted_by FROM one.service))
+    FROM one.service
 """
 _SERIES = """
     SELECT direction, t.start - t.start % ?, sum(connections) + sum(summarized)
@@ -118,6 +123,7 @@ class Fleet:
     hosts: list[Host] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     series: dict[tuple[str, int], int] = field(default_factory=dict)
+    _counted: dict[str, tuple[int, int]] | None = None
 
     def links(self, most: int | None = None) -> Iterator[Link]:
         """Those with the most connections first."""
@@ -134,8 +140,10 @@ class Fleet:
 
     def counted(self) -> dict[str, tuple[int, int]]:
         """Links and their connections by who has seen them."""
-        found = self.db.execute(f"SELECT seen_by, count(*), sum(connections) FROM ({_LINKS}) GROUP BY seen_by")
-        return {seen: (links, connections) for seen, links, connections in found}
+        if self._counted is None:
+            found = self.db.execute(f"SELECT seen_by, count(*), sum(connections) FROM ({_LINKS}) GROUP BY seen_by")
+            self._counted = {seen: (links, connections) for seen, links, connections in found}
+        return self._counted
 
     def close(self) -> None:
         self.db.close()
@@ -191,7 +199,11 @@ def _add_edges(fleet: Fleet, added: tuple[int, str], wanted: Filter, step: int) 
         try:
             db.execute("BEGIN")
             before = db.execute("SELECT coalesce(max(rowid), 0) FROM main.edge").fetchone()[0]
-            db.execute(_COPY.format(where=where), (number, number, *bounds, *bounds, number, *values))
+            (distinct,) = db.execute(_DISTINCT).fetchone()
+            together = "e.id" if distinct else "direction, port, unit, accepted_by, peer"
+            db.execute(
+                _COPY.format(where=where, together=together), (number, number, *bounds, *bounds, number, *values)
+            )
             for source in ("one.day", "one.hour"):
                 found = db.execute(_SERIES.format(source=source, where=where), (step, *bounds, *values))
                 for direction, start, count in found:

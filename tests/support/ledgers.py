@@ -1,8 +1,8 @@
 """Ledgers as large as wished, written straight into their tables: what a page or a fleet is measured and tested with.
 
 The model of a fleet: host number h has the address 10.100.(h / 250).(h % 250 + 1). Of its edges 3 of 10 go to services of other
-hosts and 3 of 10 come from other hosts, each of them in both ledgers; 3 of 10 come from outside, and 1 of 10 goes there.
-Every edge has a row for each day.
+hosts and 3 of 10 come from other hosts (in a small fleet fewer, where they would be the same), each of them in both ledgers;
+1 of 10 goes outside, and the rest comes from there. Every edge has a row for each day.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def fleet_edges(host: int, hosts: int, edges: int) -> list[Edge]:
     for direction, number_of_port, unit, process, peer, count in own:
         key = (direction, number_of_port, unit, process, peer)
         merged[key] = merged.get(key, 0) + count
-    for number in range(edges * 3 // 10):
+    for number in range(edges - len(merged) - edges // 10):
         merged["ingress", 443, "nginx.service", "nginx", f"203.0.{number // 250}.{number % 250 + 1}"] = number % 7 + 1
     for number in range(edges // 10):
         merged["egress", 443, "app.service", "app", f"198.51.{number // 250}.{number % 250 + 1}"] = number % 5 + 1

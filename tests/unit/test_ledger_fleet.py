@@ -80,6 +80,19 @@ def test_two_units_of_a_host_are_two_edges_to_the_same_service(tmp_path: Path) -
     assert {one[6] for one in links([web, db])} == {"both ends"}
 
 
+def test_two_processes_of_a_unit_are_one_edge(tmp_path: Path) -> None:
+    web = host(
+        tmp_path,
+        "web1",
+        ["10.0.0.1"],
+        ("egress", 5432, "app.service", "app", "10.0.0.2", 5),
+        ("egress", 5432, "app.service", "worker", "10.0.0.2", 1),
+    )
+    db = host(tmp_path, "db1", ["10.0.0.2"], ("ingress", 5432, "postgresql.service", "postgres", "10.0.0.1", 6))
+
+    assert links([web, db]) == [("web1", "app.service", "db1", "postgresql.service", 5432, 12, "both ends")]
+
+
 def test_the_ends_of_two_edges_are_not_taken_for_one(tmp_path: Path) -> None:
     """db1 has seen web1, which did not see it; web2 has seen db1, which did not see that."""
     first = host(tmp_path, "web1", ["10.0.0.1"], ("egress", 5432, "app.service", "app", "10.0.0.3", 1))
