@@ -245,3 +245,10 @@ def test_it_reads_the_service_s_own_journal_namespace_too(container: Booted) -> 
     update(container)
 
     assert counted(container) == before + 9
+
+    # That namespace alone, into another ledger.
+    other = "/var/tmp/namespace.db"
+    container.run("tcpnewconn", "ledger", "update", "--namespace=tcpnewconn", f"--ledger={other}")
+    clients = report(container, "who", "7017", f"--ledger={other}")["clients"]
+    assert sum(row["connections"] for row in clients) == 9
+    container.run("sh", "-c", f"rm {other}*")
