@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.metrics import FILE, MetricsFile
@@ -16,12 +18,14 @@ from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
+from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
+from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
-from tcpnewconn.reporting.sinks import Text, open_sink, say
+from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
@@ -49,8 +53,13 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
     log = StateLog(path, here.place) if path else None
-    outbox = Outbox(sink, log, Renderer(Units(), Users()), settings)
+    units = Units()
+    outbox = Outbox(sink, log, Renderer(units, Users(), Processes(here.boot)), settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
+    # Also where there is no trace: the state can hold what an earlier run read of one.
+    calls = Calls(int(here.namespace) if here.namespace.isdecimal() else 0, began, log)
+    if here.live and here.namespace.isdecimal() and not options.once:
+        observer.recorder = Recorder(calls, Trace, units.learn)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -58,9 +67,13 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         say(warning)
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
+        calls.resume()
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
+    if observer.recorder is not None and under_journal():
+        # A person in a terminal has no part in what systemd sets up.
+        observer.recorder.say_missing()
     # Entries that an earlier run did not deliver.
     outbox.send()
     if sources.degraded is not None and not options.once:

@@ -69,12 +69,14 @@ class Endpoint(NamedTuple):
 
     def __str__(self) -> str:
         """As people write it: 10.0.0.5:22, [2001:db8::1]:443; an unknown part is *."""
-        port = "*" if self.port is None else str(self.port)
-        if self.address is None:
+        return self.with_text(None if self.address is None else address_text(self.address))
+
+    def with_text(self, address: str | None) -> str:
+        """The same, where the text of the address is known."""
+        port = "*" if self.port is None else self.port
+        if address is None:
             return f"*:{port}"
-        if len(self.address) == 4:
-            return f"{address_text(self.address)}:{port}"
-        return f"[{address_text(self.address)}]:{port}"
+        return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def address_text(address: bytes) -> str:
@@ -185,8 +187,9 @@ class Call(NamedTuple):
 
     `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected, or
     of the new one that accept() returned. User and cgroup are those of the socket; `cgroup_names` are the names of the cgroup's
-    directory and of its parents, the innermost first, as far as they were recorded. `netns` is the inode number of the network
-    namespace (that of /proc/PID/ns/net). Thread id and name are those of the calling thread, in the host's PID namespace.
+    directory and of its parents, the innermost first, as far as they were recorded: "" is the root's, and the last; none where
+    the cgroup is not known. `netns` is the inode number of the network namespace (that of /proc/PID/ns/net). Thread id and name
+    are those of the calling thread, in the host's PID namespace.
     """
 
     by: str
@@ -212,8 +215,27 @@ class FailedAttempt(NamedTuple):
     error: int
 
 
+class Caller(NamedTuple):
+    """Who called connect() or accept(), as far as that is sure; what is not is None, a cgroup 0.
+
+    `by` is `connect`, `accept`, or `listener` where only the listening socket is known. `time` as in Call.
+    """
+
+    by: str
+    uid: int | None = None
+    cgroup: int = 0
+    thread_id: int | None = None
+    thread_name: str | None = None
+    time: float | None = None
+
+
 class Connection(NamedTuple):
-    """A new connection, to be reported once. `id` is the same however often it is logged."""
+    """A new connection, to be reported once. `id` is the same however often it is logged.
+
+    `uid` (None where not known) and `cgroup` (0) are those of the local side, within this host of the side that opened it; `by`
+    says where they come from: `socket` (the socket itself), `connect` or `accept` (who called it), `listener`. `caller` called
+    connect() or accept() there, `accepted` accepted a connection within this host. `missing`: why no caller is known.
+    """
 
     source: Endpoint
     destination: Endpoint
@@ -223,6 +245,10 @@ class Connection(NamedTuple):
     state: int
     uid: int | None = None
     cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    accepted: Caller | None = None
+    missing: Missing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +266,7 @@ class Closed:
     """A reported connection is closed.
 
     Payload bytes that the source and the destination sent, the smoothed round trip time in microseconds, retransmitted
-    segments, and the duration in seconds: None where the opening was not seen.
+    segments, and the duration in seconds: None where the opening was not seen. The rest is as in Connection.
     """
 
     source: Endpoint
@@ -254,6 +280,27 @@ class Closed:
     seconds: float | None
     uid: int | None = None
     cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    accepted: Caller | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt to open a connection that failed: who tried, and the errno (0 where the kernel says none).
+
+    With a `count` it stands for so many, and has what they share.
+    """
+
+    source: Endpoint
+    destination: Endpoint
+    direction: str
+    error: int
+    uid: int | None = None
+    cgroup: int = 0
+    by: tuple[str, ...] = ()
+    caller: Caller | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +308,7 @@ class Summary:
     """Connections that were not logged one by one: how many, and what they share; the rest of the endpoints is None.
 
     `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
-    most connections, each with their number.
+    most connections, each with their number. `uid` is None where they have several, or it is not known.
     """
 
     source: Endpoint
@@ -272,6 +319,7 @@ class Summary:
     sources: int
     exact: bool
     top: tuple[tuple[bytes, int], ...]
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +334,13 @@ class PortScan:
 # How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
 DETECTED_BY = ("startup", "poll", "notification")
 # The reasons of a loss.
-Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan"]
-# Where connections are seen.
-Source = Literal["proc", "notifications"]
+Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution"]
+# Where connections are seen; who opens and accepts them.
+Source = Literal["proc", "notifications", "trace"]
+# What the attribution of a connection comes from: the socket itself, who called connect() or accept(), the listening socket.
+ATTRIBUTED_BY = ("socket", "connect", "accept", "listener")
+# Why it is not known who called connect() or accept(): there is no trace, none was recorded, several can be it, some were lost.
+Missing = Literal["no-trace", "not-recorded", "ambiguous", "overwritten"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +392,7 @@ Event = (
     | PortScan
     | Listener
     | Closed
+    | Failed
     | Loss
     | Degraded
     | Recovered

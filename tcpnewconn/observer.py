@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tcpnewconn.attribution.found import Found
+from tcpnewconn.connections import attributed, called
+from tcpnewconn.connections import closed as closed_event
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
@@ -14,12 +17,14 @@ from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import (
     EGRESS,
     INGRESS,
-    Closed,
+    INTERNAL,
+    Caller,
     Connection,
     Degraded,
     DestroyedSocket,
     Endpoint,
     Event,
+    Failed,
     FourTuple,
     Listener,
     Loss,
@@ -29,6 +34,7 @@ from tcpnewconn.model import (
     endpoints,
     mirrored,
 )
+from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.direction import accepted_here, arrow, directed, listened
@@ -41,6 +47,10 @@ from tcpnewconn.tracking.undecided import Undecided
 
 # Seconds between two dumps of the listening sockets.
 _LISTENERS_EVERY = 1.0
+# Of so many open connections it is remembered who opened and accepted them, where closed connections are events.
+_MOST_REMEMBERED = 65_536
+
+_NO_TRACE = Found(missing="no-trace")
 
 
 class Observer:
@@ -61,6 +71,10 @@ class Observer:
     ) -> None:
         """`notifications`, `log` and `socket` as in Tracker."""
         self.closed = False
+        # Failed attempts are events, too.
+        self.failed = False
+        # Where who opens and accepts connections is recorded.
+        self.recorder: Recorder | None = None
         # Whether the last poll failed.
         self.unreadable = False
         # How many rows of each state the last poll showed.
@@ -76,6 +90,10 @@ class Observer:
         self._undecided = Undecided(log)
         self._first = True
         self._poll: Poll | None = None
+        # When that poll began and ended.
+        self._polled = (0.0, 0.0)
+        # Who opened and accepted the connections that are open, by their number.
+        self._callers: dict[int, tuple[tuple[str, ...], Caller | None, Caller | None]] = {}
         self._listeners_asked = float("-inf")
         self._any_destroyed = False
         self._malformed = 0
@@ -106,6 +124,8 @@ class Observer:
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
         poll = self._tables()
+        # What the tables show was called before they were read.
+        self._polled = (now, self.read_calls())
         if self._host.live:
             self._addresses.refresh()
         self._poll, self.states = poll, poll.states
@@ -114,6 +134,42 @@ class Observer:
         self._compare_listeners(poll)
         self.tracker.poll(poll, now)
         self._ticked(now, last=False)
+        if self.recorder is not None:
+            self.recorder.polled(now, self._report)
+            self.recorder.calls.settle()
+
+    def read_calls(self) -> float:
+        """Take what the trace recorded until now, which is returned."""
+        if self.recorder is None:
+            return 0.0
+        now = self.recorder.read()
+        if self.recorder.failed:
+            failed, self.recorder.failed = self.recorder.failed, []
+            if self.failed:
+                for attempt, caller in failed:
+                    source, destination = endpoints(attempt.four_tuple)
+                    direction = INTERNAL if self._addresses.internal(attempt.four_tuple) else EGRESS
+                    if not source.port:
+                        # It failed before it had one.
+                        source = Endpoint(source.address if any(source.address or b"") else None, None)
+                    who = (caller.uid, caller.cgroup, ("connect",), caller) if caller is not None else ()
+                    self._report(Failed(source, destination, direction, attempt.error, *who))
+        return now
+
+    def settle_calls(self) -> None:
+        """A batch of destroyed sockets has been applied: put on record what is left of what was read."""
+        if self.recorder is not None:
+            self.recorder.calls.settle()
+
+    @property
+    def records(self) -> bool:
+        """Whether who opens and accepts connections is recorded: read_calls() before a destroyed socket is applied."""
+        return self.recorder is not None and self.recorder.records
+
+    def lost_notifications(self) -> None:
+        """Some of the kernel's notifications were lost."""
+        if self.recorder is not None:
+            self.recorder.calls.lost()
 
     def _tables(self) -> Poll:
         """The tables as they are now; reports, but for the first poll, that they cannot be read, and that they can again."""
@@ -156,6 +212,8 @@ class Observer:
             self._connection_within(new, not new.destroyed.likely_opened_here())
         self._check_notifications(now)
         self._report_losses(now, last)
+        if self.recorder is not None:
+            self.recorder.report_losses(now, last, self._report)
 
     def stop(self) -> None:
         """The next poll is the last."""
@@ -204,12 +262,15 @@ class Observer:
         if isinstance(outcome, ClosedSocket):
             self._closed_socket(outcome, now)
             return
+        found = self._found(outcome, now)
         destroyed = outcome.destroyed
         if destroyed is not None and destroyed.unaddressed:
             self._know_listeners(outcome, now)
-            self._report(self._without_addresses(outcome))
+            self._report(self._without_addresses(outcome, found))
             return
-        accepted = self._know_listeners(outcome, now)
+        accepted = found.accepted_here
+        if accepted is None:
+            accepted = self._know_listeners(outcome, now)
         if accepted is None:
             accepted = accepted_here(outcome.four_tuple, outcome.internal, self._listeners)
         if accepted is None:
@@ -219,7 +280,22 @@ class Observer:
             elif outcome.internal and destroyed is not None:
                 self._undecided.wait(outcome, now)
                 return
-        self._connection_within(outcome, accepted)
+        self._connection_within(outcome, accepted, found, now)
+
+    def _found(self, new: NewConnection, now: float) -> Found:
+        """The calls of connect() and accept() that made a connection."""
+        if not self.records:
+            return _NO_TRACE
+        assert self.recorder is not None
+        calls = self.recorder.calls
+        if new.destroyed is not None:
+            return called(calls, new, None, self._polled, now)
+        row = self._poll.row(new.four_tuple) if self._poll is not None else None
+        begin, end = self._polled
+        if row is not None and not row.inode:
+            # Only an inode shows that the socket that was looked up is that of the row: it can be a later one.
+            end = self.recorder.read()
+        return called(calls, new, row, (begin, end), now)
 
     def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
         """Ask for the listening sockets where those known do not decide; whether they decide that this one accepted."""
@@ -239,39 +315,56 @@ class Observer:
                 opened_here = None if opened_there is None else not opened_there
         return opened_here
 
-    def _connection_within(self, new: NewConnection, accepted: bool | None) -> None:
+    def _connection_within(
+        self, new: NewConnection, accepted: bool | None, found: Found = _NO_TRACE, now: float | None = None
+    ) -> None:
         """Report a connection whose addresses are known; and that it is closed, if it is."""
         four_tuple = new.four_tuple
         source, destination, direction = arrow(four_tuple, new.internal, self._listeners, accepted)
         uid, cgroup = new.uid, new.cgroup
         if new.internal and new.destroyed is None and source != endpoints(four_tuple)[0]:
             uid, cgroup = self._attribution(mirrored(four_tuple))
-        if new.destroyed is not None and direction == INGRESS:
-            cgroup = self._listeners.on(four_tuple[: len(four_tuple) // 2]) or 0
-        connection = Connection(
-            source, destination, direction, new.detected_by, self._id(new.number), new.state, uid, cgroup
-        )
+        connection = self._attributed(source, destination, direction, new, (uid, cgroup), found)
         self._report(connection)
-        if self.closed and new.destroyed is not None:
-            self._report(_closed(connection, four_tuple, new.destroyed, None))
+        if not self.closed:
+            return
+        if new.destroyed is not None:
+            caller = connection.caller
+            opened = caller.time if caller is not None and caller.by == "connect" else None
+            seconds = None if opened is None or now is None or opened > now else now - opened
+            self._report(closed_event(connection, four_tuple, new.destroyed, seconds))
+        elif connection.caller is not None or connection.accepted is not None:
+            self._callers[new.number] = (connection.by, connection.caller, connection.accepted)
+            if len(self._callers) > _MOST_REMEMBERED:
+                del self._callers[next(iter(self._callers))]
 
-    def _without_addresses(self, new: NewConnection) -> Connection:
-        """A connection of an unaddressed socket: its local address may be missing, and its remote port is."""
-        local, remote = endpoints(new.four_tuple)
+    def _attributed(
+        self,
+        source: Endpoint,
+        destination: Endpoint,
+        direction: str,
+        new: NewConnection,
+        owner: tuple[int | None, int],
+        found: Found,
+    ) -> Connection:
+        return attributed(source, destination, direction, new, self._id(new.number), owner, found, self._listeners)
+
+    def _without_addresses(self, new: NewConnection, found: Found) -> Connection:
+        """A connection of an unaddressed socket: what its call does not say of its local address and remote port is missing."""
+        local, remote = endpoints(found.four_tuple or new.four_tuple)
         assert local.address is not None
-        local = Endpoint(local.address if any(local.address) else None, local.port)
-        remote = Endpoint(remote.address, None)
         here = new.four_tuple[: len(new.four_tuple) // 2]
-        cgroup = self._listeners.on(here)
-        if cgroup is not None or not self._listeners.ephemeral(here):
-            source, destination, direction = remote, local, INGRESS
-        else:
-            source, destination, direction = local, remote, EGRESS
-        return Connection(
-            source, destination, direction, new.detected_by, self._id(new.number), new.state, None, cgroup or 0
-        )
+        accepted = found.accepted_here
+        if accepted is None:
+            local = Endpoint(local.address if any(local.address) else None, local.port)
+            remote = Endpoint(remote.address, None)
+            accepted = self._listeners.on(here) is not None or not self._listeners.ephemeral(here)
+        source, destination, direction = (remote, local, INGRESS) if accepted else (local, remote, EGRESS)
+        return self._attributed(source, destination, direction, new, (None, 0), found)
 
     def _closed_socket(self, closed: ClosedSocket, now: float) -> None:
+        if self.recorder is not None:
+            self.recorder.calls.closed(closed.four_tuple)
         waiting = self._undecided.take(closed.number) if closed.only_notified else None
         if waiting is not None:
             assert waiting.destroyed is not None
@@ -291,11 +384,16 @@ class Observer:
         uid, cgroup = closed.uid, closed.cgroup
         if not cgroup and direction == INGRESS:
             cgroup = self._listeners.on(four_tuple[: len(four_tuple) // 2]) or 0
-        connection = Connection(source, destination, direction, "", self._id(closed.number), 0, uid, cgroup)
+        by, caller, accepted_by = self._callers.pop(
+            closed.number, (("socket",) if uid is not None or cgroup else (), None, None)
+        )
+        connection = Connection(
+            source, destination, direction, "", self._id(closed.number), 0, uid, cgroup, by, caller, accepted_by
+        )
         # The clock of the run before can have been another one: that of a time namespace, or of a machine that was restored.
         opened = closed.opened
         seconds = None if opened is None or opened > now else now - opened
-        self._report(_closed(connection, four_tuple, closed.destroyed, seconds))
+        self._report(closed_event(connection, four_tuple, closed.destroyed, seconds))
 
     def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
@@ -346,27 +444,3 @@ class Observer:
                 )
             )
             self._malformed, self._first_malformed = 0, None
-
-
-def _closed(connection: Connection, four_tuple: FourTuple, destroyed: DestroyedSocket, seconds: float | None) -> Closed:
-    """The closed event of a connection, from one of its sockets on this host; it lasted so many seconds."""
-    traffic = destroyed.traffic
-    opened_here = connection.source == endpoints(four_tuple)[0]
-    # Of what was acknowledged beyond the payload one is the SYN of the side that opened, the other the FIN: a side whose FIN
-    # was acknowledged has, unless its peer vanished, received one too.
-    fin = traffic.acked - traffic.sent > int(opened_here)
-    received = max(0, traffic.received - int(fin))
-    source_bytes, destination_bytes = (traffic.sent, received) if opened_here else (received, traffic.sent)
-    return Closed(
-        connection.source,
-        connection.destination,
-        connection.direction,
-        connection.id,
-        source_bytes,
-        destination_bytes,
-        traffic.rtt,
-        traffic.retransmits,
-        seconds,
-        connection.uid,
-        connection.cgroup,
-    )

@@ -93,6 +93,7 @@ class Service:
         self.settings = settings
         self.outbox.set(settings)
         self.observer.closed = settings.closed
+        self.observer.failed = settings.failed
 
     # --- once --------------------------------------------------------------------------------------------------------
 
@@ -248,11 +249,17 @@ class Service:
         notifications, cursor = self.notifications, self.observer.tracker.cursor
         if notifications is None:
             return
+        # Whose calls have been read: of so many of those that wait.
+        called = 0 if self.observer.records else most
         while most > 0:
             destroyed = notifications.peek()
             if destroyed is None:
                 self.observer.tracker.caught_up(time.monotonic())
-                return
+                break
+            if not called:
+                called = max(1, notifications.queued())
+                self.observer.read_calls()
+            called -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
                 self.observer.destroyed(destroyed, time.monotonic())
@@ -265,12 +272,18 @@ class Service:
             if most % _AT_ONCE == 0:
                 # On a starved machine, those before a poll can take longer than the watchdog waits.
                 self._live()
+        self.observer.settle_calls()
+        if self.log is not None:
+            self.log.flush()
 
     def _count_losses(self, now: float) -> bool:
         """Whether notifications were lost since the last time."""
         if self.notifications is None:
             return False
-        return self.observer.tracker.cursor.count(self.notifications.dropped(), now)
+        lost = self.observer.tracker.cursor.count(self.notifications.dropped(), now)
+        if lost:
+            self.observer.lost_notifications()
+        return lost
 
     # --- polls -------------------------------------------------------------------------------------------------------
 

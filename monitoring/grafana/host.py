@@ -160,6 +160,29 @@ def host() -> list[Panel]:
             Query(f"tcpnewconn_process_resident_memory_bytes{{{HOST}}}", "resident"),
             width=6,
         ),
+        lines(
+            "Where users, units and threads come from",
+            "cps",
+            "New connections per second. socket: the socket itself. connect, accept: recorded by the kernel when it was called. "
+            "listener: the unit of the listening socket alone. One connection can count twice.",
+            Query(f"sum by (by) (rate(tcpnewconn_connections_attributed_total{{{HOST}}}[$__rate_interval]))", "{{by}}"),
+        ),
+        lines(
+            "Connections without a thread, by reason",
+            "cps",
+            "Per second. no-trace: nothing is recorded, see the log. not-recorded: never accepted, or opened before. ambiguous: "
+            "two can be meant. overwritten: records were lost.",
+            Query(
+                f"sum by (reason) (rate(tcpnewconn_connections_not_attributed_total{{{HOST}}}[$__rate_interval]))",
+                "{{reason}}",
+            ),
+        ),
+        lines(
+            "Failed attempts",
+            "short",
+            "Attempts of this host's programs to open a connection that failed, with Failed=yes.",
+            Query(f"increase(tcpnewconn_connections_failed_total{{{HOST}}}[$__rate_interval])", "failed"),
+        ),
     ]
 
 

@@ -1,10 +1,13 @@
-"""The systemd unit of a cgroup id."""
+"""The systemd unit and the container of a cgroup id."""
+
+from __future__ import annotations
 
 import os
-import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from tcpnewconn.attribution.cgroups import NOWHERE, Place, place
 
 # The walks through the tree may take this share of the time. One walk took 1.7 ms for 500 cgroups (Linux 6.18).
 _SHARE_OF_TIME = 0.02
@@ -15,33 +18,12 @@ _INODE = 0xFFFFFFFFFFFFFFFF if sys.maxsize > 0xFFFFFFFF else 0xFFFFFFFF
 # 1 is the root, and what the kernel answers where it does not know; 0 is no cgroup.
 _UNKNOWN = (0, 1)
 
-# systemd.unit(5): a plain name or an instance, never a bare template.
-_UNIT = re.compile(
-    r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\@-]+)?"
-    r"\.(?:service|socket|target|device|mount|automount|swap|timer|path|slice|scope)"
-)
-_SLICE = re.compile(r"[A-Za-z0-9:_.\\-]+\.slice")
-
-
-def _unit_below_slices(component: str) -> tuple[str | None, bool]:
-    """The unit that a component of a cgroup's path names below nothing but slices, and whether it is one more slice.
-
-    As sd_pid_get_unit(3) decides: slices are skipped, then the first component is a unit or there is none. systemd
-    puts a "_" before what would clash with the kernel's own files.
-    """
-    name = component[1:] if component.startswith("_") else component
-    if _SLICE.fullmatch(name):
-        return None, True
-    if _UNIT.fullmatch(name) and not name.endswith(".slice"):
-        return name, False
-    return None, False
-
 
 class Units:
-    """The system units that cgroups belong to.
+    """The places of cgroups.
 
-    The kernel gives only a cgroup's id, so the tree is walked when an id is met that no walk has seen. Ids are never
-    used again before the next boot: what was learnt stays true when the cgroup is gone.
+    The kernel gives only a cgroup's id, so the tree is walked when an id is met that no walk has seen; of some the trace has
+    recorded the names. Ids are never used again before the next boot: what was learnt stays true when the cgroup is gone.
     """
 
     def __init__(
@@ -51,7 +33,8 @@ class Units:
         self._root = root
         self._clock = clock
         self._most = most
-        self._units: dict[int, str | None] = {}
+        # A path stands there until its place is asked for.
+        self._places: dict[int, Place | str] = {}
         self._next_walk = float("-inf")
 
     def unit(self, cgroup_id: int) -> str | None:
@@ -60,24 +43,41 @@ class Units:
         nginx.service for /system.slice/nginx.service/sub; user@1000.service for what that user's own units run;
         docker-….scope and machine-….scope for containers. Never guessed.
         """
+        return self.place(cgroup_id).unit
+
+    def place(self, cgroup_id: int) -> Place:
+        """Where the cgroup with this id belongs, as far as it can be found out now."""
         cgroup_id &= _INODE
-        try:
-            return self._units[cgroup_id]
-        except KeyError:
-            pass
-        if cgroup_id in _UNKNOWN:
-            return None
-        begin = self._clock()
-        if begin < self._next_walk:
-            return None
-        self._walk()
-        end = self._clock()
-        self._next_walk = end + (end - begin) / _SHARE_OF_TIME
-        # It was there when its socket was made: if no walk finds it now, none ever will.
-        unit = self._units.setdefault(cgroup_id, None)
-        while len(self._units) > self._most:
-            del self._units[next(iter(self._units))]
-        return unit
+        known = self._places.get(cgroup_id)
+        if known is None:
+            if cgroup_id in _UNKNOWN:
+                return NOWHERE
+            begin = self._clock()
+            if begin < self._next_walk:
+                return NOWHERE
+            self._walk()
+            end = self._clock()
+            self._next_walk = end + (end - begin) / _SHARE_OF_TIME
+            # It was there when its socket was made: if no walk finds it now, none ever will.
+            known = self._places.setdefault(cgroup_id, NOWHERE)
+            self._shorten()
+        if isinstance(known, str):
+            known = self._places[cgroup_id] = place(known.split("/"))
+        return known
+
+    def learn(self, cgroup_id: int, names: Sequence[str]) -> None:
+        """The names of a cgroup and its parents, innermost first: they count where they end with the root, which has none."""
+        cgroup_id &= _INODE
+        if len(names) < 2 or names[-1] or cgroup_id in _UNKNOWN:
+            return
+        known = self._places.get(cgroup_id)
+        if known is None or known is NOWHERE:
+            self._places[cgroup_id] = "/".join(names[-2::-1])
+            self._shorten()
+
+    def _shorten(self) -> None:
+        while len(self._places) > self._most:
+            del self._places[next(iter(self._places))]
 
     def _tree(self) -> str | None:
         """Where the cgroups of version 2 are, in hybrid mode below "unified"; inodes of version 1 mean nothing."""
@@ -88,10 +88,10 @@ class Units:
 
     def _walk(self) -> None:
         tree = self._tree()
-        # Directory, unit it belongs to, whether only slices are above it.
-        rest: list[tuple[str, str | None, bool]] = [(tree, None, True)] if tree else []
+        # Directory, and its path below the root.
+        rest: list[tuple[str, str]] = [(tree, "")] if tree else []
         while rest:
-            directory, unit, below_slices = rest.pop()
+            directory, above = rest.pop()
             try:
                 # Two links: no directory is in it, and its files need not be listed (about 40 for each cgroup).
                 if os.stat(directory).st_nlink == 2:
@@ -105,8 +105,8 @@ class Units:
             except OSError:
                 continue  # removed meanwhile, or not readable: what is below stays unknown
             for path, name, inode in children:
-                child, child_below = _unit_below_slices(name) if below_slices else (unit, False)
+                below = f"{above}/{name}" if above else name
                 # Taken out first, so that the oldest of those that are gone stand at the front.
-                self._units.pop(inode, None)
-                self._units[inode] = child
-                rest.append((path, child, child_below))
+                self._places.pop(inode, None)
+                self._places[inode] = below
+                rest.append((path, below))

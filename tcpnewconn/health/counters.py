@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from tcpnewconn.model import (
+    ATTRIBUTED_BY,
     DETECTED_BY,
     DIRECTIONS,
     Connection,
     Degraded,
     Event,
+    Failed,
     Listener,
     Loss,
+    Missing,
     PortScan,
     Reason,
     Recovered,
@@ -26,6 +29,7 @@ from tcpnewconn.model import (
 FAMILIES = ("ipv4", "ipv6")
 REASONS: tuple[Reason, ...] = get_args(Reason)
 SOURCES: tuple[Source, ...] = get_args(Source)
+MISSING: tuple[Missing, ...] = get_args(Missing)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,7 +40,10 @@ class Counters:
     def __init__(self) -> None:
         self.connections = {(direction, name): 0 for direction in DIRECTIONS for name in FAMILIES}
         self.detected_by = dict.fromkeys(DETECTED_BY, 0)
+        self.attributed_by = dict.fromkeys(ATTRIBUTED_BY, 0)
+        self.not_attributed = dict.fromkeys(MISSING, 0)
         self.summarized = 0
+        self.failed = 0
         self.listeners = 0
         self.port_scans = 0
         self.lost = dict.fromkeys(REASONS, 0)
@@ -46,6 +53,10 @@ class Counters:
         self.connections[event.direction, family(event.source, event.destination)] += 1
         self.detected_by[event.detected_by] += 1
         self.summarized += summarized
+        for way in event.by:
+            self.attributed_by[way] += 1
+        if event.missing is not None:
+            self.not_attributed[event.missing] += 1
 
     def event(self, event: Event) -> None:
         """Any event but a connection."""
@@ -53,6 +64,8 @@ class Counters:
             self.listeners += 1
         elif isinstance(event, PortScan):
             self.port_scans += 1
+        elif isinstance(event, Failed):
+            self.failed += event.count or 1
         elif isinstance(event, Loss):
             self.lost[event.reason] += event.count
         elif isinstance(event, Degraded | Recovered):

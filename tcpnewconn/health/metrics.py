@@ -33,6 +33,17 @@ METRICS = (
     Metric("connections_total", "counter", "New connections, logged one by one or in summaries."),
     Metric("connections_detected_total", "counter", "The same connections, by how they were detected."),
     Metric("connections_summarized_total", "counter", "New connections that were logged in summaries, not one by one."),
+    Metric(
+        "connections_attributed_total",
+        "counter",
+        "New connections whose user, unit or thread is known, by where that comes from: one can have several.",
+    ),
+    Metric(
+        "connections_not_attributed_total",
+        "counter",
+        "New connections of which it is not known which thread called connect() or accept(), by reason.",
+    ),
+    Metric("connections_failed_total", "counter", "Failed attempts to open a connection, with Failed=yes."),
     Metric("listeners_total", "counter", "New listeners."),
     Metric("port_scans_total", "counter", "Port scans."),
     Metric(
@@ -78,6 +89,9 @@ def _samples(counters: Counters, statistics: ServiceStatistics) -> dict[str, Sam
         ],
         "connections_detected_total": _by("detected_by", counters.detected_by),
         "connections_summarized_total": [("", counters.summarized)],
+        "connections_attributed_total": _by("by", counters.attributed_by),
+        "connections_not_attributed_total": _by("reason", counters.not_attributed),
+        "connections_failed_total": [("", counters.failed)],
         "listeners_total": [("", counters.listeners)],
         "port_scans_total": [("", counters.port_scans)],
         "lost_total": _by("reason", counters.lost),

@@ -134,6 +134,7 @@ def judged(metrics: Metrics, now: float) -> Verdict:
 _SOURCES = {
     "proc": "/proc/net/tcp cannot be read, so open connections are not seen",
     "notifications": "no destroy notifications, so connections that open and close between two polls are not seen",
+    "trace": "the kernel's trace records nothing, so connections can lack user, unit and process",
 }
 
 
@@ -222,6 +223,15 @@ def _rows(metrics: Metrics, verdict: Verdict) -> Iterator[tuple[str, str, bool]]
     yield "  direction", _listed(_by(metrics, "connections_total")), False
     yield "  family", _listed(_by(metrics, "connections_total", 1)), False
     yield "  detected by", _listed(_by(metrics, "connections_detected_total")), False
+    yield (
+        "  attributed",
+        _listed({by: count for by, count in _by(metrics, "connections_attributed_total").items() if count}) or "none",
+        False,
+    )
+    missing = {reason: count for reason, count in _by(metrics, "connections_not_attributed_total").items() if count}
+    yield "  no thread", _listed(missing) or "none", False
+    if failed_attempts := _one(metrics, "connections_failed_total"):
+        yield "failed", f"{_number(failed_attempts)} attempts to connect", False
     yield "listeners", _number(_one(metrics, "listeners_total")), False
     scans, lost = _one(metrics, "port_scans_total"), _by(metrics, "lost_total")
     yield "port scans", _number(scans), scans > 0

@@ -35,12 +35,14 @@ _INET_DIAG_CGROUP_ID = 21
 _SO_RCVBUFFORCE = 33
 _SO_PROTOCOL = 38
 _SO_MEMINFO = 55
-_SK_MEMINFO_DROPS = 8
+_SK_MEMINFO_RMEM_ALLOC, _SK_MEMINFO_DROPS = 0, 8
 
 # The largest notification seen is 432 bytes (Linux 6.18); a message that does not fit is not one of ours.
 _LARGEST = 4096
 # For a burst: one notification occupies 1,283 bytes of the buffer (measured).
 _RECEIVE_BUFFER = 64 * 1024 * 1024
+# More than that none does.
+_MOST_OCCUPIED = 2_560
 
 _REQUEST = struct.Struct("=BBBBI")  # struct inet_diag_req_v2 up to its socket id
 _SOCKET_ID = struct.Struct("=2s2s16s16sI8s")  # struct inet_diag_sockid
@@ -142,8 +144,15 @@ class Notifications:
 
         It is sk_drops, which /proc/net/netlink shows in its column Drops.
         """
-        counters = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_SK_MEMINFO_DROPS + 1))
-        return int(struct.unpack_from("=I", counters, 4 * _SK_MEMINFO_DROPS)[0])
+        return self._counter(_SK_MEMINFO_DROPS)
+
+    def queued(self) -> int:
+        """At least so many notifications are in the buffer; it can be twice as many."""
+        return self._counter(_SK_MEMINFO_RMEM_ALLOC) // _MOST_OCCUPIED
+
+    def _counter(self, which: int) -> int:
+        counters = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (which + 1))
+        return int(struct.unpack_from("=I", counters, 4 * which)[0])
 
 
 def parse_notification(message: bytes | bytearray) -> DestroyedSocket | None:

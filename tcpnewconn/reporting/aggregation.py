@@ -1,4 +1,4 @@
-"""Summarizes a burst of connections in one event with their exact number. Pure: the time is given.
+"""Summarizes a burst of connections, or of failed attempts, in one event with their exact number. Pure: the time is given.
 
 A connection is logged by itself, or counted in a *group*. None is dropped: entries and counts add up to all connections.
 Records g, f and h of the state log are its own.
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tcpnewconn.model import Connection, Endpoint, Summary
+from tcpnewconn.model import Connection, Endpoint, Failed, Summary
 from tcpnewconn.state.log import Record, StateLog
 
 # (direction, source address, destination address, destination port, cgroup); what the group does not share is None.
@@ -24,6 +24,8 @@ _MOST_COARSE = 11_000
 # Source addresses that are counted one by one, in all groups together.
 _MOST_SOURCES = 20_000
 _TOP = 5
+# Of a group whose connections have several users, or whose user is not known; and the same for its error.
+_SEVERAL = -1
 
 
 @dataclass(slots=True)
@@ -31,13 +33,16 @@ class Group:
     """Similar connections of one interval.
 
     The first of them are `logged` one by one, the others only make up `count`; `sources` counts those by address where the
-    group shares none, `other_sources` those of addresses beyond the limit.
+    group shares none, `other_sources` those of addresses beyond the limit. `uid` and `error` are those of the first that was
+    counted, as long as all have the same.
     """
 
     logged: int = 0
     count: int = 0
     sources: dict[bytes | None, int] = field(default_factory=dict)
     other_sources: int = 0
+    uid: int = _SEVERAL
+    error: int = _SEVERAL
 
 
 @dataclass(slots=True)
@@ -75,7 +80,7 @@ class Aggregation:
         if log is not None:
             log.register("gfh", self, everywhere=True)
 
-    def add(self, connection: Connection, now: float, crowded: bool = False) -> Key | None:
+    def add(self, connection: Connection | Failed, now: float, crowded: bool = False) -> Key | None:
         """The key of the group that a connection is counted in, or None if it is to be logged by itself.
 
         `crowded`: no further entry can be queued, whatever the limits are. `now` in seconds of a monotonic clock.
@@ -90,7 +95,7 @@ class Aggregation:
                         group.logged += 1
                     return None
             elif group is not None:
-                self._count(key, group)
+                self._count(key, group, connection)
                 return key
         # A flood, or too many different ones: the sources are counted.
         key = (connection.direction, None, destination.address, destination.port, 0)
@@ -100,10 +105,19 @@ class Aggregation:
             group = self._groups.setdefault(key, Group())
             self.coarse += 1
         self._count_source(group, source.address)
-        self._count(key, group)
+        self._count(key, group, connection)
         return key
 
-    def _count(self, key: Key, group: Group) -> None:
+    def _count(self, key: Key, group: Group, connection: Connection | Failed) -> None:
+        uid = connection.uid if connection.uid is not None else _SEVERAL
+        error = connection.error if isinstance(connection, Failed) else _SEVERAL
+        if not group.count:
+            group.uid, group.error = uid, error
+        else:
+            if group.uid != uid:
+                group.uid = _SEVERAL
+            if group.error != error:
+                group.error = _SEVERAL
         group.count += 1
         if self._log is not None:
             number = self._numbers.get(key)
@@ -114,13 +128,19 @@ class Aggregation:
 
     def flush(self) -> Iterator[Summary]:
         """The summaries of the interval that ends now, in the order in which their groups began."""
+        return (_summary(key, group) for key, group in self._over())
+
+    def flush_failed(self) -> Iterator[Failed]:
+        """The same, of failed attempts."""
+        return (_failed(key, group) for key, group in self._over())
+
+    def _over(self) -> Iterator[tuple[Key, Group]]:
+        """The groups that were counted in the interval that ends now."""
         groups, self._groups, self._sources = self._groups, {}, 0
         if self._numbers and self._log is not None:
             self._numbers.clear()
             self._log.append('["h"]')
-        for key, group in groups.items():
-            if group.count:
-                yield _summary(key, group)
+        return ((key, group) for key, group in groups.items() if group.count)
 
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
@@ -184,6 +204,23 @@ def _summary(key: Key, group: Group) -> Summary:
         sources=len(sources),
         exact=exact,
         top=tuple((address, count) for address, count in top if address is not None),
+        uid=group.uid if group.uid != _SEVERAL else None,
+    )
+
+
+def _failed(key: Key, group: Group) -> Failed:
+    direction, source, destination, port, cgroup = key
+    uid = group.uid if group.uid != _SEVERAL else None
+    return Failed(
+        Endpoint(source, None),
+        Endpoint(destination, port),
+        direction,
+        max(0, group.error),
+        uid,
+        cgroup,
+        ("connect",) if uid is not None or cgroup else (),
+        None,
+        group.count,
     )
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
+from errno import errorcode
 from typing import NamedTuple
 
+from tcpnewconn.attribution.cgroups import NOWHERE, Place
+from tcpnewconn.attribution.processes import Process, Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.model import (
     LISTEN,
     STATE_NAMES,
+    Caller,
     Closed,
     Connection,
     Degraded,
     Endpoint,
     Event,
+    Failed,
     Listener,
     Loss,
     ObservationStarted,
@@ -27,6 +33,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.reporting.community import community_id
 from tcpnewconn.reporting.fields import Entry
+from tcpnewconn.text import printable
 
 
 class Kind(NamedTuple):
@@ -50,6 +57,7 @@ KINDS: dict[type[Event], Kind] = {
     Loss: Kind("events-lost", "81f4c1b5bfab4e52a63aae3dec8b0438", 4, "info"),
     Degraded: Kind("source-degraded", "ac71ee2a2e8443a59039d1319c802aa2", 4, "info"),
     Recovered: Kind("source-recovered", "9bd8673752994bd08028b0299ca2c261", 6, "info"),
+    Failed: Kind("connection-failed", "f2a2bc9384a24a388b7c94454c74adf4", 6, "connection,info", "failure"),
     Closed: Kind("connection-closed", "be0228f916da4937bc9055c5c372b3cd", 6, "connection,end"),
     ObservationStarted: Kind("observation-started", "a3486de517524ebf8716f2504cc51e12", 6, "info"),
     ObservationStopped: Kind("observation-stopped", "72bd65ca73e74e238df0f70dcbacb033", 6, "info"),
@@ -72,11 +80,14 @@ _IN_COMMON = {event: _in_common(kind) for event, kind in KINDS.items()}
 
 
 class Renderer:
-    """Turns events into entries; asks for the names of users and units."""
+    """Turns events into entries; asks for the names of users and units, and for processes."""
 
-    def __init__(self, units: Units, users: Users) -> None:
+    def __init__(self, units: Units, users: Users, processes: Processes | None = None) -> None:
         self._units = units
         self._users = users
+        self._processes = processes
+        # From CLOCK_MONOTONIC to Unix time, in seconds.
+        self._offset = 0.0
 
     def entry(self, event: Event) -> Entry:
         if isinstance(event, Connection):
@@ -85,6 +96,8 @@ class Renderer:
             return self._closed(event)
         if isinstance(event, Summary):
             return self._summary(event)
+        if isinstance(event, Failed):
+            return self._failed(event)
         if isinstance(event, Listener):
             return self._listener(event)
         if isinstance(event, PortScan):
@@ -102,9 +115,11 @@ class Renderer:
         return entry
 
     def _connection(self, event: Connection) -> Entry:
-        entry = _entry(event, f"New connection: {event.source} -> {event.destination}")
-        _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry = _entry(event)
+        between = _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry["MESSAGE"] = f"New connection: {between}"
         self._add_attribution(entry, event.uid, event.cgroup)
+        self._add_caller(entry, event)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[event.state]
         entry["TCPNEWCONN_DETECTED_BY"] = event.detected_by
         entry["TCPNEWCONN_CONNECTION_ID"] = event.id
@@ -115,13 +130,11 @@ class Renderer:
         sent, received = event.source_bytes, event.destination_bytes
         if event.direction == "ingress":
             sent, received = received, sent
-        entry = _entry(
-            event,
-            f"Connection closed: {event.source} -> {event.destination}, "
-            f"{size_text(sent)} sent, {size_text(received)} received",
-        )
-        _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry = _entry(event)
+        between = _add_endpoints(entry, event.source, event.destination, event.direction)
+        entry["MESSAGE"] = f"Connection closed: {between}, {size_text(sent)} sent, {size_text(received)} received"
         self._add_attribution(entry, event.uid, event.cgroup)
+        self._add_caller(entry, event)
         entry["SOURCE_BYTES"] = str(event.source_bytes)
         entry["DESTINATION_BYTES"] = str(event.destination_bytes)
         if event.seconds is not None:
@@ -140,7 +153,7 @@ class Renderer:
         if event.destination.address is None:
             # Of both families.
             del entry["NETWORK_TYPE"]
-        self._add_attribution(entry, None, event.cgroup)
+        self._add_attribution(entry, event.uid, event.cgroup)
         entry["TCPNEWCONN_COUNT"] = str(event.count)
         if event.source.address is None:
             entry["TCPNEWCONN_SOURCES"] = str(event.sources)
@@ -160,32 +173,117 @@ class Renderer:
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[LISTEN]
         return entry
 
-    def names(self, uid: int | None, cgroup: int) -> tuple[str | None, str | None]:
-        """The names of a socket's unit and user, where they are known."""
-        unit = self._units.unit(cgroup) if cgroup else None
-        return unit, self._users.name(uid) if uid is not None else None
+    def _failed(self, event: Failed) -> Entry:
+        if event.count is None:
+            message = f"Connection failed: {event.source} -> {event.destination}"
+        else:
+            source = address_text(event.source.address) if event.source.address is not None else "many sources"
+            destination = event.destination if event.destination.address is not None else "many destinations"
+            noun = "connection" if event.count == 1 else "connections"
+            message = f"{event.count} {noun} failed: {source} -> {destination}"
+        entry = _entry(event, message)
+        _add_endpoints(entry, event.source, event.destination, event.direction)
+        if event.source.address is None and event.destination.address is None:
+            # Of both families.
+            del entry["NETWORK_TYPE"]
+        self._add_attribution(entry, event.uid, event.cgroup)
+        self._add_caller(entry, event)
+        if event.error:
+            entry["ERROR_CODE"] = errorcode.get(event.error, str(event.error))
+        if event.count is not None:
+            entry["TCPNEWCONN_COUNT"] = str(event.count)
+        return entry
+
+    # --- who ---------------------------------------------------------------------------------------------------------
+
+    def names(
+        self, event: Connection | Closed | Failed, with_process: bool
+    ) -> tuple[str | None, str | None, str | None]:
+        """The names of a connection's unit, user and, if that is asked for, process, where they are known."""
+        place = self._place(event.cgroup)
+        process = self._process(event.caller) if with_process else None
+        return place.unit, self._user(event.uid, place), process.name if process is not None else None
+
+    def _place(self, cgroup: int) -> Place:
+        return self._units.place(cgroup) if cgroup else NOWHERE
+
+    def _user(self, uid: int | None, place: Place) -> str | None:
+        # A container has users of its own, whose names are not known here.
+        return self._users.name(uid) if uid is not None and place.container is None else None
+
+    def _process(self, caller: Caller | None) -> Process | None:
+        if caller is None or caller.thread_id is None or caller.time is None or self._processes is None:
+            return None
+        return self._processes.process(caller.thread_id, caller.time)
 
     def _add_attribution(self, entry: Entry, uid: int | None, cgroup: int) -> None:
-        unit, user = self.names(uid, cgroup)
+        place = self._place(cgroup)
+        user = self._user(uid, place)
         if uid is not None:
             entry["USER_ID"] = str(uid)
         if user is not None:
             entry["USER_NAME"] = user
-        if unit is not None:
-            entry["OBJECT_SYSTEMD_UNIT"] = unit
+        if place.unit is not None:
+            entry["OBJECT_SYSTEMD_UNIT"] = place.unit
+        if place.user_unit is not None:
+            entry["OBJECT_SYSTEMD_USER_UNIT"] = place.user_unit
+        if place.container is not None:
+            for name, value in zip(_CONTAINER, place.container, strict=True):
+                if value is not None:
+                    entry[name] = printable(value)
+
+    def _add_caller(self, entry: Entry, event: Connection | Closed | Failed) -> None:
+        caller = event.caller
+        if caller is not None:
+            if (process := self._process(caller)) is not None:
+                entry["PROCESS_PID"] = str(process.pid)
+                entry["PROCESS_NAME"] = printable(process.name)
+                entry["PROCESS_ENTITY_ID"] = process.entity
+            if caller.thread_id is not None:
+                entry["PROCESS_THREAD_ID"] = str(caller.thread_id)
+            if caller.thread_name is not None:
+                entry["PROCESS_THREAD_NAME"] = printable(caller.thread_name)
+            if caller.by == "connect" and caller.time is not None:
+                entry["EVENT_START"] = self._clock_time(caller.time)
+        if event.by:
+            entry["TCPNEWCONN_ATTRIBUTED_BY"] = ",".join(event.by)
+        accepted = None if isinstance(event, Failed) else event.accepted
+        if accepted is not None:
+            place = self._place(accepted.cgroup)
+            if place.unit is not None:
+                entry["TCPNEWCONN_ACCEPTED_BY_UNIT"] = place.unit
+            if (process := self._process(accepted)) is not None:
+                entry["TCPNEWCONN_ACCEPTED_BY_PROCESS"] = printable(process.name)
+            if place.container is not None and (known := place.container.id or place.container.name):
+                entry["TCPNEWCONN_ACCEPTED_BY_CONTAINER"] = printable(known)
+
+    def _clock_time(self, monotonic: float) -> str:
+        """A time of CLOCK_MONOTONIC as people write it. The same is the same each time, unless the clock was set meanwhile."""
+        offset = time.time() - time.monotonic()
+        if abs(offset - self._offset) > _NOT_SET:
+            self._offset = offset
+        return datetime.fromtimestamp(self._offset + monotonic, timezone.utc).isoformat(timespec="microseconds")
 
 
-def _entry(event: Event, message: str) -> Entry:
+# By so many seconds two clocks that are read one after the other, and are adjusted, can seem to differ.
+_NOT_SET = 0.001
+# As Container has them.
+_CONTAINER = ("CONTAINER_ID", "CONTAINER_RUNTIME", "CONTAINER_NAME", "K8S_POD_UID")
+
+
+def _entry(event: Event, message: str = "") -> Entry:
     return {"MESSAGE": message, **_IN_COMMON[type(event)]}
 
 
-def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direction: str) -> None:
+def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direction: str) -> str:
+    """Add the fields of two endpoints; returns both as people write them. The text of an address is made once: that is slow."""
+    from_text = to_text = None
     if source.address is not None:
-        entry["SOURCE_ADDRESS"] = address_text(source.address)
+        entry["SOURCE_ADDRESS"] = from_text = address_text(source.address)
     if source.port is not None:
         entry["SOURCE_PORT"] = str(source.port)
     if destination.address is not None:
-        entry["DESTINATION_ADDRESS"] = address_text(destination.address)
+        entry["DESTINATION_ADDRESS"] = to_text = address_text(destination.address)
     if destination.port is not None:
         entry["DESTINATION_PORT"] = str(destination.port)
     entry["NETWORK_TRANSPORT"] = "tcp"
@@ -198,6 +296,7 @@ def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direct
             destination.address,  # type: ignore[arg-type]
             destination.port,  # type: ignore[arg-type]
         )
+    return f"{source.with_text(from_text)} -> {destination.with_text(to_text)}"
 
 
 def _sources_text(event: Summary) -> str:

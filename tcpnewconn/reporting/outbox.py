@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from tcpnewconn.health.counters import Counters
-from tcpnewconn.model import Closed, Connection, Event, Listener, Loss, PortScan, Reason
+from tcpnewconn.model import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
 from tcpnewconn.reporting.aggregation import Aggregation, RateLimit
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.portscan import PortScans
@@ -41,6 +41,7 @@ class Outbox:
         self._log = log
         self._renderer = renderer
         self._aggregation = Aggregation(settings.burst_limit, settings.total_limit, log)
+        self._failed = Aggregation(settings.burst_limit, settings.total_limit)
         self._scans = PortScans(settings.ports, settings.within)
         self._queue = Queue(sink, log)
         # Events that were taken and are not in the queue yet.
@@ -64,7 +65,8 @@ class Outbox:
     def set(self, settings: Settings) -> None:
         """Other settings from now on."""
         self._settings = settings
-        self._aggregation.burst, self._aggregation.total = settings.burst_limit, settings.total_limit
+        for aggregation in (self._aggregation, self._failed):
+            aggregation.burst, aggregation.total = settings.burst_limit, settings.total_limit
         self._scans.ports, self._scans.within = settings.ports, settings.within
 
     def take(self, event: Event) -> None:
@@ -104,6 +106,7 @@ class Outbox:
         # That they are counted no longer, and that they are to be delivered, is put on record in one write.
         for summary in self._aggregation.flush():
             self._select(summary)
+        self._taken += self._failed.flush_failed()
         self._report_losses(time.monotonic())
         self.deliver()
 
@@ -121,6 +124,11 @@ class Outbox:
             if scan is None:
                 return
             event = scan
+        if isinstance(event, Failed):
+            self.counters.event(event)
+            if self._failed.add(event, now, crowded) is None:
+                self._taken.append(event)
+            return
         if isinstance(event, Closed | Listener | PortScan) and (
             crowded or not self._rate.allows(now, self._settings.total_limit)
         ):
@@ -131,12 +139,14 @@ class Outbox:
 
     def _wanted(self, event: Event) -> bool:
         settings = self._settings
-        if isinstance(event, Connection | Closed):
+        if isinstance(event, Connection | Closed | Failed):
             if isinstance(event, Connection) and event.detected_by == "startup" and not settings.existing:
                 return False
             source, destination = event.source, event.destination
             # Names are looked up only where a rule asks for them.
-            unit, user = self._renderer.names(event.uid, event.cgroup) if settings.ignore.by_owner else (None, None)
+            unit = user = process = None
+            if settings.ignore.by_owner:
+                unit, user, process = self._renderer.names(event, settings.ignore.processes is not None)
             return not ignored(
                 settings.ignore,
                 event.direction,
@@ -145,6 +155,8 @@ class Outbox:
                 destination.port,
                 unit,
                 user,
+                process,
+                event.caller.thread_name if event.caller is not None else None,
             )
         if isinstance(event, Listener):
             return settings.listeners and (settings.existing or not event.startup)

@@ -65,8 +65,9 @@ class Setting:
 
     @property
     def attribute(self) -> str:
-        """Where Settings keeps its value: Interval -> interval, BurstLimit -> burst_limit."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()
+        """Where Settings keeps its value: Interval -> interval, BurstLimit -> burst_limit; [Trace] Accept -> trace_accept."""
+        name = f"Trace{self.name}" if self.section == "Trace" else self.name
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
     def parts(self, value: str) -> list[str]:
         """The parts that are parsed one by one: the entries of a list, or the whole value."""
@@ -80,7 +81,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("Report", "Existing", "yes", "Log connections that are already open at the first start.", "boolean"),
     Setting("Report", "Listeners", "yes", "Log new listening sockets.", "boolean"),
     Setting("Report", "Closed", "no", "Log closed connections too, with the bytes sent each way.", "boolean"),
-    Setting("Report", "Ignore", "", "Exclude traffic you do not need: networks, ports, units, users.", "rules"),
+    Setting(
+        "Report",
+        "Failed",
+        "no",
+        "Log attempts to open a connection that fail, with who tried. Needs the trace.",
+        "boolean",
+    ),
+    Setting(
+        "Report", "Ignore", "", "Exclude traffic you do not need: networks, ports, units, users, processes.", "rules"
+    ),
     Setting(
         "Report",
         "BurstLimit",
@@ -104,6 +114,13 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("PortScan", "Within", "60s", "Time in which it connects to them, from 1s to 1h.", "within"),
     Setting("PortScan", "Trusted", "", "Networks that may connect to any number of ports.", "networks"),
+    Setting(
+        "Trace",
+        "Accept",
+        "yes",
+        "Record who accepts connections, not only who opens them. Applies after: systemctl reload tcpnewconn-trace.",
+        "boolean",
+    ),
     Setting("Ledger", "Keep", "90d", "Time for which the ledger keeps its days, from 8d to 10y.", "keep"),
     Setting("Ledger", "Size", "64M", "Largest size of the ledger, from 16M to 16G; the oldest days go first.", "size"),
     Setting("Ledger", "Peers", "250", "Peers kept by address per service and day; the rest is added up.", "peers"),
@@ -124,12 +141,14 @@ class Settings:
     existing: bool
     listeners: bool
     closed: bool
+    failed: bool
     ignore: Rules
     burst_limit: int  # 0: no limit
     total_limit: int  # 0: no limit
     ports: int  # 0: off
     within: float  # seconds
     trusted: Rules
+    trace_accept: bool
     keep: float  # seconds
     size: int  # bytes
     peers: int

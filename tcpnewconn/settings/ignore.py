@@ -28,7 +28,10 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Rules that ask for the name of a unit, or of a user: names in full, and for each direction a pattern for the rest."""
+    """Rules that ask for the name of a unit, a user, a process or a thread.
+
+    Names in full, and for each direction a pattern for the rest.
+    """
 
     names: frozenset[tuple[str | None, str]]
     patterns: tuple[tuple[str | None, re.Pattern[str]], ...]
@@ -54,6 +57,8 @@ class Rules:
     ipv6: tuple[_Shape, ...] = field(init=False, repr=False, compare=False)
     units: _Names | None = field(init=False, repr=False, compare=False)
     users: _Names | None = field(init=False, repr=False, compare=False)
+    processes: _Names | None = field(init=False, repr=False, compare=False)
+    threads: _Names | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # it is frozen
@@ -62,11 +67,15 @@ class Rules:
         put(self, "ipv6", _shapes(self.given, 16))
         put(self, "units", _names((rule.direction, rule.unit) for rule in self.given if rule.unit is not None))
         put(self, "users", _names((rule.direction, rule.user) for rule in self.given if rule.user is not None))
+        put(
+            self, "processes", _names((rule.direction, rule.process) for rule in self.given if rule.process is not None)
+        )
+        put(self, "threads", _names((rule.direction, rule.thread) for rule in self.given if rule.thread is not None))
 
     @property
     def by_owner(self) -> bool:
-        """Whether a rule asks for a unit or a user: otherwise their names need not be looked up for ignored()."""
-        return self.units is not None or self.users is not None
+        """Whether a rule asks for a unit, a user or a process: otherwise these need not be looked up for ignored()."""
+        return self.units is not None or self.users is not None or self.processes is not None
 
     def __str__(self) -> str:
         return " ".join(str(rule) for rule in self.given)
@@ -131,14 +140,16 @@ def ignored(
     destination_port: int | None,
     unit: str | None = None,
     user: str | None = None,
+    process: str | None = None,
+    thread: str | None = None,
 ) -> bool:
     """Whether a rule matches this connection, so that it is not reported.
 
     A network is compared with the end that is not this host: the source of an "ingress" connection, the destination of
     an "egress" one. Where both ends are this host ("internal") it is the destination, the address connected to. Where
     the direction is "unknown" both ends must be in the network, so that nothing from or to elsewhere is hidden by
-    accident. A port is always the destination's. Unit and user are the names that the entry has; they are asked for only
-    if `rules.by_owner`. A value that is not known (None) matches no rule that asks for it.
+    accident. A port is always the destination's. Unit, user, process and thread are the names that the entry has; those but
+    the last are asked for only if `rules.by_owner`. Unknown values (None) match no rule that asks for them.
 
     Addresses are packed; IPv4-mapped ones have 4 bytes, too.
     """
@@ -152,6 +163,10 @@ def ignored(
     if rules.units is not None and rules.units.match(direction, unit):
         return True
     if rules.users is not None and rules.users.match(direction, user):
+        return True
+    if rules.processes is not None and rules.processes.match(direction, process):
+        return True
+    if rules.threads is not None and rules.threads.match(direction, thread):
         return True
     remote = source if direction == INGRESS else destination
     if remote is None:

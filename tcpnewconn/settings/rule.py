@@ -8,21 +8,24 @@ from tcpnewconn.model import DIRECTIONS, MAPPED
 
 _NETWORK = "use a network or an address, such as 10.0.0.0/8 or ::1"
 _RULE = (
-    "use a network, a port or both, such as 10.0.0.0/8, ::1, :9100, 10.0.0.0/8:443-445 or egress:[2001:db8::/32]:443, "
-    "or unit:NAME or user:NAME"
+    "use a network, port or both, such as 10.0.0.0/8, :9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, "
+    "or unit:, user:, process:, thread:NAME"
 )
 # Kinds of unit that have a cgroup of their own, and so can be the unit of a socket (systemd.unit(5)). A slice is never that.
 _UNIT_TYPES = ("service", "scope", "socket", "mount", "swap")
 # No backslash at the end, where it would continue a line of the configuration.
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@*?-]+(?<!\\)")
 _USER = re.compile(r"[^\s:,/]+(?<!\\)")
+# The kernel cuts the names of threads after 15 bytes (TASK_COMM_LEN).
+_COMMAND = re.compile(r"[^\s,]+(?<!\\)")
+_LONGEST_COMMAND = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One entry of Ignore=; None matches everything. str() writes it as parse_rule() reads it.
 
-    A rule has a network, ports or both, or a unit, or a user. In the names of units and users "*" stands for any
+    A rule has a network, ports or both, or a unit, or a user, or a process, or a thread. In names "*" stands for any
     characters, "?" for one.
     """
 
@@ -32,13 +35,14 @@ class Rule:
     ports: tuple[int, int] | None = None  # the first and the last one
     unit: str | None = None
     user: str | None = None
+    process: str | None = None
+    thread: str | None = None
 
     def __str__(self) -> str:
         direction = "" if self.direction is None else f"{self.direction}:"
-        if self.unit is not None:
-            return f"{direction}unit:{self.unit}"
-        if self.user is not None:
-            return f"{direction}user:{self.user}"
+        for kind in ("unit", "user", "process", "thread"):
+            if (name := getattr(self, kind)) is not None:
+                return f"{direction}{kind}:{name}"
         network = _network_text(self.network, self.length) if self.network is not None else ""
         if self.ports is None:
             return direction + network
@@ -58,7 +62,7 @@ def split_list(text: str) -> list[str]:
 
 
 def parse_rule(text: str) -> Rule:
-    """Read one entry: [DIRECTION:] and then NETWORK, :PORTS, NETWORK:PORTS, unit:NAME or user:NAME.
+    """Read one entry: [DIRECTION:] and then NETWORK, :PORTS, NETWORK:PORTS, unit:NAME, user:NAME, process:NAME or thread:NAME.
 
         127.0.0.0/8   ::1   :9100   :8000-8099   egress:10.0.0.0/8:443   ingress:[2001:db8::/32]:443   unit:user@*.service
 
@@ -86,6 +90,10 @@ def _parsed(text: str, right: str) -> Rule:
         return Rule(direction, unit=_unit(rest))
     if word == "user":
         return Rule(direction, user=_user(rest))
+    if word == "process":
+        return Rule(direction, process=_command(rest, word))
+    if word == "thread":
+        return Rule(direction, thread=_command(rest, word))
     if word.isalpha() and not set(word) <= set("abcdefABCDEF"):
         raise ValueError(f"{word} is neither a direction ({', '.join(DIRECTIONS)}) nor a network; {right}")
     written, ports = _split_ports(text, right)
@@ -175,4 +183,15 @@ def _user(text: str) -> str:
         raise ValueError("not the name of a user; use for example user:nobody")
     if text.isdecimal():
         raise ValueError("a user is given by name; use for example user:nobody")
+    return text
+
+
+def _command(text: str, kind: str) -> str:
+    if not _COMMAND.fullmatch(text) or not text.isprintable():
+        raise ValueError(
+            f"not the name of a {kind}; use for example {kind}:curl; * stands for any characters, ? for one"
+        )
+    if "*" not in text and len(text.encode()) > _LONGEST_COMMAND:
+        shorter = text.encode()[:_LONGEST_COMMAND].decode(errors="ignore")
+        raise ValueError(f"the kernel cuts names after {_LONGEST_COMMAND} bytes; use {kind}:{shorter}")
     return text

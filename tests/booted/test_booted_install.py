@@ -102,6 +102,7 @@ def test_a_connection_to_nginx_is_reported_within_one_interval_with_every_field(
         "USER_ID": www_data,
         "USER_NAME": "www-data",
         "OBJECT_SYSTEMD_UNIT": "nginx.service",
+        "TCPNEWCONN_ATTRIBUTED_BY": "socket",
         "NETWORK_CONNECTION_STATE": "established",
         "TCPNEWCONN_DETECTED_BY": "poll",
     }
@@ -118,6 +119,8 @@ def test_a_short_connection_to_sshd_is_reported_at_once_with_its_unit(container:
     assert event["TCPNEWCONN_DETECTED_BY"] == "notification"
     assert event["NETWORK_DIRECTION"] == "ingress"
     assert event["OBJECT_SYSTEMD_UNIT"] == "ssh.service"
+    # There is no tracefs in a container.
+    assert event["TCPNEWCONN_ATTRIBUTED_BY"] == "listener"
     assert "USER_ID" not in event, "the kernel no longer knows the user of a destroyed socket"
     assert int(event["__REALTIME_TIMESTAMP"]) / 1e6 - opened < 5 + 1
 

@@ -72,7 +72,7 @@ def test_running_it_has_every_series(container: Booted) -> None:
     assert found["tcpnewconn_listeners_total"] >= 2
     assert abs(found[LAST_POLL] - float(container.run("date", "+%s"))) < 60
     assert container.run("stat", "--format=%U:%G %a", "/run/tcpnewconn", FILE) == (
-        "tcpnewconn:tcpnewconn 755\ntcpnewconn:tcpnewconn 644\n"
+        "_tcpnewconn:_tcpnewconn 755\n_tcpnewconn:_tcpnewconn 644\n"
     )
 
 

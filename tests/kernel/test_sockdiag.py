@@ -314,6 +314,21 @@ def test_a_notification_stays_until_it_is_taken(here: Namespace) -> None:
     assert notifications.peek() != first
 
 
+def test_never_more_notifications_are_said_to_be_queued_than_are(here: Namespace) -> None:
+    notifications = Notifications(open_in(here))
+    assert notifications.queued() == 0
+    with listening(here) as listener:
+        for _ in range(20):
+            for each in connected(here, listener):
+                each.close()
+        # They say at least half of what is there.
+        until(lambda: notifications.queued() >= 20)
+    for left in range(40, 0, -1):
+        assert left // 2 <= notifications.queued() <= left
+        notifications.consume()
+    assert notifications.queued() == 0
+
+
 def test_a_notification_that_is_not_the_kernels_is_not_believed(here: Namespace) -> None:
     """Root can send to any netlink socket; what it says looks just like a notification."""
     source = open_in(here)

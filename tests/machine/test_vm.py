@@ -64,3 +64,61 @@ def test_after_a_reboot_it_runs_and_the_old_snapshot_is_not_believed(outcomes: d
 def test_a_purge_leaves_nothing(outcomes: dict[str, Any]) -> None:
     assert outcomes["remains"] == ""
     assert outcomes["units"] == ""
+
+
+# --- the trace
+
+EVENTS = ["connect", "accept", "failed"]
+RECORDED = {"defined": sorted(EVENTS), "recorded": EVENTS, "instances": ["tcpnewconn"]}
+NOTHING: dict[str, list[str]] = {"defined": [], "recorded": []}
+
+
+def without(state: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in state.items() if name not in names}
+
+
+def test_the_events_are_checked_and_recorded_from_the_installation_on(outcomes: dict[str, Any]) -> None:
+    assert outcomes["trace"] == {**RECORDED, "others": []}
+
+
+def test_the_service_can_read_the_rings_and_nothing_else_of_tracefs(outcomes: dict[str, Any]) -> None:
+    formats = [f"events/tcpnewconn/{event}/{name}" for event in EVENTS for name in ("enable", "format")]
+    rings = ["per_cpu/cpuN/stats", "per_cpu/cpuN/trace_pipe_raw"]
+    assert outcomes["open to the service"]["readable"] == sorted([*formats, *rings, "tracing_on"])
+    assert outcomes["open to the service"]["writable"] == []
+    assert "Permission denied" in "".join(outcomes["open to the service"]["tracefs"])
+
+
+def test_events_that_another_tool_deleted_are_defined_again(outcomes: dict[str, Any]) -> None:
+    assert without(outcomes["trace after a deletion"], "others", "instances") == NOTHING
+    assert without(outcomes["trace after a repair"], "others") == RECORDED
+    assert without(outcomes["trace after a reload"], "others") == RECORDED
+
+
+def test_definitions_of_others_stay(outcomes: dict[str, Any]) -> None:
+    for name in ("a repair", "a reload", "its stop", "its start", "a kill of the service", "a stop of the service"):
+        assert outcomes[f"trace after {name}"]["others"] == ["p:others/theirs tcp_close"], name
+
+
+def test_a_stop_of_the_oneshot_removes_its_events_and_a_start_defines_them_again(outcomes: dict[str, Any]) -> None:
+    assert without(outcomes["trace after its stop"], "others", "instances") == NOTHING
+    assert without(outcomes["trace after its start"], "others") == RECORDED
+
+
+def test_a_repair_does_not_start_what_was_stopped(outcomes: dict[str, Any]) -> None:
+    assert without(outcomes["trace after a refused repair"], "others", "instances") == NOTHING
+
+
+def test_the_trace_stays_over_a_kill_of_the_service_and_stops_with_it(outcomes: dict[str, Any]) -> None:
+    assert without(outcomes["trace after a kill of the service"], "others") == RECORDED
+    assert without(outcomes["trace after a stop of the service"], "others") == {**NOTHING, "instances": []}
+
+
+def test_an_event_that_records_something_else_is_removed(outcomes: dict[str, Any]) -> None:
+    assert outcomes["wrong offset"]["said"].startswith("cannot record connect(): the check found: recorded uid ")
+    assert without(outcomes["wrong offset"], "said", "others") == {**NOTHING, "instances": []}
+
+
+def test_a_masked_oneshot_records_nothing_until_it_is_unmasked(outcomes: dict[str, Any]) -> None:
+    assert without(outcomes["trace when masked"], "others") == {**NOTHING, "instances": []}
+    assert without(outcomes["trace when unmasked"], "others") == RECORDED

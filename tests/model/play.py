@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from tcpnewconn.kernel.procnet import Poll as PolledTables
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import FourTuple, SocketInfo, mirrored
 from tcpnewconn.state.log import StateLog
@@ -36,7 +37,7 @@ class Play:
 
     def __init__(self, directory: Path, notifications: Notifications, room: int = PLENTY, small: int = _ALWAYS) -> None:
         self.log: list[str] = []
-        self.kernel = Kernel(room)
+        self.kernel = self.made_kernel(room)
         self.reported: list[NewConnection] = []
         # The number of notifications that did not fit into the buffer, and of connections that were reported as lost.
         self.dropped = 0
@@ -53,6 +54,9 @@ class Play:
         self._socket = 1
         self._counter = 0
         self._polling = False
+        # The last poll that was applied, and when it began.
+        self._applied: PolledTables | None = None
+        self._poll_began = 0.0
         self._look_ups_fail = False
         # Whether every connection of the first poll with notifications was reported.
         self._settled = False
@@ -74,6 +78,10 @@ class Play:
         self._last: Notification | None = None
         self._begin()
 
+    @staticmethod
+    def made_kernel(room: int) -> Kernel:
+        return Kernel(room)
+
     # --- the program -------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -82,9 +90,11 @@ class Play:
         socket = self._socket if self._notifications is Notifications.KEPT else 0
         self._proc = ProcNet(str(self._directory), "little")
         self.tracker = Tracker(self._look_up, is_internal, self._outcome, self._notifications, self.log_file, socket)
+        self._log_made()
         assert self.log_file.load() is None
         if self.log_file.resumed:
             self.tracker.resume(self.kernel.now, self._counter)
+            self._calls_resumed()
         self.log_file.save()
         self._runs += 1
         self._polls = 0
@@ -108,6 +118,7 @@ class Play:
             self._again = None
         while buffer:
             destroyed, connection, _, _ = self._last = buffer[0]
+            self._read_calls()
             if destroyed.cookie != cursor.last:
                 if not (destroyed.unaddressed and is_internal(destroyed.four_tuple)):
                     # Its peer alone says which connection that was.
@@ -120,11 +131,34 @@ class Play:
                 cursor.handled(destroyed.cookie)
                 self.log_file.flush()
             del buffer[0]
+        self._calls_settled()
         self.tracker.caught_up(self.kernel.now)
         dropped, self.kernel.dropped = self.kernel.dropped, 0
+        if dropped:
+            self._calls_lost()
         self._counter += dropped
         self.dropped += dropped
         cursor.count(self._counter, self.kernel.now)
+
+    # What recorded calls of connect() and accept() add: see attributed.py.
+
+    def _log_made(self) -> None:
+        """The state log of a run is there, and has not been loaded."""
+
+    def _calls_resumed(self) -> None:
+        """It was loaded, and continues that of the run before."""
+
+    def _calls_settled(self) -> None:
+        """What was received has been applied."""
+
+    def _read_calls(self) -> None:
+        """What the kernel has recorded until now is taken."""
+
+    def _calls_lost(self) -> None:
+        """Notifications were lost."""
+
+    def _calls_polled(self) -> None:
+        """A poll was applied."""
 
     def _save(self) -> None:
         before = os.stat(self.log_file.path).st_ino
@@ -186,6 +220,7 @@ class Play:
             self.kernel.listening = self.notified
         self._receive()
         self._polling = True
+        self._poll_began = self.kernel.now
         self._starting = not (self._settled or self._polls)
         if self._starting and self.notified:
             self._ended_at_start = self.kernel.ended()
@@ -211,14 +246,17 @@ class Play:
             self._ended_at_start |= self.kernel.ended()
         poll = self._proc.poll(self.tracker.run.wants_time_wait)
         self._polls += 1
+        self._read_calls()
         if self.notified:
             # Between a row and the look-up of its socket there are microseconds. A socket that takes its place differs from it
             # by its notification; without any, the rows are looked up at once here.
             self._several(step.before_look_up)
         self._polling = False
         self._look_ups_fail = step.look_ups_fail
+        self._applied = poll
         self.tracker.poll(poll, self.kernel.now)
         self._look_ups_fail = False
+        self._calls_polled()
         self.lost += self.tracker.cursor.take()
         self._looked_up |= {id(connection) for connection in self.kernel.connections if connection.in_rows}
         self._save()

@@ -18,9 +18,11 @@ ALLOWED: dict[str, set[str]] = {
     # The sources, and the settings.
     "settings": {"model", "text"},
     "kernel": {"model", "text"},
-    "attribution": {"model", "text"},
+    "attribution": {"model", "text", "state"},
     # The state log: record kinds, no meanings. Each owner writes and reads its own records.
     "state": set(),
+    # The program of tcpnewconn-trace.service.
+    "tracesetup": {"model", "text", "kernel", "settings"},
     # Tracking: which connections are new.
     "tracking": {"model", "kernel", "state"},
     # The reports.
@@ -30,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "ledger": {"__init__", "model", "settings", "text", "reporting"},
 }
 # Those that join them, each above the ones before it.
-for joining in ("observer", "service", "app", "cli", "__main__"):
+for joining in ("recorder", "connections", "observer", "service", "app", "cli", "__main__"):
     ALLOWED[joining] = set(ALLOWED) - ({"ledger"} if joining != "cli" else set())
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -227,6 +227,7 @@ def test_it_builds_on_debian_12_too(bookworm: Path, tmp_path: Path) -> None:
 PURGED = (
     "etc/tcpnewconn.conf.d/10-local.conf",
     "etc/systemd/system/tcpnewconn.service.d/journal-namespace.conf",
+    "etc/systemd/system/tcpnewconn.service.d/protect-proc.conf",
     "var/lib/tcpnewconn/snapshot",
     "var/log/journal/0123456789abcdef0123456789abcdef.tcpnewconn/system.journal",
 )

@@ -67,6 +67,21 @@ def other_processes() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) not in own]
 
 
+def private_files(processes: list[int]) -> list[str]:
+    """What could be read of other processes that is for themselves and root alone."""
+    found = []
+    for process in processes:
+        for name in ("environ", "mem", "maps", "stack", "io"):
+            path = f"/proc/{process}/{name}"
+            with contextlib.suppress(OSError), open(path, "rb") as file:
+                file.read(1)
+                found.append(path)
+        for name in ("fd", "cwd/.", "root/."):
+            with contextlib.suppress(OSError):
+                found += [f"/proc/{process}/{name}/{entry}" for entry in os.listdir(f"/proc/{process}/{name}")]
+    return found
+
+
 def refused(attempt: str) -> str:
     """The result of an attempt that needs a privilege."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -96,8 +111,10 @@ def main() -> None:
     attempts = ("mount", "unshare user", "unshare net", "ptrace", "setuid 0", "bpf", "write and execute memory")
     with open("/proc/self/status", encoding="ascii") as file:
         status = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    others = other_processes()
     outcome = {
-        "other_processes": other_processes(),
+        "other_processes": others,
+        "private_files": private_files(others),
         "sockets": sockets(),
         "writable_directories": writable_directories(),
         "writable_files": writable_files(),

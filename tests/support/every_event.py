@@ -6,15 +6,18 @@ import pwd
 from collections.abc import Callable
 from pathlib import Path
 
+from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.counters import REASONS, SOURCES
 from tcpnewconn.model import (
+    Caller,
     Closed,
     Connection,
     Degraded,
     Endpoint,
     Event,
+    Failed,
     Listener,
     Loss,
     ObservationStarted,
@@ -25,6 +28,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.fields import Entry, document
+from tests.support.processes import process
 from tests.support.table import packed
 
 PEER, HERE = Endpoint(*packed("203.0.113.9:51544")), Endpoint(*packed("10.0.0.5:22"))
@@ -37,6 +41,18 @@ NOON = 1_795_608_000.0
 
 Render = Callable[[Event], Entry]
 
+# Cgroups that are gone; the trace has recorded their names, those of the innermost first.
+SYNC, POD, MACHINE = 1 << 40, (1 << 40) + 1, (1 << 40) + 2
+ID = "0123456789abcdef" * 4
+NAMES = {
+    SYNC: ("sync.service", "app.slice", "user@1000.service", "user-1000.slice", "user.slice", ""),
+    POD: (f"crio-{ID}.scope", "kubepods-pod01234567_89ab_cdef_0123_456789abcdef.slice", "kubepods.slice", ""),
+    MACHINE: ("payload", "machine-web.scope", "machine.slice", ""),
+}
+# Process 4711, called curl, has started ten seconds after the boot; thread 4712 is one of its own.
+CONNECT = Caller("connect", NOBODY, SYNC, 4712, "Socket Thread", 20.0)
+ACCEPT = Caller("accept", NOBODY, POD, 4711, "curl", 20.0)
+
 
 def unit_in(cgroups: Path) -> int:
     """A tree of cgroups with one unit; a cgroup's id is its directory's inode number."""
@@ -47,7 +63,13 @@ def unit_in(cgroups: Path) -> int:
 
 
 def renderer(cgroups: Path) -> Render:
-    return Renderer(Units(str(cgroups)), Users()).entry
+    """What makes entries, with the units in a tree of cgroups and processes in a tree like /proc."""
+    units = Units(str(cgroups))
+    for cgroup, names in NAMES.items():
+        units.learn(cgroup, names)
+    root = process(cgroups / "proc", 4711, "curl", started=10.0)
+    process(root, 4712, "Socket Thread", started=11.0, pid=4711)
+    return Renderer(units, Users(), Processes("boot", str(root), lambda: 0.0)).entry
 
 
 def every_event(unit: int) -> list[Event]:
@@ -56,6 +78,19 @@ def every_event(unit: int) -> list[Event]:
         Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, unit),
         Connection(Endpoint(None, 1), Endpoint(NINE6, None), "egress", "notification", "x", 7),
         Connection(PEER6, HERE6, "unknown", "startup", "x", 6),
+        Connection(HERE, PEER, "internal", "notification", "x", 7, NOBODY, SYNC, ("connect",), CONNECT, ACCEPT),
+        Connection(PEER, HERE, "ingress", "notification", "x", 7, NOBODY, POD, ("accept",), ACCEPT),
+        Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, MACHINE, ("socket",)),
+        Closed(HERE, PEER, "internal", "x", 1, 2, 3, 4, 5.0, NOBODY, SYNC, ("connect",), CONNECT, ACCEPT),
+        Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, POD, ("accept",), ACCEPT),
+        Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, MACHINE, ("socket",)),
+        Failed(HERE, PEER, "egress", 111, NOBODY, SYNC, ("connect",), CONNECT),
+        Failed(HERE, PEER, "egress", 0, NOBODY, POD, ("connect",), CONNECT),
+        Failed(HERE, PEER, "egress", 0, NOBODY, MACHINE, ("connect",), CONNECT),
+        Failed(Endpoint(HERE.address, None), PEER, "egress", 111, NOBODY, unit, ("connect",), None, 5),
+        Failed(ANYWHERE, ANYWHERE, "egress", 0, count=2),
+        *(Listener(HERE, False, NOBODY, cgroup) for cgroup in NAMES),
+        *(Summary(ANYWHERE, HERE, "ingress", cgroup, 5, 2, True, (), NOBODY) for cgroup in NAMES),
         Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, unit),
         Closed(Endpoint(NINE, None), Endpoint(None, 22), "internal", "x", 0, 0, 0, 0, None),
         Listener(HERE, False, NOBODY, unit),

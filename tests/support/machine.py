@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.support import machine_steps, root_image
+from tests.support import machine_steps, machine_trace, root_image
 
 # Emulation is slow, and the machine may be shared: a deadline for what hangs, not for what is slow.
 WITHIN = 600.0
@@ -27,6 +27,9 @@ def outcomes(distribution: str, repository: Path) -> dict[str, Any]:
         with tarfile.open(brought, "w") as tar:
             tar.add(repository, "repository")
             _add(tar, "steps.py", Path(machine_steps.__file__).read_text())
+            for package in ("tests", "tests/support"):
+                _add(tar, f"{package}/__init__.py", "")
+            _add(tar, "tests/support/machine_trace.py", Path(machine_trace.__file__).read_text())
         _run_to_the_end(
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"),
             *("-display", "none", "-nic", "none", "-no-user-config", "-monitor", "none"),

@@ -13,6 +13,8 @@ import time
 import traceback
 from collections.abc import Callable
 
+from tests.support import machine_trace
+
 CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
 DEADLINE = 120.0
 ONE_BOOT_DONE = "/var/lib/one-boot-done"
@@ -87,6 +89,7 @@ def first_boot() -> None:
     say("short connections", [entry["TCPNEWCONN_CONNECTION_ID"] for entry in connections("127.0.0.3")])
     say("warnings", [entry["MESSAGE"] for entry in entries() if int(entry["PRIORITY"]) <= 4])
     say("snapshot", snapshot())
+    machine_trace.steps(say, wait_for)
 
 
 def clock_step(by: str, server: str) -> dict[str, object]:

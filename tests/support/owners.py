@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import chain
 from pathlib import Path
 
+from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.model import FourTuple
 from tcpnewconn.reporting.aggregation import Aggregation
@@ -49,6 +50,7 @@ class Owners:
         self.queue = Queue(Blocked(), self.log)
         self.undecided = Undecided(self.log)
         self.observation = Observation(self.log)
+        self.calls = Calls(0, 0.0, self.log)
         self.warning = self.log.load()
 
     def records(self) -> list[str]:
@@ -64,5 +66,6 @@ class Owners:
             self.queue,
             self.undecided,
             self.observation,
+            self.calls,
         )
         return sorted(chain.from_iterable(owner.records() for owner in owners))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpnewconn.model import ESTABLISHED, Connection, Endpoint, Summary
+from tcpnewconn.model import ESTABLISHED, Connection, Endpoint, Failed, Summary
 from tcpnewconn.reporting import aggregation as module
 from tcpnewconn.reporting.aggregation import Aggregation
 from tcpnewconn.state.log import StateLog
@@ -158,3 +158,48 @@ def test_a_source_that_all_of_a_group_share_is_named() -> None:
     [summary] = aggregation.flush()
     assert (summary.source, summary.destination.port) == (Endpoint(bytes([192, 0, 0, 7]), None), 81)
     assert (summary.count, summary.sources, summary.top) == (2, 0, ())
+
+
+# --- users, and failed attempts --------------------------------------------------------------------------------------
+
+
+def counted(*events: Connection | Failed) -> Aggregation:
+    """All of them are counted, none is logged by itself."""
+    aggregation = Aggregation(burst=1, total=0)
+    for event in (events[0], *events):
+        aggregation.add(event, 0.0)
+    return aggregation
+
+
+@pytest.mark.parametrize(
+    ("uids", "shared"), [((7, 7), 7), ((0, 0), 0), ((7, 8), None), ((7, None), None), ((None, 7), None)]
+)
+def test_a_summary_has_the_user_that_all_of_its_connections_have(
+    uids: tuple[int | None, ...], shared: int | None
+) -> None:
+    (summary,) = counted(*(connection()._replace(uid=uid) for uid in uids)).flush()
+    assert (summary.uid, summary.count) == (shared, 2)
+
+
+def test_after_a_restart_the_user_of_those_before_is_not_known(tmp_path: Path) -> None:
+    for run in range(2):
+        log = StateLog(str(tmp_path / "snapshot"), "here")
+        aggregation = Aggregation(1, 0, log)
+        log.load()
+        log.save()
+        for _ in range(3):
+            aggregation.add(connection()._replace(uid=7), 0.0)
+        log.flush()
+        log.close()
+        if run:
+            (summary,) = aggregation.flush()
+            assert (summary.uid, summary.count) == (None, 4)
+
+
+@pytest.mark.parametrize(("errors", "shared"), [((111, 111), 111), ((111, 110), 0), ((0, 0), 0)])
+def test_failed_attempts_are_counted_with_the_error_that_all_have(errors: tuple[int, ...], shared: int) -> None:
+    source, destination = Endpoint(DESTINATION, 41906), Endpoint(bytes([192, 0, 2, 7]), 5432)
+    (failed,) = counted(
+        *(Failed(source, destination, "egress", error, 7, 9, ("connect",)) for error in errors)
+    ).flush_failed()
+    assert failed == Failed(Endpoint(DESTINATION, None), destination, "egress", shared, 7, 9, ("connect",), None, 2)

@@ -164,7 +164,7 @@ def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
         (["run", "--version"], "--version stands alone: tcpnewconn --version"),
         (["--ignore", ":0"], "argument --ignore: ':0': a port is a number from 1 to 65535"),
         (["--ignore", ":80, unit:cron"], "argument --ignore: 'unit:cron': a unit that has connections ends in"),
-        (["--ignore", " "], "use a network, a port or both"),
+        (["--ignore", " "], "use a network, port or both"),
         (["--interval"], "--interval"),
         (["--interval", "1ms"], "at least 100ms"),
         (["--interval", "soon"], "use for example 10s, 500ms or 1min"),

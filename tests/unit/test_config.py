@@ -29,12 +29,14 @@ DEFAULTS = Settings(
     existing=True,
     listeners=True,
     closed=False,
+    failed=False,
     ignore=Rules(),
     burst_limit=100,
     total_limit=1000,
     ports=3,
     within=60.0,
     trusted=Rules(),
+    trace_accept=True,
     keep=90 * 86400.0,
     size=64 << 20,
     peers=250,
@@ -388,12 +390,12 @@ def test_the_real_directories_are_searched_by_default() -> None:
         ("[Poll]\nExisting=no", ":2: [Poll] Existing=no: in the wrong section; put it below [Report]"),
         (
             "[Report]\nColour=red",
-            ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Ignore= or "
+            ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Failed= or Ignore= or "
             "BurstLimit= or TotalLimit=",
         ),
         (
             "[Colours]\n",
-            ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Ledger] or [FirstSeen]",
+            ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]",
         ),
         ("[poll]\n", ":1: [poll]: unknown section; did you mean [Poll]?"),
         ("[read]\n", ":1: [read]: unknown section; did you mean [Poll]?"),
@@ -420,11 +422,11 @@ def test_the_real_directories_are_searched_by_default() -> None:
         ),
         (
             "[Report]\nIgnore=:80 # the web server",
-            ":2: [Report] Ignore=#: # is not an address; use a network, a port or both, such as 10.0.0.0/8, ::1, "
-            ":9100, 10.0.0.0/8:443-445 or egress:[2001:db8::/32]:443, or unit:NAME or user:NAME; "
+            ":2: [Report] Ignore=#: # is not an address; use a network, port or both, such as 10.0.0.0/8, "
+            ":9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, or unit:, user:, process:, thread:NAME; "
             "a comment needs a line of its own",
         ),
-        ("[]\n", ":1: []: unknown section; use [Poll] or [Report] or [PortScan] or [Ledger] or [FirstSeen]"),
+        ("[]\n", ":1: []: unknown section; use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]"),
         ("[Read\n", ":1: [Read: a section ends with ]; use for example [Poll]"),
         ("Interval=5\n", ":1: Interval=5: outside of a section; put it below [Poll]"),
         ("Colour=red\n", ":1: Colour=red: outside of a section; put it below a section such as [Poll]"),
@@ -556,7 +558,8 @@ def test_every_error_of_every_file_is_said_in_order(tmp_path: Path, file: Path) 
         "etc/tcpnewconn.conf:1: Closed=yes: outside of a section; put it below [Report]",
         "etc/tcpnewconn.conf:2: [Read]: renamed; use [Poll]",
         "etc/tcpnewconn.conf:3: [Poll] Interval=fast: not a time span; use for example 10s, 500ms or 1min",
-        "etc/tcpnewconn.conf:4: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Ledger] or [FirstSeen]",
+        "etc/tcpnewconn.conf:4: [Colours]: unknown section; "
+        "use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]",
         f"etc/tcpnewconn.conf:7: [Report] Ignore=:0: {port}",
         f"etc/tcpnewconn.conf:7: [Report] Ignore=:x: {port}",
         "etc/tcpnewconn.conf:7: [Report] Ignore=user:: not the name of a user; use for example user:nobody",
@@ -605,6 +608,8 @@ Existing=yes
 Listeners=yes
 # default
 Closed=no
+# default
+Failed=no
 # {file}:6
 Ignore=127.0.0.0/8 ::1
 # {place}:4
@@ -621,6 +626,10 @@ Ports=off
 Within=60s
 # default
 Trusted=
+
+[Trace]
+# default
+Accept=yes
 
 [Ledger]
 # default
@@ -652,7 +661,18 @@ VALUES = {
     "limit": st.integers(0, 1_000_000).map(str),
     "ports": st.sampled_from(("off", "1", "1000")),
     "rules": st.lists(
-        st.sampled_from((":1", "egress:10.0.0.0/8:1-9", "[::1]:2", "unit:a*.service", r"user:A\b", "::/0"))
+        st.sampled_from(
+            (
+                ":1",
+                "egress:10.0.0.0/8:1-9",
+                "[::1]:2",
+                "unit:a*.service",
+                r"user:A\b",
+                "process:a?b",
+                "egress:thread:c*",
+                "::/0",
+            )
+        )
     ).map(", ".join),
     "networks": st.lists(st.sampled_from(("10.0.0.0/8", "[::1]", "2001:db8::/32"))).map(" ".join),
 }

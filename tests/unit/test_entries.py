@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tcpnewconn.model import (
     CONNECTED,
+    Caller,
     Closed,
     Connection,
     Degraded,
     Endpoint,
+    Failed,
     Listener,
     Loss,
     ObservationStarted,
@@ -22,14 +27,20 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.reporting.entries import size_text
 from tests.support.every_event import (
+    ACCEPT,
     ANYWHERE,
+    CONNECT,
     HERE,
     HERE6,
+    ID,
+    MACHINE,
     NINE,
     NOBODY,
     NOON,
     PEER,
     PEER6,
+    POD,
+    SYNC,
     Render,
     renderer,
     unit_in,
@@ -314,3 +325,107 @@ def test_the_end_of_the_observation_has_these_fields(entry: Render) -> None:
 )
 def test_sizes_are_written_for_people(count: int, text: str) -> None:
     assert size_text(count) == text
+
+
+# --- who opened it, who accepted it ----------------------------------------------------------------------------------
+
+
+def test_a_recorded_connection_says_who_opened_it_and_who_accepted_it(entry: Render) -> None:
+    fields = entry(
+        Connection(HERE, PEER, "internal", "notification", "x", 7, NOBODY, SYNC, ("connect",), CONNECT, ACCEPT)
+    )
+    started = fields.pop("EVENT_START")
+    entity = fields.pop("PROCESS_ENTITY_ID")
+    assert re.fullmatch(r"[0-9a-f]{32}", entity)
+    assert abs(datetime.fromisoformat(started).timestamp() - (time.time() - time.monotonic() + 20.0)) < 0.1
+    assert started.endswith("+00:00")
+    assert {
+        name: value for name, value in fields.items() if name not in {*OPENED, *ENDPOINTS, "MESSAGE", "MESSAGE_ID"}
+    } == {
+        "PRIORITY": "6",
+        "USER_ID": str(NOBODY),
+        "USER_NAME": "nobody",
+        "OBJECT_SYSTEMD_UNIT": "user@1000.service",
+        "OBJECT_SYSTEMD_USER_UNIT": "sync.service",
+        "PROCESS_PID": "4711",
+        "PROCESS_NAME": "curl",
+        "PROCESS_THREAD_ID": "4712",
+        "PROCESS_THREAD_NAME": "Socket Thread",
+        "TCPNEWCONN_ATTRIBUTED_BY": "connect",
+        "TCPNEWCONN_ACCEPTED_BY_UNIT": f"crio-{ID}.scope",
+        "TCPNEWCONN_ACCEPTED_BY_PROCESS": "curl",
+        "TCPNEWCONN_ACCEPTED_BY_CONTAINER": ID,
+        "NETWORK_CONNECTION_STATE": "closed",
+        "TCPNEWCONN_DETECTED_BY": "notification",
+        "TCPNEWCONN_CONNECTION_ID": "x",
+    }
+
+
+@pytest.mark.parametrize("cgroup", [POD, MACHINE])
+def test_a_user_of_a_container_has_no_name(entry: Render, cgroup: int) -> None:
+    fields = entry(Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, cgroup, ("socket",)))
+    assert fields["USER_ID"] == str(NOBODY)
+    assert "USER_NAME" not in fields
+    for event in (
+        Listener(HERE, False, NOBODY, cgroup),
+        Summary(ANYWHERE, HERE, "ingress", cgroup, 5, 2, True, (), NOBODY),
+    ):
+        assert "USER_NAME" not in entry(event)
+
+
+def test_a_container_is_what_its_cgroup_says(entry: Render) -> None:
+    fields = entry(Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, POD, ("socket",)))
+    assert {name: fields[name] for name in fields if name.startswith(("CONTAINER", "K8S"))} == {
+        "CONTAINER_ID": ID,
+        "CONTAINER_RUNTIME": "cri-o",
+        "K8S_POD_UID": "01234567-89ab-cdef-0123-456789abcdef",
+    }
+    fields = entry(Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, MACHINE, ("socket",)))
+    assert (fields["CONTAINER_NAME"], fields["CONTAINER_RUNTIME"]) == ("web", "systemd-nspawn")
+
+
+def test_accept_says_nothing_of_when_it_was_opened(entry: Render) -> None:
+    fields = entry(Connection(PEER, HERE, "ingress", "notification", "x", 7, NOBODY, POD, ("accept",), ACCEPT))
+    assert fields["PROCESS_PID"] == "4711"
+    assert "EVENT_START" not in fields
+
+
+def test_of_a_process_that_may_be_another_only_what_was_recorded_is_written(entry: Render) -> None:
+    # Before that process had started; after that thread had gone.
+    for caller in (CONNECT._replace(time=5.0), CONNECT._replace(thread_id=4713)):
+        fields = entry(Connection(HERE, PEER, "egress", "poll", "x", 1, NOBODY, SYNC, ("connect",), caller))
+        assert fields["PROCESS_THREAD_NAME"] == "Socket Thread"
+        assert fields.keys().isdisjoint({"PROCESS_PID", "PROCESS_NAME", "PROCESS_ENTITY_ID"})
+
+
+def test_what_several_callers_share_is_written_and_no_more(entry: Render) -> None:
+    fields = entry(
+        Connection(HERE, PEER, "egress", "poll", "x", 1, NOBODY, SYNC, ("connect",), Caller("connect", NOBODY))
+    )
+    assert fields["TCPNEWCONN_ATTRIBUTED_BY"] == "connect"
+    assert not [name for name in fields if name.startswith("PROCESS_") or name == "EVENT_START"]
+
+
+def test_names_that_could_steer_a_terminal_are_written_as_escapes(entry: Render) -> None:
+    caller = CONNECT._replace(thread_name="\x1b[2J\nbad\udcff")
+    fields = entry(Connection(HERE, PEER, "egress", "poll", "x", 1, NOBODY, SYNC, ("connect",), caller))
+    assert fields["PROCESS_THREAD_NAME"] == r"\x1b[2J\nbad\udcff"
+
+
+def test_a_failed_attempt_says_who_tried_and_why_it_failed(entry: Render) -> None:
+    fields = entry(Failed(HERE, PEER, "egress", 111, NOBODY, SYNC, ("connect",), CONNECT))
+    assert fields["MESSAGE"] == "Connection failed: 10.0.0.5:22 -> 203.0.113.9:51544"
+    assert (fields["EVENT_ACTION"], fields["EVENT_OUTCOME"]) == ("connection-failed", "failure")
+    assert (fields["ERROR_CODE"], fields["USER_NAME"], fields["PROCESS_NAME"]) == ("ECONNREFUSED", "nobody", "curl")
+    assert "TCPNEWCONN_COUNT" not in fields
+    # The kernel says no error where its program has given up.
+    assert "ERROR_CODE" not in entry(Failed(HERE, PEER, "egress", 0))
+
+
+def test_failed_attempts_are_summarized(entry: Render) -> None:
+    fields = entry(Failed(Endpoint(HERE.address, None), PEER, "egress", 111, NOBODY, SYNC, ("connect",), None, 1234))
+    assert fields["MESSAGE"] == "1234 connections failed: 10.0.0.5 -> 203.0.113.9:51544"
+    assert (fields["TCPNEWCONN_COUNT"], fields["ERROR_CODE"], fields["USER_NAME"]) == ("1234", "ECONNREFUSED", "nobody")
+    assert entry(Failed(ANYWHERE, ANYWHERE, "egress", 0, count=1))["MESSAGE"] == (
+        "1 connection failed: many sources -> many destinations"
+    )

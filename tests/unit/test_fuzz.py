@@ -106,7 +106,7 @@ JSON = st.recursive(
     lambda children: st.lists(children, max_size=8) | st.dictionaries(st.text(max_size=5), children, max_size=3),
     max_leaves=12,
 )
-RECORDS = st.lists(st.tuples(st.sampled_from(list("+-vwoscyzxbnilkgfhedqt?")), st.lists(JSON, max_size=8)), max_size=6)
+RECORDS = st.lists(st.tuples(st.sampled_from(list("+-vwoscyzxbnilkgfhedqtr?")), st.lists(JSON, max_size=8)), max_size=6)
 
 
 @given(records=RECORDS, version=st.just(1) | JSON, place=st.just(PLACE) | JSON, length=st.none() | JSON)

@@ -148,6 +148,10 @@ def test_common_spellings_are_understood(
         ("ingress:user:systemd-*", Rule("ingress", user="systemd-*")),
         ("user:EXAMPLE\\jane", Rule(user="EXAMPLE\\jane")),
         ("user:jane@example.org", Rule(user="jane@example.org")),
+        ("process:curl", Rule(process="curl")),
+        ("egress:process:kworker/u8:*", Rule("egress", process="kworker/u8:*")),
+        ("thread:pool-*", Rule(thread="pool-*")),
+        ("thread:a-name-of-15-by", Rule(thread="a-name-of-15-by")),
     ],
 )
 def test_ranges_units_and_users_are_understood(text: str, expected: Rule) -> None:
@@ -166,7 +170,7 @@ def test_ranges_units_and_users_are_understood(text: str, expected: Rule) -> Non
         ("10.0.0.0/-1", "from 0 to 32"),
         ("10.0.0.0/" + "1" * 5000, "from 0 to 32"),
         ("10.0.0.0/٨", "from 0 to 32"),
-        ("10.0.0", "10.0.0 is not an address; use a network, a port or both, such as 10.0.0.0/8"),
+        ("10.0.0", "10.0.0 is not an address; use a network, port or both, such as 10.0.0.0/8"),
         ("010.0.0.1", "not an address"),
         ("10.0.0.1.", "not an address"),
         ("fe80::1%eth0", "not an address"),
@@ -193,16 +197,20 @@ def test_ranges_units_and_users_are_understood(text: str, expected: Rule) -> Non
         ("user:a\x1b", "not the name of a user"),
         ("egress:user:", "not the name of a user"),
         ("egress:egress:user:a", "egress is neither a direction"),
+        ("process:", "not the name of a process; use for example process:curl"),
+        ("thread:a\\", "not the name of a thread"),
+        ("thread:a\x1b", "not the name of a thread"),
+        ("process:NetworkManager-dispatcher", "the kernel cuts names after 15 bytes; use process:NetworkManager-"),
         (":+80", "from 1 to 65535"),
         ("10.0.0.1:٨٠", "from 1 to 65535"),
         ("10.0.0.1:80:80", "not an address"),
-        ("[::1", "use a network, a port or both"),
-        ("[::1]80", "use a network, a port or both"),
+        ("[::1", "use a network, port or both"),
+        ("[::1]80", "use a network, port or both"),
         ("[::/0]/0", "from 0 to 128"),
-        ("", "use a network, a port or both"),
-        ("egress", "use a network, a port or both"),
-        ("egress:", "use a network, a port or both"),
-        ("9100", "9100 is not an address; use a network, a port or both, such as 10.0.0.0/8, ::1, :9100"),
+        ("", "use a network, port or both"),
+        ("egress", "use a network, port or both"),
+        ("egress:", "use a network, port or both"),
+        ("9100", "9100 is not an address; use a network, port or both, such as 10.0.0.0/8, :9100"),
         ("outbound:10.0.0.0/8", "neither a direction (ingress, egress, internal, unknown) nor a network"),
         ("localhost", "localhost is neither a direction"),
         ("\0", "not an address"),
@@ -233,7 +241,8 @@ def test_a_network_is_read_as_a_rule_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [":80", "10.0.0.0/8:80", "ingress:10.0.0.0/8", "ingress::80", "unit:cron.service", "user:nobody"]
+    "text",
+    [":80", "10.0.0.0/8:80", "ingress:10.0.0.0/8", "ingress::80", "unit:cron.service", "user:nobody", "thread:a"],
 )
 def test_where_only_networks_count_nothing_else_is_taken(text: str) -> None:
     with pytest.raises(ValueError, match="only the network has an effect here; use a network or an address, such as"):
@@ -397,11 +406,23 @@ def test_units_and_users_are_matched_by_name_and_pattern() -> None:
     assert not ignored(rules, "egress", None, None, None, None, "abc")
 
 
+def test_processes_and_threads_are_matched_by_name_and_pattern() -> None:
+    rules = Rules(tuple(map(parse_rule, ("process:curl", "egress:thread:pool-*"))))
+    assert ignored(rules, "ingress", None, None, None, None, None, "curl", "main")
+    assert ignored(rules, "egress", None, None, None, None, None, None, "pool-12")
+    assert not ignored(rules, "ingress", None, None, None, None, None, None, "pool-12")
+    assert not ignored(rules, "egress", None, None, None, None, None, "pool-12", "curl")
+    assert not ignored(rules, "egress", None, None, None)
+
+
 def test_names_are_needed_only_where_a_rule_asks_for_one() -> None:
     assert not Rules().by_owner
     assert not Rules((parse_rule("10.0.0.0/8"), parse_rule(":80-90"))).by_owner
     assert Rules((parse_rule(":80"), parse_rule("unit:*"))).by_owner
     assert Rules((parse_rule("user:nobody"),)).by_owner
+    assert Rules((parse_rule("process:curl"),)).by_owner
+    # It comes with the event.
+    assert not Rules((parse_rule("thread:curl"),)).by_owner
 
 
 def test_ten_thousand_rules_take_no_longer_than_one() -> None:

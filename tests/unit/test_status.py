@@ -16,7 +16,7 @@ import pytest
 from tcpnewconn import __version__
 from tcpnewconn.health.counters import Counters, ServiceStatistics
 from tcpnewconn.health.metrics import exposition
-from tcpnewconn.model import Connection, Degraded, Endpoint, Loss
+from tcpnewconn.model import Connection, Degraded, Endpoint, Failed, Loss
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TREE, command, environment, run
@@ -143,6 +143,26 @@ def test_lost_events_are_listed_and_no_fault_of_now(file: Path) -> None:
     assert "  lost           1,234 notifications\n" in page
     assert "  connections    1, 1 of them in summaries\n" in page
     assert "0 ipv4, 1 ipv6\n" in page
+
+
+def test_it_says_of_how_many_connections_the_owner_is_known_and_why_not_of_the_rest(file: Path) -> None:
+    counters = Counters()
+    ends = (Endpoint(bytes(4), 1), Endpoint(bytes(4), 2), "egress", "notification", "id", 7)
+    for by in (("socket", "connect"), ("connect",)):
+        counters.connection(Connection(*ends, by=by), False)
+    counters.connection(Connection(*ends, missing="overwritten"), False)
+    counters.event(Failed(*ends[:3], 111, count=41))
+    counters.event(Failed(*ends[:3], 111))
+    counters.event(Degraded("trace", "missing"))
+    write(file, counters=counters)
+    page = status(file).stdout
+    assert "    attributed   1 socket, 2 connect\n" in page
+    assert "    no thread    1 overwritten\n" in page
+    assert "  failed         42 attempts to connect\n" in page
+    assert verdict(file)[2] == [
+        "the kernel's trace records nothing, so connections can lack user, unit and process: "
+        "journalctl -u tcpnewconn -p warning says why"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,125 @@
+"""The process of a thread, where it is sure: it is there, and was before the event."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+try:
+    # The interpreter's own: hashlib would load OpenSSL, see reporting/community.py.
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
+
+# include/linux/proc_ns.h, PROC_PID_INIT_INO: the trace has the ids of this namespace.
+_FIRST_PID_NAMESPACE = "pid:[4026531836]"
+# /proc/PID/stat counts in these ticks from boot on; suspended time counts, too.
+_TICKS = os.sysconf("SC_CLK_TCK")
+# A file of /proc is read at once.
+_LARGEST = 4096
+
+
+class Process(NamedTuple):
+    """`entity` is unique where the pid is not: made of boot, pid and start time."""
+
+    pid: int
+    name: str
+    entity: str
+
+
+class Processes:
+    """Looks into /proc, for what is logged by itself only: 30 us each (measured)."""
+
+    def __init__(
+        self,
+        boot: str,
+        root: str = "/proc",
+        suspended: Callable[[], float] | None = None,
+    ) -> None:
+        """`boot` is the boot id; `suspended` says for how many seconds since boot CLOCK_MONOTONIC stood still."""
+        self._boot = boot
+        self._root = root
+        self._suspended = suspended or _suspended
+        # As it is, and was before it was seen to change: at this monotonic time.
+        self._offset = self._offset_before = self._suspended()
+        self._changed = float("-inf")
+        try:
+            self._visible = os.readlink(f"{root}/self/ns/pid") == _FIRST_PID_NAMESPACE
+        except OSError:
+            self._visible = False
+
+    def process(self, thread_id: int, event: float) -> Process | None:
+        """The process of a thread that did something at a time of CLOCK_MONOTONIC (seconds); None where that is not sure.
+
+        A thread id is used again. The thread that has it is the one of the event if it had started before: by a whole tick,
+        because that is all /proc says.
+        """
+        if not self._visible:
+            return None
+        try:
+            with _directory(f"{self._root}/{thread_id}") as thread:
+                if not self._is_older(_stat(thread)[1], event):
+                    return None
+                pid = _tgid(thread)
+                if pid == thread_id:
+                    name, started = _stat(thread)
+                    return Process(pid, name, self._entity(pid, started))
+                with _directory(f"{self._root}/{pid}") as leader:
+                    name, started = _stat(leader)
+                    # While the thread is there, its process has that pid.
+                    if _tgid(thread) != pid:
+                        return None
+                return Process(pid, name, self._entity(pid, started))
+        except (OSError, ValueError, IndexError):
+            # It has gone, or is hidden (ProtectProc=invisible, hidepid=).
+            return None
+
+    def _is_older(self, started: int, event: float) -> bool:
+        offset = self._suspended()
+        if offset > self._offset + 1 / _TICKS:
+            self._offset_before, self._offset, self._changed = self._offset, offset, time.monotonic()
+        # For an event before it changed the smaller one is right, or too small.
+        since_boot = event + (self._offset if event > self._changed else self._offset_before)
+        return (started + 1) / _TICKS <= since_boot
+
+    def _entity(self, pid: int, started: int) -> str:
+        return str(blake2b(f"{self._boot} {pid} {started}".encode(), digest_size=16).hexdigest())
+
+
+def _suspended() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+@contextlib.contextmanager
+def _directory(path: str) -> Iterator[int]:
+    """A directory of /proc that stays that of one process: once that is gone, reading in it fails."""
+    descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _content(directory: int, name: str) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.read(descriptor, _LARGEST)
+    finally:
+        os.close(descriptor)
+
+
+def _stat(directory: int) -> tuple[str, int]:
+    """Name and start time (ticks since boot) of a thread, from stat: 42 (name) S ... A name can hold blanks and brackets."""
+    content = _content(directory, "stat")
+    begin, end = content.index(b"("), content.rindex(b")")
+    return os.fsdecode(content[begin + 1 : end]), int(content[end + 2 :].split()[19])
+
+
+def _tgid(directory: int) -> int:
+    """The id of a thread's process, from status."""
+    content = _content(directory, "status")
+    begin = content.index(b"\nTgid:") + 6
+    return int(content[begin : content.index(b"\n", begin)])

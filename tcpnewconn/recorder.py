@@ -1,0 +1,162 @@
+"""Reads the kernel's trace when somebody asks who opened or accepted a connection, and says what of it is missing.
+
+A trace that is not there is a container's normal state, or root's choice: that is a line in the log. One that was there and has
+gone is a source that is degraded.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.kernel.trace import TraceMissing, request_repair
+from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, Loss, Recovered
+from tcpnewconn.reporting.seldom import Seldom
+from tcpnewconn.reporting.sinks import say
+
+# Seconds between two requests to define the events again: the path unit gives up above 20 in 10 minutes.
+_REPAIR_EVERY = 60.0
+
+
+class Trace(Protocol):
+    """What is used of kernel.trace.Trace."""
+
+    malformed: int
+    gaps: list[tuple[float, float]]
+
+    @property
+    def overwritten(self) -> int: ...
+
+    def read(self) -> list[Call | FailedAttempt]: ...
+
+    def stale(self) -> bool: ...
+
+
+class Recorder:
+    """`open_trace` opens the trace, or raises TraceMissing; `learn` takes the names of a cgroup; `repair` asks root's unit.
+
+    `failed` holds the attempts that have failed since somebody last took them, each with who made it.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        open_trace: Callable[[], Trace],
+        learn: Callable[[int, Sequence[str]], None],
+        repair: Callable[[], None] = request_repair,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.calls = calls
+        self.failed: list[tuple[FailedAttempt, Caller | None]] = []
+        self._open = open_trace
+        self._learn = learn
+        self._repair = repair
+        self._clock = clock
+        self._repair_asked = float("-inf")
+        self._trace: Trace | None = None
+        self._lost = self._not_reported = 0
+        self._losses = Seldom()
+        self._stale = False
+        # The cgroups whose names were passed on.
+        self._learned: dict[int, None] = {}
+        self.missing = self._try()
+
+    @property
+    def records(self) -> bool:
+        """Whether there is a trace."""
+        return self._trace is not None
+
+    def _try(self) -> str | None:
+        """Open the trace; why there is none."""
+        try:
+            self._trace = self._open()
+        except TraceMissing as error:
+            return str(error)
+        return None
+
+    def say_missing(self) -> None:
+        """Say why there is no trace, where there is none, and what that means."""
+        if self.missing is not None:
+            say(
+                f"no trace: {self.missing}; short outgoing connections have no user and no unit, and no connection has a "
+                "process: tcpnewconn(8), ATTRIBUTION",
+                5,
+            )
+
+    def read(self) -> float:
+        """Take what was recorded until now, which is returned (CLOCK_MONOTONIC, in seconds)."""
+        now = self._clock()
+        if self._trace is None:
+            return now
+        recorded = self._trace.read()
+        self._trace.gaps.clear()
+        lost = self._trace.overwritten + self._trace.malformed
+        if lost != self._lost:
+            self._not_reported += lost - self._lost
+            self._lost = lost
+            self.calls.lost()
+        if recorded:
+            self._learn_from(recorded)
+            self.failed += self.calls.add(recorded)
+        return now
+
+    def _learn_from(self, recorded: Iterable[Call | FailedAttempt]) -> None:
+        learned = self._learned
+        for call in recorded:
+            if isinstance(call, Call) and call.cgroup not in learned:
+                learned[call.cgroup] = None
+                self._learn(call.cgroup, call.cgroup_names)
+        while len(learned) > 10_000:
+            del learned[next(iter(learned))]
+
+    def polled(self, now: float, report: Callable[[Event], None]) -> None:
+        """A poll that began now has been applied: look after the trace."""
+        self.calls.polled(now)
+        if self._trace is None:
+            if self._try() is None:
+                self.missing = None
+                # Connections that are open were opened before.
+                self.calls.lost()
+                say("the trace is there: short outgoing connections have a user and a unit", 6)
+            return
+        self._look_after(now, report)
+
+    def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
+        """Report what was lost, at most once a minute; all of it where this is the `last` time."""
+        if not self._not_reported or not self._losses.due(now, last):
+            return
+        count, self._not_reported = self._not_reported, 0
+        report(
+            Loss(
+                count,
+                "attribution",
+                f"{count} records of connect() and accept() were overwritten before they were read, or not understood: "
+                "connections can lack user, unit and process. No connection is missing. Accept=no records less",
+            )
+        )
+
+    def _look_after(self, now: float, report: Callable[[Event], None]) -> None:
+        assert self._trace is not None
+        stale = self._trace.stale()
+        if stale:
+            # Of what comes until the next poll, some is recorded and some is not.
+            self.calls.lost()
+        if stale and not self._stale:
+            report(
+                Degraded(
+                    "trace",
+                    "The kernel's trace records nothing: another tool has deleted its events, or tcpnewconn-trace.service was "
+                    "stopped. Connections can lack user, unit and process; none is missing. It is asked for again every minute",
+                )
+            )
+        elif self._stale and not stale:
+            report(Recovered("trace", "The kernel's trace records again who opens and accepts connections"))
+        self._stale = stale
+        if stale and now >= self._repair_asked + _REPAIR_EVERY:
+            self._repair_asked = now
+            try:
+                self._repair()
+            except OSError as error:
+                say(f"cannot ask for the trace again: {error.filename}: {error.strerror}", 4)

@@ -1,0 +1,96 @@
+"""Rings of this kernel, filled by its own event of a socket's change of state; and the oneshot, which can record here or not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.terminal import TREE
+
+# In a mount namespace of its own: tracefs is mounted for these tests alone.
+RUN = ("unshare", "--mount", "--propagation=private", sys.executable, "-c")
+MOUNT = """
+import ctypes, json, os, socket, subprocess, sys
+subprocess.run(["mount", "-t", "tracefs", "none", "/sys/kernel/tracing"], check=True)
+"""
+
+
+def in_tracefs(program: str) -> dict[str, Any]:
+    done = subprocess.run([*RUN, MOUNT + program], cwd=TREE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+@pytest.mark.parametrize("count", [3, 50, 4000], ids=["some", "pages", "more than it holds"])
+def test_every_record_is_read_or_counted_as_overwritten(count: int) -> None:
+    found = in_tracefs(f"""
+from tcpnewconn.kernel.ring import Ring
+from tcpnewconn.kernel.tracefs import Tracefs
+instance = Tracefs().instance(f"tcpnewconn-test-{{os.getpid()}}")
+instance.make(64)
+event = f"{{instance.directory}}/events/sock/inet_sock_set_state"
+rings = [Ring(f"{{instance.directory}}/per_cpu/{{cpu}}") for cpu in os.listdir(f"{{instance.directory}}/per_cpu")]
+try:
+    # Of this process alone: CLOSE to LISTEN and back.
+    open(f"{{event}}/filter", "w").write(f"common_pid == {{os.getpid()}} && protocol == 6")
+    open(f"{{event}}/enable", "w").write("1")
+    for _ in range({count}):
+        with socket.socket() as listener:
+            listener.listen()
+    read = damaged = 0
+    times = []
+    for ring in rings:
+        while page := ring.read():
+            read += len(page.records)
+            damaged += page.damaged
+            times += [time for time, _, _ in page.records]
+    kept = not instance.remove()
+finally:
+    for ring in rings:
+        ring.close()
+    gone = instance.remove()
+print(json.dumps(dict(read=read, overwritten=sum(ring.overwritten for ring in rings), damaged=damaged, kept=kept, gone=gone)))
+""")
+    assert found["damaged"] == 0
+    assert found["read"] > 0
+    assert found["read"] + found["overwritten"] == 2 * count
+    assert (found["overwritten"] > 0) == (count == 4000)
+    # An instance with an open ring stays; else it is removed.
+    assert found["kept"]
+    assert found["gone"]
+
+
+def test_the_oneshot_records_or_says_why_not_and_leaves_nothing() -> None:
+    found = in_tracefs("""
+import tempfile
+from tcpnewconn import tracesetup
+from tcpnewconn.kernel.traceevents import EVENTS, GROUP
+from tcpnewconn.kernel.tracefs import Tracefs
+tracefs = Tracefs()
+before = open("/sys/kernel/tracing/dynamic_events").read(), sorted(os.listdir("/sys/kernel/tracing/instances"))
+with tempfile.TemporaryDirectory() as runtime:
+    try:
+        reason, notes = None, tracesetup.start(tracefs, runtime, EVENTS, os.getgid())
+        recorded = open(f"{runtime}/events").read().split()
+    except tracesetup.Unavailable as error:
+        reason, notes, recorded = str(error), [], []
+    there = os.path.exists(tracefs.instance(GROUP).directory)
+    notes += tracesetup.stop(tracefs, runtime)
+    left = os.listdir(runtime)
+after = open("/sys/kernel/tracing/dynamic_events").read(), sorted(os.listdir("/sys/kernel/tracing/instances"))
+print(json.dumps(dict(reason=reason, notes=notes, recorded=recorded, there=there, left=left, same=before == after)))
+""")
+    assert found["same"]
+    assert found["left"] == []
+    if found["reason"] is None:
+        assert found["there"]
+        assert "connect" in found["recorded"]
+    else:
+        # A kernel without kprobes.
+        assert not found["there"]
+        assert found["reason"].startswith("cannot record connect(): the kernel does not take the event")

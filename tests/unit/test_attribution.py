@@ -1,0 +1,393 @@
+"""Whose a connection is, from the socket itself, from recorded calls, from the listener: what the events say."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.attribution.users import Users
+from tcpnewconn.health.notify import Notifier
+from tcpnewconn.health.observation import Observation
+from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.kernel.trace import TraceMissing
+from tcpnewconn.model import (
+    Call,
+    Caller,
+    Closed,
+    Connection,
+    Degraded,
+    DestroyedSocket,
+    Event,
+    Failed,
+    FailedAttempt,
+    FourTuple,
+    Loss,
+    Recovered,
+    Traffic,
+)
+from tcpnewconn.observer import Observer
+from tcpnewconn.recorder import Recorder
+from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.outbox import Outbox
+from tcpnewconn.reporting.sinks import Text
+from tcpnewconn.service import Service
+from tcpnewconn.settings.config import load
+from tcpnewconn.tracking.run import Notifications
+from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
+from tests.support.table import Line, Tables, line, listener
+
+# Of an orderly close by the acceptor; of one that says nothing of who opened it.
+NOTHING = Traffic(0, 1, 1, 10, 0)
+
+
+class Recorded:
+    """A trace that has these records, and as many that were overwritten; `events` as of kernel.trace.Trace."""
+
+    events = frozenset({"connect", "accept", "failed"})
+
+    def __init__(self) -> None:
+        self.records: list[Call | FailedAttempt] = []
+        self.overwritten = self.malformed = 0
+        self.gaps: list[tuple[float, float]] = []
+        self.gone = False
+
+    def read(self) -> list[Call | FailedAttempt]:
+        records, self.records = self.records, []
+        return records
+
+    def stale(self) -> bool:
+        return self.gone
+
+
+class World:
+    """An observer of a table in a directory, with a trace; the time is said with each step."""
+
+    def __init__(self, directory: Path) -> None:
+        self.trace = Recorded()
+        self.tables = Tables(directory)
+        self.events: list[Event] = []
+        self.repairs = 0
+        self.now = 0.0
+        host = Host("boot", str(NETNS), (32768, 60999), live=False, users=True)
+        proc = ProcNet(str(directory))
+        self.observer = Observer(proc, host, None, self.events.append, Notifications.OWN)
+        self.names: dict[int, tuple[str, ...]] = {}
+        self.observer.recorder = Recorder(
+            Calls(NETNS, 0.0),
+            lambda: self.trace,
+            lambda cgroup, names: self.names.update({cgroup: tuple(names)}),
+            self._repair,
+            lambda: self.now,
+        )
+        self._cookie = 0
+        for now in (980.0, 990.0):
+            self.poll(now)
+
+    def _repair(self) -> None:
+        self.repairs += 1
+
+    def poll(self, now: float, *rows: Line) -> None:
+        self.tables.write([listener("0.0.0.0:22"), listener("127.0.0.1:8080", uid=33), *rows])
+        self.now = now + 0.1
+        self.observer.poll(now)
+
+    def destroyed(self, at: FourTuple, now: float, unaddressed: bool = False, traffic: Traffic = NOTHING) -> None:
+        self._cookie += 1
+        self.now = now
+        self.observer.read_calls()
+        self.observer.destroyed(DestroyedSocket(at, self._cookie, True, unaddressed, traffic), now)
+
+    @property
+    def connection(self) -> Connection:
+        (found,) = [event for event in self.events if isinstance(event, Connection)]
+        return found
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_a_short_connection_has_user_cgroup_and_thread_of_who_opened_it(world: World) -> None:
+    world.trace.records = [connect(1000.0, 7)]
+    world.destroyed(OUT, 1000.5)
+    found = world.connection
+    assert (found.uid, found.cgroup, found.by, found.missing) == (1007, 107, ("connect",), None)
+    assert found.caller == Caller("connect", 1007, 107, 7, "thread-7", 1000.0)
+    assert found.direction == "egress"
+
+
+def test_a_short_connection_has_who_accepted_it(world: World) -> None:
+    world.trace.records = [accept(1000.0, 7)]
+    world.destroyed(IN, 1000.5)
+    assert (world.connection.uid, world.connection.by, world.connection.direction) == (1007, ("accept",), "ingress")
+
+
+def test_the_direction_is_that_of_the_call_whatever_ports_and_listeners_say(world: World) -> None:
+    # From the port that a service listens on.
+    at = four_tuple("10.0.0.5:22", "192.0.2.7:50000")
+    world.trace.records = [connect(1000.0, 7, at)]
+    world.destroyed(at, 1000.5)
+    assert world.connection.direction == "egress"
+    assert str(world.connection.source) == "10.0.0.5:22"
+
+
+def test_the_socket_s_own_user_counts_more_than_that_of_the_call(world: World) -> None:
+    # It was passed on: its owner is another by now, and the thread is that of who called.
+    world.trace.records = [connect(1000.0, 7)]
+    world.poll(1010.0, line("10.0.0.5:41906", "192.0.2.7:443", uid=4242, inode=99))
+    found = world.connection
+    assert (found.uid, found.cgroup, found.by) == (4242, 107, ("socket", "connect"))
+    assert found.caller is not None
+    assert (found.caller.uid, found.caller.thread_id) == (1007, 7)
+
+
+def test_what_was_never_accepted_has_neither_user_nor_thread(world: World) -> None:
+    world.destroyed(IN, 1000.5)
+    found = world.connection
+    assert (found.uid, found.by, found.caller, found.missing) == (None, (), None, "not-recorded")
+
+
+def test_within_this_host_it_is_the_opener_s_and_says_who_accepted_it(world: World) -> None:
+    for first in (OPENER, ACCEPTOR):
+        world.events.clear()
+        world.trace.records = [connect(1000.0, 7, OPENER), accept(1000.1, 8, ACCEPTOR)]
+        world.destroyed(first, 1000.5)
+        # That of the other socket.
+        world.destroyed(ACCEPTOR if first == OPENER else OPENER, 1000.6)
+        found = world.connection
+        assert (found.uid, found.by, str(found.source)) == (1007, ("connect",), "127.0.0.1:50000")
+        assert found.accepted is not None
+        assert found.accepted.thread_id == 8
+
+
+def test_within_this_host_nothing_is_waited_for_where_the_call_decides(world: World) -> None:
+    at = four_tuple("127.0.0.1:700", "127.0.0.1:701")
+    world.destroyed(at, 1000.4, traffic=Traffic(0, 1, 1, 10, 0))
+    assert not world.of(Connection)
+    assert world.observer.waiting
+    at = four_tuple("127.0.0.1:702", "127.0.0.1:703")
+    world.trace.records = [connect(1000.0, 7, at)]
+    world.destroyed(at, 1000.5)
+    assert str(world.connection.source) == "127.0.0.1:702"
+
+
+def test_a_cleared_socket_has_its_addresses_from_the_call(world: World) -> None:
+    world.trace.records = [connect(1000.0, 7)]
+    world.destroyed(four_tuple("0.0.0.0:41906", "192.0.2.7:0"), 1000.5, unaddressed=True)
+    world.observer.tick(1010.0)
+    found = world.connection
+    assert (str(found.source), str(found.destination), found.direction) == (
+        "10.0.0.5:41906",
+        "192.0.2.7:443",
+        "egress",
+    )
+    assert found.caller is not None
+
+
+def test_without_a_call_a_cleared_socket_has_what_is_left(world: World) -> None:
+    world.destroyed(four_tuple("0.0.0.0:41906", "192.0.2.7:0"), 1000.5, unaddressed=True)
+    world.observer.tick(1010.0)
+    assert (str(world.connection.source), str(world.connection.destination)) == ("*:41906", "192.0.2.7:*")
+
+
+def test_a_closed_event_repeats_who_opened_it_and_how_long_ago(world: World) -> None:
+    world.observer.closed = True
+    world.trace.records = [connect(1000.0, 7)]
+    world.destroyed(OUT, 1000.5)
+    (closed,) = world.of(Closed)
+    assert isinstance(closed, Closed)
+    assert (closed.caller, closed.by, closed.seconds) == (world.connection.caller, ("connect",), 0.5)
+    # And so does that of one that a poll has shown.
+    world.events.clear()
+    world.trace.records = [connect(1001.0, 8)]
+    world.poll(1010.0, line("10.0.0.5:41906", "192.0.2.7:443", uid=1008, inode=99))
+    world.destroyed(OUT, 1011.0)
+    (closed,) = world.of(Closed)
+    assert isinstance(closed, Closed)
+    assert (closed.caller, closed.by) == (world.connection.caller, ("socket", "connect"))
+
+
+def test_names_of_cgroups_are_learned_from_the_records(world: World) -> None:
+    world.trace.records = [connect(1000.0, 7)._replace(cgroup_names=("curl.service", "system.slice", ""))]
+    world.destroyed(OUT, 1000.5)
+    assert world.names[world.connection.cgroup] == ("curl.service", "system.slice", "")
+
+
+def test_failed_attempts_are_events_only_where_they_are_wanted(world: World) -> None:
+    for wanted in (False, True):
+        world.observer.failed = wanted
+        world.trace.records = [connect(1000.0, 7), failed(1000.1)]
+        world.observer.read_calls()
+    (event,) = world.of(Failed)
+    assert isinstance(event, Failed)
+    assert (str(event.source), str(event.destination), event.direction) == ("10.0.0.5:41906", "192.0.2.7:443", "egress")
+    assert (event.error, event.uid, event.by) == (111, 1007, ("connect",))
+    assert event.caller is not None
+    assert event.caller.thread_name == "thread-7"
+
+
+def test_an_attempt_that_failed_before_it_had_a_port_has_none(world: World) -> None:
+    world.observer.failed = True
+    world.trace.records = [failed(1000.1, four_tuple("0.0.0.0:0", "192.0.2.7:443"), 0)]
+    world.observer.read_calls()
+    (event,) = world.of(Failed)
+    assert isinstance(event, Failed)
+    assert (str(event.source), event.error, event.caller) == ("*:*", 0, None)
+
+
+# --- what is missing -------------------------------------------------------------------------------------------------
+
+
+def test_overwritten_records_are_counted_exactly_and_no_connection_is_lost(world: World) -> None:
+    world.trace.records, world.trace.overwritten = [connect(1000.0, 7)], 41
+    world.destroyed(OUT, 1000.5)
+    world.trace.overwritten = 43
+    world.poll(1010.0)
+    assert (world.connection.caller, world.connection.missing) == (None, "overwritten")
+    (loss,) = world.of(Loss)
+    assert isinstance(loss, Loss)
+    assert (loss.count, loss.reason) == (43, "attribution")
+    # And at most once a minute.
+    for now, overwritten, losses in ((1020.0, 44, 1), (1060.0, 45, 1), (1071.0, 50, 2)):
+        world.trace.overwritten = overwritten
+        world.poll(now)
+        assert len(world.of(Loss)) == losses
+    # But at the end.
+    world.trace.overwritten = 52
+    world.poll(1072.0)
+    world.observer.tick(1073.0, last=True)
+    assert sum(event.count for event in world.of(Loss) if isinstance(event, Loss)) == 52
+
+
+def test_after_notifications_were_lost_nothing_is_guessed(world: World) -> None:
+    world.trace.records = [connect(1000.0, 7)]
+    world.observer.lost_notifications()
+    world.destroyed(OUT, 1000.5)
+    assert (world.connection.caller, world.connection.missing) == (None, "overwritten")
+
+
+def test_a_trace_whose_events_are_deleted_is_degraded_and_asked_for_again_until_it_is_back(world: World) -> None:
+    world.trace.gone = True
+    for now, repairs in ((1010.0, 1), (1020.0, 1), (1069.0, 1), (1071.0, 2)):
+        world.poll(now)
+        assert world.repairs == repairs
+        assert [event.source for event in world.of(Degraded) if isinstance(event, Degraded)] == ["trace"]
+    world.trace.gone = False
+    for now in (1080.0, 1090.0):
+        world.poll(now)
+        assert [event.source for event in world.of(Recovered) if isinstance(event, Recovered)] == ["trace"]
+
+
+def test_a_file_that_cannot_be_written_stops_nothing(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    def repair() -> None:
+        raise PermissionError(13, "Permission denied", "/run/tcpnewconn/trace.repair")
+
+    assert world.observer.recorder is not None
+    world.observer.recorder._repair = repair
+    world.trace.gone = True
+    world.poll(1010.0)
+    assert capfd.readouterr().err == (
+        "tcpnewconn: cannot ask for the trace again: /run/tcpnewconn/trace.repair: Permission denied\n"
+    )
+
+
+def test_a_trace_that_is_not_there_is_said_once_with_its_reason_and_used_once_it_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path)
+    missing = True
+
+    def opened() -> Recorded:
+        if missing:
+            raise TraceMissing("no tracefs here")
+        return world.trace
+
+    recorder = world.observer.recorder = Recorder(Calls(NETNS, 0.0), opened, lambda cgroup, names: None)
+    recorder.say_missing()
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.startswith("tcpnewconn: no trace: no tracefs here; short outgoing connections have no user and no unit")
+    world.poll(1010.0)
+    world.destroyed(OUT, 1010.5)
+    assert world.connection.missing == "no-trace"
+    assert capfd.readouterr().err == ""
+    assert not world.of(Degraded)
+    missing = False
+    world.poll(1020.0)
+    world.poll(1030.0)
+    assert capfd.readouterr().err == (
+        "tcpnewconn: the trace is there: short outgoing connections have a user and a unit\n"
+    )
+    world.events.clear()
+    # Opened before, by another.
+    world.trace.records = [connect(1030.1, 7)]
+    world.destroyed(OUT, 1031.0)
+    assert world.connection.caller is None
+    world.poll(1040.0)
+    world.events.clear()
+    world.trace.records = [connect(1043.1, 7)]
+    world.destroyed(OUT, 1044.0)
+    assert world.connection.caller is not None
+
+
+# --- when the trace is read ------------------------------------------------------------------------------------------
+
+
+class Arriving:
+    """Notifications that come while those before are dealt with: the next, once one was taken. Each after its own connect()."""
+
+    def __init__(self, world: World, count: int) -> None:
+        self._world = world
+        self._left = count
+        self._queue: list[DestroyedSocket] = []
+        self._arrive(3)
+
+    def _arrive(self, count: int) -> None:
+        for _ in range(min(count, self._left)):
+            self._left -= 1
+            at = four_tuple(f"10.0.0.5:{41000 + self._left}", "192.0.2.7:443")
+            self._world.trace.records.append(connect(1000.0, self._left + 1, at))
+            self._queue.append(DestroyedSocket(at, self._left + 1, True, False, NOTHING))
+
+    def peek(self) -> DestroyedSocket | None:
+        return self._queue[0] if self._queue else None
+
+    def consume(self) -> None:
+        self._queue.pop(0)
+        self._arrive(1)
+
+    def queued(self) -> int:
+        return len(self._queue) // 2
+
+    def dropped(self) -> int:
+        return 0
+
+
+def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    settings = replace(load("/dev/null"), burst_limit=0, total_limit=0)
+    outbox = Outbox(Text(), None, Renderer(Units("/nowhere"), Users()), settings)
+    service = Service(
+        settings,
+        world.observer,
+        outbox,
+        Observation(None),
+        None,
+        Arriving(world, 50),  # type: ignore[arg-type]
+        Notifier(),
+        lambda: settings,
+    )
+    service._take_destroyed(1000)
+    threads = [event.caller.thread_id for event in world.events if isinstance(event, Connection) and event.caller]
+    assert sorted(threads) == list(range(1, 51))  # type: ignore[type-var]

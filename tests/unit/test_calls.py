@@ -1,0 +1,349 @@
+"""Which connect() or accept() made a connection: from recorded calls, by their order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn.attribution import calls as module
+from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.found import Found
+from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
+from tcpnewconn.state.log import StateLog
+from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
+
+
+def known(*recorded: Call | FailedAttempt, most: int = 100) -> Calls:
+    """Of a run that began long ago, and has polled at 990 s."""
+    calls = Calls(NETNS, 0.0, most=most)
+    calls.polled(980.0)
+    calls.polled(990.0)
+    calls.add(recorded)
+    return calls
+
+
+def who(caller: Caller | None) -> int | None:
+    """The thread; 0 where the caller is known and the thread is not."""
+    return None if caller is None else caller.thread_id or 0
+
+
+def threads(found: Found) -> tuple[int | None, int | None]:
+    return who(found.opened), who(found.accepted)
+
+
+# --- a socket that was destroyed, and that no poll has shown ---------------------------------------------------------
+
+
+def test_a_short_connection_is_its_caller_s() -> None:
+    calls = known(connect(1000.0, 7), accept(1000.1, 8))
+    found = calls.destroyed(OUT, False, 1001.0, 0.0)
+    assert found == Found(Caller("connect", 1007, 107, 7, "thread-7", 1000.0), None, False)
+    found = calls.destroyed(IN, False, 1001.0, 0.0)
+    assert found == Found(None, Caller("accept", 1008, 108, 8, "thread-8", 1000.1), True)
+    assert len(calls) == 0
+
+
+def test_a_call_is_taken_once() -> None:
+    calls = known(connect(1000.0, 7))
+    calls.destroyed(OUT, False, 1001.0, 0.0)
+    assert calls.destroyed(OUT, False, 1001.0, 0.0) == Found(missing="not-recorded")
+
+
+def test_a_call_in_another_network_namespace_is_another_connection_s() -> None:
+    calls = known(connect(1000.0, 7, netns=4026532000))
+    assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "not-recorded"
+
+
+def test_ports_that_are_used_again_one_after_the_other_are_distinguished_by_order() -> None:
+    calls = known()
+    for second in range(1000, 1010):
+        calls.add([connect(second, second)])
+        assert threads(calls.destroyed(OUT, False, second + 0.5, 0.0)) == (second, None)
+
+
+def test_where_two_calls_can_be_meant_nothing_is_said_but_what_they_share() -> None:
+    # Notifications of both wait, and are not strictly in order.
+    same = connect(1000.2, 7)._replace(thread_id=9, thread_name="thread-9")
+    for second, uid, cgroup in ((connect(1000.2, 9), None, 0), (same, 1007, 107)):
+        calls = known(connect(1000.0, 7), second)
+        for _ in range(2):
+            found = calls.destroyed(OUT, False, 1001.0, 0.0)
+            assert (found.missing, found.accepted_here) == ("ambiguous", False)
+            assert found.opened == Caller("connect", uid, cgroup)
+        # Each was one of them: both are taken.
+        assert len(calls) == 0
+
+
+def test_a_socket_that_was_reset_long_ago_is_not_that_of_a_later_call() -> None:
+    # Its program kept it open for a minute; meanwhile its port was used again.
+    calls = known(connect(995.0, 7), connect(1050.0, 8))
+    assert threads(calls.destroyed(OUT, False, 1060.0, idle=62.0)) == (7, None)
+    assert threads(calls.destroyed(OUT, False, 1060.0, idle=0.0)) == (8, None)
+
+
+def test_a_connect_that_failed_is_no_connection_s() -> None:
+    calls = known(connect(1000.0, 7))
+    assert calls.add([failed(1000.1)]) == [(failed(1000.1), Caller("connect", 1007, 107, 7, "thread-7", 1000.0))]
+    calls.add([connect(1000.2, 8)])
+    assert threads(calls.destroyed(OUT, False, 1001.0, 0.0)) == (8, None)
+
+
+def test_of_several_attempts_the_last_before_its_failure_has_failed() -> None:
+    calls = known(connect(1000.0, 7), connect(1000.2, 8), failed(1000.3), connect(1000.4, 9))
+    assert [who(caller) for _, caller in calls.add([failed(1000.5)])] == [9]
+    assert threads(calls.destroyed(OUT, False, 1001.0, 0.0)) == (7, None)
+
+
+def test_an_attempt_that_had_no_port_yet_has_failed_without_a_caller() -> None:
+    attempt = failed(1000.0, four_tuple("0.0.0.0:0", "192.0.2.7:443"))
+    assert known().add([attempt]) == [(attempt, None)]
+
+
+def test_after_calls_were_lost_nothing_is_said_until_polls_have_shown_what_is_open() -> None:
+    calls = known(connect(1000.0, 7))
+    calls.lost()
+    assert calls.destroyed(OUT, False, 1000.5, 0.0) == Found(missing="overwritten")
+    # One that can have been opened before, and one that was surely opened after.
+    calls.add([connect(1000.6, 8), connect(1011.0, 9, IN)])
+    calls.polled(1010.0)
+    assert calls.destroyed(OUT, False, 1011.0, 0.0) == Found(missing="overwritten")
+    calls.polled(1020.0)
+    calls.add([connect(1023.0, 5)])
+    assert threads(calls.destroyed(OUT, False, 1024.0, 0.0)) == (5, None)
+
+
+def test_what_was_destroyed_before_the_start_is_not_a_later_call_s() -> None:
+    calls = Calls(NETNS, 1000.0)
+    calls.add([connect(1000.1, 7)])
+    assert calls.destroyed(OUT, False, 1000.2, 0.0) == Found(missing="not-recorded")
+
+
+# --- within this host ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [OPENER, ACCEPTOR], ids=["opener", "acceptor"])
+def test_within_this_host_both_sides_are_known_whichever_socket_goes_first(first: FourTuple) -> None:
+    calls = known(connect(1000.0, 7, OPENER), accept(1000.1, 8, ACCEPTOR))
+    found = calls.destroyed(first, True, 1001.0, 0.0)
+    assert threads(found) == (7, 8)
+    assert found.accepted_here is (first == ACCEPTOR)
+    assert len(calls) == 0
+
+
+def test_who_accepts_late_has_not_accepted_the_next_connection() -> None:
+    calls = known(connect(1000.0, 7, OPENER))
+    # The client has gone when the server calls accept().
+    assert threads(calls.destroyed(OPENER, True, 1000.1, 0.0)) == (7, None)
+    calls.add([connect(1000.2, 9, OPENER), accept(1000.3, 8, ACCEPTOR)])
+    assert threads(calls.destroyed(OPENER, True, 1000.4, 0.0)) == (9, None)
+
+
+def test_who_accepted_before_has_not_accepted_what_was_opened_after() -> None:
+    calls = known(accept(1000.0, 8, ACCEPTOR), connect(1000.1, 7, OPENER))
+    assert threads(calls.destroyed(OPENER, True, 1001.0, 0.0)) == (7, None)
+
+
+def test_a_socket_that_is_connected_to_itself_was_opened_and_not_accepted() -> None:
+    itself = four_tuple("127.0.0.1:50000", "127.0.0.1:50000")
+    calls = known(connect(1000.0, 7, itself))
+    found = calls.destroyed(itself, True, 1001.0, 0.0)
+    assert (threads(found), found.accepted_here) == ((7, None), False)
+
+
+# --- a socket without addresses --------------------------------------------------------------------------------------
+
+CLEARED = four_tuple("0.0.0.0:41906", "192.0.2.7:0")
+
+
+def test_a_cleared_socket_has_the_addresses_of_its_call() -> None:
+    calls = known(connect(1000.0, 7), connect(1000.0, 8, IN))
+    found = calls.unaddressed(CLEARED, 1001.0, 0.0)
+    assert (threads(found), found.four_tuple, found.accepted_here) == ((7, None), OUT, False)
+
+
+def test_where_it_can_be_that_of_two_connections_it_stays_without() -> None:
+    other = four_tuple("10.0.0.6:41906", "192.0.2.7:80")
+    calls = known(connect(1000.0, 7), connect(1000.0, 8, other))
+    assert calls.unaddressed(CLEARED, 1001.0, 0.0) == Found(missing="ambiguous")
+    assert threads(calls.destroyed(other, False, 1001.0, 0.0)) == (8, None)
+
+
+def test_among_very_many_calls_it_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_SEARCHED", 1)
+    calls = known(connect(1000.0, 7), connect(1000.0, 8, IN))
+    assert calls.unaddressed(CLEARED, 1001.0, 0.0) == Found(missing="ambiguous")
+
+
+# --- a socket that a poll shows --------------------------------------------------------------------------------------
+
+
+def shown(calls: Calls, at: FourTuple, internal: bool = False, accepted: bool = True) -> Found:
+    return calls.shown(at, internal, 1010.0, 1010.2, accepted, 1010.3)
+
+
+def test_of_an_open_connection_the_last_call_before_the_poll_is_its_own() -> None:
+    # That of the first is notified later.
+    calls = known(connect(1000.0, 7), connect(1005.0, 8))
+    assert threads(shown(calls, OUT)) == (8, None)
+    assert threads(calls.destroyed(OUT, False, 1011.0, 0.0)) == (7, None)
+
+
+def test_a_call_while_the_table_was_read_may_have_come_after_the_row() -> None:
+    calls = known(connect(1000.0, 7), connect(1010.1, 8))
+    found = shown(calls, OUT)
+    assert (found.opened, found.missing) == (Caller("connect"), "ambiguous")
+
+
+def test_a_call_after_the_table_was_read_is_a_later_connection_s() -> None:
+    calls = known(connect(1000.0, 7), connect(1010.25, 8))
+    assert threads(shown(calls, OUT)) == (7, None)
+
+
+def test_what_waits_to_be_accepted_has_no_acceptor_and_later_gets_none() -> None:
+    calls = known(accept(1000.0, 8))
+    assert shown(calls, IN, accepted=False).accepted is None
+    # It is accepted now; the next on its ports is another's.
+    calls.add([accept(1010.5, 9)])
+    calls.closed(IN)
+    calls.add([accept(1012.0, 5)])
+    found = calls.destroyed(IN, False, 1013.0, 0.0)
+    assert (found.missing, found.accepted) == ("ambiguous", Caller("accept"))
+
+
+def test_an_open_connection_within_this_host_has_both_sides() -> None:
+    calls = known(connect(1000.0, 7, OPENER), accept(1000.1, 8, ACCEPTOR))
+    assert threads(shown(calls, ACCEPTOR, internal=True)) == (7, 8)
+
+
+def test_calls_before_the_start_are_those_of_what_is_open_at_the_start() -> None:
+    calls = Calls(NETNS, 1010.0)
+    calls.add([connect(1000.0, 7)])
+    assert threads(shown(calls, OUT)) == (7, None)
+
+
+def test_while_the_first_table_is_read_another_can_have_stood_there() -> None:
+    calls = Calls(NETNS, 1010.0)
+    calls.add([connect(1010.1, 7)])
+    assert shown(calls, OUT) == Found(missing="ambiguous")
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_two_polls_and_the_longest_connect_have_not_used_is_forgotten() -> None:
+    calls = known(connect(1000.0, 7))
+    for begin in (1010.0, 1149.0, 1151.0):
+        calls.polled(begin)
+        assert len(calls) == (1 if begin < 1150.0 else 0)
+
+
+def test_with_a_long_interval_it_is_kept_for_two_polls() -> None:
+    calls = known(connect(1000.0, 7))
+    calls.polled(4600.0)
+    assert len(calls) == 1
+    calls.polled(8200.0)
+    assert len(calls) == 1
+    calls.polled(11800.0)
+    assert len(calls) == 0
+
+
+def test_of_too_many_the_oldest_half_goes_and_is_not_guessed() -> None:
+    tuples = [four_tuple(f"10.0.0.5:{port}", "192.0.2.7:443") for port in range(10_000, 10_101)]
+    calls = known(*(connect(1000.0 + index, index, at) for index, at in enumerate(tuples)), most=100)
+    assert len(calls) == 51
+    assert [call.time for call in calls] == [1000.0 + index for index in range(50, 101)]
+    assert calls.destroyed(tuples[-1], False, 1200.0, 0.0).missing == "overwritten"
+
+
+# --- what outlives a restart -----------------------------------------------------------------------------------------
+
+
+def restarted(path: Path, *recorded: Call | FailedAttempt) -> Calls:
+    """A run that has taken these, and one that continues it."""
+    for run in range(2):
+        log = StateLog(str(path), "here", small=0)
+        calls = Calls(NETNS, 1000.0 + run, log)
+        assert log.load() is None
+        if log.resumed:
+            calls.resume()
+        log.save()
+        if not run:
+            calls.add(recorded)
+            calls.settle()
+            log.flush()
+        log.close()
+    return calls
+
+
+def test_after_a_restart_calls_are_those_of_connections_that_close_then(tmp_path: Path) -> None:
+    calls = restarted(tmp_path / "state", connect(999.0, 7), connect(999.1, 8), accept(999.2, 9))
+    assert len(calls) == 3
+    found = calls.destroyed(OUT, False, 1001.1, 0.0)
+    assert (found.missing, found.opened) == ("ambiguous", Caller("connect"))
+    assert calls.destroyed(IN, False, 1001.1, 0.0) == Found(
+        None, Caller("accept", 1009, 109, 9, "thread-9", 999.2), True
+    )
+
+
+def test_what_was_taken_before_a_restart_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    log = StateLog(str(path), "here")
+    calls = Calls(NETNS, 0.0, log)
+    log.save()
+    calls.polled(990.0)
+    calls.add([connect(1000.0, 7), accept(1000.0, 8)])
+    calls.settle()
+    calls.destroyed(OUT, False, 1001.0, 0.0)
+    calls.shown(ACCEPTOR, False, 1010.0, 1010.1, False, 1010.2)
+    calls.settle()
+    log.flush()
+    log.close()
+    log = StateLog(str(path), "here")
+    again = Calls(NETNS, 1020.0, log)
+    assert log.load() is None
+    assert [call.thread_id for call in again] == [8]
+    # It was reported before it was accepted: that is another connection's.
+    again.add([accept(1021.0, 5, ACCEPTOR)])
+    assert len(again) == 1
+
+
+def test_what_a_batch_has_taken_is_never_written(tmp_path: Path) -> None:
+    log = StateLog(str(tmp_path / "state"), "here")
+    calls = Calls(NETNS, 0.0, log)
+    log.save()
+    size = (tmp_path / "state").stat().st_size
+    calls.polled(990.0)
+    calls.add([connect(1000.0, 7)])
+    calls.destroyed(OUT, False, 1001.0, 0.0)
+    calls.settle()
+    log.flush()
+    assert (tmp_path / "state").stat().st_size == size
+
+
+def test_that_calls_were_lost_outlives_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    for lost in (True, False):
+        log = StateLog(str(path), "here", small=0)
+        calls = Calls(NETNS, 0.0, log)
+        log.load()
+        log.save()
+        if lost:
+            calls.lost()
+        assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "overwritten"
+        log.flush()
+        log.close()
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        ["r"],
+        ["r", "00"],
+        ["r", OUT.hex(), None, 0, [["connect"]]],
+        ["r", OUT.hex(), None, 0, [["bind", 1, 1, 1, [], 1, 1, ""]]],
+    ],
+)
+def test_a_record_that_makes_no_sense_is_refused(record: list[object]) -> None:
+    with pytest.raises((ValueError, LookupError, TypeError)):
+        Calls(NETNS, 0.0).load(record)

@@ -1,0 +1,166 @@
+"""The reader of the trace, on an instance laid out as tracefs has it, with the formats and pages of real kernels."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn.kernel.trace import Trace, TraceMissing, request_repair
+from tcpnewconn.kernel.traceevents import EVENTS
+from tcpnewconn.model import Call, FailedAttempt
+from tests.support.terminal import TESTS
+from tests.unit.test_trace_captured import recorded
+
+FIXTURES = sorted((TESTS / "fixtures").glob("trace/linux-*"))
+LATER = 1 << 62
+
+
+@pytest.fixture(params=FIXTURES, ids=lambda path: path.name)
+def fixture(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+@pytest.fixture
+def instance(tmp_path: Path, fixture: Path) -> Path:
+    """Rings that hold what the scene `whole` has."""
+    made = tmp_path / "instance"
+    for event in EVENTS:
+        directory = made / "events" / "tcpnewconn" / event
+        directory.mkdir(parents=True)
+        shutil.copy(fixture / f"{event}.format", directory / "format")
+        (directory / "enable").write_text("1\n")
+    (made / "tracing_on").write_text("1\n")
+    (tmp_path / "events").write_text(" ".join(EVENTS))
+    fill(made, fixture, "whole")
+    return made
+
+
+def fill(instance: Path, fixture: Path, scene: str) -> None:
+    for cpu in ("cpu0", "cpu1"):
+        (instance / "per_cpu" / cpu).mkdir(parents=True, exist_ok=True)
+        pages = fixture / scene / f"{cpu}.pages"
+        (instance / "per_cpu" / cpu / "trace_pipe_raw").write_bytes(pages.read_bytes() if pages.exists() else b"")
+        (instance / "per_cpu" / cpu / "stats").write_text("entries: 0\noverrun: 0\n")
+
+
+def test_everything_is_read_once_in_the_order_of_the_clock(instance: Path, fixture: Path) -> None:
+    trace = Trace(str(instance), clock=lambda: LATER)
+    assert trace.events == {"connect", "accept", "failed"}
+    assert trace.read() == recorded(fixture, "whole")
+    assert trace.read() == []
+    assert (trace.malformed, trace.overwritten, trace.gaps) == (0, 0, [])
+    trace.close()
+
+
+def test_what_is_newer_than_the_call_comes_with_the_next_one(instance: Path, fixture: Path) -> None:
+    everything = recorded(fixture, "whole")
+    for split in range(len(everything) + 1):
+        time = round(everything[split].time * 1e9) if split < len(everything) else LATER
+        clock = iter((time, LATER, LATER)).__next__
+        trace = Trace(str(instance), clock=clock)
+        first = trace.read()
+        assert [each for each in everything if round(each.time * 1e9) < time] == first
+        assert first + trace.read() == everything
+        trace.close()
+
+
+def test_overwritten_records_are_counted_and_lie_within_the_gaps(instance: Path, fixture: Path) -> None:
+    fill(instance, fixture, "overwritten")
+    counted = 0
+    for stats in (fixture / "overwritten").parent.glob("overwritten/truth.json"):
+        counted = sum(map(int, re.findall(r"\\noverrun: (\d+)", stats.read_text())))
+    trace = Trace(str(instance), clock=lambda: LATER)
+    left = trace.read()
+    assert counted > 0
+    assert trace.overwritten == counted
+    assert len(trace.gaps) == len(list((fixture / "overwritten").glob("*.pages")))
+    assert all(begin == 0.0 and end <= max(each.time for each in left) for begin, end in trace.gaps)
+    trace.close()
+
+
+def test_events_that_are_defined_again_are_read_on(instance: Path, fixture: Path) -> None:
+    trace = Trace(str(instance), clock=lambda: LATER)
+    first = trace.read()
+    # New numbers for the events, in the formats and in every record.
+    for cpu in ("cpu0", "cpu1"):
+        pages = bytearray((instance / "per_cpu" / cpu / "trace_pipe_raw").read_bytes())
+        for event in EVENTS:
+            number = int(re.findall(r"ID: (\d+)", (fixture / f"{event}.format").read_text())[0])
+            pages = pages.replace(number.to_bytes(2, "little") + b"\0", (number + 300).to_bytes(2, "little") + b"\0")
+        with (instance / "per_cpu" / cpu / "trace_pipe_raw").open("ab") as ring:
+            ring.write(pages)
+    for event in EVENTS:
+        text = (fixture / f"{event}.format").read_text()
+        renumbered = re.sub(r"ID: (\d+)", lambda found: f"ID: {int(found[1]) + 300}", text)
+        (instance / "events" / "tcpnewconn" / event / "format").write_text(renumbered)
+    assert trace.read() == first
+    assert trace.malformed == 0
+    trace.close()
+
+
+def test_records_of_events_that_are_not_ours_are_counted(instance: Path, fixture: Path) -> None:
+    everything = recorded(fixture, "whole")
+    shutil.rmtree(instance / "events/tcpnewconn/failed")
+    trace = Trace(str(instance), clock=lambda: LATER)
+    assert trace.events == {"connect", "accept"}
+    assert trace.read() == [each for each in everything if isinstance(each, Call)]
+    assert trace.malformed == sum(isinstance(each, FailedAttempt) for each in everything)
+    trace.close()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("tracing_on", "0\n"),
+        ("events/tcpnewconn/connect/enable", "0\n"),
+        ("events/tcpnewconn/accept/enable", "0\n"),
+        ("events/tcpnewconn/connect/format", None),
+        ("events/tcpnewconn/failed/format", None),
+    ],
+)
+def test_it_is_stale_while_an_event_is_deleted_or_disabled(instance: Path, file: str, content: str | None) -> None:
+    trace = Trace(str(instance))
+    assert not trace.stale()
+    before = (instance / file).read_text()
+    if content is None:
+        (instance / file).unlink()
+    else:
+        (instance / file).write_text(content)
+    assert trace.stale()
+    (instance / file).write_text(before)
+    assert not trace.stale()
+    trace.close()
+
+
+def test_an_event_that_the_oneshot_did_not_define_is_not_missed(instance: Path) -> None:
+    (instance.parent / "events").write_text("connect")
+    shutil.rmtree(instance / "events/tcpnewconn/accept")
+    shutil.rmtree(instance / "events/tcpnewconn/failed")
+    trace = Trace(str(instance))
+    assert trace.events == {"connect"}
+    assert not trace.stale()
+    trace.close()
+
+
+def test_without_events_there_is_no_trace_and_the_oneshot_says_why(instance: Path) -> None:
+    shutil.rmtree(instance / "events")
+    with pytest.raises(TraceMissing, match=re.escape("systemctl status tcpnewconn-trace")):
+        Trace(str(instance))
+    (instance.parent / "missing").write_text("this kernel has no \x1b kprobes\n")
+    with pytest.raises(TraceMissing, match=re.escape(r"this kernel has no \x1b kprobes")):
+        Trace(str(instance))
+
+
+def test_rings_that_may_not_be_read_are_no_trace(instance: Path) -> None:
+    (instance / "per_cpu/cpu1/trace_pipe_raw").unlink()
+    with pytest.raises(TraceMissing, match="trace_pipe_raw: No such file"):
+        Trace(str(instance))
+
+
+def test_a_repair_is_asked_for_by_writing_a_file(tmp_path: Path) -> None:
+    request_repair(str(tmp_path / "trace.repair"))
+    assert (tmp_path / "trace.repair").exists()
