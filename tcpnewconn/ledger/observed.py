@@ -14,6 +14,8 @@ from tcpnewconn.settings.rule import parse_rule
 # Shorter than this, a pause is a restart; it counts, but is not listed.
 _LISTED = 60.0
 _MOST_LISTED = 20
+# A source that is degraded, and the reason of a loss, that are about whose a connection is, not about whether there was one.
+_TRACE, _ATTRIBUTION = "trace", "attribution"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class Observed:
     degraded: dict[str, float]
     ignored: tuple[str, ...]
     ignore_unknown: bool
+    # Seconds without the kernel's trace, and calls that it lost: connections are there, their unit or process may be missing.
+    untraced: float = 0.0
+    calls_lost: int = 0
 
     @property
     def share(self) -> float:
@@ -80,6 +85,10 @@ class Observed:
             f"gap: {time_text(start)} to {time_text(stop)}: {why}" for start, stop, why in self.gaps[:_MOST_LISTED]
         ]
         lines += [f"lost: {count} ({reason})" for reason, count in sorted(self.lost.items())]
+        if self.untraced or self.calls_lost:
+            lines.append(
+                f"unit, user or process may be missing: no trace for {span_text(self.untraced)}, {self.calls_lost} calls lost"
+            )
         return lines
 
 
@@ -118,6 +127,7 @@ def observed(db: sqlite3.Connection, since: float, until: float) -> Observed:
             (until, since),
         )
     )
+    untraced, calls_lost = degraded.pop(_TRACE, 0.0), lost.pop(_ATTRIBUTION, 0)
     rules = [detail for *_, detail in spans[OBSERVED]]
     return Observed(
         since=since,
@@ -129,6 +139,8 @@ def observed(db: sqlite3.Connection, since: float, until: float) -> Observed:
         degraded=degraded,
         ignored=tuple(dict.fromkeys(rule for one in rules if one != UNKNOWN_IGNORE for rule in one.split())),
         ignore_unknown=UNKNOWN_IGNORE in rules,
+        untraced=untraced,
+        calls_lost=calls_lost,
     )
 
 

@@ -143,7 +143,7 @@ class Tally:
             if identity is not None and self.repeats.repeated(kind.encode() + identity, when):
                 return
             if kind is FAILED:
-                self._count(entry, second, _FAILED, 1)
+                self._count(entry, second, _FAILED, _number(entry.get("TCPNEWCONN_COUNT", b"1")))
             else:
                 self._count(entry, second, _SOURCE_BYTES, _number(entry.get("SOURCE_BYTES")))
                 self._count(entry, second, _DESTINATION_BYTES, _number(entry.get("DESTINATION_BYTES")))

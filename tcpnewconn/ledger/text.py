@@ -108,6 +108,8 @@ def _coverage(coverage: Observed | None) -> dict[str, Any] | None:
         "lost": coverage.lost,
         "degraded_seconds": coverage.degraded,
         "ignored": coverage.ignored,
+        "untraced_seconds": coverage.untraced,
+        "calls_lost": coverage.calls_lost,
         "ignore_unknown": coverage.ignore_unknown,
         "gaps": [{"start": start, "stop": stop, "reason": why} for start, stop, why in coverage.gaps],
         "complete": coverage.complete,

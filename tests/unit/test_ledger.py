@@ -26,7 +26,7 @@ from tcpnewconn.ledger.questions import destinations_of, overview, quiet, who_us
 from tcpnewconn.ledger.tally import KINDS
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support import ledgers
-from tests.support.month import BEGIN, DAY, HOUR, IDS, NGINX, SSH, Month, Service
+from tests.support.month import APP, BEGIN, DAY, HOUR, IDS, NGINX, SSH, Month, Service
 from tests.support.recorded_journal import Recorded
 from tests.support.terminal import TREE, environment
 
@@ -500,6 +500,31 @@ def test_a_time_of_which_the_ledger_has_nothing_is_no_answer(options: list[str],
     assert (done.returncode, done.stdout) == (1, "")
     assert problem in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_trace_that_is_missing_leaves_the_coverage_whole(path: Path) -> None:
+    """It says whose a connection is, not that there was one."""
+    made = started()
+    made.log(BEGIN + 1, "source-degraded", {"TCPNEWCONN_REASON": "trace"})
+    made.connect(BEGIN + 10, SSH, "10.0.0.9")
+    made.log(BEGIN + HOUR - 1, "events-lost", {"TCPNEWCONN_REASON": "attribution", "TCPNEWCONN_COUNT": "7"})
+    added(path, made, update.Limits())
+
+    with schema.reading(str(path)) as db:
+        coverage = Book(db, str(path), Filter()).coverage
+    assert (coverage.complete, coverage.lost, coverage.degraded) == (True, {}, {})
+    assert coverage.text() == "observed 100 % of that time, 0 lost"
+    assert coverage.details()[-1] == "unit, user or process may be missing: no trace for 59min 58s, 7 calls lost"
+
+
+def test_a_summary_of_failed_attempts_counts_each(path: Path) -> None:
+    made = started()
+    made.fail(BEGIN + 10, APP, "10.0.3.4")
+    summary = made.fields(APP, "10.0.3.4") | {"TCPNEWCONN_COUNT": "41"}
+    made.log(BEGIN + 20, "connection-failed", summary)
+    added(path, made, update.Limits())
+
+    assert rows(path, "SELECT sum(failed), sum(connections) FROM traffic") == [(42, 0)]
 
 
 def test_an_empty_ledger_is_no_answer(path: Path) -> None:
