@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, cost, curves, journald, load, metrics, peers, polls, rest
+from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, peers, polls, rest
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -30,6 +30,8 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "delay": load.delay,
     "peers": peers.compared,
     "growth": curves.growth,
+    "ledger": ledger.added_up,
+    "fleet": ledger.joined,
 }
 # A booted container has its own namespaces.
 BOOTED = {"journald"}

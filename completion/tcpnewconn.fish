@@ -23,6 +23,8 @@ complete -c tcpnewconn -n __tcpnewconn_first -a status -d 'show whether the serv
 complete -c tcpnewconn -n __tcpnewconn_first -a check-config -d 'check the configuration'
 complete -c tcpnewconn -n __tcpnewconn_first -a show-config -d 'print the settings in force, and where each comes from'
 complete -c tcpnewconn -n __tcpnewconn_first -a metrics-http -d 'serve the metrics over HTTP, on a socket that systemd passes'
+complete -c tcpnewconn -n __tcpnewconn_first -a ledger -d 'keep the ledger: what the journal\'s entries add up to'
+complete -c tcpnewconn -n __tcpnewconn_first -a report -d 'answer from the ledger: who talks to whom'
 
 complete -c tcpnewconn -n '__tcpnewconn_is run' -l once -d 'poll once, log what is open, exit'
 complete -c tcpnewconn -n '__tcpnewconn_is run' -l interval -x -a '100ms 1s 10s 1min' -d 'time between two polls, such as 10s or 500ms'
@@ -36,8 +38,48 @@ complete -c tcpnewconn -n '__tcpnewconn_is run' -l state -r -F -d 'keep in this 
 complete -c tcpnewconn -n '__tcpnewconn_is run' -l metrics -r -F \
     -d 'write metrics for Prometheus to this file after every poll; by default only under systemd'
 
-complete -c tcpnewconn -n '__tcpnewconn_is run check-config show-config' -l config -r -F \
+complete -c tcpnewconn -n '__tcpnewconn_is run check-config show-config ledger' -l config -r -F \
     -d 'read this file, in place of /etc/tcpnewconn.conf and its drop-ins'
 
 complete -c tcpnewconn -n '__tcpnewconn_is status metrics-http' -l metrics -r -F -d 'read this file, in place of the service\'s'
 complete -c tcpnewconn -n '__tcpnewconn_is status' -l json -d 'print one JSON object'
+
+complete -c tcpnewconn -n '__tcpnewconn_is ledger' -a 'update copy'
+complete -c tcpnewconn -n '__tcpnewconn_is ledger' -l namespace -x \
+    -d 'with update: read this journal namespace'
+complete -c tcpnewconn -n '__tcpnewconn_is ledger' -l directory -x -a '(__fish_complete_directories)' \
+    -d 'with update: read a log server\'s journal files, into one ledger for each host'
+complete -c tcpnewconn -n '__tcpnewconn_is ledger' -l ledger -r -F \
+    -d 'the ledger; with --directory, a directory of them; default: /var/lib/tcpnewconn-ledger/ledger.db'
+
+complete -c tcpnewconn -n '__tcpnewconn_is report' -a 'overview who to new quiet allow'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l output -x -a 'text json csv html' \
+    -d 'text is the default; html is a page'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l since -x -a 'today yesterday -1h -7d' \
+    -d 'as journalctl takes it: yesterday, 2026-11-01, -7d'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l until -x -a 'today yesterday -1h -7d' \
+    -d 'likewise'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l ledger -r -F \
+    -d 'one ledger or several; default: /var/lib/tcpnewconn-ledger/ledger.db'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l days -x \
+    -d 'with quiet: unused for so long; default: 30'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l unit -x \
+    -d 'only of this unit'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l user -x \
+    -d 'only of this user'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l process -x \
+    -d 'only of this process'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l container -x \
+    -d 'only of this container'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l port -x \
+    -d 'only of this port'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l network -x \
+    -d 'only peers in this network'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l direction -x -a 'ingress egress internal unknown' \
+    -d 'only this one; filters may be repeated'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l all \
+    -d 'with text: every row of a long table'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l resolve \
+    -d 'show names of addresses, by the system\'s resolver'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l mmdb -r -F \
+    -d 'show country and network owner, from this MaxMind database'

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from tcpnewconn import __version__
+from tcpnewconn.ledger import options as ledger_options
 from tcpnewconn.settings.config import ConfigError, Settings, load
 from tcpnewconn.settings.ignore import Rules
 from tcpnewconn.settings.rule import Rule, parse_rule, split_list
@@ -30,6 +31,8 @@ COMMANDS = {
     "check-config": "Check the configuration.",
     "show-config": "Print the settings in force, and where each comes from.",
     "metrics-http": "Serve the metrics over HTTP, on a socket that systemd passes.",
+    "ledger": "Keep the ledger: what the journal's entries add up to.",
+    "report": "Answer from the ledger: who talks to whom.",
 }
 _RUN = "run"
 
@@ -85,6 +88,8 @@ example:
   systemctl enable --now {NAME}-metrics.socket
   curl http://127.0.0.1:19117/metrics
 """,
+    "ledger": ledger_options.LEDGER_EXAMPLES,
+    "report": ledger_options.REPORT_EXAMPLES,
 }
 
 
@@ -126,6 +131,11 @@ def parser(command: str = "") -> _Parser:
         _add_config(made)
     if command in ("status", "metrics-http"):
         made.add_argument("--metrics", metavar="FILE", help="read this file, in place of the service's")
+    if command == "ledger":
+        ledger_options.add_ledger_options(made)
+        _add_config(made)
+    if command == "report":
+        ledger_options.add_report_options(made)
     if command == "status":
         made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
@@ -256,6 +266,10 @@ def _done(options: argparse.Namespace) -> int:
         return _show_config(options)
     if options.command == "metrics-http":
         return _metrics_http(options)
+    if options.command == "ledger":
+        return _ledger(options)
+    if options.command == "report":
+        return _report(options)
     return _run(options)
 
 
@@ -331,6 +345,18 @@ def _metrics_http(options: argparse.Namespace) -> int:
         return EXIT_CANNOT_RUN
     exporter.Exporter(listening, options.metrics or metrics.PATH).run()
     return 0
+
+
+def _ledger(options: argparse.Namespace) -> int:
+    from tcpnewconn.ledger import command
+
+    return command.run(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from tcpnewconn.ledger import report_command
+
+    return report_command.run(options)
 
 
 def _complain(message: str) -> None:

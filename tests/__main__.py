@@ -40,6 +40,8 @@ STAGES = (
     Stage("project", ("project",), "apt"),
     Stage("model", ("model",), "random", CORES),
     Stage("kernel", ("kernel",)),
+    # The ledger, on journal files and in a browser.
+    Stage("ledger", ("journal", "page")),
     # Booted systems wait much of the time: while some do, others compute. More at a time run into their time limits (seen).
     Stage("systems", ("booted", "machine", "fleet")),
 )

@@ -12,11 +12,16 @@ from tcpnewconn.settings.values import (
     BLANKS,
     format_boolean,
     format_ports,
+    format_size,
     format_span,
     parse_boolean,
     parse_interval,
+    parse_keep,
+    parse_learning,
     parse_limit,
+    parse_peers,
     parse_ports,
+    parse_size,
     parse_within,
 )
 from tcpnewconn.text import nearest, printable
@@ -39,6 +44,10 @@ KINDS = {
     "limit": Kind(parse_limit, str),
     "ports": Kind(parse_ports, format_ports),
     "within": Kind(parse_within, format_span),
+    "keep": Kind(parse_keep, format_span),
+    "size": Kind(parse_size, format_size),
+    "peers": Kind(parse_peers, str),
+    "learning": Kind(parse_learning, format_span),
     "rules": Kind(parse_rule, str, is_list=True),
     "networks": Kind(parse_network, str, is_list=True),
 }
@@ -112,6 +121,12 @@ SETTINGS: tuple[Setting, ...] = (
         "Record who accepts connections, not only who opens them. Applies after: systemctl reload tcpnewconn-trace.",
         "boolean",
     ),
+    Setting("Ledger", "Keep", "90d", "Time for which the ledger keeps its days, from 8d to 10y.", "keep"),
+    Setting("Ledger", "Size", "64M", "Largest size of the ledger, from 16M to 16G; the oldest days go first.", "size"),
+    Setting("Ledger", "Peers", "250", "Peers kept by address per service and day; the rest is added up.", "peers"),
+    Setting("FirstSeen", "Log", "no", "Log peers and destinations that the ledger has never seen.", "boolean"),
+    Setting("FirstSeen", "Learning", "7d", "Time that the ledger observes before it logs them, up to 1y.", "learning"),
+    Setting("FirstSeen", "EventLimit", "50", "Events per update of the ledger. 0: no limit.", "limit"),
 )
 SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))
 # Old names of sections, and their new ones.
@@ -134,6 +149,12 @@ class Settings:
     within: float  # seconds
     trusted: Rules
     trace_accept: bool
+    keep: float  # seconds
+    size: int  # bytes
+    peers: int
+    log: bool  # peers that are seen for the first time
+    learning: float  # seconds
+    event_limit: int  # 0: no limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,3 +104,45 @@ def parse_within(text: str) -> float:
     if not 1 <= seconds <= 3600:
         raise ValueError("too short or too long; use a time span from 1s to 1h")
     return seconds
+
+
+def parse_keep(text: str) -> float:
+    """Seconds. ValueError for what is no time span, or not between 8 days (hours become days after a week) and 10 years."""
+    seconds = parse_span(text)
+    if not 8 * 86400 <= seconds <= 3660 * 86400:
+        raise ValueError("too short or too long; use a time span from 8d to 10y")
+    return seconds
+
+
+def parse_size(text: str) -> int:
+    """Bytes: a number with K, M or G (powers of 1024), from 16M to 16G. ValueError for all else."""
+    found = re.fullmatch(r"([0-9]{1,11})([KMG]?)", text)
+    if (
+        found is None
+        or not 16 << 20 <= (size := int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]) <= 16 << 30
+    ):
+        raise ValueError("not a size; use for example 64M, from 16M to 16G")
+    return size
+
+
+def format_size(size: int) -> str:
+    """The text that parse_size reads as these bytes: 67108864 -> 64M."""
+    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
+        if size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return str(size)
+
+
+def parse_peers(text: str) -> int:
+    """A number of peers from 1 to 100000. ValueError for all else."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= 100_000):
+        raise ValueError("not a number of peers; use a number from 1 to 100000")
+    return int(text)
+
+
+def parse_learning(text: str) -> float:
+    """Seconds. ValueError for what is no time span, or more than a year."""
+    seconds = parse_span(text)
+    if not 0 <= seconds <= 366 * 86400:
+        raise ValueError("too long; use a time span of up to a year, such as 7d")
+    return seconds

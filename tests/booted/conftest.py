@@ -40,7 +40,7 @@ def before(first_boot: tuple[Booted, dict[str, str]]) -> dict[str, str]:
 
 @pytest.fixture(scope="session", params=on_each_distribution("long-life"))
 def long_life(request: pytest.FixtureRequest) -> Iterator[Booted]:
-    """Shared by test_booted_state and _journald."""
+    """Shared by test_booted_state, _journald and _ledger."""
     yield from system(request.param)
 
 

@@ -118,6 +118,7 @@ def test_its_first_screen_is_what_the_journal_has(container: Booted) -> None:
 
 @pytest.mark.usefixtures("held_ssh")
 def test_every_question_has_a_command_that_works(container: Booted) -> None:
+    container.run("systemctl", "start", "tcpnewconn-ledger.service")
     answers = re.findall(r"`((?:journalctl|tcpnewconn) [^`]+)`", readme.sections()["Who it is for"])
     assert len(answers) >= 6
     printed = {answer: type_in(container, Step(answer)) for answer in answers}

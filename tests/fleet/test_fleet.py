@@ -203,6 +203,57 @@ def test_a_connection_between_two_hosts_is_in_both_journals_and_twice_at_the_log
             assert received[name][field] == event[field]
 
 
+def test_a_playbook_makes_one_page_of_every_host_s_ledger(hosts: Fleet) -> None:
+    """Each host asks the next one's nginx, a number of times that tells them apart."""
+    ring = list(zip(hosts.all, [*hosts.all[1:], hosts.all[0]], strict=True))
+    for times, (source, destination) in enumerate(ring, start=2):
+        for _ in range(times):
+            source.run("curl", "--silent", "--output", "/dev/null", f"http://{destination.address}/")
+    for times, (source, destination) in enumerate(ring, start=2):
+        of_it = (
+            f"SOURCE_ADDRESS={source.address}",
+            f"DESTINATION_ADDRESS={destination.address}",
+            "DESTINATION_PORT=80",
+        )
+        for end in (source, destination):
+            end.wait_for(
+                lambda end=end, of_it=of_it, times=times: len(end.journal(f"MESSAGE_ID={CONNECTION}", *of_it)) >= times,  # type: ignore[misc]
+                "its connections",
+            )
+    place = hosts.place / "report"
+    program = hosts.place / "tcpnewconn"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={built.TREE} exec /usr/bin/python3 -m tcpnewconn "$@"\n')
+    program.chmod(0o755)
+
+    played = hosts.play(
+        ANSIBLE / "playbooks/report.yml",
+        *given(tcpnewconn_report_directory=str(place), tcpnewconn_report_program=str(program)),
+    )
+
+    assert set(played.each("failed").values()) == {0}, played.said
+    page = (place / "report.html").read_text()
+    assert "<title>Who talks to whom: 6 hosts</title>" in page
+    ledgers = sorted(str(path) for path in place.glob("*.db"))
+    assert len(ledgers) == 6
+    printed = subprocess.run(
+        [program, "report", "--output", "json", "--ledger", *ledgers], capture_output=True, text=True, check=True
+    )
+    links = json.loads(printed.stdout)["links"]
+    both = {
+        (link["opener"], link["acceptor"], link["acceptor_unit"]): link["connections"]
+        for link in links
+        if link["port"] == 80 and link["seen_by"] == "both ends"
+    }
+    # host3 has asked host5 before.
+    expected = {(a.hostname, b.hostname, "nginx.service"): times for times, (a, b) in enumerate(ring, start=2)}
+    assert both == expected | {("host3", "host5", "nginx.service"): 1}
+    # Ansible and the log server are no hosts of these.
+    assert {link["seen_by"] for link in links if link["port"] == 22} == {"acceptor only"}
+    assert {link["seen_by"] for link in links if link["port"] == PORT} == {"opener only"}
+    for host in hosts.all:
+        assert host.status_of("test", "-e", "/var/lib/tcpnewconn-ledger/ledger.db") == 0
+
+
 # --- 5, first half: the log server goes down --------------------------------------------------------------------------
 
 

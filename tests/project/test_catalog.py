@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.ledger import firstseen
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config
@@ -23,7 +24,7 @@ def test_the_catalog_explains_every_event(tmp_path: Path) -> None:
     entries = re.split(r"(?m)^-- ", run("journalctl", "--dump-catalog", f"--root={tmp_path}"))[1:]
     explained = {entry[:32]: entry[32:] for entry in entries}
     assert len(entries) == len(explained)
-    assert set(explained) == set(MESSAGE_IDS.values())
+    assert set(explained) == {*MESSAGE_IDS.values(), firstseen.MESSAGE_ID}
     for text in explained.values():
         assert re.search(r"(?m)^Subject: \S", text)
         assert "Defined-By: tcpnewconn\n" in text

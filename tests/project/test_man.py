@@ -9,6 +9,8 @@ import pytest
 
 from tcpnewconn import cli
 from tcpnewconn.health import status
+from tcpnewconn.ledger import firstseen
+from tcpnewconn.ledger import options as ledger_options
 from tcpnewconn.reporting.entries import KINDS, MESSAGE_IDS
 from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config, files
@@ -16,7 +18,7 @@ from tcpnewconn.settings.rule import parse_rule
 from tests.support import built
 
 SOURCES = sorted((built.TREE / "man").glob("*.scd"))
-PAGES = ("tcpnewconn.8", "tcpnewconn.conf.5", "tcpnewconn.fields.7")
+PAGES = ("tcpnewconn-report.8", "tcpnewconn.8", "tcpnewconn.conf.5", "tcpnewconn.fields.7")
 
 
 def source(page: str) -> str:
@@ -53,7 +55,7 @@ def rendered(page: str, tmp_path: Path) -> str:
     return shown.stdout
 
 
-def test_there_are_these_three() -> None:
+def test_there_are_these_four() -> None:
     assert [path.name for path in SOURCES] == [f"{page}.scd" for page in PAGES]
 
 
@@ -80,14 +82,32 @@ def options(command: str) -> set[str]:
     return {option for action in cli.parser(command)._actions for option in action.option_strings}
 
 
-def test_every_option_is_explained_and_no_other() -> None:
-    explained = entries(section("tcpnewconn.8", "OPTIONS"))
-    assert set(explained) == set().union(*map(options, ("", *cli.COMMANDS)))
+# The ledger has a page of its own.
+OF_THE_LEDGER = ("ledger", "report")
+COMMANDS = [name for name in cli.COMMANDS if name not in OF_THE_LEDGER]
+
+
+@pytest.mark.parametrize(
+    ("page", "commands"), [("tcpnewconn.8", ("", *COMMANDS)), ("tcpnewconn-report.8", OF_THE_LEDGER)]
+)
+def test_every_option_is_explained_and_no_other(page: str, commands: tuple[str, ...]) -> None:
+    explained = entries(section(page, "OPTIONS"))
+    assert set(explained) == set().union(*map(options, commands))
     assert all(len(text.split()) > 3 for text in explained.values())
+
+
+def test_every_question_and_action_is_explained() -> None:
+    assert tuple(entries(section("tcpnewconn-report.8", "QUESTIONS"))) == ledger_options.QUESTIONS
+    assert list(entries(section("tcpnewconn-report.8", "ACTIONS"))) == ["update", "copy"]
 
 
 def test_the_synopsis_has_every_command_with_its_options() -> None:
     synopsis = section("tcpnewconn.8", "SYNOPSIS")
+    ledger = [line for line in synopsis.split("\n\n") if any(f"*{name}*" in line for name in OF_THE_LEDGER)]
+    assert len(ledger) == len(OF_THE_LEDGER)
+    for line in ledger:
+        synopsis = synopsis.replace(line, "")
+    synopsis += section("tcpnewconn-report.8", "SYNOPSIS")
     shown = {
         words[0]: set(words[1:])
         for line in synopsis.split("\n\n")
@@ -191,7 +211,7 @@ def test_every_event_is_in_the_page_with_its_message_id_and_priority_and_explain
     assert set(entries(events)) == set(MESSAGE_IDS)
     for page in PAGES:
         for message_id in re.findall(r"\b[0-9a-f]{32}\b", source(page)):
-            assert message_id in MESSAGE_IDS.values()
+            assert message_id in {*MESSAGE_IDS.values(), firstseen.MESSAGE_ID}
 
 
 def test_the_pages_admit_what_it_costs_and_cannot_do() -> None:

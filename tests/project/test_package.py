@@ -65,10 +65,11 @@ def test_its_dependencies_are_derived_from_setup_cfg() -> None:
 
 def test_the_system_user_has_a_name_as_policy_asks_for() -> None:
     """Debian policy 9.2.1: an underscore first, so that it is no person's name."""
-    users = re.findall(r"(?m)^(?:User|Group)=(.*)$", (TREE / "systemd" / "tcpnewconn.service").read_text())
-    assert users == ["_tcpnewconn", "_tcpnewconn"]
     sysusers = (TREE / "systemd" / "tcpnewconn.sysusers").read_text()
-    assert users[0] in re.findall(r"(?m)^u (\S+)", sysusers)
+    for unit, expected in (("tcpnewconn", "_tcpnewconn"), ("tcpnewconn-ledger", "_tcpnewconn-ledger")):
+        users = re.findall(r"(?m)^User=(.*)$", (TREE / "systemd" / f"{unit}.service").read_text())
+        assert users == [expected]
+        assert expected in re.findall(r"(?m)^u (\S+)", sysusers)
 
 
 def test_lintian_finds_nothing() -> None:
@@ -133,7 +134,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/bin/tcpnewconn
         |/usr/lib/python3/dist-packages/tcpnewconn(-{re.escape(version)}\.dist-info)?/.*
         |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
-        |/usr/lib/systemd/(system/tcpnewconn(-metrics)?\.(service|socket)|catalog/tcpnewconn\.catalog)
+        |/usr/lib/systemd/(system/tcpnewconn(-metrics|-ledger)?\.(service|socket|timer)|catalog/tcpnewconn\.catalog)
         |/usr/lib/systemd/system/tcpnewconn-trace(-repair)?\.(service|path)
         |/usr/share/bash-completion/completions/tcpnewconn
         |/usr/share/fish/vendor_completions\.d/tcpnewconn\.fish
@@ -144,7 +145,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/share/doc/tcpnewconn/examples/grafana/(README\.md|tcpnewconn\.json)
         |/usr/share/lintian/overrides/tcpnewconn
         |/usr/share/tcpnewconn/(journal-namespace|protect-proc)\.conf
-        |/usr/share/man/man[578]/tcpnewconn(\.conf|\.fields)?\.[578]\.gz""",
+        |/usr/share/man/man[578]/tcpnewconn(-report|\.conf|\.fields)?\.[578]\.gz""",
         re.VERBOSE,
     )
     files = files_in(built.deb())

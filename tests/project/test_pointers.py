@@ -19,7 +19,10 @@ REPOSITORY = "https://github.com/tcpnewconn/tcpnewconn/"
 # A file of ours, in running text: up to what cannot be part of a name here.
 OURS = re.compile(r"(?<![\w.])/(?:usr|etc|var/lib|run)/[\w./@-]*tcpnewconn[\w./@-]*\w")
 # They exist while the service runs, and after it (tests/booted looks there).
-MADE_BY_THE_SERVICE = re.compile(r"/(var/lib|run)/tcpnewconn(/(snapshot|tcpnewconn\.prom|trace\.repair))?|/run/tcpnewconn-trace/instance")
+MADE_BY_THE_SERVICE = re.compile(
+    r"/(var/lib|run)/tcpnewconn(-ledger)?(/(snapshot|tcpnewconn\.prom|trace\.repair|ledger\.db))?"
+    r"|/run/tcpnewconn-trace/instance"
+)
 # They exist where an administrator made them.
 MADE_BY_ADMINISTRATORS = re.compile(
     r"/(etc|run|usr/lib|usr/local/lib)/tcpnewconn\.conf(\.d(/[\w-]+\.conf)?)?"

@@ -11,6 +11,7 @@ from tests.support import readme
 TREE = readme.README.parent
 ORDER = [
     "tcpnewconn",
+    "Who talks to whom",
     "Who it is for",
     "How it differs",
     "What it does not see",

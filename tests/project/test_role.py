@@ -19,7 +19,7 @@ ROLES = ("tcpnewconn", "tcpnewconn_log_server", "tcpnewconn_prometheus")
 RULES = sorted((built.TREE / "monitoring" / "prometheus").glob("*.yml"))
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # A setting's kind as the type of an Ansible variable.
-TYPES = {"boolean": "bool", "rules": "list", "networks": "list", "limit": "int"}
+TYPES = {"boolean": "bool", "rules": "list", "networks": "list", "limit": "int", "peers": "int"}
 # Files of a checkout for its own use, and files that ansible-galaxy adds.
 ONLY_IN_THE_CHECKOUT = {"ansible.cfg", "galaxy.yml"}
 ADDED = {"MANIFEST.json", "FILES.json"}
@@ -189,7 +189,7 @@ def test_every_setting_of_the_program_is_a_setting_of_the_role() -> None:
 
 def test_examples_set_only_variables_that_exist() -> None:
     known = {name for role in ROLES for name in role_variables.options(role)}
-    of_playbooks = {"tcpnewconn_batches"}
+    of_playbooks = {"tcpnewconn_batches", "tcpnewconn_report_directory", "tcpnewconn_report_options"}
     documents = [
         "README.md",
         "ansible/README.md",

@@ -70,6 +70,24 @@ OPTIONS = {
     "check-config": {"--config"},
     "show-config": {"--config"},
     "metrics-http": {"--metrics"},
+    "ledger": {"--config", "--directory", "--ledger", "--namespace"},
+    "report": {
+        "--all",
+        "--container",
+        "--days",
+        "--direction",
+        "--ledger",
+        "--mmdb",
+        "--network",
+        "--output",
+        "--port",
+        "--process",
+        "--resolve",
+        "--since",
+        "--unit",
+        "--until",
+        "--user",
+    },
 }
 
 
@@ -122,7 +140,7 @@ def test_a_table_of_ipv6_need_not_be_there(tmp_path: Path) -> None:
     [
         (["--bogus"], "--bogus"),
         (["bogus"], "'bogus'"),
-        (["bogus", "--help"], "use run, status, check-config, show-config, metrics-http"),
+        (["bogus", "--help"], "use run, status, check-config, show-config, metrics-http, ledger, report"),
         (["stats"], "unknown command 'stats'; did you mean status?"),
         (["run", "twice"], "unexpected argument 'twice'"),
         (["run", "status"], "unexpected argument 'status'"),

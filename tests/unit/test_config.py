@@ -37,6 +37,12 @@ DEFAULTS = Settings(
     within=60.0,
     trusted=Rules(),
     trace_accept=True,
+    keep=90 * 86400.0,
+    size=64 << 20,
+    peers=250,
+    log=False,
+    learning=7 * 86400.0,
+    event_limit=50,
 )
 
 
@@ -387,7 +393,10 @@ def test_the_real_directories_are_searched_by_default() -> None:
             ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Failed= or Ignore= or "
             "BurstLimit= or TotalLimit=",
         ),
-        ("[Colours]\n", ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Trace]"),
+        (
+            "[Colours]\n",
+            ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]",
+        ),
         ("[poll]\n", ":1: [poll]: unknown section; did you mean [Poll]?"),
         ("[read]\n", ":1: [read]: unknown section; did you mean [Poll]?"),
         ("[Read]\n", ":1: [Read]: renamed; use [Poll]"),
@@ -417,7 +426,7 @@ def test_the_real_directories_are_searched_by_default() -> None:
             ":9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, or unit:, user:, process:, thread:NAME; "
             "a comment needs a line of its own",
         ),
-        ("[]\n", ":1: []: unknown section; use [Poll] or [Report] or [PortScan] or [Trace]"),
+        ("[]\n", ":1: []: unknown section; use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]"),
         ("[Read\n", ":1: [Read: a section ends with ]; use for example [Poll]"),
         ("Interval=5\n", ":1: Interval=5: outside of a section; put it below [Poll]"),
         ("Colour=red\n", ":1: Colour=red: outside of a section; put it below a section such as [Poll]"),
@@ -549,7 +558,8 @@ def test_every_error_of_every_file_is_said_in_order(tmp_path: Path, file: Path) 
         "etc/tcpnewconn.conf:1: Closed=yes: outside of a section; put it below [Report]",
         "etc/tcpnewconn.conf:2: [Read]: renamed; use [Poll]",
         "etc/tcpnewconn.conf:3: [Poll] Interval=fast: not a time span; use for example 10s, 500ms or 1min",
-        "etc/tcpnewconn.conf:4: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Trace]",
+        "etc/tcpnewconn.conf:4: [Colours]: unknown section; "
+        "use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]",
         f"etc/tcpnewconn.conf:7: [Report] Ignore=:0: {port}",
         f"etc/tcpnewconn.conf:7: [Report] Ignore=:x: {port}",
         "etc/tcpnewconn.conf:7: [Report] Ignore=user:: not the name of a user; use for example user:nobody",
@@ -620,6 +630,22 @@ Trusted=
 [Trace]
 # default
 Accept=yes
+
+[Ledger]
+# default
+Keep=90d
+# default
+Size=64M
+# default
+Peers=250
+
+[FirstSeen]
+# default
+Log=no
+# default
+Learning=7d
+# default
+EventLimit=50
 """
     )
 
@@ -627,6 +653,10 @@ Accept=yes
 VALUES = {
     "interval": st.integers(100_000, 86_400_000_000).map(lambda count: format_span(count / 1e6)),
     "within": st.integers(1, 3600).map(lambda count: f"{count}s"),
+    "keep": st.integers(8, 3660).map(lambda count: f"{count}d"),
+    "size": st.integers(16, 16 << 10).map(lambda count: f"{count}M"),
+    "peers": st.integers(1, 100_000).map(str),
+    "learning": st.integers(0, 366).map(lambda count: f"{count}d"),
     "boolean": st.sampled_from(("yes", "no", "1", "off")),
     "limit": st.integers(0, 1_000_000).map(str),
     "ports": st.sampled_from(("off", "1", "1000")),

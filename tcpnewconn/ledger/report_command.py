@@ -1,0 +1,114 @@
+"""`tcpnewconn report`: its arguments, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+
+from tcpnewconn.ledger import schema
+from tcpnewconn.ledger.book import Book, Filter
+from tcpnewconn.ledger.fleet import joined
+from tcpnewconn.ledger.fleet_report import STEP, fleet_page, fleet_report, write_csv, write_json
+from tcpnewconn.ledger.host_page import host_page
+from tcpnewconn.ledger.names import Names, NoDatabase
+from tcpnewconn.ledger.options import PATH, QUESTIONS
+from tcpnewconn.ledger.page import NoTemplates, html
+from tcpnewconn.ledger.report import Report, report
+from tcpnewconn.ledger.text import as_csv, as_json, text
+from tcpnewconn.reporting.sinks import say
+
+EXIT_FAILED = 1
+
+
+def run(options: argparse.Namespace) -> int:
+    """The exit status."""
+    _take_the_question(options)
+    problem = _problem(options)
+    if problem:
+        say(problem, 3)
+        return 2
+    ledgers = options.ledger or [PATH]
+    try:
+        if len(ledgers) > 1 and options.question == "overview":
+            return _fleet(ledgers, options)
+        names = Names(options.resolve, options.mmdb)
+        for at, path in enumerate(ledgers):
+            with schema.reading(path) as db:
+                book = Book(db, path, _filter(options))
+                made = report(book, options.question, options.subject or "", names, options.since, options.days)
+                _write(("\n" if at else "") + _formatted(made, book, options, names))
+        return 0
+    except (schema.Unusable, NoDatabase, NoTemplates) as error:
+        say(str(error), 3)
+        return EXIT_FAILED
+
+
+def _take_the_question(options: argparse.Namespace) -> None:
+    """Of `--ledger web1.db who 5432` the last two are no files: argparse takes all that follows for the option's."""
+    given = options.ledger or []
+    at = next((at for at, word in enumerate(given) if at and word in QUESTIONS and not os.path.exists(word)), None)
+    if at is not None and options.question == "overview" and len(given) - at <= 2:
+        options.question, options.subject = given[at], given[at + 1] if len(given) - at == 2 else options.subject
+        options.ledger = given[:at]
+
+
+def _fleet(ledgers: list[str], options: argparse.Namespace) -> int:
+    with contextlib.closing(joined(ledgers, _filter(options), STEP)) as fleet:
+        for problem in fleet.problems:
+            say(problem, 4)
+        made = fleet_report(fleet)
+        if options.output == "csv":
+            write_csv(fleet, sys.stdout)
+        elif options.output == "json":
+            write_json(fleet, made, sys.stdout)
+        else:
+            _write(html(fleet_page(fleet, made)) if options.output == "html" else text(made, options.all))
+        sys.stdout.flush()
+    return 0
+
+
+def _formatted(made: Report, book: Book, options: argparse.Namespace, names: Names) -> str:
+    if options.output == "html":
+        return html(host_page(book, made, names))
+    if options.output == "json":
+        return as_json(made)
+    if options.output == "csv":
+        return as_csv(made)
+    return text(made, options.all)
+
+
+def _write(output: str) -> None:
+    sys.stdout.write(output)
+    sys.stdout.flush()
+
+
+def _problem(options: argparse.Namespace) -> str:
+    """What does not go together, in one line."""
+    if options.question in ("who", "to", "allow") and not options.subject:
+        what = "a port or a unit" if options.question == "who" else "a unit"
+        return f"report {options.question} needs {what}, for example: tcpnewconn report {options.question} ssh.service"
+    if options.question not in ("who", "to", "allow") and options.subject:
+        return f"report {options.question} takes no {options.subject!r}; use a filter such as --unit or --port"
+    if options.since is not None and options.until is not None and options.since >= options.until:
+        return "--since is not before --until"
+    if len(options.ledger or ()) > 1 and options.question != "overview" and options.output == "html":
+        return "--output html of several ledgers is for the overview; use --output text, or one ledger"
+    return ""
+
+
+def _filter(options: argparse.Namespace) -> Filter:
+    # What is new is compared with all that was there before.
+    since = None if options.question == "new" else options.since
+    return Filter(
+        since,
+        options.until,
+        tuple(options.unit),
+        tuple(options.user),
+        tuple(options.process),
+        tuple(options.container),
+        tuple(options.port),
+        tuple(options.network),
+        tuple(options.direction),
+    )

@@ -1,0 +1,42 @@
+"""Every question has a page, with the coverage beside each of its parts."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn import cli
+from tcpnewconn.ledger.options import QUESTIONS
+from tests.support import report_document
+
+SUBJECTS = {"who": "8080", "to": "app.service", "allow": "postgresql.service"}
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report_document.ledger(tmp_path_factory.mktemp("questions"))
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_the_coverage_stands_beside_each_part(question: str, ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    subject = [SUBJECTS[question]] if question in SUBJECTS else []
+    assert cli.main(["report", question, *subject, "--output", "html", "--ledger", str(ledger)]) == 0
+    page = capsys.readouterr().out
+
+    sections = re.findall(r'(?s)<section aria-labelledby="([\w-]+)">(.*?)</section>', page)
+    assert {"timeline", "map", "heat", "coverage"} <= {name for name, _ in sections}
+    for name, text in sections:
+        assert name == "notes" or "Observed 99.09 % of that time, 1100 lost" in text
+
+
+def test_the_lines_to_copy_are_on_the_page_as_they_are_in_text(
+    ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["report", "allow", "postgresql.service", "--output", "html", "--ledger", str(ledger)]) == 0
+    page = capsys.readouterr().out
+
+    (lines,) = re.findall(r"(?s)<pre[^>]*>(.*?)</pre>", page)
+    assert html.unescape(lines).strip() in report_document.printed(ledger, "allow postgresql.service")
