@@ -1,4 +1,4 @@
-"""What the ledger costs: adding up the journal's entries, and joining the ledgers of a fleet."""
+"""The ledger's cost: adding up the journal's entries, and joining the ledgers of a fleet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support import journal_files, ledgers
 _START = 1_795_600_000
 _TEN_MINUTES = 600
 _PORTS = {22: "ssh.service", 80: "nginx.service", 443: "nginx.service", 5432: "postgresql.service"}
-# What journald adds to each entry.
+# The fields that journald adds to each entry.
 _TRUSTED = {
     "SYSLOG_IDENTIFIER": "tcpnewconn",
     "_PID": "123",

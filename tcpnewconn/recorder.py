@@ -21,7 +21,7 @@ _REPAIR_EVERY = 60.0
 
 
 class Trace(Protocol):
-    """What is used of kernel.trace.Trace."""
+    """The part of kernel.trace.Trace that is used here."""
 
     malformed: int
     gaps: list[tuple[float, float]]

@@ -259,7 +259,7 @@ class Service:
         notifications, cursor = self.notifications, self.observer.tracker.cursor
         if notifications is None:
             return
-        # Whose calls have been read: of so many of those that wait.
+        # The calls of so many of those that wait have been read.
         called = 0 if self.observer.records else most
         while most > 0:
             destroyed = notifications.peek()

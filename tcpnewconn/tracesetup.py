@@ -79,7 +79,7 @@ def stop(tracefs: Tracefs, runtime: str) -> list[str]:
 
 
 def _definitions(events: tuple[str, ...], btf_file: str, notes: list[str]) -> list[Definition]:
-    """What can be defined with the kernel's types. Raises Unavailable without connect."""
+    """The events that can be defined with the kernel's types. Raises Unavailable without connect."""
     try:
         with open(btf_file, "rb") as file:
             types = btf.Btf(file.read())
@@ -99,7 +99,7 @@ def _definitions(events: tuple[str, ...], btf_file: str, notes: list[str]) -> li
 
 
 def _defined(tracefs: Tracefs, wanted: list[Definition], notes: list[str]) -> list[Definition]:
-    """What the kernel takes. Raises Unavailable without connect."""
+    """The events that the kernel accepts. Raises Unavailable without connect."""
     taken = []
     for definition in wanted:
         try:
@@ -111,7 +111,7 @@ def _defined(tracefs: Tracefs, wanted: list[Definition], notes: list[str]) -> li
 
 
 def _checked(tracefs: Tracefs, defined: list[Definition], notes: list[str]) -> list[Definition]:
-    """What records what it should, seen in an instance of its own. The others are removed. Raises Unavailable without connect."""
+    """The events that record correctly in an instance of its own; others are removed. Raises Unavailable without connect."""
     trial = tracefs.instance(f"{GROUP}-check")
     trial.remove()
     trial.make(_SMALLEST_RING_KILOBYTES)
@@ -155,7 +155,7 @@ def _ring_kilobytes() -> int:
 
 
 def _forget(runtime: str) -> None:
-    """What the service reads of us, and what we remember of the last start."""
+    """The files for the service, and the memory of the last start."""
     for name in (REASON, WANTED, _DEFINED):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{runtime}/{name}")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 HERE = Path(__file__).parent
-settings.register_profile("same", derandomize=True, deadline=None, max_examples=200)
+settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("new", deadline=None, max_examples=int(os.environ.get("TCPNEWCONN_EXAMPLES", 0)) // 8 or 1)
 settings.load_profile("new" if "TCPNEWCONN_EXAMPLES" in os.environ else "same")
 # Booted systems take their tests one after the other: the longest of them begin first, so that none is left alone in the end.

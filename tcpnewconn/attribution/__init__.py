@@ -1,1 +1,1 @@
-"""Who a socket belongs to: the systemd unit, the user."""
+"""The owner of a socket: user, unit, process, container."""

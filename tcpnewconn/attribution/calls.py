@@ -112,7 +112,7 @@ class Calls:
         return failed
 
     def _failed(self, failed: FailedAttempt) -> Caller | None:
-        """Who made an attempt that failed: the last connect() before."""
+        """The caller of an attempt that failed: the last connect() before."""
         four_tuple = failed.four_tuple
         for call in reversed(self._calls.get(four_tuple, ())):
             if call.by == "connect" and call.time <= failed.time:

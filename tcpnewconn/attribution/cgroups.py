@@ -1,4 +1,4 @@
-"""What the path of a cgroup says: the systemd unit, the user's unit, the container. Pure.
+"""The path of a cgroup: the systemd unit, the user's unit, the container in it. Pure.
 
 The paths of containers were seen with podman 4.3 and 5.4, docker 26.1, systemd-nspawn 252 and 257, LXC 5.0 and 6.0; those of
 Kubernetes are as the sources of kubelet and of other tools have them.

@@ -1,4 +1,4 @@
-"""What was found of a connection's calls of connect() and accept(), and how a call stands in the state log."""
+"""The calls of connect() and accept() found for a connection, and their form in the state log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tcpnewconn.model import Call, Caller, FourTuple, Missing
 
 
 class Found(NamedTuple):
-    """Who called connect() and accept() of a connection; None where not known, and `missing` says why.
+    """The callers of connect() and accept() of a connection; None where not known, and `missing` says why.
 
     `accepted_here`: whether the socket that was asked about accepted the connection, None where no call says so.
     `four_tuple`: that of an unaddressed socket, as its call has it.
@@ -59,7 +59,7 @@ def loaded(
 
 
 def shared_by(calls: list[Call]) -> Caller:
-    """Who made these calls, as far as they agree."""
+    """The caller of these calls, as far as they agree."""
     first = calls[0]
     if len(calls) == 1:
         return Caller(first.by, first.uid, first.cgroup, first.thread_id, first.thread_name, first.time)

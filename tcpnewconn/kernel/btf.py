@@ -102,7 +102,7 @@ class Btf:
         return candidates.pop()
 
     def first_argument(self, function: str) -> str | None:
-        """What structure a function's first argument points to; None where BTF has no such function. Raises BtfError."""
+        """The structure that a function's first argument points to; None where BTF has no such function. Raises BtfError."""
         found = set()
         for number in self._named(self._functions, function):
             kind, parameters, at = self._type(self._target(number))

@@ -23,7 +23,7 @@ class Ring:
         self.overwritten = 0
         self.newest = 0
         self._stats = f"{directory}/stats"
-        # What the kernel had counted when the ring was empty; None until it was. What pages have said since then.
+        # The kernel's count when the ring was empty; None until it was. The sum of the counts in pages since then.
         self._settled: int | None = None
         self._said = 0
         # Whether to ask the kernel when the ring is empty the next time: a page without space for the number does not say it.

@@ -1,4 +1,4 @@
-"""What the kernel's trace recorded of connect() and accept(): read from the rings of a tracefs instance of our own.
+"""Calls of connect() and accept() that the kernel recorded, read from the rings of a tracefs instance of our own.
 
 tcpnewconn-trace.service (root, oneshot) makes the instance and defines its events; the service, without a capability, sees the
 instance through a bind mount, and its group may read the rings.
@@ -81,7 +81,7 @@ class Trace:
         return sum(ring.overwritten for ring in self._rings)
 
     def read(self) -> list[Call | FailedAttempt]:
-        """What was recorded before this call, ordered by time over all CPUs; what is newer waits for the next. Never raises."""
+        """All that was recorded before this call, by time over all CPUs; newer records wait for the next. Never raises."""
         until = self._clock()
         found, self._later = self._later, []
         for ring in self._rings:

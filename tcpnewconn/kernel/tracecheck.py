@@ -26,7 +26,7 @@ class Attempt(NamedTuple):
 
 
 def check(directory: str, events: tuple[str, ...]) -> dict[str, str]:
-    """What is wrong with which of the events; they are enabled in the instance that is in this directory."""
+    """The fault of each event that has one; they are enabled in the instance in this directory."""
     try:
         trace = Trace(directory)
     except TraceMissing as error:

@@ -22,7 +22,7 @@ NAMES = ("name0", "name1", "name2", "name3", "name4", "name5")
 # kernel/trace/trace_probe.h: MAX_ARGSTR_LEN
 _LONGEST_ARGUMENT = 63
 _POINTER = struct.calcsize("P")
-# What both probes are at, and what their first argument is.
+# The functions of both probes, and the type of their first argument.
 _FUNCTIONS = {CONNECT: "tcp_connect", ACCEPT: "security_sock_graft"}
 _AF_INET, _AF_INET6, _SYN_SENT, _CLOSE = 2, 10, 2, 7
 
@@ -115,7 +115,7 @@ def _at(btf: Btf, size: int, structure: str, *path: str) -> int:
 
 
 def _fetch(name: str, base: str, kind: str, *offsets: int) -> str:
-    """What is recorded under a name: the memory that the offsets lead to, the last one first."""
+    """The memory that a name is recorded from: the offsets that lead there, the last one first."""
     fetched = base
     for offset in reversed(offsets):
         fetched = f"+{offset}({fetched})"

@@ -23,7 +23,7 @@ _FIELD = re.compile(
 _LONGEST_RECORD = 65536
 # A number takes less time to compare than a member of an Enum.
 _INET, _INET6, _TCP = int(socket.AF_INET), int(socket.AF_INET6), int(socket.IPPROTO_TCP)
-# What a text is where the kernel could not read it (kernel/trace/trace_probe_kernel.h, from 6.2 on; before, it has no length).
+# A text that the kernel could not read (kernel/trace/trace_probe_kernel.h, from 6.2 on; before, it has no length).
 _FAULT = b"(fault)"
 # Texts of the threads and cgroups that called last: each is decoded once.
 _REMEMBERED = 4096
@@ -95,7 +95,7 @@ class Layout:
         return first, struct.Struct(f"={len(words)}I")
 
     def record(self, page: bytes, at: int, length: int, nanoseconds: int) -> Call | FailedAttempt:
-        """What a record says that is `length` bytes long, at a place of a page. Raises FormatError."""
+        """The record of `length` bytes at a place of a page, decoded. Raises FormatError."""
         if length < self._least:
             raise FormatError(f"a record of {self.event} is too short")
         pid, family, protocol, local_port, remote_port, local, remote, netns, *rest = self._in_order(

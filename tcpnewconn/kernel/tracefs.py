@@ -12,7 +12,7 @@ from tcpnewconn.kernel.traceevents import GROUP, Definition
 
 ROOT = "/sys/kernel/tracing"
 _DEFINITIONS = "dynamic_events"
-# What the group may read of each CPU: the ring and its statistics. Not trace_pipe, which consumes, nor trace.
+# Files of each CPU that the group may read: the ring and its statistics. Not trace_pipe, which consumes, nor trace.
 _OF_A_CPU = ("trace_pipe_raw", "stats")
 _OF_AN_EVENT = ("format", "enable")
 _FILE_MODE = 0o440

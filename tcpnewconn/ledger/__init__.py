@@ -1,1 +1,1 @@
-"""What the journal's entries add up to, day by day, and the answers made of it. The service does not depend on it."""
+"""The sums of the journal's entries, day by day, and the answers made of them. The service does not depend on it."""

@@ -74,7 +74,7 @@ def allow_list(book: Book, unit: str, resolvers: Iterable[str] = ()) -> AllowLis
 
 
 def _sides(edge: Edge, unit: str) -> list[tuple[str, int]]:
-    """What the unit was in a connection: a client of this port, or the server of it."""
+    """The unit's role in a connection: a client of this port, or its server."""
     sides = []
     if edge.direction in ("ingress", "internal") and accepting(edge) == unit:
         sides.append(("client", edge.port))

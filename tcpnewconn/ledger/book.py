@@ -18,7 +18,7 @@ ACCEPTED, OPENED = ("ingress", "internal"), ("egress", "internal")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a report is about; empty means everything. Times in Unix seconds."""
+    """The subject of a report; empty means everything. Times in Unix seconds."""
 
     since: float | None = None
     until: float | None = None
@@ -154,12 +154,12 @@ class Book:
         return max(since, self.begins), max(since, until)
 
     def resolution(self, when: float) -> int:
-        """What counts are kept for at that time: an hour or a day, in seconds."""
+        """The resolution of the counts at that time: an hour or a day, in seconds."""
         (last_day,) = self.db.execute("SELECT max(start) FROM day").fetchone()
         return HOUR if last_day is None or when >= last_day + DAY else DAY
 
     def edges(self, wanted: Filter | None = None, whole: bool = False) -> list[Edge]:
-        """What the filter lets through, in the period, or in all of the ledger."""
+        """The edges that the filter selects, in the period, or in all of the ledger."""
         wanted = wanted or self.wanted
         where, values = wanted.where()
         since, until = (self.begins, self.ends) if whole else (self.since, self.until)

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _problem(options: argparse.Namespace) -> str:
-    """What does not go together, in one line."""
+    """The options that exclude each other, in one line."""
     if options.action == "copy" and not options.target:
         return "ledger copy needs a file to write, for example: tcpnewconn ledger copy /srv/web1.db"
     if options.action == "copy" and (options.directory or options.namespace):

@@ -32,7 +32,7 @@ class Span:
 
 @dataclass(slots=True)
 class Coverage:
-    """What is known up to the entry read last. `run` is the service's invocation id."""
+    """The coverage up to the entry read last. `run` is the service's invocation id."""
 
     run: str = ""
     observed: Span | None = None
@@ -88,7 +88,7 @@ class Coverage:
             self.changed.append(span)
 
     def gap(self, when: float, run: str, why: str) -> None:
-        """What was not read yet is gone from the journal; the first entry after that is of this time."""
+        """Entries that were not read yet are gone from the journal; the first one after them is of this time."""
         if self.last is not None:
             before = self.last if self.observed is None else max(self.last, self.observed.stop)
             self.changed.append(Span(GAP, min(before, when), max(before, when), why))
@@ -140,7 +140,7 @@ class Coverage:
 
 
 def load(db: sqlite3.Connection) -> Coverage:
-    """What save() wrote last."""
+    """The state that save() wrote last."""
     facts = dict(db.execute("SELECT name, value FROM fact WHERE name LIKE 'coverage.%'"))
     if not facts:
         return Coverage()

@@ -74,7 +74,7 @@ def log_first_seen(db: sqlite3.Connection, limits: Limits, send: Callable[[Field
 
 
 def subject_of(direction: str, port: int, unit: str, peer: str) -> str:
-    """What is known: of a client its network, of a destination its address."""
+    """The key of a peer: of a client its network, of a destination its address."""
     seen = network_of(peer) if direction == "ingress" and is_address(peer) else peer
     return f"{direction} {port} {unit} {seen}"
 

@@ -20,7 +20,7 @@ class NoDatabase(Exception):
 
 
 class Names:
-    """What is known of addresses; each is asked for once."""
+    """Names of addresses; each is asked for once."""
 
     def __init__(self, resolve: bool = False, mmdb: str | None = None, deadline: float = _DEADLINE) -> None:
         self._resolve = resolve

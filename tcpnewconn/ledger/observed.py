@@ -1,4 +1,4 @@
-"""What the ledger says of a period's coverage: how much of it was observed, what was lost, what Ignore= left out."""
+"""The coverage of a period: how much of it was observed, what was lost, what Ignore= left out."""
 
 from __future__ import annotations
 

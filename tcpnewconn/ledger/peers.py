@@ -35,7 +35,7 @@ def is_address(peer: str) -> bool:
 
 @dataclass(slots=True)
 class _Day:
-    """What a day has rows of."""
+    """The peers and services that a day has rows of."""
 
     edges: int
     services: set[int]

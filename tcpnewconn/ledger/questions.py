@@ -46,7 +46,7 @@ class Overview:
 
 @dataclass(slots=True)
 class Users:
-    """Who uses a port or a unit: (client, client's unit, port, unit)."""
+    """The users of a port or a unit: (client, client's unit, port, unit)."""
 
     subject: str
     lines: list[Line]
@@ -55,7 +55,7 @@ class Users:
 
 @dataclass(slots=True)
 class Destinations:
-    """What a unit connects to: (peer, port, accepting unit, process)."""
+    """The destinations of a unit: (peer, port, accepting unit, process)."""
 
     subject: str
     lines: list[Line]
@@ -64,7 +64,7 @@ class Destinations:
 
 @dataclass(slots=True)
 class New:
-    """What the ledger had never seen before: lines are (what, text)."""
+    """Things that the ledger had never seen before: lines are (kind, text)."""
 
     since: float
     listeners: list[Listener]
@@ -243,7 +243,7 @@ NOTES = {OTHERS: "peers added up", UNNAMED: "peers that summaries do not name", 
 
 
 def note_of(peer: str) -> str:
-    """What is to be said of a peer that is no address."""
+    """The note about a peer that is no address."""
     return NOTES.get("/" if "/" in peer else peer, "")
 
 
@@ -274,7 +274,7 @@ def _lines(edges: Iterable[Edge], name: Callable[[Edge], tuple[Any, ...]], book:
 
 
 def _evidence(book: Book, port: int | None, directions: tuple[str, ...]) -> str:
-    """What a verdict is worth."""
+    """The coverage behind a verdict."""
     text = book.coverage.text(port, directions)
     added_up = book.added_up(directions)
     return f"{text}, {added_up} connections of services that were added up" if added_up else text

@@ -16,7 +16,7 @@ from tcpnewconn.model import DIRECTIONS
 
 @dataclass(slots=True)
 class Report:
-    """What every form of output shows. `head` is the answer in a few lines; `details` are those of its coverage."""
+    """The content of every form of output. `head` is the answer in a few lines; `details` are those of its coverage."""
 
     host: str
     question: str

@@ -85,7 +85,7 @@ def _write(output: str) -> None:
 
 
 def _problem(options: argparse.Namespace) -> str:
-    """What does not go together, in one line."""
+    """The options that exclude each other, in one line."""
     if options.question in ("who", "to", "allow") and not options.subject:
         what = "a port or a unit" if options.question == "who" else "a unit"
         return f"report {options.question} needs {what}, for example: tcpnewconn report {options.question} ssh.service"
@@ -99,7 +99,7 @@ def _problem(options: argparse.Namespace) -> str:
 
 
 def _filter(options: argparse.Namespace) -> Filter:
-    # What is new is compared with all that was there before.
+    # "new" compares with the whole ledger before.
     since = None if options.question == "new" else options.since
     return Filter(
         since,

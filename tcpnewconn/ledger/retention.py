@@ -83,7 +83,7 @@ def _remove_before(db: sqlite3.Connection, store: Store, first: int, why: str) -
 
 
 def _bytes(db: sqlite3.Connection) -> int:
-    """What the tables take, pages that are free again not counted."""
+    """The size of the tables, without pages that are free again."""
     (pages,), (free,), (size,) = (
         db.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "freelist_count", "page_size")
     )

@@ -26,7 +26,7 @@ class Service(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What is added to one hour of an edge; times in seconds."""
+    """The sums of one hour of an edge; times in seconds."""
 
     connections: int
     summarized: int
@@ -165,7 +165,7 @@ class Store:
         )
 
     def keep_bounded(self) -> None:
-        """What has no day of its own to be removed with."""
+        """Remove rows that belong to no day."""
         for table, most in (("address", _MOST_ADDRESSES), ("listener", _MOST_LISTENERS), ("scan", _MOST_SCANS)):
             (rows,) = self._db.execute(f"SELECT count(*) FROM {table}").fetchone()
             if rows > most:
@@ -183,7 +183,7 @@ class Store:
 
 
 def other_services(direction: str) -> Service:
-    """What the services of a day are added up as that come after those that have rows: no port is 0."""
+    """The service that stands for those of a day beyond the ones that have rows: no port is 0."""
     return Service(direction, 0, 0, "", "", "", "", "")
 
 

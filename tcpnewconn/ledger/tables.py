@@ -142,7 +142,7 @@ def _row(line: Line, names: tuple[str, ...], peers: str) -> Row:
 
 
 def cell(table: Table, row: Row, column: str) -> str:
-    """What a person reads."""
+    """The text for a person."""
     value = row.get(column)
     if column.endswith("_time"):
         return time_text(value) if value else "never"

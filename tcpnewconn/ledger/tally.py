@@ -47,7 +47,7 @@ _COUNT, _SUMMARIZED, _FAILED, _SOURCE_BYTES, _DESTINATION_BYTES, _FIRST, _LAST =
 
 
 class Tally:
-    """What was read and is not in the ledger yet. Its memory follows the number of edges, and `entries` says when to save."""
+    """Sums that are not in the ledger yet. Its memory follows the number of edges, and `entries` says when to save."""
 
     def __init__(self, coverage: Coverage, repeats: Repeats) -> None:
         self.coverage = coverage

@@ -24,7 +24,7 @@ def text(report: Report, whole: bool) -> str:
         *report.head,
         *(f"  {line}" for line in report.details),
     ]
-    # What stands in lines of its own is no table besides.
+    # Lines of their own are not repeated as a table.
     for table in report.tables if not report.verbatim else ():
         lines += ["", f"{table.title}{'' if table.rows else ': none'}"]
         lines += _table(table, whole)

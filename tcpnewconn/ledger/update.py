@@ -25,7 +25,7 @@ _CHECKED_EVERY = DAY
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a ledger may keep: seconds, bytes, and peers by address for each service and day."""
+    """The limits of a ledger: seconds, bytes, and peers by address for each service and day."""
 
     days: float = 90 * DAY
     size: int = 64 << 20
@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Outcome:
-    """What an update did. `gap`: the entries after the last update were no longer in the journal."""
+    """The result of an update. `gap`: the entries after the last update were no longer in the journal."""
 
     entries: int = 0
     gap: bool = False
@@ -65,7 +65,7 @@ def update(
         try:
             return _update(path, opened, limits, host, progress, polled)
         except (schema.Damaged, sqlite3.DatabaseError) as error:
-            # What SQLite cannot read may be another's file, given by mistake: it is put aside where it was made here.
+            # A file that SQLite cannot read may be another's, given by mistake: it is put aside where it was made here.
             if isinstance(error, sqlite3.OperationalError) or not ours:
                 raise
             aside = _put_aside(path)

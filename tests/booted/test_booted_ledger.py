@@ -33,7 +33,7 @@ OF_THE_NAMESPACE = ("systemd-journald@tcpnewconn.socket", "systemd-journald-varl
 
 @pytest.fixture(scope="module")
 def container(long_life: Booted) -> Iterator[Booted]:
-    """Whatever the files before it did: an empty journal and no ledger."""
+    """An empty journal and no ledger, in spite of the files before."""
     if long_life.path("/usr/bin/tcpnewconn").exists():
         units = ("tcpnewconn-ledger.timer", "tcpnewconn-ledger.service", *UNITS)
         long_life.run("systemctl", "stop", *units)
@@ -123,7 +123,7 @@ def test_real_traffic_is_in_the_report(container: Booted) -> None:
     assert answer["head"][0].startswith("1 client used port 7017")
     assert answer["coverage"]["share"] > 0.3
     assert answer["coverage"]["lost"] == {}
-    # What the unit wrote, it may read; who may not read the journal, may not.
+    # The unit may read its own ledger; a user who may not read the journal may not.
     assert container.run("stat", "--format=%U:%G %a", LEDGER).strip() == "_tcpnewconn-ledger:systemd-journal 640"
     assert container.property("tcpnewconn-ledger.service", "Result") == "success"
 
@@ -219,7 +219,7 @@ def test_the_report_says_what_owners_of_addresses_need(container: Booted) -> Non
 
 def test_what_is_first_seen_is_an_event_of_the_ledger_s_unit(container: Booted) -> None:
     container.write("/etc/tcpnewconn.conf.d/first-seen.conf", "[FirstSeen]\nLog=yes\nLearning=0s\n")
-    # What is there when it is switched on is known.
+    # Peers that are there when it is switched on are known.
     update(container)
     connect(container, 2)
     connect(container, 3, CONTAINER_ADDRESS6)

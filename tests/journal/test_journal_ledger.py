@@ -157,7 +157,7 @@ def test_what_was_vacuumed_before_it_was_read_is_a_gap(place: Path) -> None:
     next_own = next(one for one in late if one[1]["_SYSTEMD_UNIT"] == "tcpnewconn.service")
     assert gap["start"] == pytest.approx(own[-1][0] / 1e6, abs=1e-3)
     assert gap["stop"] == pytest.approx(next_own[0] / 1e6, abs=1e-3)
-    # What was lost was not observed, and all else counts.
+    # Lost entries were not observed, and all others count.
     assert report["coverage"]["share"] < 1 - (gap["stop"] - gap["start"]) / (30 * DAY) + 0.001
     assert ledgers.connections_in(Path(ledger(place))) == opened(read) + opened(late)
     assert updated(place).stderr == ""

@@ -1,4 +1,4 @@
-"""Whose socket: units from the real tree of cgroups."""
+"""Units of sockets, from the real tree of cgroups."""
 
 import ctypes
 import os

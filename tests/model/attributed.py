@@ -59,7 +59,7 @@ class RecordingKernel(Kernel):
             self.accepted_by[connection] = self._record("accept", acceptor)
 
     def _belongs(self, four_tuple: FourTuple) -> None:
-        """Who opens a connection owns its socket."""
+        """The opener of a connection owns its socket."""
         socket = self.sockets[four_tuple]
         if not socket.accepted:
             socket.accepted, socket.inode = True, self._inode()

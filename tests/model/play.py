@@ -140,7 +140,7 @@ class Play:
         self.dropped += dropped
         cursor.count(self._counter, self.kernel.now)
 
-    # What recorded calls of connect() and accept() add: see attributed.py.
+    # Hooks for recorded calls of connect() and accept(): see attributed.py.
 
     def _log_made(self) -> None:
         """The state log of a run is there, and has not been loaded."""
@@ -149,10 +149,10 @@ class Play:
         """It was loaded, and continues that of the run before."""
 
     def _calls_settled(self) -> None:
-        """What was received has been applied."""
+        """All that was received has been applied."""
 
     def _read_calls(self) -> None:
-        """What the kernel has recorded until now is taken."""
+        """All that the kernel has recorded until now is taken."""
 
     def _calls_lost(self) -> None:
         """Notifications were lost."""

@@ -1,4 +1,4 @@
-"""Who called connect() and accept(), against a simulated kernel: never another, whatever happens in whatever order."""
+"""The callers of connect() and accept(), against a simulated kernel: never another's, in any order of steps."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def page_of(*paths: Path) -> str:
 
 
 def opened(html: str, directory: Path, name: str, scheme: str = "light", axe: bool = False) -> dict[str, Any]:
-    """What Chromium says of it."""
+    """Chromium's report on it."""
     file = directory / f"{name}.html"
     file.write_text(html)
     shot = str(Path(SCREENSHOTS) / f"{name}-{scheme}.png") if SCREENSHOTS else ""

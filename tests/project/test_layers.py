@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     # The reports.
     "health": {"__init__", "model", "settings", "text", "state"},
     "reporting": {"__init__", "model", "settings", "text", "state", "attribution", "health"},
-    # What the journal adds up to. The service imports nothing of it.
+    # Sums of the journal. The service imports nothing of it.
     "ledger": {"__init__", "model", "settings", "text", "reporting"},
 }
 # Those that join them, each above the ones before it.

@@ -68,7 +68,7 @@ def other_processes() -> list[int]:
 
 
 def private_files(processes: list[int]) -> list[str]:
-    """What could be read of other processes that is for themselves and root alone."""
+    """The readable files of other processes that are for themselves and root alone."""
     found = []
     for process in processes:
         for name in ("environ", "mem", "maps", "stack", "io"):

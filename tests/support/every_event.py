@@ -63,7 +63,7 @@ def unit_in(cgroups: Path) -> int:
 
 
 def renderer(cgroups: Path) -> Render:
-    """What makes entries, with the units in a tree of cgroups and processes in a tree like /proc."""
+    """A renderer, with the units in a tree of cgroups and processes in a tree like /proc."""
     units = Units(str(cgroups))
     for cgroup, names in NAMES.items():
         units.learn(cgroup, names)

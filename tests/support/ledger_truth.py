@@ -183,7 +183,7 @@ def _check_allow(book: Book, truth: Truth) -> None:
 
 
 def _check_new(book: Book, truth: Truth, since: int) -> None:
-    """What is first seen since a day begins, at the resolution that is kept."""
+    """The peers first seen since a day begins, at the resolution that is kept."""
     answer = questions.new_since(book, since)
     first = truth.first_seen()
     old = {key for key, when in first.items() if when < since}

@@ -81,7 +81,7 @@ PORTS = (
 
 
 def fleet_edges(host: int, hosts: int, edges: int) -> list[Edge]:
-    """What this host's ledger has, by the model."""
+    """The contents of this host's ledger, by the model."""
     own: list[Edge] = []
     among = min(edges * 3 // 10, (hosts - 1) * len(PORTS) * 2)
     for number in range(among):

@@ -1,4 +1,4 @@
-"""What machine_steps does about attribution: connections of processes and units that are gone before they are reported."""
+"""The steps of machine_steps about attribution: connections of processes and units that are gone before they are reported."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What machine_steps does about the trace: the oneshot, its events and rings, and what others do to them."""
+"""The steps of machine_steps about the trace: the oneshot, its events and rings, and other tools' changes to them."""
 
 import json
 import os
@@ -57,7 +57,7 @@ print(json.dumps({what: [name for name in names if os.access(name, mode)] for wh
 
 
 def open_to_the_service() -> dict[str, list[str]]:
-    """What the service's user can read and write of the instance, from within the service's mount namespace."""
+    """The files of the instance that the service's user can read and write, in the service's mount namespace."""
     pid = run("systemctl show --value --property=MainPID tcpnewconn.service")
     command = (
         f"nsenter -t {pid} -m setpriv --reuid=_tcpnewconn --regid=_tcpnewconn --clear-groups --no-new-privs".split()
@@ -115,7 +115,7 @@ with tempfile.TemporaryDirectory() as runtime:
 
 
 def wrong_offset() -> dict[str, object]:
-    """What the oneshot says and leaves when an event records something else than it should. The service must be stopped."""
+    """The oneshot's messages and remains when an event records something wrong. The service must be stopped."""
     done = subprocess.run(
         ["/usr/bin/python3", "-c", WRONG_OFFSET],
         stdout=subprocess.PIPE,

@@ -59,7 +59,7 @@ class Service:
 
 @dataclass
 class Fact:
-    """What truly was: connections of a service and a peer at one moment. `when` is in whole seconds."""
+    """The truth: connections of a service and a peer at one moment. `when` is in whole seconds."""
 
     when: int
     service: Service
@@ -85,7 +85,7 @@ UNDECIDED = Service("unknown", 179, "bird.service", "bird", "bird", "", "", 1790
 
 @dataclass
 class Month:
-    """What is in the journal, in its order, and what is true. `clock` is what the host's clock shows more than the true time."""
+    """The journal's entries, in their order, and the truth. `clock` is the lead of the host's clock over the true time."""
 
     random: random.Random
     days: int = 30

@@ -1,4 +1,4 @@
-"""Whose a connection is, from the socket itself, from recorded calls, from the listener: what the events say."""
+"""The attribution in events: from the socket itself, from recorded calls, from the listener."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger keeps and for how long, what an entry counts for, what was first seen; times and options of the report."""
+"""The ledger's contents and their lifetime, the counts of an entry, first-seen events; times and options of the report."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_an_entry_that_comes_late_joins_its_day(path: Path) -> None:
     made.fail(BEGIN + 20 * DAY + 210, SSH, "10.0.0.9")
     added(path, made, update.Limits())
     made.clock = 0
-    # What counts as now follows at a day for each update.
+    # Each update advances the ledger's "now" by a day at most.
     for number in range(20):
         made.connect(BEGIN + 20 * DAY + 300 + number, SSH, "10.0.0.9")
         added(path, made, update.Limits())
@@ -129,7 +129,7 @@ def test_the_oldest_days_go_where_the_size_is_reached(path: Path) -> None:
     assert path.stat().st_size <= 1.2 * (1 << 20)
     (oldest,) = rows(path, "SELECT min(start) FROM traffic")[0]
     assert BEGIN < oldest < BEGIN + 19 * DAY
-    # What is left is whole.
+    # The rest is whole.
     assert rows(path, "SELECT sum(connections) FROM traffic")[0][0] == (BEGIN + 20 * DAY - oldest) // DAY * 2_000
 
 
@@ -319,7 +319,7 @@ def test_the_allow_list_of_a_unit_of_this_host_has_its_resolvers(path: Path, tmp
 
 
 class Sent:
-    """What would be in the journal."""
+    """The entries that would be in the journal."""
 
     def __init__(self, fail_at: int = -1) -> None:
         self.fields: list[dict[str, str]] = []

@@ -1,4 +1,4 @@
-"""What the path of a cgroup says: the unit, a user's own unit, the container."""
+"""The path of a cgroup: the unit, a user's own unit, the container."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rings of real kernels say (tests/fixtures/capture_trace.py), against what was done; and the same, damaged."""
+"""Rings of real kernels (tests/fixtures/capture_trace.py), compared with the calls that were made; and the same, damaged."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_damaged_page_never_raises_anything_else(fixture: Path, changes: list[
 
 
 def understood(layout: Layout, page: bytes, at: int, length: int, nanoseconds: int) -> None:
-    """Whatever the record is, what is taken from it has the form of a call, and is from within it."""
+    """From any record, a call is taken that has the form of one, and is from within the record."""
     try:
         found = layout.record(page, at, length, nanoseconds)
     except FormatError:

@@ -1,4 +1,4 @@
-"""Whose socket: the unit, from trees of directories that look like cgroups."""
+"""Units of sockets, from trees of directories that look like cgroups."""
 
 from pathlib import Path
 

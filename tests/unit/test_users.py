@@ -1,4 +1,4 @@
-"""Whose socket: the user's name, as the system gives it."""
+"""Users of sockets, by the name that the system gives."""
 
 import pwd
 
