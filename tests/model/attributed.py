@@ -160,16 +160,29 @@ class AttributedPlay(Play):
 
 
 def wrong(play: AttributedPlay) -> list[str]:
-    """Entries that name another caller than the one whose connection it is."""
+    """Entries that name another caller than that of their connection."""
     problems = []
     for new, found in play.entries:
         connection = play.kernel.of_cookie(new.number)
         if connection is None:
             continue
+        candidates = _candidates(play, connection)
         for caller, true in ((found.opened, play.kernel.connected), (found.accepted, play.kernel.accepted_by)):
-            if caller is not None and not _fits(caller, true.get(connection)):
+            if caller is not None and not any(_fits(caller, true.get(one)) for one in candidates):
                 problems.append(f"{new}: {caller} instead of {true.get(connection)}")
     return problems
+
+
+def _candidates(play: AttributedPlay, connection: Connection) -> list[Connection]:
+    """The connections that an entry can be of: one, but for two limits, where it is all that had its 4-tuple.
+
+    Where one of those was reported without a cookie, tracking cannot tell its notification from that of the next one: the
+    entries are right together, and their numbers can be exchanged. Where one was never accepted, it can take the call of a
+    later one (tcpnewconn(8), ATTRIBUTION, "Limits").
+    """
+    same = [one for one in play.kernel.connections if one.had(connection.four_tuple)]
+    numberless = any(new.number < 0 and connection.had(new.four_tuple) for new, _ in play.entries)
+    return same if numberless or not all(one.accepted for one in same) else [connection]
 
 
 def _fits(caller: Caller, number: int | None) -> bool:
