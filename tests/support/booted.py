@@ -291,10 +291,14 @@ def make_root(tar: Path, place: Path) -> None:
 def place_of_its_own() -> Iterator[Path]:
     """A directory for one container; it is locked while in use, so that what a killed run left is known as such."""
     PLACES.mkdir(mode=0o700, exist_ok=True)
-    _remove_leftovers()
-    place = Path(tempfile.mkdtemp(dir=PLACES))
-    with (place / "in-use").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        # Another test worker must not find it before it is locked.
+        with PLACES.with_suffix(".lock").open("w") as making:
+            fcntl.flock(making, fcntl.LOCK_EX)
+            _remove_leftovers()
+            place = Path(tempfile.mkdtemp(dir=PLACES))
+            lock = stack.enter_context((place / "in-use").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield place
         finally:
