@@ -75,10 +75,9 @@ def open_to_the_service() -> dict[str, list[str]]:
 
 
 def delete_events() -> None:
-    """As `trace-cmd reset` does: events are disabled and their definitions deleted; those of others are put back."""
+    """As `trace-cmd reset` does: events are disabled and all definitions deleted."""
     write(f"{OURS}/events/enable", "0")
     write(f"{TRACEFS}/dynamic_events", "", os.O_TRUNC)
-    define_others()
 
 
 def define_others() -> None:
@@ -130,8 +129,8 @@ def steps(say: Callable[[str, object], None], wait_for: Callable[[Callable[[], o
     """The oneshot under the package's own units; the service runs before and after."""
     say("trace", state())
 
-    define_others()
     delete_events()
+    define_others()
     say("trace after a deletion", state())
     # As the service does when it notices.
     run(ASK_FOR_REPAIR)
