@@ -16,7 +16,7 @@ from typing import Any
 from tests.support import machine_owners, machine_steps, machine_trace, root_image
 
 # Emulation is slow, and the machine may be shared: a deadline for what hangs, not for what is slow.
-WITHIN = 600.0
+WITHIN = 1800.0
 
 
 def outcomes(distribution: str, repository: Path) -> dict[str, Any]:
