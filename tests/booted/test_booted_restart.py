@@ -234,6 +234,8 @@ def test_a_buffer_that_is_too_small_loses_exactly_what_is_declared(container: Bo
     number = 997
     drop_in(container, "tcpnewconn.socket", "[Socket]\nReceiveBuffer=32K\n")
     container.run("systemctl", "stop", "tcpnewconn.service")
+    # Else the start could find the socket of before, with its larger buffer.
+    container.wait_for(lambda: states(container) == ["inactive", "inactive"], "the socket to be stopped")
     container.run("systemctl", "start", "tcpnewconn.service")
     before = booted_events.lost(container)
     # Hanging while the connections come and go: no poll can see one of them, and only the buffer knows of them.
