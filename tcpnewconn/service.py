@@ -35,9 +35,8 @@ _SOON = 0.25
 # Seconds between the polls that follow a loss: what they no longer show was closed without a notification.
 _AFTER_LOSS = 2.0
 
-# Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be: it
-# waits so many seconds, and longer by as much as there are more runnable tasks than CPUs, at most the second number.
-_NOTIFIED_AFTER, _NOTIFIED_AT_LAST = 0.25, 5.0
+# Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be.
+_NOTIFIED_AFTER = 0.25
 
 # Seconds after which a loss or an unaddressed socket is decided; at the end that is now.
 _AT_THE_LATEST = 5.0
@@ -180,8 +179,7 @@ class Service:
         with contextlib.suppress(Unreadable):
             self._poll(time.monotonic())
         # All sockets in TIME_WAIT at this moment are notified after this.
-        starved = os.getloadavg()[0] / (os.cpu_count() or 1)
-        time.sleep(min(_NOTIFIED_AFTER * max(1.0, starved), _NOTIFIED_AT_LAST))
+        time.sleep(_NOTIFIED_AFTER)
         self._take_destroyed(_BEFORE_POLL)
         self._count_losses(time.monotonic())
         if self.observer.losing:
