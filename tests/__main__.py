@@ -42,8 +42,8 @@ STAGES = (
     Stage("kernel", ("kernel",)),
     # The ledger, on journal files and in a browser.
     Stage("ledger", ("journal", "page")),
-    # Booted systems wait much of the time: while some do, others compute. More at a time run into their time limits (seen).
-    Stage("systems", ("booted", "machine", "fleet")),
+    # The emulated machines keep both cores busy; with more systems at a time, others run into their time limits (seen).
+    Stage("systems", ("booted", "machine", "fleet"), workers=CORES),
 )
 
 
