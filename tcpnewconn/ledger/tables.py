@@ -52,19 +52,13 @@ def _scans(scans: Sequence[Scan]) -> Table:
 def of_users(answer: Users, names: Names) -> list[Table]:
     columns = ("client", *names.columns, "client_unit", "port", "unit", *_COUNTS, "note")
     table = Table("clients", f"Who uses {answer.subject}", columns)
-    for line in answer.lines:
-        row = _row(line, ("client", "client_unit", "port", "unit"), "")
-        table.rows.append(row | names.of(str(line.name[0])))
-    return [table]
+    return [_of_peers(table, answer.lines, ("client", "client_unit", "port", "unit"), names)]
 
 
 def of_destinations(answer: Destinations, names: Names) -> list[Table]:
     columns = ("destination", *names.columns, "port", "accepting_unit", "process", *_COUNTS, "note")
     table = Table("destinations", f"What {answer.subject} connects to", columns)
-    for line in answer.lines:
-        row = _row(line, ("destination", "port", "accepting_unit", "process"), "")
-        table.rows.append(row | names.of(str(line.name[0])))
-    return [table]
+    return [_of_peers(table, answer.lines, ("destination", "port", "accepting_unit", "process"), names)]
 
 
 def of_new(answer: New, names: Names) -> list[Table]:
@@ -121,6 +115,12 @@ def _listener(one: Listener) -> Row:
         "process": one.process,
         "first_time": one.first,
     }
+
+
+def _of_peers(table: Table, lines: Sequence[Line], columns: tuple[str, ...], names: Names) -> Table:
+    """The table with a row for each line; the first column is an address."""
+    table.rows = [_row(line, columns, "") | names.of(str(line.name[0])) for line in lines]
+    return table
 
 
 def _row(line: Line, names: tuple[str, ...], peers: str) -> Row:

@@ -21,7 +21,7 @@ import pytest
 
 from tcpnewconn.ledger import update
 from tcpnewconn.ledger.journal import hosts_of, of_files
-from tests.support import journal_files, ledger_truth, ledgers
+from tests.support import journal_files, ledger_truth, ledgers, reports
 from tests.support.month import BEGIN, DAY, Month, month
 from tests.support.terminal import TREE, environment
 
@@ -175,16 +175,7 @@ def opened(entries: list[Any]) -> int:
 
 
 def reported(place: Path, *options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tcpnewconn", "report", "--ledger", ledger(place), *options],
-        cwd=TREE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return reports.reported("--ledger", ledger(place), *options)
 
 
 def test_hosts_of_a_log_server_are_kept_apart(place: Path) -> None:

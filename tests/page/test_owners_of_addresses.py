@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import ledgers, mmdb
-from tests.support.terminal import TREE, environment
+from tests.support.reports import report
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +32,6 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ingress", 443, "nginx.service", "nginx", "others", 1),
     ]
     return ledgers.write(tmp_path_factory.mktemp("owners") / "ledger.db", "web1", edges, ["10.0.0.5"])
-
-
-def report(*options: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tcpnewconn", "report", *map(str, options)],
-        cwd=TREE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def test_an_address_and_a_network_have_country_and_owner_and_others_none(database: Path, ledger: Path) -> None:

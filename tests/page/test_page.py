@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import ledgers, npm
-from tests.support.terminal import TESTS, TREE, environment
+from tests.support.reports import report, reported
+from tests.support.terminal import TESTS
 
 FIXTURES = TESTS / "fixtures" / "page"
 # A screenshot of each page, to be looked at.
@@ -20,16 +20,7 @@ SCREENSHOTS = os.environ.get("TCPNEWCONN_SCREENSHOTS")
 
 
 def page_of(*paths: Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tcpnewconn", "report", "--output", "html", "--ledger", *map(str, paths)],
-        cwd=TREE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return reported("--output", "html", "--ledger", *paths)
 
 
 def opened(html: str, directory: Path, name: str, scheme: str = "light", axe: bool = False) -> dict[str, Any]:
@@ -143,13 +134,7 @@ def test_names_made_of_markup_stay_text_on_the_fleet_s_page(directory: Path) -> 
 def test_a_terminal_is_not_steered_by_names(directory: Path) -> None:
     name = "\x1b[2J\x1b]0;x\x07evil"
     path = ledgers.write(directory / "escape.db", name, [("ingress", 22, name, name, "10.0.0.1", 3)], [])
-    done = subprocess.run(
-        [sys.executable, "-m", "tcpnewconn", "report", "--ledger", str(path)],
-        cwd=TREE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = report("--ledger", path)
 
     assert done.returncode == 0
     assert "\x1b" not in done.stdout

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from tcpnewconn.ledger import update
 from tests.support.month import month
 from tests.support.recorded_journal import Recorded
-from tests.support.terminal import TREE, environment
+from tests.support.reports import reported
+from tests.support.terminal import TREE
 
 # Document -> what its code blocks are indented by.
 DOCUMENTS = {TREE / "docs" / "report.md": "    ", TREE / "README.md": ""}
@@ -39,16 +38,7 @@ def ledger(directory: Path) -> Path:
 
 
 def printed(path: Path, options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tcpnewconn", "report", *shlex.split(options), "--ledger", str(path)],
-        cwd=TREE,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    return reported(*shlex.split(options), "--ledger", path)
 
 
 def indented(lines: list[str], indent: str) -> str:
