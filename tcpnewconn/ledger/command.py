@@ -133,9 +133,10 @@ class _Shown:
         if self._on and time.monotonic() >= self._next:
             self._next = time.monotonic() + 0.2
             upto = time.strftime("%Y-%m-%d %H:%M", time.gmtime(when))
+            # First: an interruption can come before the write has returned.
+            self._drawn = True
             sys.stderr.write(f"\r\033[K{printable(self._path)}: {entries:,} entries read, up to {upto} UTC")
             sys.stderr.flush()
-            self._drawn = True
 
     def clear(self) -> None:
         if self._drawn:
