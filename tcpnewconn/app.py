@@ -29,6 +29,7 @@ from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.tail import FILE as TAIL
 from tcpnewconn.tracking.run import Notifications
 
 
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     proc = ProcNet(options.procfs, users=here.users)
     sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
-    log = StateLog(path, here.place) if path else None
+    log = StateLog(path, here.place, tail_path=_tail(options)) if path else None
     units = Units()
     outbox = Outbox(sink, log, Renderer(units, Users(), Processes(here.boot)), settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
@@ -146,6 +147,11 @@ def _state(options: argparse.Namespace) -> str | None:
         return str(options.state)
     directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return f"{directory}/snapshot" if directory else None
+
+
+def _tail(options: argparse.Namespace) -> str | None:
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return f"{directory}/{TAIL}" if directory and not options.once else None
 
 
 def _metrics(options: argparse.Namespace) -> MetricsFile | None:

@@ -81,6 +81,7 @@ class Observer:
         self.states: dict[int, int] = {}
         self._proc = proc
         self._host = host
+        self._place = host.place
         self._lookup = lookup
         self._report = report
         self._log = log
@@ -402,7 +403,7 @@ class Observer:
 
     def _id(self, number: int) -> str:
         """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""
-        return f"{self._host.place}-{number:x}" if number > 0 else f"{self._host.place}-r{-number:x}"
+        return f"{self._place}-{number:x}" if number > 0 else f"{self._place}-r{-number:x}"
 
     # --- what could not be seen --------------------------------------------------------------------------------------
 
