@@ -40,10 +40,7 @@ class CannotRun(Exception):
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
     """Poll once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
     began = time.monotonic()
-    try:
-        sink = open_sink(options.output)
-    except ImportError as error:
-        raise CannotRun(f"{error}: install python3-systemd, or use --output text") from error
+    sink = open_sink(options.output)
     try:
         notifier = Notifier()
     except ImportError as error:
