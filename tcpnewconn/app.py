@@ -17,6 +17,7 @@ from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
+from tcpnewconn.kernel.activity import Activity
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.model import Degraded
@@ -56,6 +57,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
     # Also where there is no trace: the state can hold what an earlier run read of one.
     calls = Calls(int(here.namespace) if here.namespace.isdecimal() else 0, began, log)
+    if here.live and sources.notifications is not None:
+        observer.activity = Activity(directory)
     if here.live and here.namespace.isdecimal() and not options.once:
         observer.recorder = Recorder(calls, Trace, units.learn)
     observation = Observation(log)
