@@ -9,6 +9,7 @@ twice: a kill in between leaves one that is whole. A block behind the mark is a 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import stat
@@ -114,7 +115,8 @@ class Tail:
     def remove(self) -> None:
         """Delete the file: its blocks are needed no longer."""
         self._map.close()
-        os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
 
 
 def blocks_of(path: str, generation: int) -> Iterator[bytes]:

@@ -169,7 +169,7 @@ def test_it_says_in_time_that_it_fills(snapshot: Path, tail: Path) -> None:
     written = snapshot.stat().st_size
     owners.log.save()
     assert not owners.log.filling
-    # What is needed takes less than what has changed: it was written anew.
+    # What is needed takes less than what has changed: it was rewritten.
     assert snapshot.stat().st_size < 2 * written < SIZE // 4
     assert held(snapshot, tail) == owners.records()
 
