@@ -26,14 +26,11 @@ def at_rest(small: bool) -> Group:
         if printed is None:
             raise RuntimeError("the service could not be measured")
         share, bare, peak = json.loads(printed)
+        own = share - bare / polls / interval
         results += [
             at_most(f"share of a core, {what}", share * 100, 0.05, " %", 3),
             at_most(
-                f"our share beside the kernel printing the tables, {what}",
-                100 * (1 - bare / interval / share),
-                10,
-                " %",
-                0,
+                "our own part : the kernel's walk, if each poll were one", 100 * own * interval / bare, 10, " %", 0
             ),
             at_most(f"peak memory, {what}", peak, 24, " MiB", 1),
         ]
@@ -45,8 +42,8 @@ def main(rows: int, polls: int, interval: int) -> None:
     table.grow(2 * rows)
     bare = median(in_turns(20, read_bare)[0]).cpu
     with Service("json", f"{interval}s") as service:
-        # In the second poll nothing is new.
-        service.polls(1)
+        # The second and the third poll find that nothing happens. Of the next six, one reads the tables.
+        service.polls(2)
         cpu, begin = service.cpu(), time.monotonic()
         service.polls(polls)
         share = (service.cpu() - cpu) / (time.monotonic() - begin)
