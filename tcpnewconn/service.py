@@ -31,7 +31,7 @@ _AT_ONCE = 500
 _BEFORE_POLL = 20_000
 # After destroyed sockets the next are awaited for so many milliseconds, and processed together: waking up for each of them costs
 # as much as processing it (measured).
-_REST = 2
+_REST = 5
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
@@ -143,11 +143,14 @@ class Service:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
                 if self._rests:
-                    resting.poll(_REST)
-                woken = selector.select(self._timeout(now, due))
-                if any(key.fd == self.outbox.pipe for key, _ in woken):
-                    raise BrokenPipeError
-                self._drain(wake)
+                    woken = bool(resting.poll(_REST))
+                else:
+                    ready = {key.fd for key, _ in selector.select(self._timeout(now, due))}
+                    if self.outbox.pipe in ready:
+                        raise BrokenPipeError
+                    woken = wake in ready
+                if woken:
+                    self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
                     due = self._reloaded(due)
