@@ -12,6 +12,7 @@ from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED, is_address, network_of
 from tcpnewconn.ledger.period import span_text, time_text
 from tcpnewconn.ledger.schema import DAY
+from tcpnewconn.ledger.subject import about, accepting
 from tcpnewconn.model import UNKNOWN
 
 
@@ -103,13 +104,8 @@ def overview(book: Book) -> Overview:
 def who_uses(book: Book, subject: str) -> Users:
     """`subject` is a port or a unit of this host."""
     port = int(subject) if subject.isdecimal() else None
-    edges = [
-        edge
-        for edge in book.edges()
-        if edge.direction != "egress" and (_at_port(edge, port) if port is not None else accepting(edge) == subject)
-    ]
     lines = _lines(
-        [edge for edge in edges if edge.connections],
+        [edge for edge in filter(about("who", subject), book.edges()) if edge.connections],
         lambda edge: (_client(edge), _client_unit(edge), edge.local_port or edge.port, accepting(edge)),
         book,
     )
@@ -119,7 +115,7 @@ def who_uses(book: Book, subject: str) -> Users:
 
 
 def destinations_of(book: Book, unit: str) -> Destinations:
-    edges = [edge for edge in book.edges() if edge.unit == unit and edge.direction in (*OPENED, UNKNOWN)]
+    edges = filter(about("to", unit), book.edges())
     lines = _lines(edges, lambda edge: (edge.peer, edge.port, edge.accepted_by, edge.process), book)
     for line in lines:
         line.note = note_of(str(line.name[0]))
@@ -192,18 +188,9 @@ def quiet(book: Book, days: float) -> Quiet:
     return Quiet(days, lines, notes)
 
 
-def accepting(edge: Edge) -> str:
-    """The unit of this host that accepted."""
-    return edge.accepted_by if edge.direction == "internal" else edge.unit
-
-
 def _accepting_side(edge: Edge) -> tuple[str, str]:
     """Its process and container. Within the host the entry names those of the side that opened it."""
     return ("", "") if edge.direction == "internal" else (edge.process, edge.container)
-
-
-def _at_port(edge: Edge, port: int) -> bool:
-    return edge.port == port if edge.direction != UNKNOWN else port in (edge.port, edge.local_port)
 
 
 def _client(edge: Edge) -> str:
