@@ -27,9 +27,10 @@ class Phase(IntEnum):
     # The peer, on this host too, of a reported connection: no row or notification has shown it yet. Where addresses are
     # translated on the way (iptables REDIRECT) it never comes.
     EXPECTED = auto()
-    # In TIME_WAIT at the first poll: its notification came before anybody listened, or will come at once.
+    # In TIME_WAIT at the first poll: its notification came before anybody listened, or will come at once. Or in TIME_WAIT since
+    # the last poll but one: its notification will come at once, or after the end.
     ENDED_BEFORE_START = auto()
-    # Destroyed and reported.
+    # Destroyed and reported. With a number, it was reported before it was notified: on a starved machine that can come late.
     CLOSED = auto()
 
 
@@ -110,7 +111,7 @@ def line(socket: Socket) -> str:
     if socket.phase is Phase.EXPECTED:
         return f'["o","{name}",{socket.number}]'
     if socket.phase is Phase.CLOSED:
-        return f'["c","{name}",{socket.since:.3f}]'
+        return f'["c","{name}",{socket.since:.3f}{f",{socket.number}" if socket.number else ""}]'
     kind, doubt = "+", ""
     if socket.phase is Phase.DYING:
         kind, doubt = "v", f"{int(socket.lost) if socket.gap else -1},"
