@@ -116,9 +116,9 @@ class Rows:
         opened = 0.0 if run.detected_by == "startup" else now
         socket = Socket(four_tuple, None, 0, cookie, row.inode, row.state, False, opened, uid, cgroup)
         internal = self._internal(four_tuple)
-        number = self._peers.number(four_tuple, row.state, info, run.window(now)) if internal else None
-        if number is not None:
-            socket.number, socket.paired = number, True
+        peer = self._peers.of(four_tuple, row.state, info, run.window(now)) if internal else None
+        if peer is not None:
+            socket.number, socket.paired = peer.number, True
             self._keep(socket, replaced, now)
             return
         socket.number = cookie or run.next_serial()

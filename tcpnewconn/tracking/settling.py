@@ -97,7 +97,7 @@ class Settling:
         internal = self._internal(four_tuple)
         self._sockets.enter(socket, Phase.CLOSED, now)
         window = self._run.window(now)
-        is_peer = internal and self._peers.number(four_tuple, CLOSE, None, window) is not None
+        is_peer = internal and self._peers.of(four_tuple, CLOSE, None, window) is not None
         if is_peer or mirrored(four_tuple) in reported:
             return
         if internal:

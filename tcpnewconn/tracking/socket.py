@@ -42,7 +42,8 @@ class Socket:
     kernel gives no cookies. `paired`: the connection's other socket, on this host too, was seen. `opened` is the monotonic
     time of the poll that found it, in seconds; 0.0 if it was there at the first start. 0 is an unknown cookie or inode.
 
-    `since` is when it entered its phase, in monotonic seconds. Of a DYING socket: `gap` says that its notification may have
+    `since` is when it entered its phase, in monotonic seconds. Of an EXPECTED socket, `shown` says whether a poll has shown its
+    peer; `opened` is the peer's then. Of a DYING socket: `gap` says that its notification may have
     come while nobody received it, `lost` that it was counted as lost. `next` is the next one of its 4-tuple in its phase.
     """
 
@@ -59,6 +60,7 @@ class Socket:
     since: float = 0.0
     gap: bool = False
     lost: bool = False
+    shown: bool = True
     next: Socket | None = None
 
 
@@ -109,7 +111,7 @@ def line(socket: Socket) -> str:
     """The record of a socket in its phase."""
     name = socket.four_tuple.hex()
     if socket.phase is Phase.EXPECTED:
-        return f'["o","{name}",{socket.number}]'
+        return f'["o","{name}",{socket.number}{f",{socket.opened:.3f}" if socket.shown else ""}]'
     if socket.phase is Phase.CLOSED:
         return f'["c","{name}",{socket.since:.3f}{f",{socket.number}" if socket.number else ""}]'
     kind, doubt = "+", ""

@@ -283,7 +283,8 @@ class Sockets:
         elif kind == "w":
             self.forget(_first(one for one in self._dying.of(four_tuple) if one.cookie == record[2]))
         elif kind == "o":
-            self._add(Socket(four_tuple, Phase.EXPECTED, int(record[2])))
+            shown, opened = len(record) > 3, float(record[3]) if len(record) > 3 else 0.0
+            self._add(Socket(four_tuple, Phase.EXPECTED, int(record[2]), opened=opened, shown=shown))
         elif kind == "s":
             # Version 1 did not write at first which it was: the first.
             number = record[2] if len(record) > 2 else _first(self._expected.of(four_tuple)).number

@@ -127,15 +127,18 @@ class Tracker:
             return
         internal = self._internal(four_tuple)
         if internal:
-            number = self._peers.number(four_tuple, CLOSE, None, since)
-            if number is not None:
+            peer = self._peers.of(four_tuple, CLOSE, None, since)
+            if peer is not None:
                 self.run.close(four_tuple, now)
-                self._report(ClosedSocket(four_tuple, number, True, destroyed, only_notified=True), now)
+                opened, only_notified = peer.opened or None, not peer.shown
+                self._report(
+                    ClosedSocket(four_tuple, peer.number, True, destroyed, opened, only_notified=only_notified), now
+                )
                 return
         if self._unaddressed.taken_back(destroyed, now):
             return
         if internal and not self._unaddressed.was_peer(destroyed, now):
-            self._peers.expect(four_tuple, destroyed.cookie, now)
+            self._peers.expect(four_tuple, destroyed.cookie, None, now)
         self.run.close(four_tuple, now)
         self._notified(destroyed, internal, now)
 
@@ -162,7 +165,7 @@ class Tracker:
         internal = self._internal(four_tuple)
         self.sockets.forget(socket)
         if internal and not socket.paired:
-            self._peers.expect(four_tuple, socket.number, now)
+            self._peers.expect(four_tuple, socket.number, socket.opened, now)
         self.run.close(four_tuple, now)
         if sure:
             opened, uid, cgroup = socket.opened or None, socket.uid, socket.cgroup

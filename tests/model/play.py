@@ -39,6 +39,7 @@ class Play:
         self.log: list[str] = []
         self.kernel = self.made_kernel(room)
         self.reported: list[NewConnection] = []
+        self.closed: list[ClosedSocket] = []
         # The number of notifications that did not fit into the buffer, and of connections that were reported as lost.
         self.dropped = 0
         self.lost = 0
@@ -103,7 +104,9 @@ class Play:
         return None if self._look_ups_fail else self.kernel.look_up(four_tuple)
 
     def _outcome(self, outcome: NewConnection | ClosedSocket, now: float) -> None:
-        if isinstance(outcome, NewConnection):
+        if isinstance(outcome, ClosedSocket):
+            self.closed.append(outcome)
+        else:
             self.log.append(f"REPORTED {outcome}")
             self.reported.append(outcome)
 
