@@ -17,6 +17,7 @@ from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
+from tcpnewconn.kernel.activity import Activity
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.model import Degraded
@@ -29,6 +30,7 @@ from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.tail import FILE as TAIL
 from tcpnewconn.tracking.run import Notifications
 
 
@@ -39,10 +41,7 @@ class CannotRun(Exception):
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
     """Poll once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
     began = time.monotonic()
-    try:
-        sink = open_sink(options.output)
-    except ImportError as error:
-        raise CannotRun(f"{error}: install python3-systemd, or use --output text") from error
+    sink = open_sink(options.output)
     try:
         notifier = Notifier()
     except ImportError as error:
@@ -52,12 +51,14 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     proc = ProcNet(options.procfs, users=here.users)
     sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
-    log = StateLog(path, here.place) if path else None
+    log = StateLog(path, here.place, tail_path=_tail(options)) if path else None
     units = Units()
     outbox = Outbox(sink, log, Renderer(units, Users(), Processes(here.boot)), settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
     # Also where there is no trace: the state can hold what an earlier run read of one.
     calls = Calls(int(here.namespace) if here.namespace.isdecimal() else 0, began, log)
+    if here.live and sources.notifications is not None:
+        observer.activity = Activity(directory)
     if here.live and here.namespace.isdecimal() and not options.once:
         observer.recorder = Recorder(calls, Trace, units.learn)
     observation = Observation(log)
@@ -146,6 +147,11 @@ def _state(options: argparse.Namespace) -> str | None:
         return str(options.state)
     directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return f"{directory}/snapshot" if directory else None
+
+
+def _tail(options: argparse.Namespace) -> str | None:
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return f"{directory}/{TAIL}" if directory and not options.once else None
 
 
 def _metrics(options: argparse.Namespace) -> MetricsFile | None:

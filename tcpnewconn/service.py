@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import time
@@ -28,6 +29,9 @@ from tcpnewconn.state.log import StateLog
 _AT_ONCE = 500
 # Before a poll every waiting notification is processed; under a load that never pauses, at most so many.
 _BEFORE_POLL = 20_000
+# After destroyed sockets the next are awaited for so many milliseconds, and processed together: waking up for each of them costs
+# as much as processing it (measured).
+_REST = 2
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
@@ -82,6 +86,8 @@ class Service:
         self._took = 0.0
         self._status_sent = 0.0
         self._calls_due = 0.0
+        # Whether those that were destroyed since have been processed.
+        self._rests = False
         # Not before it is ready.
         self._sign_of_life = float("inf")
         self._state_problem = Problem(
@@ -116,9 +122,13 @@ class Service:
     def run(self) -> None:
         """Raises NoProc if the first poll of /proc fails; later ones are tried again. OSError where it cannot be written."""
         self._save()
+        if self.log is not None and self.log.no_tail is not None:
+            say(f"{self.log.no_tail}: the state is written to {self.log.path} alone, which takes more CPU time", 5)
         with selectors.DefaultSelector() as selector:
             wake = self._catch_signals()
             selector.register(wake, selectors.EVENT_READ)
+            resting = select.poll()
+            resting.register(wake, select.POLLIN)
             if self.notifications is not None:
                 selector.register(self.notifications.fileno(), selectors.EVENT_READ)
             if self.outbox.pipe is not None:
@@ -135,6 +145,8 @@ class Service:
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
+                if self._rests:
+                    resting.poll(_REST)
                 woken = selector.select(self._timeout(now, due))
                 if any(key.fd == self.outbox.pipe for key, _ in woken):
                     raise BrokenPipeError
@@ -152,7 +164,7 @@ class Service:
         self.outbox.send()
         if (self.outbox.waiting or blocked) and time.monotonic() > self._status_sent + _STATUS_EVERY:
             self._send_status(time.monotonic())
-        self._take_destroyed(_AT_ONCE)
+        self._rests = 0 < self._take_destroyed(_AT_ONCE) < _AT_ONCE
         now = time.monotonic()
         if self.observer.waiting:
             self.observer.tick(now)
@@ -203,7 +215,7 @@ class Service:
         self.outbox.interval_over()
         if self._statistics.last_poll:
             self.observation.observed(self._statistics.last_poll, last=True)
-        self._save()
+        self._save(last=True)
         self._statistics.running = False
         self._write_metrics()
 
@@ -264,36 +276,42 @@ class Service:
 
     # --- destroyed sockets -------------------------------------------------------------------------------------------
 
-    def _take_destroyed(self, most: int) -> None:
-        notifications, cursor = self.notifications, self.observer.tracker.cursor
+    def _take_destroyed(self, most: int) -> int:
+        """Process so many at most of those that wait; returns how many there were."""
+        notifications, observer, outbox, log = self.notifications, self.observer, self.outbox, self.log
         if notifications is None:
-            return
+            return 0
+        cursor, redeliverable = observer.tracker.cursor, self.redeliverable
         # The calls of so many of those that wait have been read.
-        called = 0 if self.observer.records else most
-        while most > 0:
+        called = 0 if observer.records else most
+        taken = 0
+        while taken < most:
             destroyed = notifications.peek()
             if destroyed is None:
-                self.observer.tracker.caught_up(time.monotonic())
+                observer.tracker.caught_up(time.monotonic())
                 break
             if not called:
                 called = max(1, notifications.queued())
-                self.observer.read_calls()
+                observer.read_calls()
             called -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
-                self.observer.destroyed(destroyed, time.monotonic())
-                self.outbox.deliver(self.redeliverable)
+                observer.destroyed(destroyed, time.monotonic())
+                outbox.deliver(redeliverable)
                 cursor.handled(destroyed.cookie)
-                if self.log is not None:
-                    self.log.flush()
+                if log is not None:
+                    log.flush()
             notifications.consume()
-            most -= 1
-            if most % _AT_ONCE == 0:
+            taken += 1
+            if taken % _AT_ONCE == 0:
                 # On a starved machine, those before a poll can take longer than the watchdog waits.
                 self._live()
-        self.observer.settle_calls()
-        if self.log is not None:
-            self.log.flush()
+        observer.settle_calls()
+        if log is not None:
+            log.flush()
+            if log.filling:
+                self._save()
+        return taken
 
     def _count_losses(self, now: float) -> bool:
         """Whether notifications were lost since the last time."""
@@ -350,11 +368,11 @@ class Service:
         self.metrics.write(exposition(self.outbox.counters, statistics))
         self._metrics_problem.set(self.metrics.problem)
 
-    def _save(self) -> None:
+    def _save(self, last: bool = False) -> None:
         if self.log is None:
             return
         self.observer.tracker.cursor.record()
-        self.log.save()
+        self.log.save(last)
         self._state_problem.set(self.log.problem)
 
     def _send_status(self, now: float) -> None:

@@ -5,6 +5,8 @@ new ones (of each module's tests, and of the histories of tests/model).
 """
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,13 @@ ORDER = (
     "booted/test_booted_state",
     "booted/test_booted_journald",
 )
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory on tmpfs."""
+    with tempfile.TemporaryDirectory(prefix="tcpnewconn-", dir="/dev/shm") as directory:
+        yield Path(directory)
 
 
 # After pytest's own, which puts together what shares a fixture.
