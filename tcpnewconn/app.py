@@ -41,7 +41,10 @@ class CannotRun(Exception):
 def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Settings]) -> None:
     """Poll once, or until stopped. Raises CannotRun, and OSError where it cannot be written."""
     began = time.monotonic()
-    sink = open_sink(options.output)
+    try:
+        sink = open_sink(options.output)
+    except ImportError as error:
+        raise CannotRun(f"{error}: install python3-systemd, or use --output text") from error
     try:
         notifier = Notifier()
     except ImportError as error:
