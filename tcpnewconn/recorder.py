@@ -24,7 +24,7 @@ class Trace(Protocol):
     """The part of kernel.trace.Trace that is used here."""
 
     malformed: int
-    gaps: list[tuple[float, float]]
+    lost_until: float
 
     @property
     def overwritten(self) -> int: ...
@@ -91,12 +91,11 @@ class Recorder:
         if self._trace is None:
             return now
         recorded = self._trace.read()
-        self._trace.gaps.clear()
         lost = self._trace.overwritten + self._trace.malformed
         if lost != self._lost:
             self._not_reported += lost - self._lost
             self._lost = lost
-            self.calls.lost()
+            self.calls.lost(self._trace.lost_until)
         if recorded:
             self._learn_from(recorded)
             self.failed += self.calls.add(recorded)
@@ -118,10 +117,10 @@ class Recorder:
             if self._try() is None:
                 self.missing = None
                 # Connections that are open were opened before.
-                self.calls.lost()
+                self.calls.lost(self._clock())
                 say("the trace is there: short outgoing connections have a user and a unit", 6)
             return
-        self._look_after(now, report)
+        self.look_after(now, report)
 
     def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
         """Report what was lost, at most once a minute; all of it where this is the `last` time."""
@@ -137,12 +136,20 @@ class Recorder:
             )
         )
 
-    def _look_after(self, now: float, report: Callable[[Event], None]) -> None:
+    @property
+    def stale(self) -> bool:
+        """Whether the trace recorded nothing when look_after() was called last: then call it again soon."""
+        return self._stale
+
+    def look_after(self, now: float, report: Callable[[Event], None]) -> None:
+        """See whether the events are still recorded; report it, and ask for them, where they are not."""
         assert self._trace is not None
         stale = self._trace.stale()
         if stale:
-            # Of what comes until the next poll, some is recorded and some is not.
-            self.calls.lost()
+            # Of what comes until somebody looks again, some is recorded and some is not.
+            self.calls.lost(float("inf"))
+        else:
+            self.calls.lost(self._clock() if self.calls.losing else self._trace.lost_until)
         if stale and not self._stale:
             report(
                 Degraded(

@@ -32,7 +32,8 @@ _BEFORE_POLL = 20_000
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
 _SOON = 0.25
-# Seconds between the polls that follow a loss: what they no longer show was closed without a notification.
+# Seconds between the polls that follow a loss: what they no longer show was closed without a notification. And calls of short
+# connections are not attributed before one.
 _AFTER_LOSS = 2.0
 
 # Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be.
@@ -79,6 +80,7 @@ class Service:
         self._took = 0.0
         self._status_sent = 0.0
         self._calls_due = 0.0
+        self._poll_began = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
         self._state_problem = Problem(
@@ -158,8 +160,11 @@ class Service:
             # With a long interval, and where few connections close, the rings would fill.
             self._calls_due = now + _CALLS_EVERY
             self.observer.read_calls()
+            self.observer.look_after_calls(now)
             self.observer.settle_calls()
             self.outbox.deliver()
+        if self.observer.wants_poll:
+            due = min(due, self._poll_began + _AFTER_LOSS)
         if self._count_losses(now):
             due = now
         if now < due:
@@ -292,7 +297,7 @@ class Service:
             return False
         lost = self.observer.tracker.cursor.count(self.notifications.dropped(), now)
         if lost:
-            self.observer.lost_notifications()
+            self.observer.lost_notifications(now)
         return lost
 
     # --- polls -------------------------------------------------------------------------------------------------------
@@ -308,6 +313,7 @@ class Service:
         # Every socket whose notification is there by now cannot be shown by this poll any more.
         self._take_destroyed(_BEFORE_POLL)
         began = time.perf_counter()
+        self._poll_began = now
         self._before = self.outbox.connections
         self.observer.poll(now)
         self._took = time.perf_counter() - began

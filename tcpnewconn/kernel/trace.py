@@ -38,8 +38,8 @@ class Trace:
 
     `events` are those that are recorded: "connect", and where the kernel and the settings allow it "accept" and "failed".
     `overwritten` is how many records the rings overwrote before they could be read, `malformed` how many could not be
-    understood; both since the start. The probes are at the entry of functions, so the kernel misses no call. `gaps` are the times
-    between which records of one CPU were overwritten, in seconds; who reads them clears the list.
+    understood; both since the start; they were of before `lost_until` (CLOCK_MONOTONIC, in seconds). The probes are at the entry of
+    functions, so the kernel misses no call.
     """
 
     def __init__(self, directory: str = DIRECTORY, clock: Callable[[], int] = time.monotonic_ns) -> None:
@@ -47,7 +47,8 @@ class Trace:
         self._directory = directory
         self._clock = clock
         self.malformed = 0
-        self.gaps: list[tuple[float, float]] = []
+        self.lost_until = float("-inf")
+        self._defined = self._when_defined()
         # By the number of the event. Those of events that were deleted stay: records of them may be in the rings.
         self._layouts: dict[int, Layout] = {}
         self._ids: dict[str, int] = {}
@@ -87,7 +88,9 @@ class Trace:
         for ring in self._rings:
             while (page := ring.read()) is not None:
                 if page.overwritten != 0:
-                    self.gaps.append((ring.newest / 1e9, page.records[0][0] / 1e9 if page.records else until / 1e9))
+                    self._lost_before(page.records[0][0] if page.records else until)
+                if page.damaged:
+                    self._lost_before(until)
                 self._decode(page, found)
                 if page.records:
                     ring.newest = page.records[-1][0]
@@ -104,13 +107,17 @@ class Trace:
         for nanoseconds, at, length in page.records:
             number = int.from_bytes(page.data[at : at + 2], sys.byteorder)
             layout = self._layouts.get(number) or self._new_layout(number)
-            if layout is None:
-                self.malformed += 1
-                continue
             try:
+                if layout is None:
+                    raise FormatError
                 found.append((nanoseconds, layout.record(page.data, at, length, nanoseconds)))
             except FormatError:
                 self.malformed += 1
+                # Its own time is before this one.
+                self._lost_before(nanoseconds + 1)
+
+    def _lost_before(self, nanoseconds: int) -> None:
+        self.lost_until = max(self.lost_until, nanoseconds / 1e9)
 
     def _new_layout(self, number: int) -> Layout | None:
         """The layout of an event that is not known: the oneshot has defined the events again."""
@@ -141,8 +148,20 @@ class Trace:
         False once they are defined again: read() goes on with the new ones by itself. A few system calls: once per poll.
         """
         self._read_formats()
+        defined = self._when_defined()
+        if defined != self._defined:
+            # They were deleted before; nobody says when.
+            self._defined = defined
+            self._lost_before(self._clock())
         recorded = {event for event in self._ids if self._text(f"events/{GROUP}/{event}/enable").strip() == "1"}
         return not recorded >= self._wanted() or self._text("tracing_on").strip() != "1"
+
+    def _when_defined(self) -> int:
+        """When the oneshot defined the events, as its file has it; 0 while there is none."""
+        try:
+            return os.stat(f"{self._directory}/../{WANTED}").st_mtime_ns
+        except OSError:
+            return 0
 
     def _wanted(self) -> set[str]:
         """The events that the oneshot has defined."""
