@@ -5,7 +5,7 @@ Knows when to ask the kernel for more (who listens, who opened a connection), an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
@@ -160,6 +160,11 @@ class Observer:
         """Between two polls: see whether a trace that recorded nothing records again."""
         if self.recorder is not None and self.recorder.stale:
             self.recorder.look_after(now, self._report)
+
+    @property
+    def call_descriptors(self) -> Sequence[int]:
+        """They become readable when read_calls() is to be called at once."""
+        return self.recorder.descriptors if self.recorder is not None else ()
 
     @property
     def wants_poll(self) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from tcpnewconn.attribution.calls import Calls
-from tcpnewconn.kernel.trace import TraceMissing, request_repair
+from tcpnewconn.kernel.instance import TraceMissing
+from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, Loss, Recovered
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
@@ -20,14 +21,27 @@ from tcpnewconn.reporting.sinks import say
 _REPAIR_EVERY = 60.0
 
 
-class Trace(Protocol):
-    """The part of kernel.trace.Trace that is used here."""
+class Rings(Protocol):
+    """The part of kernel.rings.Rings that is used here."""
 
     malformed: int
     lost_until: float
 
     @property
     def overwritten(self) -> int: ...
+
+
+class Trace(Protocol):
+    """The part of kernel.trace.Trace and kernel.plainevent.PlainTrace that is used here.
+
+    `descriptors` become readable when there is something to read at once; there are none where that can wait.
+    """
+
+    @property
+    def rings(self) -> Rings: ...
+
+    @property
+    def descriptors(self) -> Sequence[int]: ...
 
     def read(self) -> list[Call | FailedAttempt]: ...
 
@@ -68,6 +82,11 @@ class Recorder:
         """Whether there is a trace."""
         return self._trace is not None
 
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """They become readable when read() is to be called at once."""
+        return self._trace.descriptors if self._trace is not None else ()
+
     def _try(self) -> str | None:
         """Open the trace; why there is none."""
         try:
@@ -91,11 +110,12 @@ class Recorder:
         if self._trace is None:
             return now
         recorded = self._trace.read()
-        lost = self._trace.overwritten + self._trace.malformed
+        rings = self._trace.rings
+        lost = rings.overwritten + rings.malformed
         if lost != self._lost:
             self._not_reported += lost - self._lost
             self._lost = lost
-            self.calls.lost(self._trace.lost_until)
+            self.calls.lost(rings.lost_until)
         if recorded:
             self._learn_from(recorded)
             self.failed += self.calls.add(recorded)
@@ -149,7 +169,7 @@ class Recorder:
             # Of what comes until somebody looks again, some is recorded and some is not.
             self.calls.lost(float("inf"))
         else:
-            self.calls.lost(self._clock() if self.calls.losing else self._trace.lost_until)
+            self.calls.lost(self._clock() if self.calls.losing else self._trace.rings.lost_until)
         if stale and not self._stale:
             report(
                 Degraded(

@@ -45,6 +45,9 @@ _AT_THE_LATEST = 5.0
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
 
+# Seconds to rest after somebody who connects has woken the loop.
+_REST = 0.001
+
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
 
@@ -131,12 +134,16 @@ class Service:
             self.notifier.ready(self._status())
             self._sign_of_life = due
             due = self._next(due, time.monotonic())
+            watched: frozenset[int] = frozenset()
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
-                woken = selector.select(self._timeout(now, due))
-                if any(key.fd == self.outbox.pipe for key, _ in woken):
+                watched = self._watch_calls(selector, watched)
+                woken = {key.fd for key, _ in selector.select(self._timeout(now, due))}
+                if self.outbox.pipe in woken:
                     raise BrokenPipeError
+                if not watched.isdisjoint(woken):
+                    self._take_calls()
                 self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
@@ -144,6 +151,22 @@ class Service:
                 due = self._turn(due)
             self.notifier.stopping()
             self._stop()
+
+    def _watch_calls(self, selector: selectors.BaseSelector, before: frozenset[int]) -> frozenset[int]:
+        """Wake for what is to be read at once; returns the descriptors."""
+        now = frozenset(self.observer.call_descriptors)
+        for descriptor in before - now:
+            selector.unregister(descriptor)
+        for descriptor in now - before:
+            selector.register(descriptor, selectors.EVENT_READ)
+        return now
+
+    def _take_calls(self) -> None:
+        """Read calls of threads that are soon gone."""
+        self.observer.read_calls()
+        self.outbox.deliver()
+        # Each wake-up costs who connects 10 us; resting, there is one for many.
+        time.sleep(_REST)
 
     def _turn(self, due: float) -> float:
         """Do what is due. Returns the time of the next poll."""

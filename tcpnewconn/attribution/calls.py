@@ -10,9 +10,10 @@ Calls of one 4-tuple are distinguished by their order, never by likelihood:
   there are several, only what they agree on is said.
 - A connect() that failed is dropped with its failure. Who accepts a connection that was reported before is not asked for
   again: that accept() is dropped, too.
-- Where calls, or notifications, were lost, a call that is known could be taken for one that was lost. Of a socket that a poll shows,
-  the last connect() before the poll is its own if it is newer than all that was lost. Of a socket that was destroyed, nothing
-  is said until a poll that began after the loss has shown those that were open, and the notifications of the others have come.
+- Where calls, or notifications, were lost, a call that is known could be taken for one that was lost. Of a socket that a poll
+  shows, the last connect() before the poll is its own if it is newer than all that was lost. Of a socket that was destroyed,
+  nothing is said until a poll that began after the loss has shown those that were open, and the notifications of the others
+  have come.
 
 - A connection that was never accepted is destroyed when its listener is closed, and the kernel has cleared its addresses then
   (Linux 6.18: established, closed by the peer, reset, with data, on one address or all). So a cleared socket never takes an
@@ -75,8 +76,8 @@ class Calls:
         self._polled = self._polled_before = float("-inf")
         # Before this time calls may be missing; infinite while they are.
         self._lost_until = float("-inf")
-        # Notifications until then may be of connections whose calls were lost, or are from before the start. Infinite until a poll
-        # has shown what was open at `_lost_until`.
+        # Notifications until then may be of connections whose calls were lost, or are from before the start. Infinite until a
+        # poll has shown what was open at `_lost_until`.
         self._unsure = since + _LATE
         self._since = since
         self._log = log
@@ -297,9 +298,16 @@ class Calls:
             here = own[-1:]
         other = mirrored(four_tuple) if internal else four_tuple
         latest = begin if unsure else end
-        there = [call for call in self._calls.get(other, ()) if lost < call.time <= latest] if other != four_tuple else []
+        there = (
+            [call for call in self._calls.get(other, ()) if lost < call.time <= latest] if other != four_tuple else []
+        )
         found = self._decided(four_tuple, here, other, there)
-        if accepted and found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
+        if (
+            accepted
+            and found.accepted_here is False
+            and other != four_tuple
+            and not any(call.by == "accept" for call in there)
+        ):
             self._accepted_later(other, now)
         return found
 

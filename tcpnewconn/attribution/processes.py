@@ -47,9 +47,9 @@ class Processes:
         self._offset = self._offset_before = self._suspended()
         self._changed = float("-inf")
         try:
-            self._visible = os.readlink(f"{root}/self/ns/pid") == _FIRST_PID_NAMESPACE
+            self.visible = os.readlink(f"{root}/self/ns/pid") == _FIRST_PID_NAMESPACE
         except OSError:
-            self._visible = False
+            self.visible = False
 
     def process(self, thread_id: int, event: float) -> Process | None:
         """The process of a thread that did something at a time of CLOCK_MONOTONIC (seconds); None where that is not sure.
@@ -57,18 +57,18 @@ class Processes:
         A thread id is used again. The thread that has it is the one of the event if it had started before: by a whole tick,
         because that is all /proc says.
         """
-        if not self._visible:
+        if not self.visible:
             return None
         try:
-            with _directory(f"{self._root}/{thread_id}") as thread:
-                if not self._is_older(_stat(thread)[1], event):
+            with directory(f"{self._root}/{thread_id}") as thread:
+                if not self.is_older(stat(thread)[1], event):
                     return None
                 pid = _tgid(thread)
                 if pid == thread_id:
-                    name, started = _stat(thread)
+                    name, started = stat(thread)
                     return Process(pid, name, self._entity(pid, started))
-                with _directory(f"{self._root}/{pid}") as leader:
-                    name, started = _stat(leader)
+                with directory(f"{self._root}/{pid}") as leader:
+                    name, started = stat(leader)
                     # While the thread is there, its process has that pid.
                     if _tgid(thread) != pid:
                         return None
@@ -77,7 +77,7 @@ class Processes:
             # It has gone, or is hidden (ProtectProc=invisible, hidepid=).
             return None
 
-    def _is_older(self, started: int, event: float) -> bool:
+    def is_older(self, started: int, event: float) -> bool:
         offset = self._suspended()
         if offset > self._offset + 1 / _TICKS:
             self._offset_before, self._offset, self._changed = self._offset, offset, time.monotonic()
@@ -94,7 +94,7 @@ def _suspended() -> float:
 
 
 @contextlib.contextmanager
-def _directory(path: str) -> Iterator[int]:
+def directory(path: str) -> Iterator[int]:
     """A directory of /proc that stays that of one process: once that is gone, reading in it fails."""
     descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -103,23 +103,23 @@ def _directory(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _content(directory: int, name: str) -> bytes:
-    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+def content(there: int, name: str) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=there)
     try:
         return os.read(descriptor, _LARGEST)
     finally:
         os.close(descriptor)
 
 
-def _stat(directory: int) -> tuple[str, int]:
+def stat(there: int) -> tuple[str, int]:
     """Name and start time (ticks since boot) of a thread, from stat: 42 (name) S ... A name can hold blanks and brackets."""
-    content = _content(directory, "stat")
-    begin, end = content.index(b"("), content.rindex(b")")
-    return os.fsdecode(content[begin + 1 : end]), int(content[end + 2 :].split()[19])
+    text = content(there, "stat")
+    begin, end = text.index(b"("), text.rindex(b")")
+    return os.fsdecode(text[begin + 1 : end]), int(text[end + 2 :].split()[19])
 
 
-def _tgid(directory: int) -> int:
+def _tgid(there: int) -> int:
     """The id of a thread's process, from status."""
-    content = _content(directory, "status")
-    begin = content.index(b"\nTgid:") + 6
-    return int(content[begin : content.index(b"\n", begin)])
+    text = content(there, "status")
+    begin = text.index(b"\nTgid:") + 6
+    return int(text[begin : text.index(b"\n", begin)])

@@ -65,6 +65,36 @@ print(json.dumps(dict(read=read, overwritten=sum(ring.overwritten for ring in ri
     assert found["gone"]
 
 
+def test_the_oneshot_records_the_plain_event_where_it_is_asked_to_and_leaves_nothing() -> None:
+    found = in_tracefs("""
+import tempfile
+from tcpnewconn import tracesetup
+from tcpnewconn.kernel.tracefs import Tracefs
+from tcpnewconn.kernel.traceevents import GROUP
+tracefs = Tracefs()
+ours = tracefs.instance(GROUP).directory
+shared = ["events/sock/inet_sock_set_state/enable", "events/sock/inet_sock_set_state/format", "tracing_on"]
+with tempfile.TemporaryDirectory() as runtime:
+    for _ in range(2):
+        tracesetup.start_plain(tracefs, runtime, 4711)
+    recorded = open(f"{runtime}/events").read().split()
+    groups = {os.stat(f"{ours}/{name}").st_gid for name in (*shared, "per_cpu/cpu0/trace_pipe_raw", "per_cpu/cpu0/stats")}
+    modes = {os.stat(f"{ours}/{name}").st_mode & 0o777 for name in (*shared, "per_cpu/cpu0/trace_pipe_raw", "per_cpu/cpu0/stats")}
+    others = {os.stat(f"{ours}/{name}").st_gid for name in ("trace", "trace_pipe", "events/sock/enable", "per_cpu/cpu0/trace")}
+    kept = {name: open(f"{ours}/{name}").read() for name in ("events/sock/inet_sock_set_state/filter", "buffer_percent")}
+    tracesetup.stop(tracefs, runtime)
+    left = sorted(os.listdir(runtime))
+print(json.dumps(dict(recorded=recorded, groups=sorted(groups), modes=sorted(modes), others=sorted(others), kept=kept,
+    left=left, there=os.path.exists(ours))))
+""")
+    assert found["recorded"] == ["plain"]
+    assert (found["groups"], found["modes"], found["others"]) == ([4711], [0o440], [0])
+    assert found["kept"]["buffer_percent"].strip() == "0"
+    assert "newstate == 2 || oldstate == 2" in found["kept"]["events/sock/inet_sock_set_state/filter"]
+    assert found["left"] == []
+    assert not found["there"]
+
+
 def test_the_oneshot_records_or_says_why_not_and_leaves_nothing() -> None:
     found = in_tracefs("""
 import tempfile

@@ -13,7 +13,7 @@ from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tests.model.histories import NAMES
 from tests.model.play import Play, is_internal
-from tests.model.simulated_kernel import Connection, Kernel
+from tests.model.simulated_kernel import Connection, Kernel, Socket
 
 NETNS = 4026531840
 # Between two calls, in seconds: they have an order.
@@ -80,11 +80,11 @@ class RecordingKernel(Kernel):
         self.now += _STEP
         super().refuse(four_tuple)
 
-    def _destroy(self, socket, unaddressed=False):  # type: ignore[no-untyped-def]
+    def _destroy(self, socket: Socket, unaddressed: bool = False) -> None:
         # One that was never accepted is destroyed with its listener, which clears its addresses (Linux 6.18, six ways).
         super()._destroy(socket, unaddressed or not socket.accepted)
 
-    def _to_timewait(self, socket, state):  # type: ignore[no-untyped-def]
+    def _to_timewait(self, socket: Socket, state: int) -> None:
         if socket.accepted:
             super()._to_timewait(socket, state)
         else:

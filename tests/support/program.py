@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.support import events
@@ -61,18 +61,23 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 class Program:
     """A running tcpnewconn, in a namespace: its events as they come, and its polls.
 
-    `notifications` is a socket for them that is kept for it, as systemd does.
+    `notifications` is a socket for them that is kept for it, as systemd does; `mounts` as in Supervised.
     """
 
     def __init__(
-        self, where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
+        self,
+        where: Namespace,
+        *options: str,
+        interval: str = "100ms",
+        notifications: socket.socket | None = None,
+        mounts: Sequence[str] = (),
     ) -> None:
         self.events: list[Event] = []
         # The events observation-started and observation-stopped.
         self.runs: list[Event] = []
         self.started = time.monotonic()
         asked = ("--output", "json", "--interval", interval, *options)
-        self._run = Supervised(*asked, where=where, notifications=notifications, on_line=self._take)
+        self._run = Supervised(*asked, where=where, notifications=notifications, mounts=mounts, on_line=self._take)
         self.process = self._run.process
 
     def _take(self, line: str) -> None:
@@ -140,10 +145,14 @@ class Program:
 
 @contextmanager
 def running(
-    where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
+    where: Namespace,
+    *options: str,
+    interval: str = "100ms",
+    notifications: socket.socket | None = None,
+    mounts: Sequence[str] = (),
 ) -> Iterator[Program]:
     """tcpnewconn after its first poll; stopped at the end, when it must have had nothing to complain of."""
-    program = Program(where, *options, interval=interval, notifications=notifications)
+    program = Program(where, *options, interval=interval, notifications=notifications, mounts=mounts)
     try:
         program.ready()
         yield program

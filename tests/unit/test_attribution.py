@@ -14,8 +14,8 @@ from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.kernel.trace import TraceMissing
 from tcpnewconn.model import (
     Call,
     Caller,
@@ -54,6 +54,8 @@ class Recorded:
 
     def __init__(self) -> None:
         self.records: list[Call | FailedAttempt] = []
+        self.rings = self
+        self.descriptors: tuple[int, ...] = ()
         self.overwritten = self.malformed = 0
         self.lost_until = float("-inf")
         self.gone = False
@@ -313,7 +315,9 @@ def test_a_trace_that_is_not_there_is_said_once_with_its_reason_and_used_once_it
             raise TraceMissing("no tracefs here")
         return world.trace
 
-    recorder = world.observer.recorder = Recorder(Calls(NETNS, 0.0), opened, lambda cgroup, names: None)
+    recorder = world.observer.recorder = Recorder(
+        Calls(NETNS, 0.0), opened, lambda cgroup, names: None, clock=lambda: world.now
+    )
     recorder.say_missing()
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("tcpnewconn: no trace: no tracefs here; short outgoing connections have no user and no unit")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.ringpage import parse
-from tcpnewconn.kernel.trace import Trace, TraceMissing, request_repair
+from tcpnewconn.kernel.trace import Trace, request_repair
 from tcpnewconn.kernel.traceevents import EVENTS
 from tcpnewconn.model import Call, FailedAttempt
 from tests.support.terminal import TESTS
@@ -54,7 +55,7 @@ def test_everything_is_read_once_in_the_order_of_the_clock(instance: Path, fixtu
     assert trace.events == {"connect", "accept", "failed"}
     assert trace.read() == recorded(fixture, "whole")
     assert trace.read() == []
-    assert (trace.malformed, trace.overwritten, trace.lost_until) == (0, 0, float("-inf"))
+    assert (trace.rings.malformed, trace.rings.overwritten, trace.rings.lost_until) == (0, 0, float("-inf"))
     trace.close()
 
 
@@ -70,7 +71,9 @@ def test_what_is_newer_than_the_call_comes_with_the_next_one(instance: Path, fix
         trace.close()
 
 
-def test_overwritten_records_are_counted_and_are_older_than_the_first_that_is_left(instance: Path, fixture: Path) -> None:
+def test_overwritten_records_are_counted_and_are_older_than_the_first_that_is_left(
+    instance: Path, fixture: Path
+) -> None:
     fill(instance, fixture, "overwritten")
     counted = 0
     for stats in (fixture / "overwritten").parent.glob("overwritten/truth.json"):
@@ -78,12 +81,10 @@ def test_overwritten_records_are_counted_and_are_older_than_the_first_that_is_le
     trace = Trace(str(instance), clock=lambda: LATER)
     left = trace.read()
     assert counted > 0
-    assert trace.overwritten == counted
-    first = [
-        parse(pages(ring)[0]).records[0][0] / 1e9 for ring in (fixture / "overwritten").glob("*.pages")
-    ]
-    assert trace.lost_until == max(first)
-    assert trace.lost_until in {each.time for each in left}
+    assert trace.rings.overwritten == counted
+    first = [parse(pages(ring)[0]).records[0][0] / 1e9 for ring in (fixture / "overwritten").glob("*.pages")]
+    assert trace.rings.lost_until == max(first)
+    assert trace.rings.lost_until in {each.time for each in left}
     trace.close()
 
 
@@ -92,8 +93,8 @@ def test_a_record_that_is_not_understood_is_lost_at_its_time(instance: Path, fix
     failed = [each.time for each in recorded(fixture, "whole") if isinstance(each, FailedAttempt)]
     trace = Trace(str(instance), clock=lambda: LATER)
     trace.read()
-    assert trace.lost_until == pytest.approx(max(failed), abs=2e-9)
-    assert trace.lost_until > max(failed)
+    assert trace.rings.lost_until == pytest.approx(max(failed), abs=2e-9)
+    assert trace.rings.lost_until > max(failed)
     trace.close()
 
 
@@ -102,17 +103,17 @@ def test_of_a_damaged_page_everything_is_lost_until_it_was_read(instance: Path) 
         (instance / "per_cpu" / cpu / "trace_pipe_raw").write_bytes(b"x" * 100)
     trace = Trace(str(instance), clock=lambda: 5_000_000_000)
     assert trace.read() == []
-    assert (trace.malformed, trace.lost_until) == (2, 5.0)
+    assert (trace.rings.malformed, trace.rings.lost_until) == (2, 5.0)
     trace.close()
 
 
 def test_events_that_were_deleted_and_defined_again_between_two_looks_are_noticed(instance: Path) -> None:
     trace = Trace(str(instance), clock=lambda: 5_000_000_000)
     assert not trace.stale()
-    assert trace.lost_until == float("-inf")
+    assert trace.rings.lost_until == float("-inf")
     os.utime(instance.parent / "events", ns=(1, 1))
     assert not trace.stale()
-    assert trace.lost_until == 5.0
+    assert trace.rings.lost_until == 5.0
     trace.close()
 
 
@@ -132,7 +133,7 @@ def test_events_that_are_defined_again_are_read_on(instance: Path, fixture: Path
         renumbered = re.sub(r"ID: (\d+)", lambda found: f"ID: {int(found[1]) + 300}", text)
         (instance / "events" / "tcpnewconn" / event / "format").write_text(renumbered)
     assert trace.read() == first
-    assert trace.malformed == 0
+    assert trace.rings.malformed == 0
     trace.close()
 
 
@@ -142,7 +143,7 @@ def test_records_of_events_that_are_not_ours_are_counted(instance: Path, fixture
     trace = Trace(str(instance), clock=lambda: LATER)
     assert trace.events == {"connect", "accept"}
     assert trace.read() == [each for each in everything if isinstance(each, Call)]
-    assert trace.malformed == sum(isinstance(each, FailedAttempt) for each in everything)
+    assert trace.rings.malformed == sum(isinstance(each, FailedAttempt) for each in everything)
     trace.close()
 
 

@@ -75,4 +75,4 @@ def test_a_stop_removes_what_a_start_wrote(tracefs: Tracefs, tmp_path: Path) -> 
 
 def test_wrong_use_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert tracesetup.main(["restart"]) == 2
-    assert capfd.readouterr().err == "<3>use: python3 -m tcpnewconn.tracesetup start|stop\n"
+    assert capfd.readouterr().err == "<3>use: python3 -m tcpnewconn.tracesetup start [plain-event] | stop\n"
