@@ -58,7 +58,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     log = StateLog(path, here.place) if path else None
     units = Units()
     processes = Processes(here.boot)
-    outbox = Outbox(sink, log, Renderer(units, Users(), processes), settings)
+    renderer = Renderer(units, Users(), processes, here.namespace if here.away else None)
+    outbox = Outbox(sink, log, renderer, settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
     # Also where there is no trace: the state can hold what an earlier run read of one.
     netns = int(here.namespace) if here.namespace.isdecimal() else 0

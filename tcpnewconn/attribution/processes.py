@@ -23,11 +23,12 @@ _LARGEST = 4096
 
 
 class Process(NamedTuple):
-    """`entity` is unique where the pid is not: made of boot, pid and start time."""
+    """`entity` is unique where the pid is not: made of boot, pid and start time. `command_line` only where it is asked for."""
 
     pid: int
     name: str
     entity: str
+    command_line: str | None = None
 
 
 class Processes:
@@ -40,6 +41,8 @@ class Processes:
         suspended: Callable[[], float] | None = None,
     ) -> None:
         """`boot` is the boot id; `suspended` says for how many seconds since boot CLOCK_MONOTONIC stood still."""
+        # Whether command lines are read, too: they can hold secrets.
+        self.command_lines = False
         self._boot = boot
         self._root = root
         self._suspended = suspended or _suspended
@@ -66,13 +69,13 @@ class Processes:
                 pid = _tgid(thread)
                 if pid == thread_id:
                     name, started = stat(thread)
-                    return Process(pid, name, self._entity(pid, started))
+                    return Process(pid, name, self._entity(pid, started), self._command_line(thread))
                 with directory(f"{self._root}/{pid}") as leader:
                     name, started = stat(leader)
                     # While the thread is there, its process has that pid.
                     if _tgid(thread) != pid:
                         return None
-                return Process(pid, name, self._entity(pid, started))
+                    return Process(pid, name, self._entity(pid, started), self._command_line(leader))
         except (OSError, ValueError, IndexError):
             # It has gone, or is hidden (ProtectProc=invisible, hidepid=).
             return None
@@ -84,6 +87,13 @@ class Processes:
         # For an event before it changed the smaller one is right, or too small.
         since_boot = event + (self._offset if event > self._changed else self._offset_before)
         return (started + 1) / _TICKS <= since_boot
+
+    def _command_line(self, there: int) -> str | None:
+        """Its words, separated by blanks; not more than a page of it. A process of the kernel has none."""
+        if not self.command_lines:
+            return None
+        words = content(there, "cmdline").rstrip(b"\0").split(b"\0")
+        return os.fsdecode(b" ".join(words)) or None
 
     def _entity(self, pid: int, started: int) -> str:
         return str(blake2b(f"{self._boot} {pid} {started}".encode(), digest_size=16).hexdigest())
