@@ -448,6 +448,29 @@ def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied
     assert sorted(threads) == list(range(1, 51))  # type: ignore[type-var]
 
 
+def test_what_was_read_is_on_record_before_more_is_read(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    log = StateLog(str(tmp_path / "state"), "here")
+    calls = Calls(NETNS, 0.0, log)
+    log.save()
+    on_record: list[bool] = []
+
+    def read() -> list[Call | FailedAttempt]:
+        log.flush()
+        on_record.append(OUT.hex() in (tmp_path / "state").read_text())
+        return Recorded.read(world.trace)
+
+    monkeypatch.setattr(world.trace, "read", read)
+    world.observer.recorder = Recorder(calls, lambda: world.trace, lambda cgroup, names: None)
+    # Its connection stays open.
+    world.trace.records = [connect(1000.0, 7)]
+    served(world, Arriving(world, 20))._take_destroyed(1000)
+    assert len(on_record) > 3
+    assert on_record == [False] + [True] * (len(on_record) - 1)
+
+
 def test_the_trace_is_read_whenever_the_loop_wakes_but_not_more_than_once_a_second(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
