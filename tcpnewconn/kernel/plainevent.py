@@ -155,7 +155,11 @@ class PlainTrace:
         if thread is not None and not thread.here:
             # In another network namespace.
             return []
+        if thread is None and change.new == _CLOSE:
+            # Maybe in another network namespace; and no connection in any.
+            return []
         if thread is None:
+            # Maybe in another one, too: a candidate that says nothing but the time.
             call = Call("connect", seconds, four_tuple, None, 0, (), self._netns, begun.thread_id, None)
         else:
             call = Call(
