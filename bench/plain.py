@@ -68,7 +68,7 @@ def _recorded() -> Iterator[Instance]:
     try:
         yield instance
     finally:
-        subprocess.run(["umount", DIRECTORY], check=True)
+        subprocess.run(["umount", "--lazy", DIRECTORY], check=True)
         instance.remove()
 
 

@@ -205,11 +205,13 @@ class Call(NamedTuple):
 
 
 class Thread(NamedTuple):
-    """A thread as /proc shows it. Uncertain values are None, a cgroup 0. `here`: in the network namespace of this program.
+    """A thread as /proc shows it. Uncertain values are None, a cgroup 0.
 
-    `cgroup_names` as in Call.
+    It has been there since `since` (CLOCK_MONOTONIC, in seconds), and maybe longer. `here`: in the network namespace of this
+    program. `cgroup_names` as in Call.
     """
 
+    since: float
     here: bool
     uid: int | None
     cgroup: int

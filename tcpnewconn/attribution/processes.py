@@ -64,7 +64,7 @@ class Processes:
             return None
         try:
             with directory(f"{self._root}/{thread_id}") as thread:
-                if not self.is_older(stat(thread)[1], event):
+                if event < self.since(stat(thread)[1], event):
                     return None
                 pid = _tgid(thread)
                 if pid == thread_id:
@@ -80,13 +80,13 @@ class Processes:
             # It has gone, or is hidden (ProtectProc=invisible, hidepid=).
             return None
 
-    def is_older(self, started: int, event: float) -> bool:
+    def since(self, started: int, event: float) -> float:
+        """When one that started in this tick after boot was surely there: CLOCK_MONOTONIC, as it was at an event."""
         offset = self._suspended()
         if offset > self._offset + 1 / _TICKS:
             self._offset_before, self._offset, self._changed = self._offset, offset, time.monotonic()
         # For an event before it changed the smaller one is right, or too small.
-        since_boot = event + (self._offset if event > self._changed else self._offset_before)
-        return (started + 1) / _TICKS <= since_boot
+        return (started + 1) / _TICKS - (self._offset if event > self._changed else self._offset_before)
 
     def _command_line(self, there: int) -> str | None:
         """Its words, separated by blanks; not more than a page of it. A process of the kernel has none."""

@@ -1,4 +1,4 @@
-"""User, cgroup and name of a thread that did something a moment ago, where it is sure that it is that one: from /proc."""
+"""User, cgroup and name of a thread that did something a moment ago, and since when it is surely that one: from /proc."""
 
 from __future__ import annotations
 
@@ -37,30 +37,31 @@ class Threads:
         self._ids: dict[str, int] = {}
         self._here = _netns(f"{root}/self/net/tcp")
 
-    def look(self, thread_id: int, event: float) -> Thread | None:
-        """The thread that did something at a time of CLOCK_MONOTONIC (seconds); None where it has gone, or may be another."""
+    def look(self, thread_id: int) -> Thread | None:
+        """The thread that has this id now; None where there is none, or /proc does not show it."""
         if not self._processes.visible:
             return None
         try:
             with directory(f"{self._root}/{thread_id}") as there:
                 name, started = stat(there)
-                if not self._processes.is_older(started, event) and not self._has_run(there, event):
-                    return None
+                now = self._clock()
+                since = min(self._processes.since(started, now), now - self._ran(there))
                 uid = _filesystem_uid(content(there, "status"))
                 path = _cgroup(content(there, "cgroup"))
                 here = self._here is not None and os.stat("net/tcp", dir_fd=there).st_ino == self._here
         except (OSError, ValueError, IndexError):
             return None
         names = (*reversed(path.strip("/").split("/")), "") if path else ()
-        return Thread(here, uid if self._users or uid != _OVERFLOW else None, self._id(path), names, name)
+        return Thread(since, here, uid if self._users or uid != _OVERFLOW else None, self._id(path), names, name)
 
-    def _has_run(self, there: int, event: float) -> bool:
-        """Whether it has run, and waited to run, for longer than since the event: for those that start and connect at once."""
+    @staticmethod
+    def _ran(there: int) -> float:
+        """For how many seconds it has run, and waited to run: its age at least. For those that start and connect at once."""
         try:
             run, waited, _ = content(there, "schedstat").split()
         except (OSError, ValueError):
-            return False
-        return (int(run) + int(waited)) / 1e9 * _AT_LEAST > self._clock() - event
+            return 0.0
+        return (int(run) + int(waited)) / 1e9 * _AT_LEAST
 
     def _id(self, path: str) -> int:
         """The id of a cgroup; 0 where it is not known. Of one that was made again the names are the same."""

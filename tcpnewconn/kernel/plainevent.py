@@ -85,14 +85,14 @@ class PlainLayout:
 
 
 class PlainTrace:
-    """As kernel.trace.Trace. `look` finds the thread with this id that did something at this time (seconds), if it is sure.
+    """As kernel.trace.Trace. `look` finds the thread that has this id.
 
     `descriptors` become readable when somebody connects: read at once then, the thread is soon gone.
     """
 
     def __init__(
         self,
-        look: Callable[[int, float], Thread | None],
+        look: Callable[[int], Thread | None],
         netns: int,
         directory: str = DIRECTORY,
         clock: Callable[[], int] = time.monotonic_ns,
@@ -131,17 +131,13 @@ class PlainTrace:
             until = self._lost_until * 1e9
             self._pending = {key: one for key, one in self._pending.items() if one[0].nanoseconds > until}
             changes = [change for change in changes if change.new != _SYN_SENT or change.nanoseconds > until]
-        # First of all, before they go: the latest first, who is there most likely.
-        found = {
-            change: self._look(change.thread_id, change.nanoseconds / 1e9)
-            for change in reversed(changes)
-            if change.new == _SYN_SENT
-        }
+        # First of all, before they go.
+        threads = self._threads([change for change in changes if change.new == _SYN_SENT])
         called: list[Call | FailedAttempt] = []
         for change in changes:
             if change.new == _SYN_SENT:
                 self._pending.pop(change.socket, None)
-                self._pending[change.socket] = (change, found[change])
+                self._pending[change.socket] = (change, threads.get(change))
                 continue
             begun = self._pending.pop(change.socket, None)
             if begun is not None and _same_peer(begun[0], change):
@@ -149,6 +145,18 @@ class PlainTrace:
         while len(self._pending) > _MOST:
             del self._pending[next(iter(self._pending))]
         return called
+
+    def _threads(self, begun: list[Change]) -> dict[Change, Thread]:
+        """The threads of these changes, as far as they are sure."""
+        by_id: dict[int, list[Change]] = {}
+        for change in begun:
+            by_id.setdefault(change.thread_id, []).append(change)
+        found: dict[Change, Thread] = {}
+        # The latest first: they are there most likely.
+        for thread_id, changes in reversed(by_id.items()):
+            if thread := self._look(thread_id):
+                found.update({change: thread for change in changes if change.nanoseconds / 1e9 >= thread.since})
+        return found
 
     def _called(self, begun: Change, thread: Thread | None, change: Change) -> list[Call | FailedAttempt]:
         seconds, four_tuple = begun.nanoseconds / 1e9, change.four_tuple

@@ -26,10 +26,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 DAEMON = 1
 # A thread with a name that connects, closes, and waits.
 CLIENT = """
-import socket, sys, threading
+import os, socket, sys, threading, time
 address, port, local, name = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 def call():
     open("/proc/thread-self/comm", "w").write(name)
+    # A thread is surely that of a call if it is older by a tick of /proc: then it is looked up, however late.
+    older = time.monotonic() + 2 / os.sysconf("SC_CLK_TCK")
+    while time.monotonic() < older:
+        pass
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as client:
         if local:
             client.bind((address, local))

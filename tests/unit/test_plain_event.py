@@ -25,7 +25,7 @@ from tests.unit.test_trace_captured import PAGE, packed, pages
 FORMAT = (FIXTURE / "format").read_text()
 LATER = 1 << 62
 CLOSE, SYN_SENT, ESTABLISHED = 7, 2, 1
-CURL = Thread(True, 1000, 77, ("curl.service", ""), "curl")
+CURL = Thread(0.0, True, 1000, 77, ("curl.service", ""), "curl")
 
 
 def truth(scene: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def instance(directory: Path, scene: str) -> Path:
     return made
 
 
-def looked(thread: int, time: float) -> Thread | None:
+def looked(thread: int) -> Thread | None:
     return CURL
 
 
@@ -81,7 +81,7 @@ def test_what_is_left_of_an_overwritten_ring_is_true(tmp_path: Path) -> None:
 
 
 def test_a_thread_that_has_gone_leaves_its_id(tmp_path: Path) -> None:
-    trace = PlainTrace(lambda thread, time: None, NETNS, str(instance(tmp_path, "whole")), lambda: LATER)
+    trace = PlainTrace(lambda thread: None, NETNS, str(instance(tmp_path, "whole")), lambda: LATER)
     calls = trace.read()
     # It may have been in another network namespace: an attempt that failed is not said to be of this one.
     assert len(calls) == len(truth("whole")["scene"]) - 1
@@ -91,7 +91,7 @@ def test_a_thread_that_has_gone_leaves_its_id(tmp_path: Path) -> None:
 
 def test_calls_in_another_network_namespace_are_left_out(tmp_path: Path) -> None:
     elsewhere = CURL._replace(here=False)
-    trace = PlainTrace(lambda thread, time: elsewhere, NETNS, str(instance(tmp_path, "whole")), lambda: LATER)
+    trace = PlainTrace(lambda thread: elsewhere, NETNS, str(instance(tmp_path, "whole")), lambda: LATER)
     assert trace.read() == []
     trace.close()
 
@@ -139,9 +139,7 @@ class Changes:
 
 @pytest.fixture
 def trace(tmp_path: Path) -> PlainTrace:
-    made = PlainTrace(
-        lambda thread, time: CURL._replace(name=f"thread-{thread}"), NETNS, str(instance(tmp_path, "whole"))
-    )
+    made = PlainTrace(lambda thread: CURL._replace(name=f"thread-{thread}"), NETNS, str(instance(tmp_path, "whole")))
     made.close()
     made.rings = Changes()  # type: ignore[assignment]
     return made
@@ -187,6 +185,25 @@ def test_after_changes_were_overwritten_a_socket_from_before_is_not_taken_for_on
 def test_changes_of_different_peers_are_not_of_one_socket(trace: PlainTrace) -> None:
     other = four_tuple("0.0.0.0:0", "192.0.2.8:443")
     assert read(trace, change(1, 7, 0xA, CLOSE, SYN_SENT, other), change(2, 0, 0xA, SYN_SENT, ESTABLISHED)) == []
+
+
+def test_a_thread_is_looked_up_once_for_what_is_read_at_once(trace: PlainTrace) -> None:
+    asked: list[int] = []
+
+    def look(thread: int) -> Thread | None:
+        asked.append(thread)
+        # Thread 8 has started at 2.5 s: the id was another's before.
+        return CURL._replace(name=f"thread-{thread}", since=2.5 if thread == 8 else 0.0)
+
+    trace._look = look
+    changes = []
+    for second in range(1, 4):
+        for thread in (7, 8):
+            at = 16 * second + thread
+            changes.append(change(second * 1_000_000_000, thread, at, CLOSE, SYN_SENT, NO_PORT))
+            changes.append(change(second * 1_000_000_000 + 1, 0, at, SYN_SENT, ESTABLISHED))
+    assert read(trace, *changes) == ["thread-7", None, "thread-7", None, "thread-7", "thread-8"]
+    assert sorted(asked) == [7, 8]
 
 
 # --- damaged ---------------------------------------------------------------------------------------------------------
