@@ -231,7 +231,7 @@ class Observer:
             self.recorder.report_losses(now, last, self._report)
 
     def stop(self) -> None:
-        """The next poll is the last."""
+        """Called before each of the last two polls."""
         self.tracker.stop()
 
     # --- listeners ---------------------------------------------------------------------------------------------------

@@ -36,10 +36,13 @@ _SOON = 0.25
 # connections are not attributed before one.
 _AFTER_LOSS = 2.0
 
-# Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be.
+# Notifications come from a work queue: some milliseconds late, more on a starved machine (a second was seen). What comes into
+# TIME_WAIT between the last two polls shows whether they are; then they are waited for.
+_BETWEEN_LAST_POLLS = 0.1
 _NOTIFIED_AFTER = 0.25
 
-# Seconds after which a loss or an unaddressed socket is decided; at the end that is now.
+# Seconds after which a loss or an unaddressed socket is decided, and a notification is not waited for any longer; at the end that
+# is now.
 _AT_THE_LATEST = 5.0
 
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
@@ -202,13 +205,19 @@ class Service:
             self.outbox.deliver()
 
     def _stop(self) -> None:
-        self.observer.stop()
-        # Without /proc, what is in TIME_WAIT now may be reported again.
-        with contextlib.suppress(Unreadable):
-            self._poll(time.monotonic())
-        # All sockets in TIME_WAIT at this moment are notified after this.
-        time.sleep(_NOTIFIED_AFTER)
-        self._take_destroyed(_BEFORE_POLL)
+        tracker = self.observer.tracker
+        for seconds in (_NOTIFIED_AFTER if tracker.expects else _BETWEEN_LAST_POLLS, _NOTIFIED_AFTER):
+            self.observer.stop()
+            # Without /proc, what is in TIME_WAIT now may be reported again.
+            with contextlib.suppress(Unreadable):
+                self._poll(time.monotonic())
+            time.sleep(seconds)
+            self._take_destroyed(_BEFORE_POLL)
+            self.observer.tick(time.monotonic())
+        at_the_latest = time.monotonic() + _AT_THE_LATEST
+        while tracker.expects and time.monotonic() < at_the_latest:
+            time.sleep(_RETRY)
+            self._take_destroyed(_BEFORE_POLL)
         self._count_losses(time.monotonic())
         if self.observer.losing:
             # Two more polls tell which connections it does not mean.
