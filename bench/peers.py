@@ -129,6 +129,14 @@ _PEERS = (
         before=(_TRACEFS,),
     ),
     Peer(
+        "tcpconnect (libbpf-tools)",
+        ("tcpconnect-libbpf", "-P", str(PORT)),
+        _BPF_NEEDS + " and kprobes",
+        lambda line: line.rstrip().endswith(f" {PORT}"),
+        "PID",
+        before=(_TRACEFS,),
+    ),
+    Peer(
         "bpftrace",
         ("bpftrace", "-e", _BPFTRACE),
         _BPF_NEEDS,

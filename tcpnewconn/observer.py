@@ -5,7 +5,7 @@ Knows when to ask the kernel for more (who listens, who opened a connection), an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
@@ -176,6 +176,21 @@ class Observer:
                     self._report(Failed(source, destination, direction, attempt.error, *who))
         return now
 
+    def look_after_calls(self, now: float) -> None:
+        """Between two polls: see whether a trace that recorded nothing records again."""
+        if self.recorder is not None and self.recorder.stale:
+            self.recorder.look_after(now, self._report)
+
+    @property
+    def call_descriptors(self) -> Sequence[int]:
+        """They become readable when read_calls() is to be called at once."""
+        return self.recorder.descriptors if self.recorder is not None else ()
+
+    @property
+    def wants_poll(self) -> bool:
+        """Whether no short connection is attributed before the next poll: calls were lost."""
+        return self.recorder is not None and self.recorder.calls.wants_poll
+
     def settle_calls(self) -> None:
         """A batch of destroyed sockets has been applied: put on record what is left of what was read."""
         if self.recorder is not None:
@@ -186,10 +201,10 @@ class Observer:
         """Whether who opens and accepts connections is recorded: read_calls() before a destroyed socket is applied."""
         return self.recorder is not None and self.recorder.records
 
-    def lost_notifications(self) -> None:
+    def lost_notifications(self, now: float) -> None:
         """Some of the kernel's notifications were lost."""
         if self.recorder is not None:
-            self.recorder.calls.lost()
+            self.recorder.calls.lost(now)
 
     def _tables(self) -> Poll:
         """The tables as they are now; reports, but for the first poll, that they cannot be read, and that they can again."""
@@ -236,7 +251,7 @@ class Observer:
             self.recorder.report_losses(now, last, self._report)
 
     def stop(self) -> None:
-        """The next poll is the last."""
+        """Called before each of the last two polls."""
         self.tracker.stop()
 
     # --- listeners ---------------------------------------------------------------------------------------------------

@@ -31,22 +31,29 @@ _AT_ONCE = 500
 _BEFORE_POLL = 20_000
 # After destroyed sockets the next are awaited for so many milliseconds, and processed together: waking up for each of them costs
 # as much as processing it (measured).
-_REST = 5
+_REST = 2
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
 _SOON = 0.25
-# Seconds between the polls that follow a loss: what they no longer show was closed without a notification.
+# Seconds between the polls that follow a loss: what they no longer show was closed without a notification. And calls of short
+# connections are not attributed before one.
 _AFTER_LOSS = 2.0
 
-# Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be.
+# Notifications come from a work queue: some milliseconds late, more on a starved machine (a second was seen). What comes into
+# TIME_WAIT between the last two polls shows whether they are; then they are waited for.
+_BETWEEN_LAST_POLLS = 0.1
 _NOTIFIED_AFTER = 0.25
 
-# Seconds after which a loss or an unaddressed socket is decided; at the end that is now.
+# Seconds after which a loss or an unaddressed socket is decided, and a notification is not waited for any longer; at the end that
+# is now.
 _AT_THE_LATEST = 5.0
 
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
+
+# Seconds to rest after somebody who connects has woken the loop.
+_REST_AFTER_CALLS = 0.001
 
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
@@ -85,6 +92,7 @@ class Service:
         self._calls_due = 0.0
         # Whether those that were destroyed since have been processed.
         self._rests = False
+        self._poll_began = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
         self._state_problem = Problem(
@@ -139,17 +147,19 @@ class Service:
             self.notifier.ready(self._status())
             self._sign_of_life = due
             due = self._next(due, time.monotonic())
+            watched: frozenset[int] = frozenset()
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
                 if self._rests:
-                    woken = bool(resting.poll(_REST))
-                else:
-                    ready = {key.fd for key, _ in selector.select(self._timeout(now, due))}
-                    if self.outbox.pipe in ready:
-                        raise BrokenPipeError
-                    woken = wake in ready
-                if woken:
+                    resting.poll(_REST)
+                watched = self._watch_calls(selector, watched)
+                woken = {key.fd for key, _ in selector.select(self._timeout(now, due))}
+                if self.outbox.pipe in woken:
+                    raise BrokenPipeError
+                if not watched.isdisjoint(woken):
+                    self._take_calls()
+                if wake in woken:
                     self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
@@ -157,6 +167,22 @@ class Service:
                 due = self._turn(due)
             self.notifier.stopping()
             self._stop()
+
+    def _watch_calls(self, selector: selectors.BaseSelector, before: frozenset[int]) -> frozenset[int]:
+        """Wake for what is to be read at once; returns the descriptors."""
+        now = frozenset(self.observer.call_descriptors)
+        for descriptor in before - now:
+            selector.unregister(descriptor)
+        for descriptor in now - before:
+            selector.register(descriptor, selectors.EVENT_READ)
+        return now
+
+    def _take_calls(self) -> None:
+        """Read calls of threads that are soon gone."""
+        self.observer.read_calls()
+        self.outbox.deliver()
+        # Each wake-up costs who connects 10 us; resting, there is one for many.
+        time.sleep(_REST_AFTER_CALLS)
 
     def _turn(self, due: float) -> float:
         """Do what is due. Returns the time of the next poll."""
@@ -173,8 +199,11 @@ class Service:
             # With a long interval, and where few connections close, the rings would fill.
             self._calls_due = now + _CALLS_EVERY
             self.observer.read_calls()
+            self.observer.look_after_calls(now)
             self.observer.settle_calls()
             self.outbox.deliver()
+        if self.observer.wants_poll:
+            due = min(due, self._poll_began + _AFTER_LOSS)
         if self._count_losses(now):
             due = now
         if now < due:
@@ -189,13 +218,19 @@ class Service:
             self.outbox.deliver()
 
     def _stop(self) -> None:
-        self.observer.stop()
-        # Without /proc, what is in TIME_WAIT now may be reported again.
-        with contextlib.suppress(Unreadable):
-            self._poll(time.monotonic())
-        # All sockets in TIME_WAIT at this moment are notified after this.
-        time.sleep(_NOTIFIED_AFTER)
-        self._take_destroyed(_BEFORE_POLL)
+        tracker = self.observer.tracker
+        for seconds in (_NOTIFIED_AFTER if tracker.expects else _BETWEEN_LAST_POLLS, _NOTIFIED_AFTER):
+            self.observer.stop()
+            # Without /proc, what is in TIME_WAIT now may be reported again.
+            with contextlib.suppress(Unreadable):
+                self._poll(time.monotonic())
+            time.sleep(seconds)
+            self._take_destroyed(_BEFORE_POLL)
+            self.observer.tick(time.monotonic())
+        at_the_latest = time.monotonic() + _AT_THE_LATEST
+        while tracker.expects and time.monotonic() < at_the_latest:
+            time.sleep(_RETRY)
+            self._take_destroyed(_BEFORE_POLL)
         self._count_losses(time.monotonic())
         if self.observer.losing:
             # Two more polls tell which connections it does not mean.
@@ -285,6 +320,8 @@ class Service:
                 observer.tracker.caught_up(time.monotonic())
                 break
             if not called:
+                # SIGKILL loses no more than what is read at once.
+                self.observer.settle_calls()
                 called = max(1, notifications.queued())
                 observer.read_calls()
             called -= 1
@@ -313,7 +350,7 @@ class Service:
             return False
         lost = self.observer.tracker.cursor.count(self.notifications.dropped(), now)
         if lost:
-            self.observer.lost_notifications()
+            self.observer.lost_notifications(now)
         return lost
 
     # --- polls -------------------------------------------------------------------------------------------------------
@@ -329,6 +366,7 @@ class Service:
         # Every socket whose notification is there by now cannot be shown by this poll any more.
         self._take_destroyed(_BEFORE_POLL)
         began = time.perf_counter()
+        self._poll_began = now
         self._before = self.outbox.connections
         self.observer.poll(now)
         self._took = time.perf_counter() - began

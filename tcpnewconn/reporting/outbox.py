@@ -40,6 +40,7 @@ class Outbox:
         self._sink = sink
         self._log = log
         self._renderer = renderer
+        renderer.set(settings.command_line)
         self._aggregation = Aggregation(settings.burst_limit, settings.total_limit, log)
         self._failed = Aggregation(settings.burst_limit, settings.total_limit)
         self._scans = PortScans(settings.ports, settings.within)
@@ -65,6 +66,7 @@ class Outbox:
     def set(self, settings: Settings) -> None:
         """Other settings from now on."""
         self._settings = settings
+        self._renderer.set(settings.command_line)
         for aggregation in (self._aggregation, self._failed):
             aggregation.burst, aggregation.total = settings.burst_limit, settings.total_limit
         self._scans.ports, self._scans.within = settings.ports, settings.within

@@ -6,10 +6,11 @@ import contextlib
 import errno
 import json
 import os
+import select
 import socket
 import stat
-import struct
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Protocol
 
@@ -34,63 +35,67 @@ class Sink(Protocol):
 
 
 class Journal:
-    """The systemd journal, by its native protocol (systemd, docs/JOURNAL_NATIVE_PROTOCOL.md).
+    """The systemd journal, by its native protocol, as systemd.journal speaks it.
 
-    A connected socket that does not block. systemd.journal.sendv() takes more than twice the time (measured): where there is no
-    journal it reports success, so that its socket must be looked for first.
+    sendv() does not walk the stack as send() does (24 us a message, measured, against 4). It blocks while journald does not
+    read; so its socket is made non-blocking. libsystemd opens that socket with the first entry, which is sent only when
+    the kernel says that it will not block.
     """
 
     def __init__(self) -> None:
+        from systemd.journal import sendv
+
         self.pipe: int | None = None
-        self._socket: socket.socket | None = None
+        self._sendv: Callable[..., None] = sendv
+        self._opened = False
 
     def write(self, entry: Entry) -> None:
-        datagram = _datagram(entry)
+        if not os.access(_JOURNAL_SOCKET, os.F_OK):
+            # sendv() would report success (sd_journal_sendv(3)), and the entry would be lost.
+            raise BlockingIOError(f"{_JOURNAL_SOCKET} does not exist")
+        if not self._opened and not _journal_is_writable():
+            raise BlockingIOError(f"{_JOURNAL_SOCKET} is full")
+        fields = [f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in entry.items()]
+        fields.append(f"SYSLOG_IDENTIFIER={SYSLOG_IDENTIFIER}".encode())
+        before = set() if self._opened else _datagram_sockets()
         try:
-            if self._socket is None:
-                self._socket = _connected(_JOURNAL_SOCKET)
-            self._socket.send(datagram)
+            self._sendv(*fields)
         except BlockingIOError:
             raise
         except OSError as error:
-            if self._socket is not None and error.errno in (errno.EMSGSIZE, errno.ENOBUFS):
-                _send_as_file(self._socket, datagram)
-                return
-            # It does not exist, or nobody has it open: both last as long as journald takes to start.
-            self._socket = None
-            raise BlockingIOError(f"{_JOURNAL_SOCKET}: {error.strerror}") from error
+            # ECONNREFUSED: nobody has the socket open, and it still exists.
+            raise BlockingIOError(error.strerror) from error
+        if not self._opened:
+            for descriptor in _datagram_sockets() - before:
+                os.set_blocking(descriptor, False)
+            self._opened = True
 
 
-def _connected(path: str) -> socket.socket:
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    # As libsystemd; the kernel allows as much as net.core.wmem_max.
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * 1024 * 1024)
-    made.connect(path)
-    return made
+def _journal_is_writable() -> bool:
+    """Whether an entry can be sent to journald without waiting: the kernel says so of a connected socket (unix_dgram_poll())."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(_JOURNAL_SOCKET)
+        except OSError:
+            return False
+        poll = select.poll()
+        poll.register(probe, select.POLLOUT)
+        return bool(poll.poll(0))
 
 
-def _datagram(entry: Entry) -> bytes:
-    """An entry as journald reads it. A value with a newline in it follows its length."""
-    text = "\n".join([f"{name}={value}" for name, value in entry.items()])
-    if text.count("\n") == len(entry) - 1:
-        return f"{text}\nSYSLOG_IDENTIFIER={SYSLOG_IDENTIFIER}\n".encode("utf-8", "surrogateescape")
-    fields = []
-    for name, value in (*entry.items(), ("SYSLOG_IDENTIFIER", SYSLOG_IDENTIFIER)):
-        content = value.encode("utf-8", "surrogateescape")
-        fields.append(b"%b\n%b%b\n" % (name.encode(), struct.pack("<Q", len(content)), content))
-    return b"".join(fields)
-
-
-def _send_as_file(to: socket.socket, datagram: bytes) -> None:
-    """An entry that is too large for a datagram: a file in memory that nobody can change any more."""
-    import fcntl
-
-    descriptor = os.memfd_create("journal-entry", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with open(descriptor, "wb", buffering=0) as file:
-        file.write(datagram)
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
-        socket.send_fds(to, [b""], [file.fileno()])
+def _datagram_sockets() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
+                continue
+        except FileNotFoundError:
+            # The directory that is being listed.
+            continue
+        with socket.socket(fileno=os.dup(int(name))) as candidate:
+            if candidate.family == socket.AF_UNIX and candidate.type == socket.SOCK_DGRAM:
+                found.add(int(name))
+    return found
 
 
 class Text:
@@ -161,7 +166,7 @@ def say(message: str, level: int = 4) -> None:
 
 
 def open_sink(output: str) -> Sink:
-    """The sink for --output; `auto` is the journal where stderr is the journal."""
+    """The sink for --output; `auto` is the journal where stderr is the journal. Raises ImportError without systemd-python."""
     if output == "auto":
         output = "journal" if under_journal() else "text"
     if output == "journal":

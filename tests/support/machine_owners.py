@@ -162,7 +162,7 @@ def steps(say: Say, wait_for: WaitFor) -> None:
     with open("/etc/tcpnewconn.conf.d/owners.conf", "w", encoding="utf-8") as file:
         file.write(SETTINGS)
     run("systemctl reload tcpnewconn.service")
-    # After a deletion, nothing is taken from calls for two polls: the kill comes before.
+    # After a deletion, short connections are not attributed until two seconds after the next poll: the kill comes before.
     for step in (
         gone_units,
         families,

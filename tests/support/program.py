@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,8 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 class Program:
     """A running tcpnewconn, in a namespace: its events as they come, and its polls.
 
-    `notifications` is a socket for them that is kept for it, as systemd does, `memory` its runtime directory.
+    `notifications` is a socket for them that is kept for it, as systemd does, `memory` its runtime directory; `mounts` as in
+    Supervised.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Program:
         interval: str = "100ms",
         notifications: socket.socket | None = None,
         memory: Path | None = None,
+        mounts: Sequence[str] = (),
     ) -> None:
         self.events: list[Event] = []
         # The events observation-started and observation-stopped.
@@ -79,7 +81,9 @@ class Program:
         self.started = time.monotonic()
         asked = ("--output", "json", "--interval", interval, *options)
         more = {"RUNTIME_DIRECTORY": str(memory)} if memory is not None else None
-        self._run = Supervised(*asked, where=where, notifications=notifications, more=more, on_line=self._take)
+        self._run = Supervised(
+            *asked, where=where, notifications=notifications, more=more, mounts=mounts, on_line=self._take
+        )
         self.process = self._run.process
 
     def _take(self, line: str) -> None:
@@ -147,10 +151,14 @@ class Program:
 
 @contextmanager
 def running(
-    where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
+    where: Namespace,
+    *options: str,
+    interval: str = "100ms",
+    notifications: socket.socket | None = None,
+    mounts: Sequence[str] = (),
 ) -> Iterator[Program]:
     """tcpnewconn after its first poll; stopped at the end, when it must have had nothing to complain of."""
-    program = Program(where, *options, interval=interval, notifications=notifications)
+    program = Program(where, *options, interval=interval, notifications=notifications, mounts=mounts)
     try:
         program.ready()
         yield program

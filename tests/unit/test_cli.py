@@ -304,10 +304,11 @@ def test_in_a_terminal_it_needs_nothing_but_the_standard_library(procfs: str, ou
     )
 
 
-def test_the_journal_needs_nothing_but_the_standard_library() -> None:
-    names = imported("-c", "from tcpnewconn.reporting.sinks import open_sink; open_sink('journal')")
-    assert "tcpnewconn.reporting.sinks" in names
-    assert not any(name.startswith("systemd") for name in names)
+def test_without_the_journal_s_module_it_says_what_to_install(procfs: str) -> None:
+    done = run("--once", "--procfs", procfs, "--output", "journal", python=WITHOUT_SITE)
+    said = complaint(done, 1)
+    assert said.startswith("No module named 'systemd")
+    assert said.endswith(": install python3-systemd, or use --output text")
 
 
 def test_without_the_module_nobody_can_be_notified(procfs: str) -> None:
