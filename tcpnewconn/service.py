@@ -48,7 +48,7 @@ _AT_THE_LATEST = 5.0
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
 
-# Seconds to rest after somebody who connects has woken the loop.
+# Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
 _REST = 0.001
 
 # Seconds between two status lines while the sink has no room.
@@ -86,6 +86,7 @@ class Service:
         self._took = 0.0
         self._status_sent = 0.0
         self._calls_due = 0.0
+        self._calls_taken = 0.0
         self._poll_began = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
@@ -166,10 +167,13 @@ class Service:
 
     def _take_calls(self) -> None:
         """Read calls of threads that are soon gone."""
+        now = time.monotonic()
         self.observer.read_calls()
         self.outbox.deliver()
-        # Each wake-up costs who connects 10 us; resting, there is one for many.
-        time.sleep(_REST)
+        if now < self._calls_taken + _REST:
+            # Each wake-up costs who connects 10 us; resting, there is one for many. But a process can be gone in the meantime.
+            time.sleep(_REST)
+        self._calls_taken = now
 
     def _turn(self, due: float) -> float:
         """Do what is due. Returns the time of the next poll."""
