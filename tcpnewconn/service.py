@@ -52,7 +52,7 @@ _AT_THE_LATEST = 5.0
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
 
-# Seconds to rest after somebody who connects has woken the loop.
+# Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
 _REST_AFTER_CALLS = 0.001
 
 # Seconds between two status lines while the sink has no room.
@@ -92,6 +92,7 @@ class Service:
         self._calls_due = 0.0
         # Whether those that were destroyed since have been processed.
         self._rests = False
+        self._calls_taken = 0.0
         self._poll_began = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
@@ -179,10 +180,13 @@ class Service:
 
     def _take_calls(self) -> None:
         """Read calls of threads that are soon gone."""
+        now = time.monotonic()
         self.observer.read_calls()
         self.outbox.deliver()
-        # Each wake-up costs who connects 10 us; resting, there is one for many.
-        time.sleep(_REST_AFTER_CALLS)
+        if now < self._calls_taken + _REST_AFTER_CALLS:
+            # Each wake-up costs who connects 10 us; resting, there is one for many. But a process can be gone in the meantime.
+            time.sleep(_REST_AFTER_CALLS)
+        self._calls_taken = now
 
     def _turn(self, due: float) -> float:
         """Do what is due. Returns the time of the next poll."""
