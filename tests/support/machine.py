@@ -1,36 +1,52 @@
 """A virtual machine with Debian's own kernel, emulated (no KVM needed), without a network.
 
 Its disk in the cache is never written to. A tar on a second disk brings the package and the steps to be done; what comes
-of them is read from its second serial port.
+of them is read from a serial port.
+
+    python3 -m tests.support.machine DISTRIBUTION      runs the steps, and prints how long each took
 """
 
+import argparse
 import io
 import json
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support import machine_owners, machine_steps, machine_trace, root_image
+from tests.support import built, root_image
+from tests.support.booted_package import make_repository
 
 # Emulation is slow, and the machine may be shared: a deadline for what hangs, not for what is slow.
 WITHIN = 1800.0
+HERE = Path(__file__).parent
+STEPS = "machine_steps.py"
+# Imported by the steps, inside.
+MODULES = ("machine_guest", "machine_load", "machine_owners", "machine_programs", "machine_trace")
+# How many connections in each of the ways of machine_load, and how many of many users and units. `bench` makes more.
+LOAD = {"curl": 20, "shell": 50, "once": 50, "fork": 400}
+MIXED = 1000
 
 
-def outcomes(distribution: str, repository: Path) -> dict[str, Any]:
-    """Boots twice with an apt repository, and returns what each of the steps said, by its name."""
+@dataclass(frozen=True)
+class Outcomes:
+    """What each of the steps said, by its name; and the seconds since boot at which it did, in order."""
+
+    said: dict[str, Any]
+    at: list[tuple[str, float]]
+
+
+def outcomes(distribution: str, repository: Path, load: dict[str, int] | None = None, mixed: int = MIXED) -> Outcomes:
+    """Boots twice with an apt repository, and does the steps."""
     disk, kernel, initrd = root_image.machine_disk(distribution)
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         brought, said, console = Path(place) / "brought.tar", Path(place) / "said", Path(place) / "console"
-        with tarfile.open(brought, "w") as tar:
-            tar.add(repository, "repository")
-            _add(tar, "steps.py", Path(machine_steps.__file__).read_text())
-            for package in ("tests", "tests/support"):
-                _add(tar, f"{package}/__init__.py", "")
-            for module in (machine_trace, machine_owners):
-                _add(tar, f"tests/support/{Path(str(module.__file__)).name}", Path(str(module.__file__)).read_text())
+        plan = {"said": "/dev/ttyS1", "load": load or LOAD, "mixed": mixed}
+        _bring(brought, repository, plan, _compiled(Path(place)))
         _run_to_the_end(
             *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"),
             *("-display", "none", "-nic", "none", "-no-user-config", "-monitor", "none"),
@@ -46,7 +62,27 @@ def outcomes(distribution: str, repository: Path) -> dict[str, Any]:
         if "failed" in outcome or "end of boot 2" not in outcome:
             failure = outcome.get("failed", f"it ended early, after {list(outcome)}")
             raise AssertionError(f"{failure}\n--- console\n{console.read_text(errors='replace')[-4000:]}")
-        return outcome
+        return Outcomes(outcome, [(line["name"], line["at"]) for line in lines])
+
+
+def _bring(target: Path, repository: Path, plan: dict[str, Any], program: Path) -> None:
+    with tarfile.open(target, "w") as tar:
+        tar.add(repository, "repository")
+        tar.add(program, "connections")
+        _add(tar, "plan.json", json.dumps(plan))
+        _add(tar, "steps.py", (HERE / STEPS).read_text())
+        for package in ("tests", "tests/support"):
+            _add(tar, f"{package}/__init__.py", "")
+        for module in MODULES:
+            _add(tar, f"tests/support/{module}.py", (HERE / f"{module}.py").read_text())
+
+
+def _compiled(place: Path) -> Path:
+    """The program that makes connections; static, so that it runs anywhere."""
+    program = place / "connections"
+    source = str(HERE / "connections.c")
+    subprocess.run(["gcc", "-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(program), source], check=True)
+    return program
 
 
 def _run_to_the_end(*command: str, log: Path) -> None:
@@ -73,3 +109,24 @@ def _add(tar: tarfile.TarFile, name: str, text: str) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mtime = len(text.encode()), int(time.time())
     tar.addfile(entry, io.BytesIO(text.encode()))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.support.machine", description="Runs the steps in a virtual machine.")
+    parser.add_argument("distribution", choices=root_image.DISTRIBUTIONS)
+    given = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        make_repository(Path(place), built.deb())
+        result = outcomes(given.distribution, Path(place))
+    before = 0.0
+    for name, at in result.at:
+        # A later boot begins with 0 again.
+        print(f"{at - before if at >= before else at:7.1f} s  {name}")
+        before = at
+    print(f"{time.monotonic() - began:7.1f} s  in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

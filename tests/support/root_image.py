@@ -28,7 +28,14 @@ IN_EVERY_ROOT = (
     "systemd-sysv",
 )
 IN_A_CONTAINER = ("openssh-client", "openssh-server", "prometheus-node-exporter", "wrk")
-IN_A_MACHINE = ("initramfs-tools", "linux-image-cloud-amd64")
+IN_A_MACHINE = (
+    "initramfs-tools",
+    "libpam-systemd",  # users' sessions
+    "linux-image-cloud-amd64",
+    "openssh-client",
+    "openssh-server",
+    "trace-cmd",
+)
 
 # Maintenance that Debian starts by itself some time after boot would only add noise: the tests start what they need.
 NOT_BY_ITSELF = (
@@ -72,7 +79,13 @@ ExecStart=/bin/sh -c "mkdir -p /srv && tar -C /srv -xf /dev/vdb && exec /usr/bin
 [Install]
 WantedBy=multi-user.target
 """.replace("\n", "\\n")
+# With a key of her own to log in with.
+USER = "alice"
 MACHINE_HOOKS = (
+    f'chroot "$1" useradd --create-home --shell /bin/bash {USER}',
+    f'chroot "$1" runuser --user {USER} -- ssh-keygen -q -t ed25519 -N "" -f /home/{USER}/.ssh/id_ed25519',
+    f'cp -p "$1/home/{USER}/.ssh/id_ed25519.pub" "$1/home/{USER}/.ssh/authorized_keys"',
+    'rm "$1/etc/systemd/system/multi-user.target.wants/ssh.service"',
     f"printf '{STEPS_UNIT}' >\"$1/etc/systemd/system/steps.service\"",
     'ln -s ../steps.service "$1/etc/systemd/system/multi-user.target.wants/steps.service"',
 )

@@ -1,0 +1,98 @@
+"""Inside a virtual machine: run commands, read the service's entries, say what came of a step."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+from systemd.journal import Reader
+
+CONNECTION = "74ba465b9f4e456585146b89bb95f0dc"
+CLOSED = "be0228f916da4937bc9055c5c372b3cd"
+FAILED = "f2a2bc9384a24a388b7c94454c74adf4"
+LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
+DEGRADED, RECOVERED = "ac71ee2a2e8443a59039d1319c802aa2", "9bd8673752994bd08028b0299ca2c261"
+DEADLINE = 120.0
+# Who asks waits at most so long for the next entry before it looks again.
+LOOK_AGAIN = 0.2
+
+Entry = dict[str, str]
+
+# What machine.py wants of the steps.
+with open("/srv/plan.json", encoding="utf-8") as _file:
+    PLAN: dict[str, Any] = json.load(_file)
+
+
+def say(name: str, outcome: object) -> None:
+    """A line of JSON to a serial port of the machine: the tests outside judge it. With the seconds since its boot."""
+    line = json.dumps({"name": name, "outcome": outcome, "at": round(time.monotonic(), 1)})
+    with open(PLAN["said"], "w", encoding="utf-8") as port:
+        port.write(f"{line}\n")
+
+
+def run(command: str, *, check: bool = True) -> str:
+    done = subprocess.run(
+        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if check and done.returncode != 0:
+        raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout.strip()
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {DEADLINE:.0f} s for {what}")
+        time.sleep(LOOK_AGAIN)
+
+
+def active(unit: str) -> bool:
+    return run(f"systemctl is-active {unit}", check=False) == "active"
+
+
+def reader() -> Reader:
+    """The journal of this boot, each value as text."""
+    opened = Reader()
+    # Not its own choice of types.
+    opened.converters = dict.fromkeys(("__REALTIME_TIMESTAMP", "__MONOTONIC_TIMESTAMP", "__CURSOR"), str)
+    opened.this_boot()
+    return opened
+
+
+def entries(message_id: str, **fields: str) -> list[Entry]:
+    """Read by this process: in an emulated machine the start of a journalctl costs more than all the rest."""
+    with reader() as opened:
+        opened.add_match(MESSAGE_ID=message_id, **fields)
+        # Each once, by its place in the journal, whatever the journal makes of several files and a clock that was set.
+        return list({entry["__CURSOR"]: entry for entry in opened}.values())
+
+
+def number_of(message_id: str, server: str) -> int:
+    with reader() as opened:
+        opened.add_match(MESSAGE_ID=message_id, DESTINATION_ADDRESS=server)
+        return sum(1 for _ in iter(opened._next, 0))
+
+
+def connections(server: str) -> list[Entry]:
+    return entries(CONNECTION, DESTINATION_ADDRESS=server)
+
+
+def wait_for_connections(server: str, count: int = 1) -> list[Entry]:
+    """Those to this server, once there are so many."""
+    try:
+        wait_for(lambda: number_of(CONNECTION, server) >= count, f"{count} connections to {server}")
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}; there are {number_of(CONNECTION, server)}") from None
+    return connections(server)
+
+
+def short(found: list[Entry], *names: str) -> list[Entry]:
+    """Of each entry, these fields: the serial port takes a second for each 100,000 characters."""
+    return [{name: entry[name] for name in names if name in entry} for entry in found]
+
+
+def write_unit(name: str, text: str) -> None:
+    with open(f"/etc/systemd/system/{name}", "w", encoding="utf-8") as file:
+        file.write(text)
