@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, peers, polls, rest
+from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, owners, peers, polls, rest
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "notified": cost.notified,
     "ended": cost.ended,
     "attribution": attribution.compared,
+    "owners": owners.owners,
     "rest": rest.at_rest,
     "metrics": metrics.written,
     "sustained": load.sustained,

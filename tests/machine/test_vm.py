@@ -19,7 +19,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_kernel_is_debians(outcomes: dict[str, Any]) -> None:
-    assert outcomes["kernel"].startswith(KERNELS[outcomes["distribution"]])
+    assert outcomes["boot 1"]["kernel"].startswith(KERNELS[outcomes["distribution"]])
 
 
 def test_it_installs_and_runs_without_a_fault(outcomes: dict[str, Any]) -> None:
@@ -260,6 +260,15 @@ def test_the_same_4_tuple_in_another_namespace_is_not_taken_for_this_one(outcome
     entry = only(outcomes["of two namespaces"])
     assert entry["SOURCE_PORT"] == "21000"
     assert_opened(entry, "alice", "steps.service", "curl")
+
+
+def test_a_connection_of_the_kernel_has_its_thread_and_no_unit(outcomes: dict[str, Any]) -> None:
+    assert outcomes["of the kernel"]
+    for entry in outcomes["of the kernel"]:
+        assert entry["USER_ID"] == "0"
+        assert entry["PROCESS_THREAD_NAME"].startswith("kworker/")
+        assert "OBJECT_SYSTEMD_UNIT" not in entry
+        assert entry["TCPNEWCONN_ACCEPTED_BY_UNIT"] == "steps.service"
 
 
 def test_an_attempt_that_timed_out_is_logged_with_its_error_and_who_tried(outcomes: dict[str, Any]) -> None:

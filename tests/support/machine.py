@@ -33,6 +33,35 @@ MIXED = 1000
 
 
 @dataclass(frozen=True)
+class Emulator:
+    """The program that emulates an architecture, and the kernel's names of two serial ports.
+
+    `port` makes the second one, which writes to {said}.
+    """
+
+    command: tuple[str, ...]
+    port: tuple[str, ...]
+    console: str
+    said: str
+
+
+EMULATORS = {
+    "amd64": Emulator(
+        ("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        ("-serial", "file:{said}"),
+        "ttyS0",
+        "/dev/ttyS1",
+    ),
+    "arm64": Emulator(
+        ("qemu-system-aarch64", "-M", "virt", "-accel", "tcg,thread=multi", "-cpu", "cortex-a57"),
+        ("-chardev", "file,id=said,path={said}", "-device", "pci-serial,chardev=said"),
+        "ttyAMA0",
+        "/dev/ttyS0",
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """What each of the steps said, by its name; and the seconds since boot at which it did, in order."""
 
@@ -40,35 +69,45 @@ class Outcomes:
     at: list[tuple[str, float]]
 
 
-def outcomes(distribution: str, repository: Path, load: dict[str, int] | None = None, mixed: int = MIXED) -> Outcomes:
-    """Boots twice with an apt repository, and does the steps."""
-    disk, kernel, initrd = root_image.machine_disk(distribution)
+def outcomes(
+    distribution: str,
+    repository: Path,
+    steps: str = "all",
+    load: dict[str, int] | None = None,
+    mixed: int = MIXED,
+    architecture: str = "amd64",
+) -> Outcomes:
+    """Boots with an apt repository, and does these steps (machine_steps.STEPS)."""
+    disk, kernel, initrd = root_image.machine_disk(distribution, architecture)
+    emulator = EMULATORS[architecture]
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         brought, said, console = Path(place) / "brought.tar", Path(place) / "said", Path(place) / "console"
-        plan = {"said": "/dev/ttyS1", "load": load or LOAD, "mixed": mixed}
-        _bring(brought, repository, plan, _compiled(Path(place)))
+        plan = {"steps": steps, "said": emulator.said, "load": load or LOAD, "mixed": mixed}
+        _bring(brought, repository, plan, _compiled(Path(place)) if architecture == "amd64" else None)
         _run_to_the_end(
-            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"),
+            *(*emulator.command, "-m", "1024", "-smp", "2"),
             *("-display", "none", "-nic", "none", "-no-user-config", "-monitor", "none"),
-            *("-serial", f"file:{console}", "-serial", f"file:{said}"),
+            *("-serial", f"file:{console}"),
+            *(option.format(said=said) for option in emulator.port),
             *("-drive", f"file={disk},if=virtio,format=raw,snapshot=on"),
             *("-drive", f"file={brought},if=virtio,format=raw,readonly=on"),
             *("-kernel", str(kernel), "-initrd", str(initrd)),
-            *("-append", "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=no"),
+            *("-append", f"root=/dev/vda rw console={emulator.console} quiet systemd.show_status=no"),
             log=console,
         )
         lines = [json.loads(line) for line in said.read_text().splitlines()]
         outcome = {line["name"]: line["outcome"] for line in lines}
-        if "failed" in outcome or "end of boot 2" not in outcome:
+        if "failed" in outcome or "end" not in outcome:
             failure = outcome.get("failed", f"it ended early, after {list(outcome)}")
             raise AssertionError(f"{failure}\n--- console\n{console.read_text(errors='replace')[-4000:]}")
         return Outcomes(outcome, [(line["name"], line["at"]) for line in lines])
 
 
-def _bring(target: Path, repository: Path, plan: dict[str, Any], program: Path) -> None:
+def _bring(target: Path, repository: Path, plan: dict[str, Any], program: Path | None) -> None:
     with tarfile.open(target, "w") as tar:
         tar.add(repository, "repository")
-        tar.add(program, "connections")
+        if program is not None:
+            tar.add(program, "connections")
         _add(tar, "plan.json", json.dumps(plan))
         _add(tar, "steps.py", (HERE / STEPS).read_text())
         for package in ("tests", "tests/support"):
@@ -114,11 +153,13 @@ def _add(tar: tarfile.TarFile, name: str, text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.support.machine", description="Runs the steps in a virtual machine.")
     parser.add_argument("distribution", choices=root_image.DISTRIBUTIONS)
+    parser.add_argument("steps", nargs="?", default="all")
+    parser.add_argument("--architecture", default="amd64", choices=EMULATORS)
     given = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         make_repository(Path(place), built.deb())
-        result = outcomes(given.distribution, Path(place))
+        result = outcomes(given.distribution, Path(place), given.steps, architecture=given.architecture)
     before = 0.0
     for name, at in result.at:
         # A later boot begins with 0 again.

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from systemd.journal import Reader
@@ -14,7 +14,7 @@ FAILED = "f2a2bc9384a24a388b7c94454c74adf4"
 LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
 DEGRADED, RECOVERED = "ac71ee2a2e8443a59039d1319c802aa2", "9bd8673752994bd08028b0299ca2c261"
 DEADLINE = 120.0
-# Who asks waits at most so long for the next entry before it looks again.
+# Seconds.
 LOOK_AGAIN = 0.2
 
 Entry = dict[str, str]
@@ -40,12 +40,15 @@ def run(command: str, *, check: bool = True) -> str:
     return done.stdout.strip()
 
 
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE
+def wait_for(condition: Callable[[], object], what: str, within: float = DEADLINE) -> None:
+    began = looked = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {DEADLINE:.0f} s for {what}")
-        time.sleep(LOOK_AGAIN)
+        now = time.monotonic()
+        if now > began + within:
+            raise RuntimeError(f"waited {within:.0f} s for {what}")
+        # A look takes time, too, which it takes from what is waited for.
+        time.sleep(max(LOOK_AGAIN, 4 * (now - looked)))
+        looked = time.monotonic()
 
 
 def active(unit: str) -> bool:
@@ -62,11 +65,15 @@ def reader() -> Reader:
 
 
 def entries(message_id: str, **fields: str) -> list[Entry]:
+    # Each once, by its place in the journal, whatever the journal makes of several files and a clock that was set.
+    return list({entry["__CURSOR"]: entry for entry in one_by_one(message_id, **fields)}.values())
+
+
+def one_by_one(message_id: str, **fields: str) -> Iterator[Entry]:
     """Read by this process: in an emulated machine the start of a journalctl costs more than all the rest."""
     with reader() as opened:
         opened.add_match(MESSAGE_ID=message_id, **fields)
-        # Each once, by its place in the journal, whatever the journal makes of several files and a clock that was set.
-        return list({entry["__CURSOR"]: entry for entry in opened}.values())
+        yield from opened
 
 
 def number_of(message_id: str, server: str) -> int:

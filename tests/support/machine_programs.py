@@ -1,6 +1,7 @@
 """The steps about real programs and kinds of sockets: who opened and accepted their connections."""
 
 import os
+import socket
 import subprocess
 
 from tests.support.machine_guest import (
@@ -252,6 +253,20 @@ def in_another_namespace() -> None:
     say("of two namespaces", short(connections("127.0.2.6"), *OWNER))
 
 
+def of_the_kernel() -> None:
+    """NFS: the kernel itself connects, in a thread of its own. Its server says nothing."""
+    with socket.create_server(("127.0.2.7", 2049)) as listener:
+        options = "addr=127.0.2.7,clientaddr=127.0.0.1,vers=4.2,soft,timeo=5,retrans=1"
+        with subprocess.Popen(
+            ["mount", "--internal-only", "-t", "nfs4", "-o", options, "127.0.2.7:/", "/mnt"]
+        ) as mount:
+            accepted, _ = listener.accept()
+            mount.kill()
+            mount.wait()
+            accepted.close()
+    say("of the kernel", short(wait_for_connections("127.0.2.7"), *OWNER))
+
+
 def start_to_time_out() -> None:
     """Towards a host whose answers never come. It takes its seconds; the other steps go on meanwhile."""
     run("ip link add hole type veth peer name nowhere; ip address add 10.72.0.1/24 dev hole")
@@ -271,5 +286,16 @@ def timed_out() -> None:
 
 def steps() -> None:
     start_to_time_out()
-    for step in (by_ssh, by_apt, by_a_session, by_kinds, activated, forking, blocked, in_another_namespace, timed_out):
+    for step in (
+        by_ssh,
+        by_apt,
+        by_a_session,
+        by_kinds,
+        activated,
+        forking,
+        blocked,
+        in_another_namespace,
+        of_the_kernel,
+        timed_out,
+    ):
         step()

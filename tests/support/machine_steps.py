@@ -44,6 +44,8 @@ def snapshot() -> dict[str, str]:
 
 def with_default_settings() -> None:
     """Two that a poll sees, and some that are over before: each from one real program to another."""
+    with open("/var/www/html/page", "w", encoding="utf-8") as page:
+        page.write("x" * 300_000)
     slow = [subprocess.Popen([*SLOW.split(), f"http://{host}/page"]) for host in ("127.0.0.1", "[::1]")]
     run(f"{SHORT} http://127.0.0.2/")
     # 47 that nginx closes first: no poll can see one of them.
@@ -58,13 +60,9 @@ def with_default_settings() -> None:
     say("snapshot", snapshot())
 
 
-def first_boot(load: dict[str, int], mixed: int) -> None:
-    say("kernel", os.uname().release)
-    for prepared in (machine_owners.prepare, machine_programs.prepare):
-        prepared()
-    machine_load.prepare(load, mixed)
-    with open("/var/www/html/page", "w", encoding="utf-8") as page:
-        page.write("x" * 300_000)
+def first_boot() -> None:
+    for prepare in (machine_owners.prepare, machine_programs.prepare, machine_load.prepare):
+        prepare()
     install()
     with_default_settings()
     machine_owners.set_up()
@@ -74,13 +72,36 @@ def first_boot(load: dict[str, int], mixed: int) -> None:
     machine_owners.of_threads()
     machine_owners.from_a_peer()
     machine_owners.failed_attempts()
-    machine_load.ways(load)
-    machine_load.mixed(mixed)
-    machine_load.small_rings()
+    machine_load.steps()
     machine_owners.killed_under_load()
     machine_owners.beside_trace_cmd()
     machine_owners.restarted_underneath()
     machine_trace.steps()
+
+
+def many_connections() -> None:
+    """For a measurement."""
+    os.makedirs("/etc/systemd/journald.conf.d", exist_ok=True)
+    with open("/etc/systemd/journald.conf.d/size.conf", "w", encoding="utf-8") as file:
+        file.write("[Journal]\nSystemMaxUse=1G\n")
+    run("systemctl restart systemd-journald.service")
+    machine_load.prepare()
+    install()
+    machine_owners.set_up()
+    machine_load.steps()
+
+
+def few_connections() -> None:
+    """For an architecture that is emulated slowly."""
+    machine_owners.prepare()
+    install()
+    with_default_settings()
+    machine_owners.set_up()
+    machine_owners.gone_units()
+    machine_owners.of_threads()
+    machine_owners.from_a_peer()
+    machine_owners.failed_attempts()
+    machine_owners.killed_under_load()
 
 
 def clock_step(by: str, server: str) -> dict[str, object]:
@@ -114,22 +135,28 @@ def second_boot() -> None:
     say("units", run("systemctl list-unit-files --quiet --no-legend 'tcpnewconn*'", check=False))
 
 
+# The steps of each boot.
+STEPS = {"all": (first_boot, second_boot), "many": (many_connections,), "few": (few_connections,)}
+
+
 def main() -> None:
-    boot = 2 if os.path.exists(ONE_BOOT_DONE) else 1
+    steps = STEPS[PLAN["steps"]]
+    boot = 1 if os.path.exists(ONE_BOOT_DONE) else 0
     try:
-        if boot == 1:
-            first_boot(PLAN["load"], PLAN["mixed"])
-            with open(ONE_BOOT_DONE, "w", encoding="utf-8"):
-                pass
-        else:
-            second_boot()
-        say(f"end of boot {boot}", True)
+        say(f"boot {boot + 1}", {"kernel": os.uname().release})
+        steps[boot]()
     except Exception:
         # Everything that went wrong is of interest outside, where nobody can look into the machine.
         say("failed", traceback.format_exc() + run("journalctl --boot --no-pager --lines=80", check=False))
         run("systemctl poweroff")
         return
-    run("systemctl reboot" if boot == 1 else "systemctl poweroff")
+    if boot + 1 < len(steps):
+        with open(ONE_BOOT_DONE, "w", encoding="utf-8"):
+            pass
+        run("systemctl reboot")
+    else:
+        say("end", True)
+        run("systemctl poweroff")
 
 
 if __name__ == "__main__":

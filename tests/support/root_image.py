@@ -31,7 +31,6 @@ IN_A_CONTAINER = ("openssh-client", "openssh-server", "prometheus-node-exporter"
 IN_A_MACHINE = (
     "initramfs-tools",
     "libpam-systemd",  # users' sessions
-    "linux-image-cloud-amd64",
     "openssh-client",
     "openssh-server",
     "trace-cmd",
@@ -119,9 +118,10 @@ def monitoring_programs() -> Path:
     return _made_once(cache_directory() / f"monitoring-{key}", make)
 
 
-def machine_disk(distribution: str) -> tuple[Path, Path, Path]:
+def machine_disk(distribution: str, architecture: str = "amd64") -> tuple[Path, Path, Path]:
     """The disk (ext4), the kernel and the initrd of a virtual machine, as files in the cache."""
-    tar = _root_tar(distribution, "machine", IN_EVERY_ROOT + IN_A_MACHINE, HOOKS + MACHINE_HOOKS)
+    packages = (*IN_EVERY_ROOT, *IN_A_MACHINE, f"linux-image-cloud-{architecture}")
+    tar = _root_tar(distribution, "machine", packages, HOOKS + MACHINE_HOOKS, architecture)
 
     def make(place: Path) -> None:
         root = place / "root"
@@ -155,16 +155,21 @@ def container_tar_with(distribution: str, kind: str, packages: tuple[str, ...], 
     return _root_tar(distribution, kind, (*IN_EVERY_ROOT, *IN_A_CONTAINER, *packages), (*hooks, *HOOKS))
 
 
-def _root_tar(distribution: str, kind: str, packages: tuple[str, ...], hooks: tuple[str, ...]) -> Path:
+def _root_tar(
+    distribution: str, kind: str, packages: tuple[str, ...], hooks: tuple[str, ...], architecture: str = ""
+) -> Path:
+    """Of this machine's architecture, or of another one (tests/packages-arm64.txt)."""
     ingredients = "\n".join((distribution, *packages, *hooks, str(DISK_BYTES)))
     key = hashlib.sha256(ingredients.encode()).hexdigest()[:12]
 
     customized = [f"--customize-hook={hook}" for hook in hooks]
+    of_architecture = [f"--architectures={architecture}"] if architecture else []
 
     def make(tar: Path) -> None:
         _run(
             *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"),
-            *('--aptopt=APT::Install-Recommends "false"', *customized, "--format=tar", distribution, str(tar)),
+            *('--aptopt=APT::Install-Recommends "false"', *customized, *of_architecture),
+            *("--format=tar", distribution, str(tar)),
         )
 
     return _made_once(cache_directory() / f"{kind}-{distribution}-{key}.tar", make)
