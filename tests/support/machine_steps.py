@@ -143,7 +143,7 @@ def main() -> None:
     steps = STEPS[PLAN["steps"]]
     boot = 1 if os.path.exists(ONE_BOOT_DONE) else 0
     try:
-        say(f"boot {boot + 1}", {"kernel": os.uname().release})
+        say(f"boot {boot + 1}", {"kernel": os.uname().release, "machine": os.uname().machine})
         steps[boot]()
     except Exception:
         # Everything that went wrong is of interest outside, where nobody can look into the machine.

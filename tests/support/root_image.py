@@ -164,6 +164,8 @@ def _root_tar(
 
     customized = [f"--customize-hook={hook}" for hook in hooks]
     of_architecture = [f"--architectures={architecture}"] if architecture else []
+    if architecture == "arm64":
+        _emulate_programs("qemu-aarch64")
 
     def make(tar: Path) -> None:
         _run(
@@ -173,6 +175,15 @@ def _root_tar(
         )
 
     return _made_once(cache_directory() / f"{kind}-{distribution}-{key}.tar", make)
+
+
+def _emulate_programs(format_name: str) -> None:
+    """Let this kernel run programs of another architecture; where systemd runs, the installation of the package did it."""
+    formats = Path("/proc/sys/fs/binfmt_misc")
+    if not (formats / "register").exists():
+        _run("mount", "-t", "binfmt_misc", "none", str(formats))
+    if not (formats / format_name).exists():
+        (formats / "register").write_bytes(Path(f"/usr/lib/binfmt.d/{format_name}.conf").read_bytes())
 
 
 def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
