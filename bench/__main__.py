@@ -34,8 +34,8 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "ledger": ledger.added_up,
     "fleet": ledger.joined,
 }
-# A booted container has its own namespaces.
-BOOTED = {"journald"}
+# A booted system has its own namespaces.
+BOOTED = {"journald", "owners"}
 
 
 def main() -> int:

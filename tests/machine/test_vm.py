@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from bench import owners
 from tests.support import built, machine
 from tests.support.booted_package import make_repository, on_each_distribution
 
@@ -189,6 +190,8 @@ def test_a_kill_and_a_restart_under_load_lose_no_connection_and_attribute_none_w
     assert under_load["ids"] == under_load["made"]
     assert under_load["ports"]
     assert set(under_load["threads"]) - {""} == {under_load["thread"]}
+    # Two rings, and a page of each has no more than so many records.
+    assert under_load["threads"].get("", 0) <= 2 * 4096 // 100
 
 
 # --- programs and kinds of sockets
@@ -314,3 +317,9 @@ def test_many_users_and_units_with_few_pids_and_ports_are_never_mixed_up(outcome
     assert mixed["right"] > 0
     assert mixed["right"] + mixed["left out"] == mixed["made"]
     assert mixed["used again"] > mixed["made"] / 2
+
+
+def test_the_bench_shows_these_results(outcomes: dict[str, Any]) -> None:
+    results = owners.shown(outcomes).results
+    assert [result.what for result in results if result.reached is False] == []
+    assert sum(result.reached is True for result in results) == 7

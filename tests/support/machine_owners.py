@@ -5,6 +5,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 
 from tests.support.machine_guest import (
     CONNECTION,
@@ -115,7 +116,7 @@ def killed_under_load() -> None:
             "made": len(made),
             "ids": len({each["TCPNEWCONN_CONNECTION_ID"] for each in found}),
             "ports": sorted({int(each["SOURCE_PORT"]) for each in found}) == sorted(set(made)),
-            "threads": sorted({each.get("PROCESS_THREAD_ID", "") for each in found}),
+            "threads": Counter(each.get("PROCESS_THREAD_ID", "") for each in found),
             "thread": str(thread.native_id),
         },
     )

@@ -66,7 +66,7 @@ def server(address, protocol, count):
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol) as listener:
         if protocol != MPTCP:
             listener.setsockopt(socket.SOL_TCP, FAST_OPEN, 16)
-        listener.bind((address, 80))
+        listener.bind((address, 7020))
         listener.listen()
         taker = named("server", take, listener, count)
         yield
@@ -74,14 +74,14 @@ def server(address, protocol, count):
 
 def by_mptcp():
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, MPTCP) as client:
-        client.connect(("127.0.2.20", 80))
+        client.connect(("127.0.2.20", 7020))
         client.sendall(b"x")
 
 def by_fast_open():
     # The first asks for the cookie, the second sends with its SYN.
     for _ in range(2):
         with socket.socket() as client:
-            client.sendto(b"x", socket.MSG_FASTOPEN, ("127.0.2.21", 80))
+            client.sendto(b"x", socket.MSG_FASTOPEN, ("127.0.2.21", 7020))
 
 def without_blocking():
     with socket.socket() as client:
@@ -142,7 +142,7 @@ FETCH = "curl --silent --output /dev/null --header Connection:close"
 UNITS = {
     "by-ssh.service": f"[Service]\nUser={USER}\nType=oneshot\n"
     "ExecStart=ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o KexAlgorithms=curve25519-sha256 127.0.2.1 true\n",
-    "by-kinds.service": f"[Service]\nUser={USER}\nType=oneshot\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n"
+    "by-kinds.service": f"[Service]\nUser={USER}\nType=oneshot\n"
     "ExecStart=/usr/bin/python3 /run/kinds.py\n",
     "activated.socket": "[Socket]\nListenStream=127.0.2.3:7003\n",
     "activated.service": "[Service]\nUser=www-data\nExecStart=/usr/bin/python3 /run/activated.py\n",
