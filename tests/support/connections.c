@@ -3,8 +3,9 @@
    connections once ADDRESS PORT              connect, and exit
    connections fork COUNT ADDRESS PORT        a process for each connection, as fast as they come
    connections mixed COUNT ADDRESS PORT FIRST_PORT PORTS UNIT UNITS USERS FIRST_UID
-                                              the same; each with another user, from the next of a few local ports. It sends a
-                                              number of bytes that says its unit and its user
+                                              one after the other, each of a process with another user, from the next of a few
+                                              local ports; every tenth from the next of fewer, so that it is used again at once.
+                                              It sends a number of bytes that says its unit and its user
    connections serve ADDRESS PORT             takes what mixed sends, and closes first: so the client's port is free at once
    connections spin                           keeps a core busy
 
@@ -84,7 +85,7 @@ static void mixed(char **arguments)
 	unsigned first_uid = atoi(arguments[8]);
 	struct sockaddr_in server = endpoint(arguments[1], atoi(arguments[2]));
 	for (int number = 0; number < count; number++) {
-		unsigned user = number % users, port = number;
+		unsigned user = number % users, port = unit * count + number;
 		pid_t child = fork();
 		if (child < 0) {
 			/* No pid is free. */
@@ -95,7 +96,8 @@ static void mixed(char **arguments)
 		if (child == 0) {
 			if (setgid(first_uid + user) != 0 || setuid(first_uid + user) != 0)
 				fail("setuid");
-			exchange(connected_from(&server, first_port, ports, &port), 4 + user * units + unit);
+			int few = number % 10 == 0 ? ports / 30 : ports;
+			exchange(connected_from(&server, first_port, few, &port), 4 + 2 * (user * units + unit));
 			_exit(0);
 		}
 		wait_for(child);

@@ -7,9 +7,11 @@ import subprocess
 from tests.support.machine_guest import (
     CONNECTION,
     FAILED,
+    LISTENER,
     Entry,
     connections,
     entries,
+    number_of,
     run,
     say,
     short,
@@ -66,6 +68,7 @@ def server(address, protocol, count):
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, protocol) as listener:
         if protocol != MPTCP:
             listener.setsockopt(socket.SOL_TCP, FAST_OPEN, 16)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((address, 7020))
         listener.listen()
         taker = named("server", take, listener, count)
@@ -140,10 +143,9 @@ with socket.socket() as client:
 
 FETCH = "curl --silent --output /dev/null --header Connection:close"
 UNITS = {
-    "by-ssh.service": f"[Service]\nUser={USER}\nType=oneshot\n"
+    "by-ssh.service": f"[Unit]\nAfter=ssh.service\n[Service]\nUser={USER}\nType=oneshot\n"
     "ExecStart=ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o KexAlgorithms=curve25519-sha256 127.0.2.1 true\n",
-    "by-kinds.service": f"[Service]\nUser={USER}\nType=oneshot\n"
-    "ExecStart=/usr/bin/python3 /run/kinds.py\n",
+    "by-kinds.service": f"[Service]\nUser={USER}\nType=oneshot\nExecStart=/usr/bin/python3 /run/kinds.py\n",
     "activated.socket": "[Socket]\nListenStream=127.0.2.3:7003\n",
     "activated.service": "[Service]\nUser=www-data\nExecStart=/usr/bin/python3 /run/activated.py\n",
     "each.socket": "[Socket]\nListenStream=127.0.2.4:7004\nAccept=yes\n",
@@ -217,8 +219,9 @@ def activated() -> None:
 
 def forking() -> None:
     run("systemctl start forking.service")
-    run("until exec 3<>/dev/tcp/127.0.2.30/7030; do sleep 0.1; done 2>/dev/null; exec 3<&-")
-    run("for number in $(seq 19); do echo x >/dev/tcp/127.0.2.30/7030; done")
+    # A client that is faster than accept() is known to be this server's once a poll has shown the listener.
+    wait_for(lambda: number_of(LISTENER, "127.0.2.30"), "the listener")
+    run("for number in $(seq 20); do echo x >/dev/tcp/127.0.2.30/7030; done")
     say("of a forking server", short(wait_for_connections("127.0.2.30", 20), *OWNER))
     run("systemctl stop forking.service")
 
@@ -227,6 +230,7 @@ def blocked() -> None:
     """500 threads wait in accept() at the same time: none of them is missed."""
     run("systemctl start blocked.service")
     wait_for(lambda: _threads("blocked.service") > WAITING, "threads that wait")
+    wait_for(lambda: number_of(LISTENER, "127.0.2.31"), "the listener")
     run(f"/srv/connections fork {WAITING} 127.0.2.31 7031")
     found = wait_for_connections("127.0.2.31", WAITING)
     say("of blocked threads", short(found, "TCPNEWCONN_ACCEPTED_BY_UNIT", "TCPNEWCONN_CONNECTION_ID"))
