@@ -9,7 +9,22 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, owners, peers, polls, rest
+from bench import (
+    apart,
+    attribution,
+    cost,
+    curves,
+    journald,
+    ledger,
+    load,
+    metrics,
+    owners,
+    peers,
+    plain,
+    polls,
+    rest,
+    start,
+)
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -22,18 +37,24 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "ended": cost.ended,
     "attribution": attribution.compared,
     "owners": owners.owners,
+    "short": plain.shares,
+    "recorded": plain.throughput,
     "rest": rest.at_rest,
+    "start": start.started,
     "metrics": metrics.written,
     "sustained": load.sustained,
     "journald": journald.logged,
     "load": load.from_another_host,
     "loopback": load.over_loopback,
     "delay": load.delay,
+    "connection": peers.connection,
     "peers": peers.compared,
     "growth": curves.growth,
     "ledger": ledger.added_up,
     "fleet": ledger.joined,
 }
+# What the kernel records has the process ids of the host.
+WITH_PIDS = {"short", "recorded"}
 # A booted system has its own namespaces.
 BOOTED = {"journald", "owners"}
 
@@ -57,7 +78,7 @@ def main() -> int:
     failed = False
     for name in options.groups or GROUPS:
         small = ["--small"] if options.small else []
-        group = apart.run("bench", "--inside", name, *small, apart=name not in BOOTED)
+        group = apart.run("bench", "--inside", name, *small, apart=name not in BOOTED, pids=name not in WITH_PIDS)
         if group is None:
             print(f"bench: {name} could not be measured; the error is above", file=sys.stderr)
             failed = True

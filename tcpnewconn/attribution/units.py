@@ -19,6 +19,14 @@ _INODE = 0xFFFFFFFFFFFFFFFF if sys.maxsize > 0xFFFFFFFF else 0xFFFFFFFF
 _UNKNOWN = (0, 1)
 
 
+def tree(root: str) -> str | None:
+    """Where the cgroups of version 2 are, in hybrid mode below "unified"; inodes of version 1 mean nothing."""
+    for directory in (root, os.path.join(root, "unified")):
+        if os.path.exists(os.path.join(directory, "cgroup.controllers")):
+            return directory
+    return None
+
+
 class Units:
     """The places of cgroups.
 
@@ -79,17 +87,10 @@ class Units:
         while len(self._places) > self._most:
             del self._places[next(iter(self._places))]
 
-    def _tree(self) -> str | None:
-        """Where the cgroups of version 2 are, in hybrid mode below "unified"; inodes of version 1 mean nothing."""
-        for tree in (self._root, os.path.join(self._root, "unified")):
-            if os.path.exists(os.path.join(tree, "cgroup.controllers")):
-                return tree
-        return None
-
     def _walk(self) -> None:
-        tree = self._tree()
+        top = tree(self._root)
         # Directory, and its path below the root.
-        rest: list[tuple[str, str]] = [(tree, "")] if tree else []
+        rest: list[tuple[str, str]] = [(top, "")] if top else []
         while rest:
             directory, above = rest.pop()
             try:

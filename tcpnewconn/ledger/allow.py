@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from tcpnewconn.ledger.book import Book, Edge
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED
 from tcpnewconn.ledger.period import time_text
-from tcpnewconn.ledger.questions import accepting
+from tcpnewconn.ledger.subject import accepting
 from tcpnewconn.model import DIRECTIONS
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

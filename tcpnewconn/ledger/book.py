@@ -84,6 +84,18 @@ class Edge(NamedTuple):
     known: int
 
 
+class Step(NamedTuple):
+    """A service's connections in one step of time, which begins at `start`."""
+
+    direction: str
+    port: int
+    local_port: int
+    unit: str
+    accepted_by: str
+    start: int
+    connections: int
+
+
 class Listener(NamedTuple):
     """A listening socket that was logged, first and last then."""
 
@@ -177,22 +189,22 @@ class Book:
         ).fetchone()
         return int(count)
 
-    def series(self, step: int) -> list[tuple[str, int, str, int, int]]:
-        """(direction, port, unit, start of the step, connections) of what the filter lets through."""
+    def series(self, step: int) -> list[Step]:
+        """What the filter lets through, by steps of so many seconds."""
         where, values = self.wanted.where()
         found = self.db.execute(
-            f"SELECT direction, port, CASE WHEN direction = 'internal' THEN accepted_by ELSE unit END, peer, "
-            f"start - start % {int(step)}, sum(connections) + sum(summarized) "
+            f"SELECT direction, port, local_port, unit, accepted_by, start - start % {int(step)}, peer, "
+            f"sum(connections) + sum(summarized) "
             f"FROM service JOIN edge ON edge.service = service.id JOIN traffic ON traffic.edge = edge.id "
-            f"WHERE start < ? AND start + span > ? AND {where} GROUP BY 1, 2, 3, 4, 5",
+            f"WHERE start < ? AND start + span > ? AND {where} GROUP BY 1, 2, 3, 4, 5, 6, 7",
             (self.until, self.since, *values),
         )
-        sums: dict[tuple[str, int, str, int], int] = {}
-        for direction, port, unit, peer, start, count in found:
+        sums: dict[tuple[str, int, int, str, str, int], int] = {}
+        for *service, peer, count in found:
             if self.wanted.lets(peer):
-                key = (direction, port, unit, start)
+                key = (*service,)
                 sums[key] = sums.get(key, 0) + count
-        return [(*key, count) for key, count in sums.items()]
+        return [Step(*key, count) for key, count in sums.items()]
 
     def listeners(self) -> list[Listener]:
         wanted = self.wanted

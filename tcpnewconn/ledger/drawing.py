@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from tcpnewconn.ledger.book import Step
 from tcpnewconn.ledger.period import day_text, time_text
 from tcpnewconn.ledger.schema import DAY
 
@@ -160,9 +161,10 @@ def _percent(share: float) -> str:
     return "100 %" if share >= 1 else f"{int(share * 10000) / 100:.2f} %"
 
 
-def by_step(series: Iterable[tuple[str, int, str, int, int]]) -> dict[tuple[str, int], int]:
-    """(direction, start) -> connections, of Book.series()."""
+def by_step(series: Iterable[Step]) -> dict[tuple[str, int], int]:
+    """(direction, start) -> connections."""
     found: dict[tuple[str, int], int] = {}
-    for direction, _, _, start, count in series:
-        found[direction, start] = found.get((direction, start), 0) + count
+    for step in series:
+        key = (step.direction, step.start)
+        found[key] = found.get(key, 0) + step.connections
     return found

@@ -35,7 +35,7 @@ _COLUMNS = (
 def fleet_report(fleet: Fleet, most: int = _MOST_LINKS) -> Report:
     """The links with the most connections, as many as a table shows."""
     since, until = min(host.since for host in fleet.hosts), max(host.until for host in fleet.hosts)
-    made = Report(f"{len(fleet.hosts)} host{'' if len(fleet.hosts) == 1 else 's'}", "overview", since, until, None)
+    made = Report(f"{len(fleet.hosts)} host{'' if len(fleet.hosts) == 1 else 's'}", "overview", "", since, until, None)
     counted = fleet.counted()
     links = sum(number for number, _ in counted.values())
     made.head = [

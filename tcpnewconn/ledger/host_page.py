@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tcpnewconn.ledger import drawing, flows, observed, questions, tables
-from tcpnewconn.ledger.book import Book, Edge
+from tcpnewconn.ledger.book import ACCEPTED, Book, Edge, Step
 from tcpnewconn.ledger.names import Names
 from tcpnewconn.ledger.page import Page, Picture, Tile
 from tcpnewconn.ledger.report import Report
 from tcpnewconn.ledger.schema import DAY, HOUR
+from tcpnewconn.ledger.subject import about, accepting
 
 _HEAT_ROWS = 30
 _MOST_HOURS = 8 * 24
@@ -15,8 +16,9 @@ DIRECTION_KEY = (("in", "ingress"), ("own", "within this host"), ("out", "egress
 
 
 def host_page(book: Book, made: Report, names: Names) -> Page:
-    """The pictures of the period; the tables of the question that was asked, for the overview those of every edge too."""
-    edges = book.edges()
+    """The pictures and tables of the question that was asked; for the overview, the tables of every edge too."""
+    selected = about(made.question, made.subject)
+    edges = [edge for edge in book.edges() if selected(edge)]
     page = Page(
         f"Who talks to whom: {book.host}",
         book.since,
@@ -31,7 +33,7 @@ def host_page(book: Book, made: Report, names: Names) -> Page:
     hours = book.resolution(book.since) == HOUR and (book.until - book.since) <= _MOST_HOURS * HOUR
     steps = drawing.Steps(book.since, book.until, HOUR if hours else DAY)
     steps.observed = observed.hourly(book.db, book.since, book.until, steps.step)
-    series = book.series(steps.step)
+    series = [step for step in book.series(steps.step) if selected(step)]
     page.pictures = [
         Picture(
             "timeline",
@@ -51,9 +53,9 @@ def host_page(book: Book, made: Report, names: Names) -> Page:
 
 def _tiles(book: Book, edges: list[Edge]) -> list[Tile]:
     coverage = book.coverage
-    clients = {edge.peer for edge in edges if edge.direction == "ingress"}
+    clients = {(questions.client(edge), questions.client_unit(edge)) for edge in edges if edge.direction in ACCEPTED}
     destinations = {(edge.peer, edge.port) for edge in edges if edge.direction == "egress"}
-    services = {(edge.port, questions.accepting(edge)) for edge in edges if edge.direction in ("ingress", "internal")}
+    services = {(edge.port, accepting(edge)) for edge in edges if edge.direction in ACCEPTED}
     summed = any(questions.note_of(edge.peer) for edge in edges)
     sign = "≥ " if summed else ""
     return [
@@ -99,12 +101,13 @@ def _map(edges: list[Edge]) -> Picture:
     )
 
 
-def _heat(steps: drawing.Steps, series: list[tuple[str, int, str, int, int]], step: str) -> Picture:
+def _heat(steps: drawing.Steps, series: list[Step], step: str) -> Picture:
     rows: dict[str, drawing.HeatRow] = {}
-    for direction, port, unit, start, count in series:
-        if direction in ("ingress", "internal"):
-            row = rows.setdefault(service_name(port, unit), drawing.HeatRow(service_name(port, unit)))
-            row.counts[start] = row.counts.get(start, 0) + count
+    for one in series:
+        if one.direction in ACCEPTED:
+            name = service_name(one.port, accepting(one))
+            row = rows.setdefault(name, drawing.HeatRow(name))
+            row.counts[one.start] = row.counts.get(one.start, 0) + one.connections
     ordered = sorted(rows.values(), key=lambda row: (-sum(row.counts.values()), row.name))
     note = "The stronger the colour, the more connections, in five steps of the logarithm. Hatched: not, or not wholly, observed."
     if len(ordered) > _HEAT_ROWS:

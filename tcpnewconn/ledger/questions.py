@@ -12,6 +12,7 @@ from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED, is_address, network_of
 from tcpnewconn.ledger.period import span_text, time_text
 from tcpnewconn.ledger.schema import DAY
+from tcpnewconn.ledger.subject import about, accepting
 from tcpnewconn.model import UNKNOWN
 
 
@@ -103,14 +104,9 @@ def overview(book: Book) -> Overview:
 def who_uses(book: Book, subject: str) -> Users:
     """`subject` is a port or a unit of this host."""
     port = int(subject) if subject.isdecimal() else None
-    edges = [
-        edge
-        for edge in book.edges()
-        if edge.direction != "egress" and (_at_port(edge, port) if port is not None else accepting(edge) == subject)
-    ]
     lines = _lines(
-        [edge for edge in edges if edge.connections],
-        lambda edge: (_client(edge), _client_unit(edge), edge.local_port or edge.port, accepting(edge)),
+        [edge for edge in filter(about("who", subject), book.edges()) if edge.connections],
+        lambda edge: (client(edge), client_unit(edge), edge.local_port or edge.port, accepting(edge)),
         book,
     )
     for line in lines:
@@ -119,7 +115,7 @@ def who_uses(book: Book, subject: str) -> Users:
 
 
 def destinations_of(book: Book, unit: str) -> Destinations:
-    edges = [edge for edge in book.edges() if edge.unit == unit and edge.direction in (*OPENED, UNKNOWN)]
+    edges = filter(about("to", unit), book.edges())
     lines = _lines(edges, lambda edge: (edge.peer, edge.port, edge.accepted_by, edge.process), book)
     for line in lines:
         line.note = note_of(str(line.name[0]))
@@ -192,25 +188,16 @@ def quiet(book: Book, days: float) -> Quiet:
     return Quiet(days, lines, notes)
 
 
-def accepting(edge: Edge) -> str:
-    """The unit of this host that accepted."""
-    return edge.accepted_by if edge.direction == "internal" else edge.unit
-
-
 def _accepting_side(edge: Edge) -> tuple[str, str]:
     """Its process and container. Within the host the entry names those of the side that opened it."""
     return ("", "") if edge.direction == "internal" else (edge.process, edge.container)
 
 
-def _at_port(edge: Edge, port: int) -> bool:
-    return edge.port == port if edge.direction != UNKNOWN else port in (edge.port, edge.local_port)
-
-
-def _client(edge: Edge) -> str:
+def client(edge: Edge) -> str:
     return "this host" if edge.direction == "internal" else edge.peer
 
 
-def _client_unit(edge: Edge) -> str:
+def client_unit(edge: Edge) -> str:
     return edge.unit if edge.direction == "internal" else ""
 
 
@@ -250,14 +237,14 @@ def note_of(peer: str) -> str:
 def _lines(edges: Iterable[Edge], name: Callable[[Edge], tuple[Any, ...]], book: Book) -> list[Line]:
     """Edges added up by their names, those with the most connections first."""
     found: dict[tuple[Any, ...], Line] = {}
-    peers: dict[tuple[Any, ...], set[str]] = {}
+    peers: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     for edge in edges:
         key = name(edge)
         line = found.get(key)
         if line is None:
             line = found[key] = Line(key, first=edge.first, last=edge.last)
             peers[key] = set()
-        peers[key].add(f"{_client(edge)} {_client_unit(edge)}" if edge.direction == "internal" else edge.peer)
+        peers[key].add((client(edge), client_unit(edge)))
         line.named = line.named and (is_address(edge.peer) or edge.direction == "internal")
         line.connections += edge.connections
         line.summarized += edge.summarized

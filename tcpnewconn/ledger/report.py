@@ -20,6 +20,7 @@ class Report:
 
     host: str
     question: str
+    subject: str
     since: float
     until: float
     coverage: Observed | None
@@ -32,7 +33,7 @@ class Report:
 
 def report(book: Book, question: str, subject: str, names: Names, since: float | None, days: float) -> Report:
     """`subject` is a port or a unit; `since` is for what is new, `days` for what is quiet."""
-    made = Report(book.host, question, book.since, book.until, book.coverage)
+    made = Report(book.host, question, subject, book.since, book.until, book.coverage)
     made.details = book.coverage.details()
     if question == "overview":
         _overview(book, made)

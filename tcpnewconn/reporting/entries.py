@@ -82,12 +82,21 @@ _IN_COMMON = {event: _in_common(kind) for event, kind in KINDS.items()}
 class Renderer:
     """Turns events into entries; asks for the names of users and units, and for processes."""
 
-    def __init__(self, units: Units, users: Users, processes: Processes | None = None) -> None:
+    def __init__(
+        self, units: Units, users: Users, processes: Processes | None = None, netns: str | None = None
+    ) -> None:
+        """`netns` is the network namespace that is observed, where it is not the host's."""
+        self._netns = netns
         self._units = units
         self._users = users
         self._processes = processes
         # From CLOCK_MONOTONIC to Unix time, in seconds.
         self._offset = 0.0
+
+    def set(self, command_lines: bool) -> None:
+        """Whether command lines of processes are written."""
+        if self._processes is not None:
+            self._processes.command_lines = command_lines
 
     def entry(self, event: Event) -> Entry:
         if isinstance(event, Connection):
@@ -219,6 +228,8 @@ class Renderer:
     def _add_attribution(self, entry: Entry, uid: int | None, cgroup: int) -> None:
         place = self._place(cgroup)
         user = self._user(uid, place)
+        if self._netns is not None:
+            entry["TCPNEWCONN_NETNS"] = self._netns
         if uid is not None:
             entry["USER_ID"] = str(uid)
         if user is not None:
@@ -239,6 +250,8 @@ class Renderer:
                 entry["PROCESS_PID"] = str(process.pid)
                 entry["PROCESS_NAME"] = printable(process.name)
                 entry["PROCESS_ENTITY_ID"] = process.entity
+                if process.command_line is not None:
+                    entry["PROCESS_COMMAND_LINE"] = printable(process.command_line)
             if caller.thread_id is not None:
                 entry["PROCESS_THREAD_ID"] = str(caller.thread_id)
             if caller.thread_name is not None:

@@ -89,6 +89,13 @@ SETTINGS: tuple[Setting, ...] = (
         "boolean",
     ),
     Setting(
+        "Report",
+        "CommandLine",
+        "no",
+        "Log command lines of processes. They can contain secrets, which the journal then keeps.",
+        "boolean",
+    ),
+    Setting(
         "Report", "Ignore", "", "Exclude traffic you do not need: networks, ports, units, users, processes.", "rules"
     ),
     Setting(
@@ -142,6 +149,7 @@ class Settings:
     listeners: bool
     closed: bool
     failed: bool
+    command_line: bool
     ignore: Rules
     burst_limit: int  # 0: no limit
     total_limit: int  # 0: no limit

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from pathlib import Path
 
@@ -40,3 +41,37 @@ def test_the_lines_to_copy_are_on_the_page_as_they_are_in_text(
 
     (lines,) = re.findall(r"(?s)<pre[^>]*>(.*?)</pre>", page)
     assert html.unescape(lines).strip() in report_document.printed(ledger, "allow postgresql.service")
+
+
+def counted_on(page: str) -> tuple[str, int]:
+    """The tile of connections, and the connections that the timeline shows."""
+    (tile,) = re.findall(r"<strong>([^<]*)</strong><span>connections</span>", page)
+    (said,) = re.findall(r'<desc id="timeline-d">From [^:]*: ([^<]*)</desc>', page)
+    return tile, sum(int(count.replace(",", "")) for count in re.findall(r"(\d[\d,]*) [a-z]+", said))
+
+
+def report(ledger: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert cli.main(["report", *arguments, "--ledger", str(ledger)]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("question", "table"), [("who", "clients"), ("to", "destinations")])
+def test_the_pictures_show_what_the_question_is_about(
+    question: str, table: str, ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (question, SUBJECTS[question])
+    answer = json.loads(report(ledger, capsys, *asked, "--output", "json"))
+    connections = sum(row["connections"] for row in answer[table])
+    assert connections
+
+    assert counted_on(report(ledger, capsys, *asked, "--output", "html")) == (f"{connections:,}", connections)
+    assert counted_on(report(ledger, capsys, "--output", "html"))[1] > connections
+
+
+def test_the_tile_counts_the_clients_of_the_answer(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("who", "5432")
+    (head,) = json.loads(report(ledger, capsys, *asked, "--output", "json"))["head"]
+
+    page = report(ledger, capsys, *asked, "--output", "html")
+
+    assert re.findall(r"<strong>([^<]*)</strong><span>clients</span>", page) == [head.partition(" clients used")[0]]

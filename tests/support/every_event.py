@@ -62,14 +62,17 @@ def unit_in(cgroups: Path) -> int:
     return directory.stat().st_ino
 
 
-def renderer(cgroups: Path) -> Render:
+def renderer(cgroups: Path, command_lines: bool = False, netns: str | None = None) -> Render:
     """A renderer, with the units in a tree of cgroups and processes in a tree like /proc."""
     units = Units(str(cgroups))
     for cgroup, names in NAMES.items():
         units.learn(cgroup, names)
     root = process(cgroups / "proc", 4711, "curl", started=10.0)
     process(root, 4712, "Socket Thread", started=11.0, pid=4711)
-    return Renderer(units, Users(), Processes("boot", str(root), lambda: 0.0)).entry
+    (root / "4711/cmdline").write_bytes(b"curl\0--user\0me:\x1bsecret\0http://x/\0")
+    made = Renderer(units, Users(), Processes("boot", str(root), lambda: 0.0), netns)
+    made.set(command_lines)
+    return made.entry
 
 
 def every_event(unit: int) -> list[Event]:

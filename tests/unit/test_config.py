@@ -30,6 +30,7 @@ DEFAULTS = Settings(
     listeners=True,
     closed=False,
     failed=False,
+    command_line=False,
     ignore=Rules(),
     burst_limit=100,
     total_limit=1000,
@@ -390,8 +391,8 @@ def test_the_real_directories_are_searched_by_default() -> None:
         ("[Poll]\nExisting=no", ":2: [Poll] Existing=no: in the wrong section; put it below [Report]"),
         (
             "[Report]\nColour=red",
-            ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Failed= or Ignore= or "
-            "BurstLimit= or TotalLimit=",
+            ":2: [Report] Colour=red: unknown setting; use Existing= or Listeners= or Closed= or Failed= or CommandLine= or "
+            "Ignore= or BurstLimit= or TotalLimit=",
         ),
         (
             "[Colours]\n",
@@ -610,6 +611,8 @@ Listeners=yes
 Closed=no
 # default
 Failed=no
+# default
+CommandLine=no
 # {file}:6
 Ignore=127.0.0.0/8 ::1
 # {place}:4

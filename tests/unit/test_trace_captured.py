@@ -123,6 +123,7 @@ def understood(layout: Layout, page: bytes, at: int, length: int, nanoseconds: i
     if isinstance(found, Call):
         assert all(name.encode(errors="surrogateescape") in page[at : at + length] for name in found.cgroup_names)
         assert "" not in found.cgroup_names[:-1]
+        assert found.thread_name is not None
         assert found.thread_name.encode(errors="surrogateescape") in page[at : at + length]
 
 
