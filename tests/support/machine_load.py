@@ -10,6 +10,7 @@ from tests.support.machine_guest import (
     CLOSED,
     CONNECTION,
     DEADLINE,
+    FAILED,
     LOSS,
     PLAN,
     Entry,
@@ -129,7 +130,16 @@ def mixed() -> None:
     run(f"echo {most_pids} >/proc/sys/kernel/pid_max")
     wait_for(lambda: number_of(CLOSED, SERVER) >= count, f"{count} closed connections", DEADLINE + count / SLOWEST)
     found = one_by_one(CLOSED, DESTINATION_ADDRESS=SERVER)
-    say("mixed", {"made": count, "seconds": seconds, "opened": number_of(CONNECTION, SERVER), **judged(found)})
+    say(
+        "mixed",
+        {
+            "made": count,
+            "seconds": seconds,
+            "opened": number_of(CONNECTION, SERVER),
+            "failed": number_of(FAILED, SERVER),
+            **judged(found),
+        },
+    )
     run("systemctl stop load-server.service")
 
 
