@@ -316,7 +316,8 @@ def test_many_users_and_units_with_few_pids_and_ports_are_never_mixed_up(outcome
     assert mixed["wrong"] == 0, mixed["examples"]
     # A client that found its 4-tuple in use took the next port: it had sent nothing.
     assert mixed["failed"] == 0
-    assert mixed["right"] > 0
+    # Where a port was used again before the service had seen the end of its last connection, two could be meant.
+    assert mixed["right"] > mixed["left out"]
     assert mixed["right"] + mixed["left out"] == mixed["made"]
     assert mixed["used again"] > mixed["made"] / 2
 

@@ -27,9 +27,10 @@ HERE = Path(__file__).parent
 STEPS = "machine_steps.py"
 # Imported by the steps, inside.
 MODULES = ("machine_guest", "machine_load", "machine_owners", "machine_programs", "machine_trace")
-# How many connections in each of the ways of machine_load, and how many of many users and units. `bench` makes more.
+# How many connections in each of the ways of machine_load; of many users and units, in how many rounds how many. The bench makes
+# more.
 LOAD = {"curl": 10, "shell": 20, "once": 20, "fork": 300}
-MIXED = 500
+ROUNDS, MIXED = 2, 300
 
 # Workarounds for faults of real processors cost an emulated one dearly.
 COMMAND_LINE = "root=/dev/nvme0n1 rw quiet systemd.show_status=no mitigations=off"
@@ -77,7 +78,7 @@ def outcomes(
     repository: Path,
     steps: str = "all",
     load: dict[str, int] | None = None,
-    mixed: int = MIXED,
+    mixed: tuple[int, int] = (ROUNDS, MIXED),
     architecture: str = "amd64",
 ) -> Outcomes:
     """Boots with an apt repository, and does these steps (machine_steps.STEPS)."""
@@ -85,7 +86,7 @@ def outcomes(
     emulator = EMULATORS[architecture]
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         brought, said, console = Path(place) / "brought.tar", Path(place) / "said", Path(place) / "console"
-        plan = {"steps": steps, "said": emulator.said, "load": load or LOAD, "mixed": mixed}
+        plan = {"steps": steps, "said": emulator.said, "load": load or LOAD, "rounds": mixed[0], "mixed": mixed[1]}
         _bring(brought, repository, plan, _compiled(Path(place)) if architecture == "amd64" else None)
         _run_to_the_end(
             *(*emulator.command, "-m", "1024", "-smp", "2"),

@@ -2,7 +2,6 @@
 
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -35,9 +34,9 @@ WAYS = {
     "fork": ("127.0.3.4", "games", ""),
 }
 UNITS, USERS, FIRST_UID = 20, 50, 20_000
-SERVER, FIRST_PORT = "127.0.3.10", 22_000
-# So few that each is used again, some of them at once.
-PORTS, PIDS = 300, 600
+SERVER, FIRST_PORT = "127.0.3.10", 40_000
+# So few that each is used again.
+PIDS = 600
 # Made while the service is stopped; the rings hold about 100 of them.
 IN_SMALL_RINGS = 400
 # Connections per second that an emulated machine logs at least, each with its end.
@@ -57,11 +56,9 @@ def prepare() -> None:
         )
     write_unit("spin@.service", f"[Service]\nExecStart={PROGRAM} spin\n")
     write_unit("load-server.service", f"[Service]\nUser=www-data\nExecStart={PROGRAM} serve {SERVER} 7010\n")
-    write_unit(
-        "load@.service",
-        "[Service]\nType=oneshot\n"
-        f"ExecStart={PROGRAM} mixed {PLAN['mixed'] // UNITS} {SERVER} 7010 {FIRST_PORT} {PORTS} %i {UNITS} {USERS} {FIRST_UID}\n",
-    )
+    arguments = (PLAN["mixed"] // UNITS, SERVER, 7010, FIRST_PORT, PLAN["mixed"], "%i", UNITS, USERS, FIRST_UID)
+    start = f"{PROGRAM} mixed {' '.join(map(str, arguments))}"
+    write_unit("load@.service", f"[Service]\nType=oneshot\nExecStart={start}\n")
 
 
 def ways() -> None:
@@ -120,27 +117,27 @@ def small_rings() -> None:
 
 
 def mixed() -> None:
-    """Of many users and units, with few pids and ports. The bytes of each connection say whose it is."""
-    count = PLAN["mixed"]
+    """Of many users and units, with few pids and ports. The bytes of each connection say whose it is.
+
+    In rounds: a port is used again in the next one, when the service has seen the last; some at once, in the same.
+    """
+    rounds, count = PLAN["rounds"], PLAN["mixed"]
     most_pids = read("/proc/sys/kernel/pid_max")
     run(f"systemctl start load-server.service; echo {PIDS} >/proc/sys/kernel/pid_max")
-    begin = time.monotonic()
-    run(f"systemctl start {' '.join(f'load@{unit}' for unit in range(UNITS))}")
-    seconds = time.monotonic() - begin
+    for number in range(1, rounds + 1):
+        run(f"systemctl start {' '.join(f'load@{unit}' for unit in range(UNITS))}")
+        _wait_for_closed(number * count)
     run(f"echo {most_pids} >/proc/sys/kernel/pid_max")
-    wait_for(lambda: number_of(CLOSED, SERVER) >= count, f"{count} closed connections", DEADLINE + count / SLOWEST)
+    opened, failed = number_of(CONNECTION, SERVER), number_of(FAILED, SERVER)
     found = one_by_one(CLOSED, DESTINATION_ADDRESS=SERVER)
-    say(
-        "mixed",
-        {
-            "made": count,
-            "seconds": seconds,
-            "opened": number_of(CONNECTION, SERVER),
-            "failed": number_of(FAILED, SERVER),
-            **judged(found),
-        },
-    )
+    say("mixed", {"made": rounds * count, "opened": opened, "failed": failed, **judged(found)})
     run("systemctl stop load-server.service")
+
+
+def _wait_for_closed(count: int) -> None:
+    wait_for(
+        lambda: number_of(CLOSED, SERVER) >= count, f"{count} closed connections", DEADLINE + PLAN["mixed"] / SLOWEST
+    )
 
 
 def judged(found: Iterable[Entry]) -> dict[str, object]:
