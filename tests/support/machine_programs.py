@@ -7,11 +7,13 @@ import subprocess
 from tests.support.machine_guest import (
     CONNECTION,
     FAILED,
+    HOST,
     LISTENER,
     Entry,
     connections,
     entries,
     number_of,
+    peer,
     run,
     say,
     short,
@@ -110,7 +112,7 @@ with socket.socket(fileno=3) as listener, listener.accept()[0] as accepted:
 FORKING = """
 import os, signal, socket
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-with socket.create_server(("127.0.2.30", 7030)) as listener:
+with socket.create_server(("", 7030)) as listener:
     while True:
         accepted, _ = listener.accept()
         if os.fork() == 0:
@@ -178,7 +180,6 @@ def prepare() -> None:
 def by_ssh() -> None:
     run("systemctl start ssh.service by-ssh.service")
     say("of ssh", short(wait_for_connections("127.0.2.1"), *OWNER))
-    run("systemctl stop ssh.service")
 
 
 def by_apt() -> None:
@@ -217,13 +218,20 @@ def activated() -> None:
     run("systemctl stop activated.socket each.socket")
 
 
-def forking() -> None:
-    run("systemctl start forking.service")
+def accepting() -> None:
+    """A server with a process for each connection, from this host and from another; and sshd."""
+    run("systemctl start ssh.service forking.service")
     # A client that is faster than accept() is known to be this server's once a poll has shown the listener.
-    wait_for(lambda: number_of(LISTENER, "127.0.2.30"), "the listener")
+    wait_for(lambda: number_of(LISTENER, "0.0.0.0", DESTINATION_PORT="7030"), "the listener")
     run("for number in $(seq 20); do echo x >/dev/tcp/127.0.2.30/7030; done")
-    say("of a forking server", short(wait_for_connections("127.0.2.30", 20), *OWNER))
-    run("systemctl stop forking.service")
+    with peer() as there:
+        run(f"{there} bash -c 'for number in $(seq 20); do echo x >/dev/tcp/{HOST}/7030; done'")
+        # Its first line, and away.
+        run(f"{there} bash -c 'for number in 1 2 3; do read line </dev/tcp/{HOST}/22; done'")
+        say("of a forking server", short(wait_for_connections("127.0.2.30", 20), *OWNER))
+        for name, port, count in (("accepted by a forking server", "7030", 20), ("accepted by sshd", "22", 3)):
+            say(name, short(wait_for_connections(HOST, count, DESTINATION_PORT=port), *OWNER))
+    run("systemctl stop ssh.service forking.service")
 
 
 def blocked() -> None:
@@ -296,7 +304,7 @@ def steps() -> None:
         by_a_session,
         by_kinds,
         activated,
-        forking,
+        accepting,
         blocked,
         in_another_namespace,
         of_the_kernel,
