@@ -9,7 +9,22 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, peers, plain, polls, rest, start
+from bench import (
+    apart,
+    attribution,
+    cost,
+    curves,
+    journald,
+    ledger,
+    load,
+    metrics,
+    owners,
+    peers,
+    plain,
+    polls,
+    rest,
+    start,
+)
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -21,6 +36,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "notified": cost.notified,
     "ended": cost.ended,
     "attribution": attribution.compared,
+    "owners": owners.owners,
     "short": plain.shares,
     "recorded": plain.throughput,
     "rest": rest.at_rest,
@@ -39,8 +55,8 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
 }
 # What the kernel records has the process ids of the host.
 WITH_PIDS = {"short", "recorded"}
-# A booted container has its own namespaces.
-BOOTED = {"journald"}
+# A booted system has its own namespaces.
+BOOTED = {"journald", "owners"}
 
 
 def main() -> int:
