@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcpnewconn.ledger import drawing, flows, observed, questions, tables
+from tcpnewconn.ledger import drawing, flows, questions, tables
 from tcpnewconn.ledger.book import ACCEPTED, Book, Edge, Step
 from tcpnewconn.ledger.names import Names
 from tcpnewconn.ledger.page import Page, Picture, Tile
@@ -32,7 +32,7 @@ def host_page(book: Book, made: Report, names: Names) -> Page:
     page.tiles = _tiles(book, edges)
     hours = book.resolution(book.since) == HOUR and (book.until - book.since) <= _MOST_HOURS * HOUR
     steps = drawing.Steps(book.since, book.until, HOUR if hours else DAY)
-    steps.observed = observed.hourly(book.db, book.since, book.until, steps.step)
+    steps.observed = book.observed_steps(steps.step)
     series = [step for step in book.series(steps.step) if selected(step)]
     page.pictures = [
         Picture(
