@@ -33,8 +33,8 @@ def python() -> Path:
         if not (made / "ready").exists():
             shutil.rmtree(CACHE / "clickhouse", ignore_errors=True)
             subprocess.run(["/usr/bin/python3", "-m", "venv", made], check=True)
-            install = [made / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            subprocess.run([*install, "--requirement", REQUIREMENTS], check=True)
+            install = [str(made / "bin/pip"), "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            subprocess.run([str(word) for word in (*install, "--requirement", REQUIREMENTS)], check=True)
             (made / "ready").touch()
     return made / "bin" / "python"
 

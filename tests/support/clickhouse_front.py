@@ -3,13 +3,14 @@
     python clickhouse_front.py DIRECTORY [USER PASSWORD]
 
 Statements go to the engine unchanged, with their parameters, one at a time. The port is written to DIRECTORY/port, each
-statement's first word and its status to DIRECTORY/log. While there is a file DIRECTORY/fails, inserts fail with its text, as those
-of a server that is out of memory; while there is DIRECTORY/unanswered, statements are executed, and then not answered.
+statement's first word and its status to DIRECTORY/log. While there is a file DIRECTORY/fails, inserts fail with its text, as
+those of a server that is out of memory; while there is DIRECTORY/unanswered, they are executed, and then not answered.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import sys
 import threading
 import urllib.parse
@@ -34,13 +35,15 @@ class Front(BaseHTTPRequestHandler):
         status, answer = self._answer(statement, given)
         with open(self.place / "log", "a") as log:
             log.write(f"{statement.split(None, 1)[0] if statement.strip() else '-'} {status}\n")
-        if (self.place / "unanswered").exists():
+        if statement.startswith("INSERT") and (self.place / "unanswered").exists():
             self.close_connection = True
             return
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+        # A client that is killed meanwhile does not hear of it.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
 
     do_GET = do_POST
 
