@@ -56,7 +56,8 @@ ORDER BY (host, hour, action, direction, destination_port, unit, process, user, 
 TTL hour + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1;
 
--- The rest: when the service observed, losses, listeners, port scans, and lines that are no event. Whole, as they came.
+-- The rest, whole, as it came: when the service observed, losses, listeners, port scans; and lines that are no event, which have
+-- no host, at the time when they came.
 CREATE TABLE IF NOT EXISTS tcpnewconn.notices
 (
     host LowCardinality(String),
@@ -192,13 +193,14 @@ FROM tcpnewconn.incoming
 WHERE action_ IN ('connection-opened', 'connection-closed', 'connection-failed', 'connections-summarized') AND host != '' AND time_ > 0;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS tcpnewconn.incoming_to_notices TO tcpnewconn.notices AS
+WITH parseDateTime64BestEffortOrZero(JSONExtractString(event, '@timestamp'), 6, 'UTC') AS time_
 SELECT
     JSONExtractString(event, 'host.name') AS host,
     JSONExtractString(event, 'event.action') AS action,
-    parseDateTime64BestEffortOrZero(JSONExtractString(event, '@timestamp'), 6, 'UTC') AS time,
+    if(time_ > 0, time_, now64(6, 'UTC')) AS time,
     event
 FROM tcpnewconn.incoming
-WHERE NOT (action IN ('connection-opened', 'connection-closed', 'connection-failed', 'connections-summarized') AND host != '' AND time > 0);
+WHERE NOT (action IN ('connection-opened', 'connection-closed', 'connection-failed', 'connections-summarized') AND host != '' AND time_ > 0);
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS tcpnewconn.events_to_hours TO tcpnewconn.hours AS
 SELECT host, hour, min(time) AS first, max(time) AS last, now('UTC') AS received
@@ -206,7 +208,7 @@ FROM tcpnewconn.events GROUP BY host, hour;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS tcpnewconn.notices_to_hours TO tcpnewconn.hours AS
 SELECT host, toStartOfHour(toDateTime(time, 'UTC')) AS hour, min(time) AS first, max(time) AS last, now('UTC') AS received
-FROM tcpnewconn.notices WHERE host != '' AND time > 0 GROUP BY host, hour;
+FROM tcpnewconn.notices WHERE host != '' GROUP BY host, hour;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS tcpnewconn.events_to_addresses TO tcpnewconn.addresses AS
 SELECT host, if(direction = 'ingress', destination, source) AS address, max(toDateTime(time, 'UTC')) AS last
@@ -260,29 +262,31 @@ FROM
     HAVING before > 0 AND notEmpty(again)
 );
 
--- The edges of the pending hours, from the events: of equal rows one (FINAL), and nothing that was logged again.
+-- The edges of the pending hours, from the events: of equal rows one (FINAL), and nothing that was logged again. An edge of
+-- nothing else begins after its hour, at second 3600: it replaces one that was counted before that was known.
 CREATE VIEW IF NOT EXISTS tcpnewconn.edges_from_events AS
 SELECT
     host, hour, direction, port, local_port, unit, process, user, container, accepted_by, peer,
     sum(c) AS connections, sum(s) AS summarized, sum(f) AS failed, sum(sb) AS source_bytes, sum(db) AS destination_bytes,
-    toUInt16(min(t1) - toUnixTimestamp(hour)) AS first, toUInt16(max(t2) - toUnixTimestamp(hour)) AS last
+    if(sum(n) = 0, toUInt16(3600), toUInt16(minIf(t1, n > 0) - toUnixTimestamp(hour))) AS first,
+    if(sum(n) = 0, toUInt16(3600), toUInt16(maxIf(t2, n > 0) - toUnixTimestamp(hour))) AS last
 FROM
 (
+    WITH (host, action, place, number, time) IN (SELECT host, action, place, number, time FROM tcpnewconn.logged_again) AS again
     SELECT
         host, hour, direction, destination_port AS port, if(direction = 'unknown', source_port, 0) AS local_port,
         unit, process, user, container, accepted_by, if(direction = 'ingress', source, destination) AS peer,
-        countIf(action = 'connection-opened') AS c, toUInt64(0) AS s,
-        sumIf(greatest(count, 1), action = 'connection-failed') AS f,
-        sum(source_bytes) AS sb, sum(destination_bytes) AS db,
-        min(toUnixTimestamp(time)) AS t1, max(toUnixTimestamp(time)) AS t2
+        countIf(NOT again) AS n, countIf(action = 'connection-opened' AND NOT again) AS c, toUInt64(0) AS s,
+        sumIf(greatest(count, 1), action = 'connection-failed' AND NOT again) AS f,
+        sumIf(source_bytes, NOT again) AS sb, sumIf(destination_bytes, NOT again) AS db,
+        minIf(toUnixTimestamp(time), NOT again) AS t1, maxIf(toUnixTimestamp(time), NOT again) AS t2
     FROM tcpnewconn.events FINAL
     WHERE action != 'connections-summarized' AND (host, hour) IN (SELECT host, hour FROM tcpnewconn.pending)
-        AND (host, action, place, number, time) NOT IN (SELECT host, action, place, number, time FROM tcpnewconn.logged_again)
     GROUP BY host, hour, direction, port, local_port, unit, process, user, container, accepted_by, peer
     UNION ALL
     SELECT
         host, hour, direction, port, local_port, unit, process, user, container, accepted_by, tupleElement(part, 1) AS peer,
-        toUInt64(0) AS c, sum(tupleElement(part, 2)) AS s, toUInt64(0) AS f, toUInt64(0) AS sb, toUInt64(0) AS db,
+        count() AS n, toUInt64(0) AS c, sum(tupleElement(part, 2)) AS s, toUInt64(0) AS f, toUInt64(0) AS sb, toUInt64(0) AS db,
         min(toUnixTimestamp(time)) AS t1, max(toUnixTimestamp(time)) AS t2
     FROM
     (
@@ -314,9 +318,10 @@ SELECT
     host, hour, direction, port, local_port, unit, process, user, container, accepted_by, peer,
     connections, summarized, failed, source_bytes, destination_bytes, first, last
 FROM tcpnewconn.edges FINAL
-WHERE (host, hour) NOT IN (SELECT host, hour FROM tcpnewconn.pending)
+WHERE (host, hour) NOT IN (SELECT host, hour FROM tcpnewconn.pending) AND first < 3600
 UNION ALL
 SELECT
     host, hour, direction, port, local_port, unit, process, user, container, accepted_by, peer,
     connections, summarized, failed, source_bytes, destination_bytes, first, last
-FROM tcpnewconn.edges_from_events;
+FROM tcpnewconn.edges_from_events
+WHERE first < 3600;

@@ -112,12 +112,12 @@ class Server:
 
 def _value(value: Value) -> str:
     if isinstance(value, list):
-        value = "[" + ",".join(_quoted(one) if isinstance(one, str) else str(one) for one in value) + "]"
+        return "[" + ",".join(_quoted(one) if isinstance(one, str) else str(one) for one in value) + "]"
     return str(value).translate(_ESCAPED)
 
 
 def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return "'" + text.translate(_ESCAPED).replace("'", "\\'") + "'"
 
 
 def _reason(answer: http.client.HTTPResponse) -> str:

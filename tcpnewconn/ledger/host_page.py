@@ -125,7 +125,7 @@ def _every_edge(edges: list[Edge], names: Names) -> list[tables.Table]:
         "edges_out", "Destinations by unit", ("unit", "process", "destination", *names.columns, "port", *counts, "note")
     )
     names.ask(edge.peer for edge in edges)
-    for edge in sorted(edges, key=lambda edge: (-edge.connections, -edge.failed)):
+    for edge in sorted(edges, key=lambda edge: (-edge.connections, -edge.failed, edge.first, edge[:9])):
         row: tables.Row = {
             "port": edge.port,
             "unit": edge.unit,

@@ -40,12 +40,20 @@ def run(options: argparse.Namespace) -> int:
                 say("--output html of several hosts is for the overview; use --output text, or one host", 3)
                 return 2
             names = Names(options.resolve, options.mmdb)
-            for at, member in enumerate(members):
-                with member.opened() as source:
-                    book = Book(source, _filter(options))
-                    made = report(book, options.question, options.subject or "", names, options.since, options.days)
-                    _write(("\n" if at else "") + _formatted(made, book, options, names))
-        return 0
+            answered = 0
+            for member in members:
+                try:
+                    with member.opened() as source:
+                        book = Book(source, _filter(options))
+                        made = report(book, options.question, options.subject or "", names, options.since, options.days)
+                        _write(("\n" if answered else "") + _formatted(made, book, options, names))
+                        answered += 1
+                except schema.Unusable as error:
+                    # Of several hosts, one without an answer does not keep the others from theirs.
+                    if len(members) == 1:
+                        raise
+                    say(str(error), 4)
+        return 0 if answered else EXIT_FAILED
     except (schema.Unusable, NoDatabase, NoTemplates) as error:
         say(str(error), 3)
         return EXIT_FAILED

@@ -100,8 +100,8 @@ class Engine:
         connection.close()
         assert answer.status == 200, f"{statement[:300]}\n{text}"
 
-    def make_tables(self) -> None:
-        for one in statements("schema.sql"):
+    def make_tables(self, forever: bool = True) -> None:
+        for one in statements("schema.sql", forever):
             self.run(one)
 
     def insert(self, lines: Iterable[str]) -> None:
@@ -110,8 +110,16 @@ class Engine:
 
     def refresh(self) -> None:
         """What happens every ten minutes, now."""
+        state = "SELECT status, toUnixTimestamp(last_success_time), toUnixTimestamp(now()) FROM system.view_refreshes"
+        ((_, before, now),) = self.ask(state)
+        # The times are in seconds.
+        while before is not None and int(now) <= int(before):
+            ((_, _, now),) = self.ask(state)
         self.run("SYSTEM REFRESH VIEW tcpnewconn.edges_refresh")
-        self.run("SYSTEM WAIT VIEW tcpnewconn.edges_refresh")
+        status, after = "", before
+        while status != "Scheduled" or after == before:
+            self.run("SYSTEM WAIT VIEW tcpnewconn.edges_refresh")
+            ((status, after, _),) = self.ask(state)
 
     def settle(self) -> None:
         """As if it all had come in yesterday, and refreshes had counted it since."""
@@ -119,20 +127,19 @@ class Engine:
         self.run(
             f"ALTER TABLE tcpnewconn.hours UPDATE received = toDateTime({yesterday}) WHERE 1 SETTINGS mutations_sync = 2"
         )
-        for before in (7200, 3600):
-            self.refresh()
-            self.run("TRUNCATE TABLE tcpnewconn.refreshes") if before == 7200 else None
-            self.run(f"INSERT INTO tcpnewconn.refreshes VALUES ({int(time.time()) - before})")
+        self.refresh()
+        self.run("TRUNCATE TABLE tcpnewconn.refreshes")
+        self.run(f"INSERT INTO tcpnewconn.refreshes VALUES ({int(time.time()) - 7200}), ({int(time.time()) - 3600})")
 
 
 @contextmanager
-def engine(place: Path, user: str = "", password: str = "") -> Iterator[Engine]:
-    """With the tables."""
+def engine(place: Path, user: str = "", password: str = "", forever: bool = True) -> Iterator[Engine]:
+    """With the tables; `forever`: with no limit of age."""
     place.mkdir(parents=True, exist_ok=True)
     found = Engine(place, user, password)
     found.start()
     try:
-        found.make_tables()
+        found.make_tables(forever)
         yield found
     finally:
         found.stop()

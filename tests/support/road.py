@@ -24,7 +24,7 @@ _EVERY = {"SYSLOG_IDENTIFIER": "tcpnewconn", "PRIORITY": "6", "EVENT_CATEGORY": 
 
 
 # Events that rsyslog may have in memory, and of one batch: few, so that an outage has more.
-MEMORY, BATCH = 600, 200
+MEMORY, BATCH = 1200, 400
 
 
 class Road:
@@ -96,7 +96,7 @@ class Road:
 
     def close_front(self) -> None:
         """It can not: connections are refused."""
-        self._nginx = _ended(self._nginx, signal.SIGTERM)
+        _end(self._nginx, signal.SIGTERM)
 
     def start_rsyslog(self) -> None:
         own_journal = f"mount --bind '{self.place}/journal' /var/log/journal"
@@ -106,10 +106,10 @@ class Road:
         self._rsyslog = _started("unshare", "--mount", "--propagation=private", "sh", "-euc", command)
 
     def kill_rsyslog(self) -> None:
-        self._rsyslog = _ended(self._rsyslog, signal.SIGKILL)
+        _end(self._rsyslog, signal.SIGKILL)
 
     def stop_rsyslog(self) -> None:
-        self._rsyslog = _ended(self._rsyslog, signal.SIGTERM)
+        _end(self._rsyslog, signal.SIGTERM)
 
     def read(self) -> str:
         """The position in the journal that rsyslog saved last."""
@@ -158,7 +158,7 @@ def _started(*command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdin=subprocess.DEVNULL)
 
 
-def _ended(process: subprocess.Popen[bytes] | None, by: signal.Signals) -> None:
+def _end(process: subprocess.Popen[bytes] | None, by: signal.Signals) -> None:
     if process is not None and process.poll() is None:
         process.send_signal(by)
         process.wait(60)
