@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,10 +48,22 @@ def statements(name: str, forever: bool = True) -> list[str]:
 
 
 class Engine:
-    """The engine behind its front. `place` has its data, and the files by which the front fails (clickhouse_front.py)."""
+    """The engine behind its front. `place` has its data, and the files by which the front fails (clickhouse_front.py).
 
-    def __init__(self, place: Path, user: str = "", password: str = "") -> None:
+    `within`: the command that runs it elsewhere, where it can be reached at `address`.
+    """
+
+    def __init__(
+        self,
+        place: Path,
+        user: str = "",
+        password: str = "",
+        address: str = "127.0.0.1",
+        within: Sequence[str] = (),
+    ) -> None:
         self.place = place
+        self._address = address
+        self._within = within
         self._login = Login(user, password)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -61,13 +73,17 @@ class Engine:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._address}:{self.port}"
 
     def start(self) -> None:
         (self.place / "port").unlink(missing_ok=True)
         who = [self._login.user, self._login.password] if self._login.user else []
         self._process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", python(), TREE / "tests/support/clickhouse_front.py", self.place, *who]
+            [
+                *self._within,
+                *("setpriv", "--pdeathsig", "KILL", str(python()), str(TREE / "tests/support/clickhouse_front.py")),
+                *(str(self.place), self._address, *who),
+            ]
         )
         while not (self.place / "port").exists():
             assert self._process.poll() is None, "the engine ended"

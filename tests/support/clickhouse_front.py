@@ -1,6 +1,6 @@
 """ClickHouse's engine behind the HTTP of a ClickHouse server, as far as tests need it. Run by the engine's own Python.
 
-    python clickhouse_front.py DIRECTORY [USER PASSWORD]
+    python clickhouse_front.py DIRECTORY ADDRESS [USER PASSWORD]
 
 Statements go to the engine unchanged, with their parameters, one at a time. The port is written to DIRECTORY/port, each
 statement's first word and its status to DIRECTORY/log. While there is a file DIRECTORY/fails, inserts fail with its text, as
@@ -72,9 +72,9 @@ def main() -> None:
     place = Path(sys.argv[1])
     Front.place = place
     Front.engine = session.Session(str(place / "data"))
-    if len(sys.argv) > 3:
-        Front.word = base64.b64encode(":".join(sys.argv[2:4]).encode()).decode()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Front)
+    if len(sys.argv) > 4:
+        Front.word = base64.b64encode(":".join(sys.argv[3:5]).encode()).decode()
+    server = ThreadingHTTPServer((sys.argv[2], 0), Front)
     server.daemon_threads = True
     (place / "port.new").write_text(str(server.server_port))
     (place / "port.new").rename(place / "port")
