@@ -125,8 +125,8 @@ def events(small: bool) -> Group:
         [
             f"{drawn:,} connections are drawn, {_PER_SECOND} a second on each host, and inserted {passes} times, later each "
             "time, with other ports and moments. 60 % come in, 35 % go out, 5 % stay within the host. Of eight services the "
-            "first has a third. A service has 40 peers, the first of them the most; two hosts have a public one with 100,000 clients, a few of them most. Times "
-            "and source ports are uniform. The host that is asked about is not one of the two.",
+            "first has a third. A service has 40 peers, the first of them the most; two hosts have a public one with 100,000 "
+            "clients, a few of them most. Times and source ports are uniform. The host that is asked about is none of the two.",
             "A question is a run of `tcpnewconn report`, from its start to its end.",
         ],
     )

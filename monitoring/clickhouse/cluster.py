@@ -14,11 +14,11 @@ LOCAL, ALL = "tcpnewconn_local", "tcpnewconn"
 _ASKED = ("events", "notices", "hours", "addresses", "edges_now")
 _SHARD = "cityHash64(JSONExtractString(event, 'host.name'))"
 _HEAD = f"""\
--- The tables of schema.sql on shards and replicas, made from it by `python3 -m monitoring.clickhouse.cluster`. Never run, for want
--- of a cluster; the syntax of each statement is checked (docs/clickhouse.md).
+-- The tables of schema.sql on shards and replicas, made from it by `python3 -m monitoring.clickhouse.cluster`. Never run,
+-- for want of a cluster; the syntax of each statement is checked (docs/clickhouse.md).
 --
--- Macros of each node (config.xml): cluster, shard, replica. The cluster has internal_replication. Run it with clickhouse-client on
--- one node of each shard, then the second part, from "CREATE DATABASE ... {ALL}" on, on every node.
+-- Macros of each node (config.xml): cluster, shard, replica. The cluster has internal_replication. Run it with
+-- clickhouse-client on one node of each shard, then the second part, from "CREATE DATABASE ... {ALL}" on, on every node.
 --
 -- All of a host is on one shard, so each shard counts its own edges. In a Replicated database one replica refreshes at a time.
 

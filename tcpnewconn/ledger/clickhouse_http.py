@@ -18,7 +18,7 @@ from tcpnewconn.ledger.schema import Unusable
 
 DATABASE = "tcpnewconn"
 # Seconds without a byte of an answer.
-_PATIENCE = 600
+_TIMEOUT = 600
 _USER, _PASSWORD = "TCPNEWCONN_CLICKHOUSE_USER", "TCPNEWCONN_CLICKHOUSE_PASSWORD"
 Value = str | int | list[str] | list[int]
 # As ClickHouse reads a parameter's value.
@@ -81,9 +81,9 @@ class Server:
                 context = ssl.create_default_context(cafile=authority)
             except OSError as error:
                 raise Unusable(f"{authority}: cannot be used: {error.strerror or error}") from None
-            self._connection = http.client.HTTPSConnection(host, parts.port or 8443, timeout=_PATIENCE, context=context)
+            self._connection = http.client.HTTPSConnection(host, parts.port or 8443, timeout=_TIMEOUT, context=context)
         else:
-            self._connection = http.client.HTTPConnection(host, parts.port or 8123, timeout=_PATIENCE)
+            self._connection = http.client.HTTPConnection(host, parts.port or 8123, timeout=_TIMEOUT)
 
     def rows(self, statement: str, **values: Value) -> Iterator[list[Any]]:
         """The rows of a SELECT; `{name:Type}` in it stands for a value. To be read to the end. Raises Unusable."""

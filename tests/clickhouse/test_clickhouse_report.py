@@ -31,8 +31,8 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def centre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with engine(tmp_path_factory.mktemp("centre"), USER, PASSWORD) as made:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with engine(tmp_path_factory.mktemp("server"), USER, PASSWORD) as made:
         for host, of in HOSTS.items():
             made.insert(lines_of(of, host))
         made.settle()
@@ -71,18 +71,18 @@ def same(text: str) -> str:
 )
 @pytest.mark.parametrize("output", ["text", "json", "csv", "html"])
 def test_every_question_has_the_same_output(
-    centre: Engine, ledgers: dict[str, Path], login: Path, question: tuple[str, ...], output: str
+    server: Engine, ledgers: dict[str, Path], login: Path, question: tuple[str, ...], output: str
 ) -> None:
     options = (*question, "--output", output, *(["--all"] if output == "text" else []))
-    asked = reported(*options, "--clickhouse", centre.url, "--login", login, "--host", "web1")
+    asked = reported(*options, "--clickhouse", server.url, "--login", login, "--host", "web1")
 
     assert same(asked) == same(reported(*options, "--ledger", ledgers["web1"]))
     assert len(asked) > 60
 
 
-def test_the_hosts_are_joined_as_their_ledgers_are(centre: Engine, ledgers: dict[str, Path], login: Path) -> None:
+def test_the_hosts_are_joined_as_their_ledgers_are(server: Engine, ledgers: dict[str, Path], login: Path) -> None:
     for output in ("json", "csv"):
-        asked = reported("--output", output, "--clickhouse", centre.url, "--login", login)
+        asked = reported("--output", output, "--clickhouse", server.url, "--login", login)
         expected = reported("--output", output, "--ledger", ledgers["db1"], ledgers["web1"])
         if output == "csv":
             assert sorted(asked.splitlines()) == sorted(expected.splitlines())
@@ -90,42 +90,42 @@ def test_the_hosts_are_joined_as_their_ledgers_are(centre: Engine, ledgers: dict
             one, two = json.loads(asked), json.loads(expected)
             assert one["hosts"] == two["hosts"]
             assert one["head"] == two["head"]
-    page = reported("--output", "html", "--clickhouse", centre.url, "--login", login)
+    page = reported("--output", "html", "--clickhouse", server.url, "--login", login)
     assert "Who talks to whom: 2 hosts" in page
 
 
-def test_without_host_each_host_answers_in_turn(centre: Engine, login: Path) -> None:
-    asked = reported("who", "5432", "--clickhouse", centre.url, "--login", login)
+def test_without_host_each_host_answers_in_turn(server: Engine, login: Path) -> None:
+    asked = reported("who", "5432", "--clickhouse", server.url, "--login", login)
     assert re.findall(r"(?m)^(\w+): TCP connections from", asked) == ["db1", "web1"]
-    later = report("who", "5432", "--clickhouse", centre.url, "--login", login, "--since", f"@{BEGIN + 9 * DAY}")
+    later = report("who", "5432", "--clickhouse", server.url, "--login", login, "--since", f"@{BEGIN + 9 * DAY}")
     assert re.findall(r"(?m)^(\w+): TCP connections from", later.stdout) == ["web1"]
     assert (later.returncode, "db1: the ledger has nothing of that time" in later.stderr) == (0, True)
 
 
 def test_the_password_comes_from_a_file_or_the_environment_and_never_from_the_command_line(
-    centre: Engine, login: Path
+    server: Engine, login: Path
 ) -> None:
-    refused = report("--clickhouse", centre.url, "--host", "web1")
+    refused = report("--clickhouse", server.url, "--host", "web1")
     assert refused.returncode == 1
     assert "refused user or password" in refused.stderr
     known = {"TCPNEWCONN_CLICKHOUSE_USER": USER, "TCPNEWCONN_CLICKHOUSE_PASSWORD": PASSWORD}
-    assert "web1: TCP connections" in reported("--clickhouse", centre.url, "--host", "web1", more=known)
-    on_it = report("--clickhouse", f"http://{USER}:secret@127.0.0.1:{centre.port}")
+    assert "web1: TCP connections" in reported("--clickhouse", server.url, "--host", "web1", more=known)
+    on_it = report("--clickhouse", f"http://{USER}:secret@127.0.0.1:{server.port}")
     assert on_it.returncode == 2
     assert "can be seen by everybody" in on_it.stderr
     login.chmod(0o644)
     try:
-        readable = report("--clickhouse", centre.url, "--login", login)
+        readable = report("--clickhouse", server.url, "--login", login)
     finally:
         login.chmod(0o600)
     assert (readable.returncode, "everybody may read it" in readable.stderr) == (1, True)
 
 
-def test_what_the_server_says_is_reported_in_a_line(centre: Engine, login: Path, tmp_path: Path) -> None:
+def test_what_the_server_says_is_reported_in_a_line(server: Engine, login: Path, tmp_path: Path) -> None:
     for options, said in (
         (("--clickhouse", "http://127.0.0.1:9"), "refused"),
-        (("--clickhouse", f"{centre.url}/?database=system", "--login", login), "Code: 60"),
-        (("--clickhouse", centre.url, "--login", login, "--host", "nobody"), "there is nothing of nobody"),
+        (("--clickhouse", f"{server.url}/?database=system", "--login", login), "Code: 60"),
+        (("--clickhouse", server.url, "--login", login, "--host", "nobody"), "there is nothing of nobody"),
     ):
         done = report(*options)
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)

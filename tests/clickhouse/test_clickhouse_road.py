@@ -13,20 +13,20 @@ from tests.support.road import MEMORY, Road, road, wait_for
 
 
 @pytest.fixture
-def centre(tmp_path: Path) -> Iterator[Engine]:
+def server(tmp_path: Path) -> Iterator[Engine]:
     with engine(tmp_path / "engine") as made:
         yield made
 
 
 @pytest.fixture
-def way(tmp_path: Path, centre: Engine) -> Iterator[Road]:
-    with road(tmp_path / "road", centre) as made:
+def way(tmp_path: Path, server: Engine) -> Iterator[Road]:
+    with road(tmp_path / "road", server) as made:
         yield made
 
 
-def inserts(centre: Engine, status: int) -> int:
+def inserts(server: Engine, status: int) -> int:
     """The answers of the engine to batches, by their HTTP status."""
-    log = centre.place / "log"
+    log = server.place / "log"
     return log.read_text().splitlines().count(f"INSERT {status}") if log.exists() else 0
 
 
@@ -41,7 +41,7 @@ def wait_for_standstill(way: Road) -> None:
     wait_for(stands, "a full queue")
 
 
-def test_the_centre_is_down_and_fails_and_rsyslog_is_killed_meanwhile(centre: Engine, way: Road) -> None:
+def test_the_centre_is_down_and_fails_and_rsyslog_is_killed_meanwhile(server: Engine, way: Road) -> None:
     third = len(MONTH.entries) // 3
     way.open_front()
     way.start_rsyslog()
@@ -61,17 +61,17 @@ def test_the_centre_is_down_and_fails_and_rsyslog_is_killed_meanwhile(centre: En
     assert way.inserted() < third + MEMORY
 
     # ClickHouse answers with errors, as one that is out of memory.
-    (centre.place / "fails").write_text(
+    (server.place / "fails").write_text(
         "Code: 241. DB::Exception: Memory limit (total) exceeded. (MEMORY_LIMIT_EXCEEDED)"
     )
     way.open_front()
-    wait_for(lambda: inserts(centre, 500) >= 2, "batches that are refused")
+    wait_for(lambda: inserts(server, 500) >= 2, "batches that are refused")
     # It takes a batch, and its answer is lost.
-    (centre.place / "unanswered").touch()
-    before = inserts(centre, 200)
-    (centre.place / "fails").unlink()
-    wait_for(lambda: inserts(centre, 200) > before, "a batch without an answer")
-    (centre.place / "unanswered").unlink()
+    (server.place / "unanswered").touch()
+    before = inserts(server, 200)
+    (server.place / "fails").unlink()
+    wait_for(lambda: inserts(server, 200) > before, "a batch without an answer")
+    (server.place / "unanswered").unlink()
     way.write(MONTH.entries[2 * third :])
     wait_for(lambda: way.inserted() > 2 * third, "the rest to begin")
     way.kill_rsyslog()
@@ -80,4 +80,4 @@ def test_the_centre_is_down_and_fails_and_rsyslog_is_killed_meanwhile(centre: En
 
     assert way.inserted() == len(LINES)
     way.stop_rsyslog()
-    check(centre)
+    check(server)
