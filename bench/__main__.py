@@ -9,7 +9,22 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, peers, plain, polls, rest, start
+from bench import (
+    apart,
+    attribution,
+    cost,
+    curves,
+    journald,
+    ledger,
+    load,
+    metrics,
+    namespaces,
+    peers,
+    plain,
+    polls,
+    rest,
+    start,
+)
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -24,6 +39,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "short": plain.shares,
     "recorded": plain.throughput,
     "rest": rest.at_rest,
+    "namespaces": namespaces.at_rest,
     "start": start.started,
     "metrics": metrics.written,
     "sustained": load.sustained,
