@@ -50,6 +50,8 @@ _AFTER_A_CHANGE = 2
 # So many namespaces are polled one because of the other: each takes room on the stack.
 _DEEPEST = 20
 _LOOPBACK6 = b"\0" * 15 + b"\1"
+# So many of its processes are asked for the one that has started them.
+_MOST_ASKED = 16
 # So many seconds' share is the most that is made up for in later intervals.
 _LONGEST_DEBT = 60.0
 
@@ -130,6 +132,8 @@ class Others:
         self._may_poll_one = False
         # Connections of namespaces that have ended that no poll has shown.
         self._missed = 0
+        # How many sockets had been connected in them then.
+        self._ended: dict[Key, int | None] = {}
         self._losses = Seldom()
         # How many namespaces are being polled, one because of the other.
         self._depth = 0
@@ -213,6 +217,7 @@ class Others:
         for other in self._others.values():
             self._end(other)
         self._others.clear()
+        self._ended.clear()
         self._host.report_to(self._report)
         self._namespaces, self._first = None, True
         if self._sections is not None:
@@ -220,7 +225,9 @@ class Others:
         self.late = self.beyond = 0
 
     def _end(self, other: _Other) -> None:
-        other.missed.end()
+        self._ended[other.key] = other.missed.end()
+        if len(self._ended) > MOST:
+            del self._ended[next(iter(self._ended))]
         self._missed += other.missed.take()
         self._pairs.assign(other.side, frozenset())
         self._by_side.pop(other.side, None)
@@ -271,6 +278,7 @@ class Others:
         for other in gone:
             if other.gone is None:
                 other.gone = now
+                self._pairs.assign(other.side, frozenset())
         gone.sort(key=lambda other: other.gone or 0.0)
         for position, other in enumerate(gone):
             if now >= (other.gone or 0.0) + _REMEMBERED or position < len(gone) - MOST:
@@ -280,7 +288,8 @@ class Others:
     def _begin(self, key: Key, now: float) -> _Other:
         section = self._sections.begin(str(key), not self._first) if self._sections is not None else None
         other = self._new(key, section, self._first)
-        other.missed.begin(new=not self._first)
+        # Of one that had ended for want of a process, and is back: from then on.
+        other.missed.begin(self._ended.pop(key, None if self._first else 0))
         if not self._first:
             # Its connections came while this program runs, or after the last run.
             other.observer.tracker.resume(now, 0)
@@ -413,7 +422,7 @@ class Others:
         container = self._units.place(other.side.cgroup).container
         if container is None or container.id is None or container.name is not None or container.runtime != "podman":
             return
-        for process in other.paths:
+        for process in list(other.paths)[:_MOST_ASKED]:
             name = podman_name(process, container.id, self._root)
             if name is not None:
                 self._units.name_container(container.id, name)

@@ -30,9 +30,9 @@ class Missed:
         # How many more of them the counters say than polls have shown; below zero, how many less.
         self._more = 0
 
-    def begin(self, new: bool) -> None:
-        """It was found; `new` if all of its connections came while it could be observed."""
-        self._connected = 0 if new else None
+    def begin(self, connected: int | None) -> None:
+        """It was found. So many sockets had been connected before it could be observed; None: as many as at the first poll."""
+        self._connected = connected
 
     def polled(self, counters: Counters, connecting: int, shown: int) -> None:
         """A poll has shown so many sockets for the first time, and `connecting` ones in SYN_SENT."""
@@ -52,10 +52,11 @@ class Missed:
         if (last, connected) != (more, before):
             self._record()
 
-    def end(self) -> None:
-        """No further poll comes."""
+    def end(self) -> int | None:
+        """No further poll comes. Returns how many sockets have been connected, for begin()."""
         self.count += max(0, self._more)
         self._more = 0
+        return self._connected
 
     def take(self) -> int:
         """The number, which is 0 from now on."""

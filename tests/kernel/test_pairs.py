@@ -110,10 +110,10 @@ def test_a_connection_between_host_and_container_is_one_with_both_sides(
 def test_a_short_one_is_logged_once_whoever_is_in_time_wait(
     network: Network, every: tuple[str, str], from_host: bool, client_first: bool, interval: str
 ) -> None:
-    ends = (network.host, network.one) if from_host else (network.one, network.host)
+    here, there = (network.host, network.one) if from_host else (network.one, network.host)
     with running(network.host, *every, interval=interval) as program:
         for port in range(20_000, 20_020):
-            client, accepted = network.open(*ends, port)
+            client, accepted = network.open(here, there, port)
             end(client, accepted) if client_first else end(accepted, client)
         program.wait_for_connections(20)
         program.poll_again(3)

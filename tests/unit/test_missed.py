@@ -18,7 +18,7 @@ def counters(opened: int, accepted: int = 0, failed: int = 0) -> Counters:
 
 def test_what_no_poll_shows_is_missed_once_the_next_poll_does_not_show_it_either() -> None:
     missed = Missed(None)
-    missed.begin(new=True)
+    missed.begin(0)
     missed.polled(counters(5, 2), 0, 4)
     assert missed.count == 0
     missed.polled(counters(5, 2), 0, 0)
@@ -29,16 +29,29 @@ def test_what_no_poll_shows_is_missed_once_the_next_poll_does_not_show_it_either
 
 def test_what_was_there_before_it_was_found_is_not_missed() -> None:
     missed = Missed(None)
-    missed.begin(new=False)
+    missed.begin(None)
     missed.polled(counters(500, 200), 0, 4)
     missed.polled(counters(501, 200), 0, 1)
     missed.polled(counters(501, 200), 0, 0)
     assert missed.count == 0
 
 
+def test_what_was_counted_before_it_ended_is_not_counted_again_when_it_is_back() -> None:
+    missed = Missed(None)
+    missed.begin(0)
+    missed.polled(counters(7), 0, 2)
+    connected = missed.end()
+    assert missed.take() == 5
+    again = Missed(None)
+    again.begin(connected)
+    again.polled(counters(8), 0, 0)
+    again.polled(counters(8), 0, 0)
+    assert again.take() == 1
+
+
 def test_failed_attempts_and_those_under_way_are_not_missed() -> None:
     missed = Missed(None)
-    missed.begin(new=True)
+    missed.begin(0)
     missed.polled(counters(3), 2, 1)
     missed.polled(counters(3, failed=1), 1, 0)
     missed.polled(counters(3, failed=2), 0, 0)
@@ -48,7 +61,7 @@ def test_failed_attempts_and_those_under_way_are_not_missed() -> None:
 
 def test_a_row_that_a_poll_leaves_out_is_not_missed() -> None:
     missed = Missed(None)
-    missed.begin(new=True)
+    missed.begin(0)
     missed.polled(counters(1), 0, 0)
     missed.polled(counters(1), 0, 1)
     missed.polled(counters(1), 0, 0)
@@ -57,7 +70,7 @@ def test_a_row_that_a_poll_leaves_out_is_not_missed() -> None:
 
 def test_one_that_opens_between_counters_and_tables_hides_none_that_is_missed_later() -> None:
     missed = Missed(None)
-    missed.begin(new=True)
+    missed.begin(0)
     missed.polled(counters(0), 0, 1)
     missed.polled(counters(1), 0, 0)
     missed.polled(counters(2), 0, 0)
@@ -73,7 +86,7 @@ POLLS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.booleans()),
 @given(POLLS)
 def test_the_number_is_exact_where_nothing_fails(polls: list[tuple[int, int, bool]]) -> None:
     missed = Missed(None)
-    missed.begin(new=True)
+    missed.begin(0)
     opened = short = 0
     for shown, closed, late in [*polls, (0, 0, False), (0, 0, False)]:
         short += closed
@@ -94,7 +107,7 @@ def test_the_number_outlives_a_restart(tmp_path: Path) -> None:
         return log, missed
 
     log, missed = begun()
-    missed.begin(new=True)
+    missed.begin(0)
     missed.polled(counters(5), 0, 2)
     log.flush()
     log.close()
