@@ -73,8 +73,8 @@ _COLUMNS = (
 
 
 def events(small: bool) -> Group:
-    """A hundred million events of 20 hosts, and each question to them."""
-    drawn, passes = (200_000, 2) if small else (5_000_000, 20)
+    """Twenty million events of 20 hosts, and each question to them."""
+    drawn, passes = (200_000, 2) if small else (4_000_000, 5)
     seconds = drawn // _HOSTS // _PER_SECOND
     with (
         tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-", dir="/var/tmp") as scratch,
@@ -218,7 +218,7 @@ def _statement(first: int, count: int) -> bytes:
 
 def year(small: bool) -> Group:
     """A year of edges, of more and more hosts."""
-    steps, days, per_hour = ((2, 4), 3, 20) if small else ((10, 100), 365, 100)
+    steps, days, per_hour = ((2, 4), 3, 20) if small else ((5, 25), 365, 100)
     with (
         tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-", dir="/var/tmp") as scratch,
         engine(Path(scratch)) as made,
