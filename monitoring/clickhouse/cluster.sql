@@ -217,11 +217,13 @@ FROM tcpnewconn_local.events WHERE direction != 'internal' AND address != toIPv6
 
 -- Hours whose edges are not counted, or may have changed. The last refresh may be at work yet: those since the one before
 -- it, and five minutes for an insert that was under way then. What comes late can be the first of what the next hour repeats.
+-- Never one whose events may have gone: its edges stay as they were.
 CREATE VIEW IF NOT EXISTS tcpnewconn_local.pending AS
 SELECT DISTINCT host, arrayJoin([hour, hour + INTERVAL 1 HOUR]) AS hour
 FROM tcpnewconn_local.hours
 WHERE toUnixTimestamp(received) + 300 >= ifNull(
-    (SELECT toUnixTimestamp(version) FROM (SELECT DISTINCT version FROM tcpnewconn_local.refreshes ORDER BY version DESC LIMIT 2) LIMIT 1 OFFSET 1), 0);
+    (SELECT toUnixTimestamp(version) FROM (SELECT DISTINCT version FROM tcpnewconn_local.refreshes ORDER BY version DESC LIMIT 2) LIMIT 1 OFFSET 1), 0)
+    AND hour > now('UTC') - INTERVAL 88 DAY;
 
 -- The service logs first and saves its state after that. Killed in between, it logs the same connections again after its
 -- start, with the same ids: those of the ten minutes after a start that were logged around the end of the observation before.
