@@ -9,7 +9,24 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, clickhouse, cost, curves, journald, ledger, load, metrics, peers, polls, rest
+from bench import (
+    apart,
+    attribution,
+    clickhouse,
+    cost,
+    curves,
+    journald,
+    ledger,
+    load,
+    metrics,
+    namespaces,
+    owners,
+    peers,
+    plain,
+    polls,
+    rest,
+    start,
+)
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -21,13 +38,19 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "notified": cost.notified,
     "ended": cost.ended,
     "attribution": attribution.compared,
+    "owners": owners.owners,
+    "short": plain.shares,
+    "recorded": plain.throughput,
     "rest": rest.at_rest,
+    "namespaces": namespaces.at_rest,
+    "start": start.started,
     "metrics": metrics.written,
     "sustained": load.sustained,
     "journald": journald.logged,
     "load": load.from_another_host,
     "loopback": load.over_loopback,
     "delay": load.delay,
+    "connection": peers.connection,
     "peers": peers.compared,
     "growth": curves.growth,
     "ledger": ledger.added_up,
@@ -35,8 +58,10 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "clickhouse": clickhouse.events,
     "clickhouse-year": clickhouse.year,
 }
-# A booted container has its own namespaces; the engine is reached over the loopback interface.
-NOT_APART = {"journald", "clickhouse", "clickhouse-year"}
+# What the kernel records has the process ids of the host.
+WITH_PIDS = {"short", "recorded"}
+# A booted system has its own namespaces; the engine is reached over the loopback interface.
+NOT_APART = {"journald", "owners", "clickhouse", "clickhouse-year"}
 
 
 def main() -> int:
@@ -58,7 +83,7 @@ def main() -> int:
     failed = False
     for name in options.groups or GROUPS:
         small = ["--small"] if options.small else []
-        group = apart.run("bench", "--inside", name, *small, apart=name not in NOT_APART)
+        group = apart.run("bench", "--inside", name, *small, apart=name not in NOT_APART, pids=name not in WITH_PIDS)
         if group is None:
             print(f"bench: {name} could not be measured; the error is above", file=sys.stderr)
             failed = True

@@ -19,8 +19,15 @@ _UNSHARE = (
 )
 
 
-def run(module: str, *arguments: str, apart: bool = True) -> str | None:
-    """The output of `python -m MODULE ARGUMENTS` in a process of its own; None if it fails (the reason is on stderr)."""
-    unshare = _UNSHARE if apart else ()
+# The ids of processes are those of the host.
+_WITH_PIDS = ("unshare", "--net", "--mount", "--propagation", "private")
+
+
+def run(module: str, *arguments: str, apart: bool = True, pids: bool = True) -> str | None:
+    """The output of `python -m MODULE ARGUMENTS` in a process of its own; None if it fails (the reason is on stderr).
+
+    `pids`: in a process namespace of its own, too.
+    """
+    unshare = (_UNSHARE if pids else _WITH_PIDS) if apart else ()
     done = subprocess.run([*unshare, sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, text=True)
     return done.stdout if done.returncode == 0 else None

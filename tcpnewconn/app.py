@@ -10,17 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.names import ContainerNames
 from tcpnewconn.attribution.processes import Processes
+from tcpnewconn.attribution.threads import Threads
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
+from tcpnewconn.kernel.activity import Activity
+from tcpnewconn.kernel.instance import wanted
+from tcpnewconn.kernel.plainevent import PLAIN, PlainTrace
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
+from tcpnewconn.others import Others
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
@@ -29,6 +35,7 @@ from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.tail import FILE as TAIL
 from tcpnewconn.tracking.run import Notifications
 
 
@@ -52,14 +59,21 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     proc = ProcNet(options.procfs, users=here.users)
     sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
-    log = StateLog(path, here.place) if path else None
+    log = StateLog(path, here.place, tail_path=_tail(options)) if path else None
     units = Units()
-    outbox = Outbox(sink, log, Renderer(units, Users(), Processes(here.boot)), settings)
+    processes = Processes(here.boot)
+    renderer = Renderer(units, Users(), processes, here.namespace if here.away else None)
+    outbox = Outbox(sink, log, renderer, settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
     # Also where there is no trace: the state can hold what an earlier run read of one.
-    calls = Calls(int(here.namespace) if here.namespace.isdecimal() else 0, began, log)
-    if here.live and here.namespace.isdecimal() and not options.once:
-        observer.recorder = Recorder(calls, Trace, units.learn)
+    netns = int(here.namespace) if here.namespace.isdecimal() else 0
+    calls = Calls(netns, began, log)
+    if here.live and sources.notifications is not None:
+        observer.activity = Activity(directory)
+    if here.live and netns and not options.once:
+        threads = Threads(processes, here.users)
+        observer.recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
+    others = Others(here, observer, outbox.take, units, log)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -68,6 +82,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
         calls.resume()
+        others.resume()
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
@@ -89,6 +104,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         notifier,
         reload,
         metrics=_metrics(options),
+        others=others,
+        names=ContainerNames(units.name_container),
         redeliverable=sources.kind is Notifications.KEPT,
         record_runs=not isinstance(sink, Text),
     )
@@ -98,6 +115,11 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         raise CannotRun(f"{error}: is /proc mounted there? say where with --procfs DIR") from error
     if attended:
         terminal.tell(terminal.farewell(outbox.connections, time.monotonic() - began))
+
+
+def _trace(threads: Threads, netns: int) -> Trace | PlainTrace:
+    """What tcpnewconn-trace.service has set up. Raises TraceMissing."""
+    return PlainTrace(threads.look, netns) if PLAIN in wanted() else Trace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +168,11 @@ def _state(options: argparse.Namespace) -> str | None:
         return str(options.state)
     directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return f"{directory}/snapshot" if directory else None
+
+
+def _tail(options: argparse.Namespace) -> str | None:
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return f"{directory}/{TAIL}" if directory and not options.once else None
 
 
 def _metrics(options: argparse.Namespace) -> MetricsFile | None:

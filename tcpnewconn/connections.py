@@ -1,4 +1,11 @@
-"""Events of connections, from what tracking has decided and what is known of who opened and who accepted them."""
+"""Events of connections, from what tracking has decided and what is known of who opened and who accepted them.
+
+A call alone is no event: a long outgoing connection waits for the poll that shows it. At connect() it is not established and may
+never be. Its call has no cookie, which is the connection's id: after SIGKILL it would be logged again under another one. And the
+poll or notification that shows it later would be matched with it by 4-tuple and order alone, which is not sure where ports are
+used again at once; a wrong match would log one twice and another never. An attribution that is not sure can be left out, a
+connection cannot.
+"""
 
 from __future__ import annotations
 

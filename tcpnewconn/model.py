@@ -10,10 +10,14 @@ Values that exist in large numbers are named tuples: frozen dataclasses take fou
 from __future__ import annotations
 
 import socket
+import struct
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 FourTuple = bytes
+_IPV4, _IPV6 = struct.Struct("!4sH4sH"), struct.Struct("!16sH16sH")
+# Of a value that is made with every connection: namedtuple.__new__() takes twice as long (measured).
+_tuple = tuple.__new__
 
 # The direction of a connection, from this host's point of view.
 INGRESS, EGRESS, INTERNAL, UNKNOWN = DIRECTIONS = ("ingress", "egress", "internal", "unknown")
@@ -86,17 +90,19 @@ def address_text(address: bytes) -> str:
 
 def family(*endpoints: Endpoint) -> str:
     """ipv4 or ipv6: that of the first endpoint whose address is known."""
-    address = next((endpoint.address for endpoint in endpoints if endpoint.address is not None), b"")
-    return "ipv4" if len(address) == 4 else "ipv6"
+    for endpoint in endpoints:
+        if endpoint.address is not None:
+            return "ipv4" if len(endpoint.address) == 4 else "ipv6"
+    return "ipv6"
 
 
 def endpoints(four_tuple: FourTuple) -> tuple[Endpoint, Endpoint]:
     """The local and the remote endpoint of a 4-tuple."""
-    half = len(four_tuple) // 2
-    return (
-        Endpoint(four_tuple[: half - 2], int.from_bytes(four_tuple[half - 2 : half], "big")),
-        Endpoint(four_tuple[half:-2], int.from_bytes(four_tuple[-2:], "big")),
-    )
+    if len(four_tuple) == _IPV4.size:
+        address, port, other_address, other_port = _IPV4.unpack(four_tuple)
+    else:
+        address, port, other_address, other_port = _IPV6.unpack(four_tuple)
+    return _tuple(Endpoint, (address, port)), _tuple(Endpoint, (other_address, other_port))
 
 
 class Row(NamedTuple):
@@ -185,22 +191,38 @@ class DestroyedSocket(NamedTuple):
 class Call(NamedTuple):
     """One connect() or accept() as the kernel's trace recorded it, in the context of who called it.
 
-    `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected, or
-    of the new one that accept() returned. User and cgroup are those of the socket; `cgroup_names` are the names of the cgroup's
-    directory and of its parents, the innermost first, as far as they were recorded: "" is the root's, and the last; none where
-    the cgroup is not known. `netns` is the inode number of the network namespace (that of /proc/PID/ns/net). Thread id and name
-    are those of the calling thread, in the host's PID namespace.
+    `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected,
+    or of the new one that accept() returned. User (None where not known) and cgroup are those of the socket; `cgroup_names` are
+    the names of the cgroup's directory and of its parents, the innermost first, as far as they were recorded: "" is the root's,
+    and the last; none where the cgroup is not known. `netns` is the inode number of the network namespace (that of
+    /proc/PID/ns/net). Thread id and name are those of the calling thread, in the host's PID namespace; no name where it is not
+    known.
     """
 
     by: str
     time: float
     four_tuple: FourTuple
-    uid: int
+    uid: int | None
     cgroup: int
     cgroup_names: tuple[str, ...]
     netns: int
     thread_id: int
-    thread_name: str
+    thread_name: str | None
+
+
+class Thread(NamedTuple):
+    """A thread as /proc shows it. Uncertain values are None, a cgroup 0.
+
+    It has been there since `since` (CLOCK_MONOTONIC, in seconds), and maybe longer. `here`: in the network namespace of this
+    program. `cgroup_names` as in Call.
+    """
+
+    since: float
+    here: bool
+    uid: int | None
+    cgroup: int
+    cgroup_names: tuple[str, ...]
+    name: str
 
 
 class FailedAttempt(NamedTuple):
@@ -235,6 +257,7 @@ class Connection(NamedTuple):
     `uid` (None where not known) and `cgroup` (0) are those of the local side, within this host of the side that opened it; `by`
     says where they come from: `socket` (the socket itself), `connect` or `accept` (who called it), `listener`. `caller` called
     connect() or accept() there, `accepted` accepted a connection within this host. `missing`: why no caller is known.
+    `netns` is the inode number of net/tcp of the network namespace that it is in, 0 for the host's.
     """
 
     source: Endpoint
@@ -249,16 +272,21 @@ class Connection(NamedTuple):
     caller: Caller | None = None
     accepted: Caller | None = None
     missing: Missing | None = None
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that has begun to accept connections; with `startup`, one that did so before the first start."""
+    """A socket that has begun to accept connections; with `startup`, one that did so before the first start.
+
+    `netns` as in Connection.
+    """
 
     endpoint: Endpoint
     startup: bool
     uid: int | None = None
     cgroup: int = 0
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +311,7 @@ class Closed:
     by: tuple[str, ...] = ()
     caller: Caller | None = None
     accepted: Caller | None = None
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +337,7 @@ class Summary:
     """Connections that were not logged one by one: how many, and what they share; the rest of the endpoints is None.
 
     `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
-    most connections, each with their number. `uid` is None where they have several, or it is not known.
+    most connections, each with their number. `netns` as in Connection. `uid` is None where they have several, or it is not known.
     """
 
     source: Endpoint
@@ -320,21 +349,23 @@ class Summary:
     exact: bool
     top: tuple[tuple[bytes, int], ...]
     uid: int | None = None
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PortScan:
-    """One source has opened connections to several ports of this host, in ascending order."""
+    """One source has opened connections to several ports of this host, in ascending order. `netns` as in Connection."""
 
     source: bytes
     destination: bytes | None
     ports: tuple[int, ...]
+    netns: int = 0
 
 
 # How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
 DETECTED_BY = ("startup", "poll", "notification")
 # The reasons of a loss.
-Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution"]
+Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution", "namespaces"]
 # Where connections are seen; who opens and accepts them.
 Source = Literal["proc", "notifications", "trace"]
 # The origin of an attribution: the socket itself, the caller of connect() or accept(), the listening socket.

@@ -5,11 +5,12 @@ Knows when to ask the kernel for more (who listens, who opened a connection), an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
 from tcpnewconn.connections import closed as closed_event
+from tcpnewconn.kernel.activity import OPENING, Activity
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
@@ -36,7 +37,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
-from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.direction import accepted_here, arrow, directed, listened
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution
@@ -66,27 +67,33 @@ class Observer:
         lookup: Lookup | None,
         report: Callable[[Event], None],
         notifications: Notifications,
-        log: StateLog | None = None,
+        log: Log | None = None,
         socket: int = 0,
+        addresses: Addresses | None = None,
     ) -> None:
-        """`notifications`, `log` and `socket` as in Tracker."""
+        """`notifications`, `log` and `socket` as in Tracker. `addresses`: where they are not this program's own."""
         self.closed = False
         # Failed attempts are events, too.
         self.failed = False
         # Where who opens and accepts connections is recorded.
         self.recorder: Recorder | None = None
+        # Polls where nothing has happened are saved where this is set.
+        self.activity: Activity | None = None
+        # Whether a socket was destroyed since the last poll.
+        self._disturbed = True
         # Whether the last poll failed.
         self.unreadable = False
         # How many rows of each state the last poll showed.
         self.states: dict[int, int] = {}
         self._proc = proc
         self._host = host
+        self._place = host.place
         self._lookup = lookup
         self._report = report
         self._log = log
-        self._addresses = Addresses()
+        self.addresses = addresses or Addresses()
         self._listeners = Listeners(host.port_range, log)
-        self.tracker = Tracker(self._look_up, self._addresses.internal, self._outcome, notifications, log, socket)
+        self.tracker = Tracker(self.look_up, self.addresses.internal, self._outcome, notifications, log, socket)
         self._undecided = Undecided(log)
         self._first = True
         self._poll: Poll | None = None
@@ -116,27 +123,54 @@ class Observer:
         """Whether a loss waits for the polls that show how many connections it means."""
         return self.tracker.cursor.pending > 0
 
-    def _look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
+    def look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
+        """The socket of a 4-tuple, as the kernel has it now."""
         return self._lookup.socket_info(four_tuple) if self._lookup is not None else None
+
+    def opened_here(self, four_tuple: FourTuple) -> bool | None:
+        """Whether the open socket of a 4-tuple opened its connection, or accepted it; None where that is undecided."""
+        return self._lookup.opened_here(four_tuple) if self._lookup is not None else None
+
+    def stands(self, four_tuple: FourTuple) -> bool:
+        """Whether a 4-tuple has a row in the last poll."""
+        return self._poll is not None and self._poll.row(four_tuple) is not None
+
+    def report_to(self, report: Callable[[Event], None]) -> None:
+        """Events go there from now on."""
+        self._report = report
 
     # --- the four verbs ----------------------------------------------------------------------------------------------
 
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
-        poll = self._tables()
+        needed = self._poll_needed()
+        poll = self._tables() if needed else None
+        self._disturbed = False
         # The calls of the connections in the tables came before the tables were read.
-        self._polled = (now, self.read_calls())
+        called = self.read_calls()
         if self._host.live:
-            self._addresses.refresh()
-        self._poll, self.states = poll, poll.states
-        self._malformed += poll.malformed
-        self._first_malformed = self._first_malformed or poll.first_malformed
-        self._compare_listeners(poll)
-        self.tracker.poll(poll, now)
+            self.addresses.refresh()
+        if poll is not None:
+            self._polled = (now, called)
+            self._poll, self.states = poll, poll.states
+            self._malformed += poll.malformed
+            self._first_malformed = self._first_malformed or poll.first_malformed
+            self._compare_listeners(poll)
+            self.tracker.poll(poll, now)
+        else:
+            self.tracker.tick(now)
         self._ticked(now, last=False)
         if self.recorder is not None:
             self.recorder.polled(now, self._report)
             self.recorder.calls.settle()
+
+    def _poll_needed(self) -> bool:
+        """Whether the tables can show anything that the last poll did not."""
+        if self.activity is None:
+            return True
+        run = self.tracker.run
+        disturbed = self._disturbed or self.losing or self.unreadable or not OPENING.isdisjoint(self.states)
+        return self.activity.poll_needed(disturbed or not run.notified or run.unsettled or run.wants_time_wait)
 
     def read_calls(self) -> float:
         """Take what the trace recorded until now, which is returned."""
@@ -148,13 +182,28 @@ class Observer:
             if self.failed:
                 for attempt, caller in failed:
                     source, destination = endpoints(attempt.four_tuple)
-                    direction = INTERNAL if self._addresses.internal(attempt.four_tuple) else EGRESS
+                    direction = INTERNAL if self.addresses.internal(attempt.four_tuple) else EGRESS
                     if not source.port:
                         # It failed before it had one.
                         source = Endpoint(source.address if any(source.address or b"") else None, None)
                     who = (caller.uid, caller.cgroup, ("connect",), caller) if caller is not None else ()
                     self._report(Failed(source, destination, direction, attempt.error, *who))
         return now
+
+    def look_after_calls(self, now: float) -> None:
+        """Between two polls: see whether a trace that recorded nothing records again."""
+        if self.recorder is not None and self.recorder.stale:
+            self.recorder.look_after(now, self._report)
+
+    @property
+    def call_descriptors(self) -> Sequence[int]:
+        """They become readable when read_calls() is to be called at once."""
+        return self.recorder.descriptors if self.recorder is not None else ()
+
+    @property
+    def wants_poll(self) -> bool:
+        """Whether no short connection is attributed before the next poll: calls were lost."""
+        return self.recorder is not None and self.recorder.calls.wants_poll
 
     def settle_calls(self) -> None:
         """A batch of destroyed sockets has been applied: put on record what is left of what was read."""
@@ -166,10 +215,10 @@ class Observer:
         """Whether who opens and accepts connections is recorded: read_calls() before a destroyed socket is applied."""
         return self.recorder is not None and self.recorder.records
 
-    def lost_notifications(self) -> None:
+    def lost_notifications(self, now: float) -> None:
         """Some of the kernel's notifications were lost."""
         if self.recorder is not None:
-            self.recorder.calls.lost()
+            self.recorder.calls.lost(now)
 
     def _tables(self) -> Poll:
         """The tables as they are now; reports, but for the first poll, that they cannot be read, and that they can again."""
@@ -198,7 +247,7 @@ class Observer:
             self._report(
                 Recovered("notifications", "The kernel's destroy notifications arrive: every connection is seen again")
             )
-        self._any_destroyed = True
+        self._any_destroyed = self._disturbed = True
         self.tracker.destroyed(destroyed, now)
 
     def tick(self, now: float, last: bool = False) -> None:
@@ -216,7 +265,7 @@ class Observer:
             self.recorder.report_losses(now, last, self._report)
 
     def stop(self) -> None:
-        """The next poll is the last."""
+        """Called before each of the last two polls."""
         self.tracker.stop()
 
     # --- listeners ---------------------------------------------------------------------------------------------------
@@ -398,11 +447,11 @@ class Observer:
     def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
         row: Row | None = self._poll.row(four_tuple) if self._poll is not None else None
-        return attribution(row, self._look_up(four_tuple))
+        return attribution(row, self.look_up(four_tuple))
 
     def _id(self, number: int) -> str:
         """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""
-        return f"{self._host.place}-{number:x}" if number > 0 else f"{self._host.place}-r{-number:x}"
+        return f"{self._place}-{number:x}" if number > 0 else f"{self._place}-r{-number:x}"
 
     # --- what could not be seen --------------------------------------------------------------------------------------
 

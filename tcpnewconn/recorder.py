@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from tcpnewconn.attribution.calls import Calls
-from tcpnewconn.kernel.trace import TraceMissing, request_repair
+from tcpnewconn.kernel.instance import TraceMissing
+from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, Loss, Recovered
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
@@ -20,14 +21,27 @@ from tcpnewconn.reporting.sinks import say
 _REPAIR_EVERY = 60.0
 
 
-class Trace(Protocol):
-    """The part of kernel.trace.Trace that is used here."""
+class Rings(Protocol):
+    """The part of kernel.rings.Rings that is used here."""
 
     malformed: int
-    gaps: list[tuple[float, float]]
+    lost_until: float
 
     @property
     def overwritten(self) -> int: ...
+
+
+class Trace(Protocol):
+    """The part of kernel.trace.Trace and kernel.plainevent.PlainTrace that is used here.
+
+    `descriptors` become readable when there is something to read at once; there are none where that can wait.
+    """
+
+    @property
+    def rings(self) -> Rings: ...
+
+    @property
+    def descriptors(self) -> Sequence[int]: ...
 
     def read(self) -> list[Call | FailedAttempt]: ...
 
@@ -68,6 +82,11 @@ class Recorder:
         """Whether there is a trace."""
         return self._trace is not None
 
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """They become readable when read() is to be called at once."""
+        return self._trace.descriptors if self._trace is not None else ()
+
     def _try(self) -> str | None:
         """Open the trace; why there is none."""
         try:
@@ -91,12 +110,12 @@ class Recorder:
         if self._trace is None:
             return now
         recorded = self._trace.read()
-        self._trace.gaps.clear()
-        lost = self._trace.overwritten + self._trace.malformed
+        rings = self._trace.rings
+        lost = rings.overwritten + rings.malformed
         if lost != self._lost:
             self._not_reported += lost - self._lost
             self._lost = lost
-            self.calls.lost()
+            self.calls.lost(rings.lost_until)
         if recorded:
             self._learn_from(recorded)
             self.failed += self.calls.add(recorded)
@@ -118,10 +137,10 @@ class Recorder:
             if self._try() is None:
                 self.missing = None
                 # Connections that are open were opened before.
-                self.calls.lost()
+                self.calls.lost(self._clock())
                 say("the trace is there: short outgoing connections have a user and a unit", 6)
             return
-        self._look_after(now, report)
+        self.look_after(now, report)
 
     def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
         """Report what was lost, at most once a minute; all of it where this is the `last` time."""
@@ -137,12 +156,20 @@ class Recorder:
             )
         )
 
-    def _look_after(self, now: float, report: Callable[[Event], None]) -> None:
+    @property
+    def stale(self) -> bool:
+        """Whether the trace recorded nothing when look_after() was called last: then call it again soon."""
+        return self._stale
+
+    def look_after(self, now: float, report: Callable[[Event], None]) -> None:
+        """See whether the events are still recorded; report it, and ask for them, where they are not."""
         assert self._trace is not None
         stale = self._trace.stale()
         if stale:
-            # Of what comes until the next poll, some is recorded and some is not.
-            self.calls.lost()
+            # Of what comes until somebody looks again, some is recorded and some is not.
+            self.calls.lost(float("inf"))
+        else:
+            self.calls.lost(self._clock() if self.calls.losing else self._trace.rings.lost_until)
         if stale and not self._stale:
             report(
                 Degraded(

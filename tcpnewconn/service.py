@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tcpnewconn.attribution.names import ContainerNames
 from tcpnewconn.health.counters import ServiceStatistics
 from tcpnewconn.health.metrics import MetricsFile, exposition
 from tcpnewconn.health.notify import Notifier
@@ -19,6 +21,7 @@ from tcpnewconn.kernel.procnet import Unreadable
 from tcpnewconn.kernel.sockdiag import Notifications
 from tcpnewconn.model import ObservationStarted, ObservationStopped
 from tcpnewconn.observer import Observer
+from tcpnewconn.others import Others
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.settings.config import ConfigError, Settings
@@ -28,21 +31,31 @@ from tcpnewconn.state.log import StateLog
 _AT_ONCE = 500
 # Before a poll every waiting notification is processed; under a load that never pauses, at most so many.
 _BEFORE_POLL = 20_000
+# After destroyed sockets the next are awaited for so many milliseconds, and processed together: waking up for each of them costs
+# as much as processing it (measured).
+_REST = 2
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
 _SOON = 0.25
-# Seconds between the polls that follow a loss: what they no longer show was closed without a notification.
+# Seconds between the polls that follow a loss: what they no longer show was closed without a notification. And calls of short
+# connections are not attributed before one.
 _AFTER_LOSS = 2.0
 
-# Notifications come from a work queue: some milliseconds late, more on a starved machine. After the last poll none may be.
+# Notifications come from a work queue: some milliseconds late, more on a starved machine (a second was seen). What comes into
+# TIME_WAIT between the last two polls shows whether they are; then they are waited for.
+_BETWEEN_LAST_POLLS = 0.1
 _NOTIFIED_AFTER = 0.25
 
-# Seconds after which a loss or an unaddressed socket is decided; at the end that is now.
+# Seconds after which a loss or an unaddressed socket is decided, and a notification is not waited for any longer; at the end that
+# is now.
 _AT_THE_LATEST = 5.0
 
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
+
+# Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
+_REST_AFTER_CALLS = 0.001
 
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
@@ -57,7 +70,8 @@ class Service:
     """Runs until it is stopped. `reload` reads the configuration again; it raises ConfigError.
 
     `redeliverable`: notifications outlive the program and are received again after SIGKILL. `record_runs`: report when the
-    observation starts and stops.
+    observation starts and stops. `others`: the network namespaces that are not the host's; `names`: the
+    names of containers from a file.
     """
 
     settings: Settings
@@ -69,6 +83,8 @@ class Service:
     notifier: Notifier
     reload: Callable[[], Settings]
     metrics: MetricsFile | None = None
+    others: Others | None = None
+    names: ContainerNames | None = None
     redeliverable: bool = False
     record_runs: bool = False
 
@@ -79,6 +95,10 @@ class Service:
         self._took = 0.0
         self._status_sent = 0.0
         self._calls_due = 0.0
+        # Whether those that were destroyed since have been processed.
+        self._rests = False
+        self._calls_taken = 0.0
+        self._poll_began = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
         self._state_problem = Problem(
@@ -91,6 +111,11 @@ class Service:
             "there are no metrics until it can be written; retrying every interval",
             f"{self.metrics.path if self.metrics else ''} is written again",
         )
+        self._names_problem = Problem(
+            say,
+            "containers lack the names that are in it; retrying every interval",
+            "ContainerNames= can be read again",
+        )
         self._apply(self.settings)
 
     def _apply(self, settings: Settings) -> None:
@@ -98,6 +123,10 @@ class Service:
         self.outbox.set(settings)
         self.observer.closed = settings.closed
         self.observer.failed = settings.failed
+        if self.names is not None:
+            self.names.path = settings.container_names
+        if self.others is not None:
+            self.others.include(settings.include, settings.cpuquota)
 
     # --- once --------------------------------------------------------------------------------------------------------
 
@@ -113,9 +142,13 @@ class Service:
     def run(self) -> None:
         """Raises NoProc if the first poll of /proc fails; later ones are tried again. OSError where it cannot be written."""
         self._save()
+        if self.log is not None and self.log.no_tail is not None:
+            say(f"{self.log.no_tail}: the state is written to {self.log.path} alone, which takes more CPU time", 5)
         with selectors.DefaultSelector() as selector:
             wake = self._catch_signals()
             selector.register(wake, selectors.EVENT_READ)
+            resting = select.poll()
+            resting.register(wake, select.POLLIN)
             if self.notifications is not None:
                 selector.register(self.notifications.fileno(), selectors.EVENT_READ)
             if self.outbox.pipe is not None:
@@ -129,13 +162,20 @@ class Service:
             self.notifier.ready(self._status())
             self._sign_of_life = due
             due = self._next(due, time.monotonic())
+            watched: frozenset[int] = frozenset()
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
-                woken = selector.select(self._timeout(now, due))
-                if any(key.fd == self.outbox.pipe for key, _ in woken):
+                if self._rests:
+                    resting.poll(_REST)
+                watched = self._watch_calls(selector, watched)
+                woken = {key.fd for key, _ in selector.select(self._timeout(now, due))}
+                if self.outbox.pipe in woken:
                     raise BrokenPipeError
-                self._drain(wake)
+                if not watched.isdisjoint(woken):
+                    self._take_calls()
+                if wake in woken:
+                    self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
                     due = self._reloaded(due)
@@ -143,13 +183,32 @@ class Service:
             self.notifier.stopping()
             self._stop()
 
+    def _watch_calls(self, selector: selectors.BaseSelector, before: frozenset[int]) -> frozenset[int]:
+        """Wake for what is to be read at once; returns the descriptors."""
+        now = frozenset(self.observer.call_descriptors)
+        for descriptor in before - now:
+            selector.unregister(descriptor)
+        for descriptor in now - before:
+            selector.register(descriptor, selectors.EVENT_READ)
+        return now
+
+    def _take_calls(self) -> None:
+        """Read calls of threads that are soon gone."""
+        now = time.monotonic()
+        self.observer.read_calls()
+        self.outbox.deliver()
+        if now < self._calls_taken + _REST_AFTER_CALLS:
+            # Each wake-up costs who connects 10 us; resting, there is one for many. But a process can be gone in the meantime.
+            time.sleep(_REST_AFTER_CALLS)
+        self._calls_taken = now
+
     def _turn(self, due: float) -> float:
         """Do what is due. Returns the time of the next poll."""
         blocked = self.outbox.waiting > 0
         self.outbox.send()
         if (self.outbox.waiting or blocked) and time.monotonic() > self._status_sent + _STATUS_EVERY:
             self._send_status(time.monotonic())
-        self._take_destroyed(_AT_ONCE)
+        self._rests = 0 < self._take_destroyed(_AT_ONCE) < _AT_ONCE
         now = time.monotonic()
         if self.observer.waiting:
             self.observer.tick(now)
@@ -158,8 +217,11 @@ class Service:
             # With a long interval, and where few connections close, the rings would fill.
             self._calls_due = now + _CALLS_EVERY
             self.observer.read_calls()
+            self.observer.look_after_calls(now)
             self.observer.settle_calls()
             self.outbox.deliver()
+        if self.observer.wants_poll:
+            due = min(due, self._poll_began + _AFTER_LOSS)
         if self._count_losses(now):
             due = now
         if now < due:
@@ -174,13 +236,19 @@ class Service:
             self.outbox.deliver()
 
     def _stop(self) -> None:
-        self.observer.stop()
-        # Without /proc, what is in TIME_WAIT now may be reported again.
-        with contextlib.suppress(Unreadable):
-            self._poll(time.monotonic())
-        # All sockets in TIME_WAIT at this moment are notified after this.
-        time.sleep(_NOTIFIED_AFTER)
-        self._take_destroyed(_BEFORE_POLL)
+        tracker = self.observer.tracker
+        for seconds in (_NOTIFIED_AFTER if tracker.expects else _BETWEEN_LAST_POLLS, _NOTIFIED_AFTER):
+            self.observer.stop()
+            # Without /proc, what is in TIME_WAIT now may be reported again.
+            with contextlib.suppress(Unreadable):
+                self._poll(time.monotonic())
+            time.sleep(seconds)
+            self._take_destroyed(_BEFORE_POLL)
+            self.observer.tick(time.monotonic())
+        at_the_latest = time.monotonic() + _AT_THE_LATEST
+        while tracker.expects and time.monotonic() < at_the_latest:
+            time.sleep(_RETRY)
+            self._take_destroyed(_BEFORE_POLL)
         self._count_losses(time.monotonic())
         if self.observer.losing:
             # Two more polls tell which connections it does not mean.
@@ -194,7 +262,7 @@ class Service:
         self.outbox.interval_over()
         if self._statistics.last_poll:
             self.observation.observed(self._statistics.last_poll, last=True)
-        self._save()
+        self._save(last=True)
         self._statistics.running = False
         self._write_metrics()
 
@@ -255,36 +323,44 @@ class Service:
 
     # --- destroyed sockets -------------------------------------------------------------------------------------------
 
-    def _take_destroyed(self, most: int) -> None:
-        notifications, cursor = self.notifications, self.observer.tracker.cursor
+    def _take_destroyed(self, most: int) -> int:
+        """Process so many at most of those that wait; returns how many there were."""
+        notifications, observer, outbox, log = self.notifications, self.observer, self.outbox, self.log
         if notifications is None:
-            return
+            return 0
+        cursor, redeliverable = observer.tracker.cursor, self.redeliverable
         # The calls of so many of those that wait have been read.
-        called = 0 if self.observer.records else most
-        while most > 0:
+        called = 0 if observer.records else most
+        taken = 0
+        while taken < most:
             destroyed = notifications.peek()
             if destroyed is None:
-                self.observer.tracker.caught_up(time.monotonic())
+                observer.tracker.caught_up(time.monotonic())
                 break
             if not called:
+                # SIGKILL loses no more than what is read at once.
+                self.observer.settle_calls()
                 called = max(1, notifications.queued())
-                self.observer.read_calls()
+                observer.read_calls()
             called -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
-                self.observer.destroyed(destroyed, time.monotonic())
-                self.outbox.deliver(self.redeliverable)
+                observer.destroyed(destroyed, time.monotonic())
+                outbox.deliver(redeliverable)
                 cursor.handled(destroyed.cookie)
-                if self.log is not None:
-                    self.log.flush()
+                if log is not None:
+                    log.flush()
             notifications.consume()
-            most -= 1
-            if most % _AT_ONCE == 0:
+            taken += 1
+            if taken % _AT_ONCE == 0:
                 # On a starved machine, those before a poll can take longer than the watchdog waits.
                 self._live()
-        self.observer.settle_calls()
-        if self.log is not None:
-            self.log.flush()
+        observer.settle_calls()
+        if log is not None:
+            log.flush()
+            if log.filling:
+                self._save()
+        return taken
 
     def _count_losses(self, now: float) -> bool:
         """Whether notifications were lost since the last time."""
@@ -292,7 +368,7 @@ class Service:
             return False
         lost = self.observer.tracker.cursor.count(self.notifications.dropped(), now)
         if lost:
-            self.observer.lost_notifications()
+            self.observer.lost_notifications(now)
         return lost
 
     # --- polls -------------------------------------------------------------------------------------------------------
@@ -305,12 +381,21 @@ class Service:
 
     def _poll(self, now: float) -> None:
         """Poll /proc and report; raises Unreadable."""
+        if self.names is not None:
+            self.names.refresh()
+            self._names_problem.set(self.names.problem)
+        if self.others is not None:
+            # Whose the other end of a connection is must be known before notifications that have waited are processed.
+            self.others.look(now)
         # Every socket whose notification is there by now cannot be shown by this poll any more.
         self._take_destroyed(_BEFORE_POLL)
         began = time.perf_counter()
+        self._poll_began = now
         self._before = self.outbox.connections
         self.observer.poll(now)
         self._took = time.perf_counter() - began
+        if self.others is not None:
+            self.others.poll(self._live)
         self._statistics.polls += 1
         self._statistics.seconds += self._took
         self._statistics.last_poll = time.time()
@@ -337,15 +422,18 @@ class Service:
         statistics = self._statistics
         statistics.interval, statistics.waiting = self.settings.interval, self.outbox.waiting
         statistics.states = self.observer.states
+        if (others := self.others) is not None:
+            statistics.namespaces, statistics.namespaces_beyond = others.kinds(), others.beyond
+            statistics.namespace_results, statistics.namespace_seconds = others.results, others.seconds
         statistics.measure()
         self.metrics.write(exposition(self.outbox.counters, statistics))
         self._metrics_problem.set(self.metrics.problem)
 
-    def _save(self) -> None:
+    def _save(self, last: bool = False) -> None:
         if self.log is None:
             return
         self.observer.tracker.cursor.record()
-        self.log.save()
+        self.log.save(last)
         self._state_problem.set(self.log.problem)
 
     def _send_status(self, now: float) -> None:
@@ -356,6 +444,10 @@ class Service:
         count, new = self.observer.connections, self.outbox.connections - self._before
         noun = "connection" if count == 1 else "connections"
         status = f"{count:,} {noun} open, {new:,} new in the last poll ({self._took * 1e3:.1f} ms)"
+        if self.others is not None and self.others.count:
+            status += f"; {self.others.connections:,} open in {self.others.count:,} other namespaces"
+            if late := self.others.late + self.others.beyond:
+                status += f", {late:,} of them late"
         if self.notifications is None:
             status += "; polls only: no destroy notifications"
         if lost := self.observer.tracker.cursor.lost:

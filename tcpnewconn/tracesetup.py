@@ -1,10 +1,11 @@
 """
 The program of tcpnewconn-trace.service: makes the kernel record who calls connect() and accept(), and removes that again.
 
-    python3 -m tcpnewconn.tracesetup start|stop
+    python3 -m tcpnewconn.tracesetup start [plain-event] | stop
 
 Runs as root with CAP_CHOWN alone. `start` may be run again at any time: what is there and right stays as it is. A kernel that
-cannot record is no failure: the reason is logged, and written to a file that the service reads.
+cannot record is no failure: the reason is logged, and written to a file that the service reads. With `plain-event`, the kernel's
+own event is recorded then.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tcpnewconn.kernel import btf
-from tcpnewconn.kernel.trace import DIRECTORY, REASON, WANTED
+from tcpnewconn.kernel import btf, plainevent
+from tcpnewconn.kernel.instance import DIRECTORY, REASON, WANTED
+from tcpnewconn.kernel.plainevent import FILTER, PLAIN
 from tcpnewconn.kernel.tracecheck import check
 from tcpnewconn.kernel.traceevents import ACCEPT, CONNECT, EVENTS, GROUP, Definition, definitions
 from tcpnewconn.kernel.tracefs import Tracefs, TracefsError
@@ -31,6 +33,8 @@ _DEFINED = "definitions"
 # Of all rings together: about 50,000 records, as many as the buffer of destroy notifications holds.
 _ALL_RINGS_KILOBYTES = 8192
 _SMALLEST_RING_KILOBYTES = 256
+_NO_TRACEFS = "tracefs is not mounted at /sys/kernel/tracing, or this kernel has none"
+_PLAIN_EVENT = f"{plainevent.GROUP}/{plainevent.NAME}"
 
 
 class Unavailable(Exception):
@@ -40,12 +44,15 @@ class Unavailable(Exception):
 def start(tracefs: Tracefs, runtime: str, events: tuple[str, ...], group: int, btf_file: str = btf.PATH) -> list[str]:
     """Define the events, check them, and have the instance record them. Returns what is to be logged; raises Unavailable."""
     if not tracefs.available():
-        raise Unavailable("tracefs is not mounted at /sys/kernel/tracing, or this kernel has none")
+        raise Unavailable(_NO_TRACEFS)
     notes: list[str] = []
     wanted = _definitions(events, btf_file, notes)
     text = "".join(f"{' '.join(definition)}\n" for definition in wanted)
     ours = tracefs.instance(GROUP)
     try:
+        if ours.enabled(_PLAIN_EVENT):
+            # Of a start with another kernel configuration, or another drop-in.
+            ours.disable()
         recorded = _read(f"{runtime}/{WANTED}").split()
         if text != _read(f"{runtime}/{_DEFINED}") or not _records(tracefs, recorded):
             _forget(runtime)
@@ -54,13 +61,31 @@ def start(tracefs: Tracefs, runtime: str, events: tuple[str, ...], group: int, b
             recorded = [definition.event for definition in defined]
             ours.make(_ring_kilobytes())
             for definition in defined:
-                ours.enable(definition)
+                ours.enable(f"{GROUP}/{definition.event}", definition.filter)
             _write(f"{runtime}/{WANTED}", " ".join(recorded))
             _write(f"{runtime}/{_DEFINED}", text)
-        ours.share(group, recorded)
+        ours.share(group, _paths(recorded))
     except TracefsError as error:
         raise Unavailable(str(error)) from None
     return notes
+
+
+def start_plain(tracefs: Tracefs, runtime: str, group: int) -> None:
+    """Have the instance record the kernel's own event of connect(). Raises Unavailable."""
+    if not tracefs.available():
+        raise Unavailable(_NO_TRACEFS)
+    ours = tracefs.instance(GROUP)
+    try:
+        if _read(f"{runtime}/{WANTED}").split() != [PLAIN] or not ours.enabled(_PLAIN_EVENT):
+            _forget(runtime)
+            _remove_events(tracefs)
+            ours.make(_ring_kilobytes())
+            ours.wake_at_once()
+            ours.enable(_PLAIN_EVENT, FILTER)
+            _write(f"{runtime}/{WANTED}", PLAIN)
+        ours.share(group, [_PLAIN_EVENT])
+    except TracefsError as error:
+        raise Unavailable(str(error)) from None
 
 
 def stop(tracefs: Tracefs, runtime: str) -> list[str]:
@@ -117,7 +142,7 @@ def _checked(tracefs: Tracefs, defined: list[Definition], notes: list[str]) -> l
     trial.make(_SMALLEST_RING_KILOBYTES)
     try:
         for definition in defined:
-            trial.enable(definition)
+            trial.enable(f"{GROUP}/{definition.event}", definition.filter)
         wrong = check(trial.directory, tuple(definition.event for definition in defined))
     finally:
         trial.remove()
@@ -138,7 +163,11 @@ def _give_up(event: str, why: str, notes: list[str]) -> None:
 def _records(tracefs: Tracefs, events: list[str]) -> bool:
     """Whether the instance records these events, and no other of ours is defined."""
     ours = tracefs.instance(GROUP)
-    return bool(events) and sorted(tracefs.defined()) == sorted(events) and all(map(ours.enabled, events))
+    return bool(events) and sorted(tracefs.defined()) == sorted(events) and all(map(ours.enabled, _paths(events)))
+
+
+def _paths(events: list[str]) -> list[str]:
+    return [f"{GROUP}/{event}" for event in events]
 
 
 def _remove_events(tracefs: Tracefs) -> None:
@@ -176,8 +205,8 @@ def _write(path: str, text: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if list(arguments) not in (["start"], ["stop"]):
-        _log("use: python3 -m tcpnewconn.tracesetup start|stop", 3)
+    if list(arguments) not in (["start"], ["start", "plain-event"], ["stop"]):
+        _log("use: python3 -m tcpnewconn.tracesetup start [plain-event] | stop", 3)
         return 2
     tracefs = Tracefs()
     if arguments[0] == "stop":
@@ -191,17 +220,33 @@ def main(arguments: Sequence[str]) -> int:
         return 78
     accept = getattr(settings, "trace_accept", True)
     events = tuple(event for event in EVENTS if accept or event != ACCEPT)
+    # Where the service finds the instance: the place of its bind mount.
+    os.makedirs(DIRECTORY, exist_ok=True)
+    group = grp.getgrnam(SERVICE_GROUP).gr_gid
     try:
-        # Where the service finds the instance: the place of its bind mount.
-        os.makedirs(DIRECTORY, exist_ok=True)
-        for note in start(tracefs, RUNTIME, events, grp.getgrnam(SERVICE_GROUP).gr_gid):
+        for note in start(tracefs, RUNTIME, events, group):
             _log(note, 4)
     except Unavailable as reason:
-        for note in stop(tracefs, RUNTIME):
-            _log(note, 4)
-        _write(f"{RUNTIME}/{REASON}", f"{reason}\n")
-        _log(f"short connections will have no owner: {reason}", 4)
+        if len(arguments) == 2:
+            _start_plain(tracefs, group, reason)
+        else:
+            _none(tracefs, reason)
     return 0
+
+
+def _start_plain(tracefs: Tracefs, group: int, reason: Unavailable) -> None:
+    try:
+        start_plain(tracefs, RUNTIME, group)
+        _log(f"connect() is recorded by the kernel's own event, accept() is not: {reason}", 5)
+    except Unavailable as also:
+        _none(tracefs, also)
+
+
+def _none(tracefs: Tracefs, reason: Unavailable) -> None:
+    for note in stop(tracefs, RUNTIME):
+        _log(note, 4)
+    _write(f"{RUNTIME}/{REASON}", f"{reason}\n")
+    _log(f"short connections will have no owner: {reason}", 4)
 
 
 def _log(message: str, priority: int) -> None:

@@ -10,14 +10,25 @@ Calls of one 4-tuple are distinguished by their order, never by likelihood:
   there are several, only what they agree on is said.
 - A connect() that failed is dropped with its failure. Who accepts a connection that was reported before is not asked for
   again: that accept() is dropped, too.
-- Where calls, or notifications, were lost, nothing is said of connections until polls have shown those that are open: a call that
-  is known could be taken for one that was lost.
+- Where calls, or notifications, were lost, a call that is known could be taken for one that was lost. Of a socket that a poll
+  shows, the last connect() before the poll is its own if it is newer than all that was lost. Of a socket that was destroyed,
+  nothing is said until a poll that began after the loss has shown those that were open, and the notifications of the others
+  have come.
 
-What can still go wrong: a connection that was never accepted, destroyed because its listener was closed, and another on the
-same two ports that is accepted while the notification of the first still waits. Cookies would tell (tracepoint
-tcp_destroy_sock), for one more event per socket. After SIGKILL, the calls that were read and not yet recorded are missing,
-those of some milliseconds: another on the same two ports, before the notification of the first was read, would be taken for
-its own.
+- A connection that was never accepted is destroyed when its listener is closed, and the kernel has cleared its addresses then
+  (Linux 6.18: established, closed by the peer, reset, with data, on one address or all). So a cleared socket never takes an
+  accept(): that can be another's. One whose addresses are there was accepted, or opened here.
+
+Cookies would be an exact join: the tracepoint tcp_destroy_sock has the address of the socket's memory and the cookie of its
+notification. It is not used. To decode one more record for each socket, and to look it up, takes 1.2 us at least (Linux 6.18):
+an attributed connection would cost 1.42 times one that is not, with two sockets 1.49, where it is 1.35 now and 1.4 is the limit.
+The service would see the kernel's addresses. It would name the thread of connections that are ambiguous today, whose ports were
+used again before their notification was read; it would take nothing back that is wrong.
+
+What can still go wrong: after SIGKILL, the calls that were read and not yet recorded are missing, those of some milliseconds. If
+another connection opens on the same two ports, and its call is read before the notification of the first was, that would be
+taken for the first's. And a call that was lost, whose connection was still in SYN_SENT at the poll after the loss, followed by
+another on its ports within the time of a notification.
 
 Record r is its own: calls that no connection has taken by the end of a batch of notifications, so that a restart finds them.
 """
@@ -65,9 +76,10 @@ class Calls:
         self._later: dict[FourTuple, float] = {}
         # When the last poll began, and the one before.
         self._polled = self._polled_before = float("-inf")
-        # The next so many polls may show connections whose calls were lost.
-        self._polls_unsure = 0
-        # Notifications until then may be of connections whose calls were lost, or are from before the start.
+        # Before this time calls may be missing; infinite while they are.
+        self._lost_until = float("-inf")
+        # Notifications until then may be of connections whose calls were lost, or are from before the start. Infinite until a
+        # poll has shown what was open at `_lost_until`.
         self._unsure = since + _LATE
         self._since = since
         self._log = log
@@ -80,7 +92,7 @@ class Calls:
     def resume(self) -> None:
         """Continue where the run before ended: its calls are loaded."""
         self._since = float("-inf")
-        if self._unsure != float("inf"):
+        if self._lost_until == float("-inf"):
             self._unsure = self._since
 
     def __len__(self) -> int:
@@ -117,15 +129,27 @@ class Calls:
         for call in reversed(self._calls.get(four_tuple, ())):
             if call.by == "connect" and call.time <= failed.time:
                 self._remove(four_tuple, call)
-                return None if self._polls_unsure else shared_by([call])
+                return shared_by([call]) if call.time > self._lost_until else None
         return None
 
-    def lost(self) -> None:
-        """Calls, or destroy notifications, were lost since the last poll."""
-        if not self._polls_unsure and self._log is not None:
-            self._log.append('["r",true]')
-        self._polls_unsure = 2
-        self._unsure = float("inf")
+    def lost(self, until: float) -> None:
+        """Calls, or destroy notifications, of before this time were lost. Infinite: from now on, until it is called again."""
+        until = until if self.losing else max(until, self._lost_until)
+        if until == self._lost_until:
+            return
+        self._lost_until, self._unsure = until, float("inf")
+        if self._log is not None:
+            self._log.append(self._loss())
+
+    @property
+    def losing(self) -> bool:
+        """Whether calls are missing until lost() says until when they were."""
+        return self._lost_until == float("inf")
+
+    @property
+    def wants_poll(self) -> bool:
+        """Whether the next poll will say which connections the last loss does not concern."""
+        return self._unsure == float("inf") and not self.losing
 
     def polled(self, begin: float) -> None:
         """A poll that began at that time has been applied, and all notifications that were there before."""
@@ -143,12 +167,10 @@ class Calls:
             del self._later[four_tuple]
             self._changed.add(four_tuple)
         self._polled_before, self._polled = self._polled, begin
-        if self._unsure == float("inf"):
+        if self._unsure == float("inf") and begin >= self._lost_until:
             self._unsure = begin + _LATE
-        if self._polls_unsure:
-            self._polls_unsure -= 1
-            if not self._polls_unsure and self._log is not None:
-                self._log.append('["r",false]')
+            if self._log is not None:
+                self._log.append(self._loss())
 
     def _drop_oldest(self) -> None:
         """Drop the oldest half. What they belong to is not known then, as if they had not been read."""
@@ -162,7 +184,7 @@ class Calls:
         self._taken = {one: count for one, count in self._taken.items() if one in self._calls}
         self._changed |= self._written - self._calls.keys()
         self._count = sum(map(len, self._calls.values()))
-        self.lost()
+        self.lost(oldest)
 
     # --- a connection ------------------------------------------------------------------------------------------------
 
@@ -217,7 +239,7 @@ class Calls:
     def _unsure_because(self, now: float) -> Found | None:
         if now >= self._unsure:
             return None
-        return OVERWRITTEN if self._polls_unsure else NOT_RECORDED
+        return OVERWRITTEN if self._lost_until > float("-inf") else NOT_RECORDED
 
     def unaddressed(self, four_tuple: FourTuple, now: float, idle: float) -> Found:
         """The calls of a destroyed socket whose remote port the kernel has cleared, and maybe its local address."""
@@ -243,6 +265,8 @@ class Calls:
             # It is one of them, whichever: all stay candidates of other connections.
             return AMBIGUOUS
         (whole,) = matching
+        if any(call.by == "accept" for call in self._calls[whole]):
+            return AMBIGUOUS
         found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, []))
         return found._replace(four_tuple=whole) if found.accepted_here is not None else found
 
@@ -253,11 +277,19 @@ class Calls:
 
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
         """
-        if self._polls_unsure:
-            return OVERWRITTEN
+        if not accepted:
+            self._accepted_later(four_tuple, now)
+        lost = self._lost_until
+        # Otherwise every connection that was open at the loss was in a poll before.
+        unsure = lost > self._polled
         own = [
-            call for call in self._calls.get(four_tuple, ()) if call.time <= end and (call.by == "connect" or accepted)
+            call
+            for call in self._calls.get(four_tuple, ())
+            if lost < call.time <= end and (call.by == "connect" or accepted)
         ]
+        if unsure and not (own and own[0].time <= begin):
+            # Its own may be one of those that were lost.
+            return OVERWRITTEN
         if own and own[-1].time > begin:
             # It may have come after the row was read.
             here = own
@@ -267,11 +299,17 @@ class Calls:
         else:
             here = own[-1:]
         other = mirrored(four_tuple) if internal else four_tuple
-        there = [call for call in self._calls.get(other, ()) if call.time <= end] if other != four_tuple else []
+        latest = begin if unsure else end
+        there = (
+            [call for call in self._calls.get(other, ()) if lost < call.time <= latest] if other != four_tuple else []
+        )
         found = self._decided(four_tuple, here, other, there)
-        if not accepted:
-            self._accepted_later(four_tuple, now)
-        elif found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
+        if (
+            accepted
+            and found.accepted_here is False
+            and other != four_tuple
+            and not any(call.by == "accept" for call in there)
+        ):
             self._accepted_later(other, now)
         return found
 
@@ -373,17 +411,23 @@ class Calls:
         later, taken = self._later.get(four_tuple), self._taken.get(four_tuple, 0)
         return json.dumps(["r", four_tuple.hex(), later, taken, calls], separators=(",", ":"))
 
+    def _loss(self) -> str:
+        """Until when calls were lost, and notifications are unsure; null for both: still."""
+        times = (None if time == float("inf") else time for time in (self._lost_until, self._unsure))
+        return json.dumps(["r", *times], separators=(",", ":"))
+
     def records(self) -> Iterator[str]:
-        if self._polls_unsure:
-            yield '["r",true]'
+        if self._lost_until > float("-inf"):
+            yield self._loss()
         self._changed.clear()
         self._written = {*self._calls, *self._later}
         yield from map(self._line, self._written)
 
     def load(self, record: Record) -> None:
-        if isinstance(record[1], bool):
-            self._polls_unsure = 2 if record[1] else 0
-            self._unsure = float("inf") if record[1] else self._since + _LATE
+        if not isinstance(record[1], str):
+            _, until, unsure = record
+            self._lost_until = float("inf") if until is None else float(until)
+            self._unsure = float("inf") if unsure is None else float(unsure)
             return
         four_tuple = bytes.fromhex(record[1])
         if len(four_tuple) not in (12, 36):
@@ -407,7 +451,8 @@ class Calls:
     def clear(self) -> None:
         for state in (self._calls, self._taken, self._later, self._written):
             state.clear()
-        self._count = self._polls_unsure = 0
+        self._count = 0
+        self._lost_until = float("-inf")
         self._unsure = self._since + _LATE
 
     def __iter__(self) -> Iterator[Call]:

@@ -36,12 +36,12 @@ def loaded(
     four_tuple: FourTuple,
     by: str,
     time: float,
-    uid: int,
+    uid: int | None,
     cgroup: int,
     names: list[str],
     netns: int,
     thread: int,
-    name: str,
+    name: str | None,
 ) -> Call:
     if by not in ("connect", "accept"):
         raise ValueError(f"{by} is no call")
@@ -49,12 +49,12 @@ def loaded(
         str(by),
         float(time),
         four_tuple,
-        int(uid),
+        None if uid is None else int(uid),
         int(cgroup),
         tuple(map(str, names)),
         int(netns),
         int(thread),
-        str(name),
+        None if name is None else str(name),
     )
 
 

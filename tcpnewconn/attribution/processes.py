@@ -23,11 +23,12 @@ _LARGEST = 4096
 
 
 class Process(NamedTuple):
-    """`entity` is unique where the pid is not: made of boot, pid and start time."""
+    """`entity` is unique where the pid is not: made of boot, pid and start time. `command_line` only where it is asked for."""
 
     pid: int
     name: str
     entity: str
+    command_line: str | None = None
 
 
 class Processes:
@@ -40,6 +41,8 @@ class Processes:
         suspended: Callable[[], float] | None = None,
     ) -> None:
         """`boot` is the boot id; `suspended` says for how many seconds since boot CLOCK_MONOTONIC stood still."""
+        # Whether command lines are read, too: they can hold secrets.
+        self.command_lines = False
         self._boot = boot
         self._root = root
         self._suspended = suspended or _suspended
@@ -47,9 +50,9 @@ class Processes:
         self._offset = self._offset_before = self._suspended()
         self._changed = float("-inf")
         try:
-            self._visible = os.readlink(f"{root}/self/ns/pid") == _FIRST_PID_NAMESPACE
+            self.visible = os.readlink(f"{root}/self/ns/pid") == _FIRST_PID_NAMESPACE
         except OSError:
-            self._visible = False
+            self.visible = False
 
     def process(self, thread_id: int, event: float) -> Process | None:
         """The process of a thread that did something at a time of CLOCK_MONOTONIC (seconds); None where that is not sure.
@@ -57,33 +60,40 @@ class Processes:
         A thread id is used again. The thread that has it is the one of the event if it had started before: by a whole tick,
         because that is all /proc says.
         """
-        if not self._visible:
+        if not self.visible:
             return None
         try:
-            with _directory(f"{self._root}/{thread_id}") as thread:
-                if not self._is_older(_stat(thread)[1], event):
+            with directory(f"{self._root}/{thread_id}") as thread:
+                if event < self.since(stat(thread)[1], event):
                     return None
                 pid = _tgid(thread)
                 if pid == thread_id:
-                    name, started = _stat(thread)
-                    return Process(pid, name, self._entity(pid, started))
-                with _directory(f"{self._root}/{pid}") as leader:
-                    name, started = _stat(leader)
+                    name, started = stat(thread)
+                    return Process(pid, name, self._entity(pid, started), self._command_line(thread))
+                with directory(f"{self._root}/{pid}") as leader:
+                    name, started = stat(leader)
                     # While the thread is there, its process has that pid.
                     if _tgid(thread) != pid:
                         return None
-                return Process(pid, name, self._entity(pid, started))
+                    return Process(pid, name, self._entity(pid, started), self._command_line(leader))
         except (OSError, ValueError, IndexError):
             # It has gone, or is hidden (ProtectProc=invisible, hidepid=).
             return None
 
-    def _is_older(self, started: int, event: float) -> bool:
+    def since(self, started: int, event: float) -> float:
+        """When one that started in this tick after boot was surely there: CLOCK_MONOTONIC, as it was at an event."""
         offset = self._suspended()
         if offset > self._offset + 1 / _TICKS:
             self._offset_before, self._offset, self._changed = self._offset, offset, time.monotonic()
         # For an event before it changed the smaller one is right, or too small.
-        since_boot = event + (self._offset if event > self._changed else self._offset_before)
-        return (started + 1) / _TICKS <= since_boot
+        return (started + 1) / _TICKS - (self._offset if event > self._changed else self._offset_before)
+
+    def _command_line(self, there: int) -> str | None:
+        """Its words, separated by blanks; not more than a page of it. A process of the kernel has none."""
+        if not self.command_lines:
+            return None
+        words = content(there, "cmdline").rstrip(b"\0").split(b"\0")
+        return os.fsdecode(b" ".join(words)) or None
 
     def _entity(self, pid: int, started: int) -> str:
         return str(blake2b(f"{self._boot} {pid} {started}".encode(), digest_size=16).hexdigest())
@@ -94,7 +104,7 @@ def _suspended() -> float:
 
 
 @contextlib.contextmanager
-def _directory(path: str) -> Iterator[int]:
+def directory(path: str) -> Iterator[int]:
     """A directory of /proc that stays that of one process: once that is gone, reading in it fails."""
     descriptor = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -103,23 +113,23 @@ def _directory(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _content(directory: int, name: str) -> bytes:
-    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+def content(there: int, name: str) -> bytes:
+    descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=there)
     try:
         return os.read(descriptor, _LARGEST)
     finally:
         os.close(descriptor)
 
 
-def _stat(directory: int) -> tuple[str, int]:
+def stat(there: int) -> tuple[str, int]:
     """Name and start time (ticks since boot) of a thread, from stat: 42 (name) S ... A name can hold blanks and brackets."""
-    content = _content(directory, "stat")
-    begin, end = content.index(b"("), content.rindex(b")")
-    return os.fsdecode(content[begin + 1 : end]), int(content[end + 2 :].split()[19])
+    text = content(there, "stat")
+    begin, end = text.index(b"("), text.rindex(b")")
+    return os.fsdecode(text[begin + 1 : end]), int(text[end + 2 :].split()[19])
 
 
-def _tgid(directory: int) -> int:
+def _tgid(there: int) -> int:
     """The id of a thread's process, from status."""
-    content = _content(directory, "status")
-    begin = content.index(b"\nTgid:") + 6
-    return int(content[begin : content.index(b"\n", begin)])
+    text = content(there, "status")
+    begin = text.index(b"\nTgid:") + 6
+    return int(text[begin : text.index(b"\n", begin)])

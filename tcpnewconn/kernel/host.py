@@ -18,7 +18,8 @@ class Host:
     """`boot` is the boot id without its dashes, `namespace` the inode number of the network namespace; "0" if not known.
 
     `live` says whether the kernel that runs this program, in the namespace that it runs in, is the one looked at; `users`
-    whether user ids in /proc are shown as they are, not translated into a user namespace of this program's own.
+    whether user ids in /proc are shown as they are, not translated into a user namespace of this program's own. `away`: the
+    network namespace is not that of process 1; False also where that is hidden.
     """
 
     boot: str
@@ -26,6 +27,7 @@ class Host:
     port_range: tuple[int, int]
     live: bool
     users: bool
+    away: bool = False
 
     @property
     def place(self) -> str:
@@ -45,6 +47,7 @@ def look(root: str, net_directory: str) -> Host:
         port_range=_port_range(f"{sysctl}/net/ipv4/ip_local_port_range"),
         live=_same(f"{net_directory}/tcp", "/proc/self/net/tcp"),
         users=(_first_line("/proc/self/uid_map") or "").split() == ["0", "0", "4294967295"],
+        away=_differ(f"{net_directory}/tcp", f"{root}/1/net/tcp"),
     )
 
 
@@ -69,6 +72,14 @@ def _same(one: str, other: str) -> bool:
     """Whether two names are one file: /proc/<pid>/net/tcp has one inode number in each network namespace (measured)."""
     try:
         return os.path.samestat(os.stat(one), os.stat(other))
+    except OSError:
+        return False
+
+
+def _differ(one: str, other: str) -> bool:
+    """Whether two names are surely two files."""
+    try:
+        return not os.path.samestat(os.stat(one), os.stat(other))
     except OSError:
         return False
 

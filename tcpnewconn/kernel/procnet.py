@@ -112,6 +112,11 @@ class ProcNet:
             _Table(f"{directory}/tcp6", 32, byteorder, users),
         )
 
+    def move(self, tcp: str, tcp6: str) -> None:
+        """The tables of the same namespace have other paths now."""
+        for table, path in zip(self._tables, (tcp, tcp6), strict=True):
+            table.path = path
+
     def poll(self, time_wait: bool = True) -> Poll:
         """Poll both tables. Without `time_wait`, rows in TIME_WAIT are passed over.
 
@@ -182,7 +187,7 @@ class _Table:
     """One file. `digits` is the number of hexadecimal digits of an address in it."""
 
     def __init__(self, path: str, digits: int, byteorder: str, users: bool) -> None:
-        self._path = path
+        self.path = path
         self._text = RowText(digits, byteorder, users)
         self._known: dict[bytes, _Remembered] = {}
         # How many of the known rows have each state: counting them at each poll would cost as much as a quiet table (measured).
@@ -198,7 +203,7 @@ class _Table:
         different = passed = 0
         before = len(self._known)
         try:
-            for line, bodies in bodies_of(self._path):
+            for line, bodies in bodies_of(self.path):
                 for body in bodies:
                     seen = known(body[:head])
                     if seen is not None and body.startswith(seen.owner, owner):
@@ -212,7 +217,7 @@ class _Table:
                 part.rows += len(bodies)
         except OSError as error:
             self.undo(part)
-            raise Unreadable(self._path, error.strerror or str(error)) from error
+            raise Unreadable(self.path, error.strerror or str(error)) from error
         part.count(IN_TIME_WAIT, passed)
         if different or part.rows != before:
             self._forget(part)
@@ -243,7 +248,7 @@ class _Table:
             part.malformed += 1
             if part.first_malformed is None:
                 text = body.split(b"\n", 1)[0].strip()
-                part.first_malformed = Malformed(self._path, line + _index(bodies, body), text)
+                part.first_malformed = Malformed(self.path, line + _index(bodies, body), text)
             return
         head = body[: self._text.head_size]
         state = head[-2:]
@@ -252,10 +257,10 @@ class _Table:
             return
         seen = self._known.get(head)
         if seen is None:
+            addresses, known = head[:-2], self._known
             for other in WANTED:
-                replaced = self._drop(head[:-2] + other)
-                if replaced is not None and replaced.poll == self._poll:
-                    part.replaced[head[:-2] + other] = replaced
+                if addresses + other in known:
+                    self._replace(addresses + other, part)
             self._keep(head, _Remembered(owner, self._poll))
         else:
             seen.owner, seen.poll = owner, self._poll
@@ -263,6 +268,12 @@ class _Table:
                 # SO_REUSEPORT: several sockets listen on one address; which of them stands first does not matter.
                 return
         (part.listeners if state == LISTENING else part.changed).append(head)
+
+    def _replace(self, head: bytes, part: _Part) -> None:
+        """Another state stands in this poll on the addresses of a row."""
+        replaced = self._drop(head)
+        if replaced is not None and replaced.poll == self._poll:
+            part.replaced[head] = replaced
 
     def _forget(self, part: _Part) -> None:
         """Drop the rows that were absent from two polls, this one and the one before."""

@@ -15,28 +15,27 @@ _OVERRUN = re.compile(r"^overrun: ([0-9]{1,20})$", re.MULTILINE)
 class Ring:
     """`overwritten` is exact, but where the first page after the start lacks the number: then 1 stands for it.
 
-    `newest` is the time of the last record that was read, in nanoseconds: for who reads.
+    `descriptor` becomes readable when a record is there.
     """
 
     def __init__(self, directory: str) -> None:
         """`directory`: per_cpu/cpuN of an instance. Raises OSError."""
         self.overwritten = 0
-        self.newest = 0
         self._stats = f"{directory}/stats"
         # The kernel's count when the ring was empty; None until it was. The sum of the counts in pages since then.
         self._settled: int | None = None
         self._said = 0
         # Whether to ask the kernel when the ring is empty the next time: a page without space for the number does not say it.
         self._ask = True
-        self._descriptor = os.open(f"{directory}/trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.descriptor = os.open(f"{directory}/trace_pipe_raw", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def read(self) -> Page | None:
         """The next page, whole or as far as it is written; None when there is none."""
         try:
-            data = os.read(self._descriptor, _PAGE)
+            data = os.read(self.descriptor, _PAGE)
         except OSError:
             # EAGAIN.
             data = b""

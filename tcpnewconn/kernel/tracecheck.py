@@ -8,7 +8,8 @@ import socket
 import threading
 from typing import NamedTuple
 
-from tcpnewconn.kernel.trace import Trace, TraceMissing
+from tcpnewconn.kernel.instance import TraceMissing
+from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.kernel.traceevents import ACCEPT, CONNECT, FAILED, NAMES
 from tcpnewconn.model import Call, FailedAttempt, FourTuple, four_tuple_of, mirrored
 

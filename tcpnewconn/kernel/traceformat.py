@@ -33,7 +33,7 @@ class FormatError(Exception):
     """A `format` file, or a record, is not one of ours."""
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
     offset: int
     size: int
     text: bool
@@ -61,20 +61,13 @@ class Layout:
 
     def __init__(self, event: str, format_file: str) -> None:
         """Raises FormatError."""
-        number = _ID.search(format_file)
-        if number is None:
-            raise FormatError(f"the format of {event} has no ID")
         self.event = event
-        self.id = int(number[1])
-        fields = {
-            name.removeprefix("common_"): _Field(int(offset), int(size), kind.startswith("__data_loc"))
-            for kind, name, offset, size in _FIELD.findall(format_file)
-        }
+        self.id, fields = fields_of(event, format_file)
         wanted = [*_SOCKET, *(_ERROR if event == FAILED else _OWNER)]
         self._has_six = "local6_high" in fields
         if self._has_six:
             wanted += _SIX
-        self._numbers, order = _struct(event, fields, wanted)
+        self._numbers, order = struct_of(event, fields, wanted)
         self._in_order = itemgetter(*order)
         self._texts_at, self._text_words = self._texts(fields) if event in (CONNECT, ACCEPT) else (0, struct.Struct(""))
         self._least = max(self._numbers.size, self._texts_at + self._text_words.size)
@@ -82,7 +75,7 @@ class Layout:
         # One tuple for equal ones: there are many records of few cgroups.
         self._same_names: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    def _texts(self, fields: dict[str, _Field]) -> tuple[int, struct.Struct]:
+    def _texts(self, fields: dict[str, Field]) -> tuple[int, struct.Struct]:
         """Where the words of the texts are, one behind the other."""
         names = [name for name in (*NAMES, "thread") if name in fields]
         words = [fields[name] for name in names]
@@ -104,6 +97,9 @@ class Layout:
         if family == _INET6 and self._has_six:
             high, low, remote_high, remote_low = rest[-4:]
             local, remote = unmapped(high + low), unmapped(remote_high + remote_low)
+            if len(local) > len(remote) and not any(local):
+                # An attempt over IPv4 that failed before its socket had an address.
+                local = bytes(len(remote))
         elif family != _INET:
             raise FormatError(f"a record of {self.event} has family {family}")
         if len(local) != len(remote) or protocol != _TCP:
@@ -148,10 +144,23 @@ class Layout:
         return Texts(os.fsdecode(thread), self._same_names.setdefault(cgroup, cgroup))
 
 
-def _struct(
-    event: str, fields: dict[str, _Field], wanted: list[tuple[str, str, int]]
+def fields_of(event: str, format_file: str) -> tuple[int, dict[str, Field]]:
+    """The number of an event, and its fields by their names. Raises FormatError."""
+    number = _ID.search(format_file)
+    if number is None:
+        raise FormatError(f"the format of {event} has no ID")
+    return int(number[1]), {
+        name.removeprefix("common_"): Field(int(offset), int(size), kind.startswith("__data_loc"))
+        for kind, name, offset, size in _FIELD.findall(format_file)
+    }
+
+
+def struct_of(
+    event: str, fields: dict[str, Field], wanted: list[tuple[str, str, int]]
 ) -> tuple[struct.Struct, tuple[int, ...]]:
-    """A struct of the wanted fields, by their place in the record, and where each of `wanted` is in what it unpacks."""
+    """A struct of the wanted fields (name, code of struct, size), by their place in the record, and where each of `wanted` is in
+    what it unpacks. Raises FormatError.
+    """
     for name, _, size in wanted:
         if name not in fields:
             raise FormatError(f"the format of {event} has no {name}")

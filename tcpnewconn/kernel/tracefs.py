@@ -105,34 +105,37 @@ class Instance:
         if self._read("tracing_on").strip() != "1":
             self._write("tracing_on", "1")
 
-    def enable(self, definition: Definition) -> None:
-        """Raises TracefsError."""
-        event = f"events/{GROUP}/{definition.event}"
-        if definition.filter:
-            self._write(f"{event}/filter", definition.filter)
-        self._write(f"{event}/enable", "1")
+    def enable(self, event: str, only_if: str = "") -> None:
+        """Record an event ("group/name"), where a filter is given what passes it. Raises TracefsError."""
+        if only_if:
+            self._write(f"events/{event}/filter", only_if)
+        self._write(f"events/{event}/enable", "1")
 
     def enabled(self, event: str) -> bool:
         try:
-            return self._read(f"events/{GROUP}/{event}/enable").strip() == "1"
+            return self._read(f"events/{event}/enable").strip() == "1"
         except TracefsError:
             return False
 
     def disable(self) -> None:
-        """All of our events that are there."""
-        if os.path.isdir(f"{self.directory}/events/{GROUP}"):
-            self._write(f"events/{GROUP}/enable", "0")
+        """All events."""
+        self._write("events/enable", "0")
+
+    def wake_at_once(self) -> None:
+        """Wake who waits for a ring at its first record, not when half of it is full. Raises TracefsError."""
+        self._write("buffer_percent", "0")
 
     def share(self, group: int, events: Iterable[str]) -> None:
-        """Let a group read the rings and the formats, and nothing else. Raises TracefsError."""
-        ours = f"events/{GROUP}"
+        """Let a group read the rings and the formats of events ("group/name"), and nothing else. Raises TracefsError."""
+        shared = list(events)
         # Files that tracefs makes later have the group of their directory: these keep root's. Who is not root gets here only
         # through the bind mount of the service.
-        for directory in ("", "events", ours, *(f"{ours}/{event}" for event in events)):
+        groups = {event.split("/")[0] for event in shared}
+        for directory in ("", "events", *(f"events/{each}" for each in (*sorted(groups), *shared))):
             self._set(directory, 0, 0o711)
-        for event in events:
+        for event in shared:
             for name in _OF_AN_EVENT:
-                self._set(f"{ours}/{event}/{name}", group, _FILE_MODE)
+                self._set(f"events/{event}/{name}", group, _FILE_MODE)
         self._set("tracing_on", group, _FILE_MODE)
         self._set("per_cpu", group, 0o750)
         for cpu in os.listdir(f"{self.directory}/per_cpu"):

@@ -53,7 +53,7 @@ def host_page(book: Book, made: Report, names: Names) -> Page:
 
 def _tiles(book: Book, edges: list[Edge]) -> list[Tile]:
     coverage = book.coverage
-    clients = {edge.peer for edge in edges if edge.direction == "ingress"}
+    clients = {(questions.client(edge), questions.client_unit(edge)) for edge in edges if edge.direction in ACCEPTED}
     destinations = {(edge.peer, edge.port) for edge in edges if edge.direction == "egress"}
     services = {(edge.port, accepting(edge)) for edge in edges if edge.direction in ACCEPTED}
     summed = any(questions.note_of(edge.peer) for edge in edges)

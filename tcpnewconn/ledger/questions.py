@@ -106,7 +106,7 @@ def who_uses(book: Book, subject: str) -> Users:
     port = int(subject) if subject.isdecimal() else None
     lines = _lines(
         [edge for edge in filter(about("who", subject), book.edges()) if edge.connections],
-        lambda edge: (_client(edge), _client_unit(edge), edge.local_port or edge.port, accepting(edge)),
+        lambda edge: (client(edge), client_unit(edge), edge.local_port or edge.port, accepting(edge)),
         book,
     )
     for line in lines:
@@ -193,11 +193,11 @@ def _accepting_side(edge: Edge) -> tuple[str, str]:
     return ("", "") if edge.direction == "internal" else (edge.process, edge.container)
 
 
-def _client(edge: Edge) -> str:
+def client(edge: Edge) -> str:
     return "this host" if edge.direction == "internal" else edge.peer
 
 
-def _client_unit(edge: Edge) -> str:
+def client_unit(edge: Edge) -> str:
     return edge.unit if edge.direction == "internal" else ""
 
 
@@ -237,14 +237,14 @@ def note_of(peer: str) -> str:
 def _lines(edges: Iterable[Edge], name: Callable[[Edge], tuple[Any, ...]], book: Book) -> list[Line]:
     """Edges added up by their names, those with the most connections first."""
     found: dict[tuple[Any, ...], Line] = {}
-    peers: dict[tuple[Any, ...], set[str]] = {}
+    peers: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     for edge in edges:
         key = name(edge)
         line = found.get(key)
         if line is None:
             line = found[key] = Line(key, first=edge.first, last=edge.last)
             peers[key] = set()
-        peers[key].add(f"{_client(edge)} {_client_unit(edge)}" if edge.direction == "internal" else edge.peer)
+        peers[key].add((client(edge), client_unit(edge)))
         line.named = line.named and (is_address(edge.peer) or edge.direction == "internal")
         line.connections += edge.connections
         line.summarized += edge.summarized

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from tcpnewconn.model import Connection, Endpoint, Failed, Summary
 from tcpnewconn.state.log import Record, StateLog
 
-# (direction, source address, destination address, destination port, cgroup); what the group does not share is None.
-Key = tuple[str, bytes | None, bytes | None, int | None, int]
+# (direction, source address, destination address, destination port, cgroup, network namespace); what the group does not share is
+# None.
+Key = tuple[str, bytes | None, bytes | None, int | None, int, int]
 
 # Groups of one interval: those that share a source, and those that do not. A connection for which there is no group of the
 # first kind left is counted in one of the second, and where there is none of those left, by its direction alone.
@@ -34,7 +35,7 @@ class Group:
 
     The first of them are `logged` one by one, the others only make up `count`; `sources` counts those by address where the
     group shares none, `other_sources` those of addresses beyond the limit. `uid` and `error` are those of the first that was
-    counted, as long as all have the same.
+    counted, as long as all have the same. `number` is that in the state log, below zero where it has none.
     """
 
     logged: int = 0
@@ -43,6 +44,7 @@ class Group:
     other_sources: int = 0
     uid: int = _SEVERAL
     error: int = _SEVERAL
+    number: int = -1
 
 
 @dataclass(slots=True)
@@ -74,8 +76,8 @@ class Aggregation:
         self._groups: dict[Key, Group] = {}
         self._sources = 0
         self._rate = RateLimit()
-        # The number that each group with counted connections has in the state log.
-        self._numbers: dict[Key, int] = {}
+        # How many groups have a number in the state log.
+        self._numbered = 0
         self._keys: dict[int, Key] = {}
         if log is not None:
             log.register("gfh", self, everywhere=True)
@@ -86,8 +88,16 @@ class Aggregation:
         `crowded`: no further entry can be queued, whatever the limits are. `now` in seconds of a monotonic clock.
         """
         source, destination = connection.source, connection.destination
+        netns = connection.netns if isinstance(connection, Connection) else 0
         if not crowded:
-            key = (connection.direction, source.address, destination.address, destination.port, connection.cgroup)
+            key = (
+                connection.direction,
+                source.address,
+                destination.address,
+                destination.port,
+                connection.cgroup,
+                netns,
+            )
             group = self._group(key, _MOST_GROUPS) if self.burst else None
             if not self.burst or (group is not None and group.logged < self.burst):
                 if self._rate.allows(now, self.total):
@@ -98,10 +108,10 @@ class Aggregation:
                 self._count(key, group, connection)
                 return key
         # A flood, or too many different ones: the sources are counted.
-        key = (connection.direction, None, destination.address, destination.port, 0)
+        key = (connection.direction, None, destination.address, destination.port, 0, netns)
         group = self._group(key, _MOST_COARSE)
         if group is None:
-            key = (connection.direction, None, None, None, 0)
+            key = (connection.direction, None, None, None, 0, 0)
             group = self._groups.setdefault(key, Group())
             self.coarse += 1
         self._count_source(group, source.address)
@@ -120,9 +130,10 @@ class Aggregation:
                 group.error = _SEVERAL
         group.count += 1
         if self._log is not None:
-            number = self._numbers.get(key)
-            if number is None:
-                number = self._numbers[key] = len(self._numbers)
+            number = group.number
+            if number < 0:
+                number = group.number = self._numbered
+                self._numbered += 1
                 self._log.append(_line(number, key, 0))
             self._log.append(f'["f",{number}]')
 
@@ -137,27 +148,30 @@ class Aggregation:
     def _over(self) -> Iterator[tuple[Key, Group]]:
         """The groups that were counted in the interval that ends now."""
         groups, self._groups, self._sources = self._groups, {}, 0
-        if self._numbers and self._log is not None:
-            self._numbers.clear()
+        if self._numbered and self._log is not None:
+            self._numbered = 0
             self._log.append('["h"]')
         return ((key, group) for key, group in groups.items() if group.count)
 
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
-        counted = [(key, group.count) for key, group in self._groups.items() if group.count]
-        self._numbers = {key: number for number, (key, _) in enumerate(counted)}
-        return (_line(number, key, count) for number, (key, count) in enumerate(counted))
+        counted = [(key, group) for key, group in self._groups.items() if group.count]
+        self._numbered = len(counted)
+        for number, (_, group) in enumerate(counted):
+            group.number = number
+        return (_line(group.number, key, group.count) for key, group in counted)
 
     def load(self, record: Record) -> None:
         """Connections that were counted before a restart. Their sources are not on record."""
         if record[0] == "g":
-            _, number, direction, source, destination, port, cgroup, count = record
+            _, number, direction, source, destination, port, cgroup, count, *other = record
             source, destination = (None if one is None else bytes.fromhex(one) for one in (source, destination))
-            key = (str(direction), source, destination, None if port is None else int(port), int(cgroup))
-            self._numbers[key] = int(number)
+            netns = int(other[0]) if other else 0
+            key = (str(direction), source, destination, None if port is None else int(port), int(cgroup), netns)
+            self._numbered = max(self._numbered, int(number) + 1)
             self._keys[int(number)] = key
-            self._groups[key] = Group(count=int(count), other_sources=int(count))
+            self._groups[key] = Group(count=int(count), other_sources=int(count), number=int(number))
         elif record[0] == "f":
             group = self._groups[self._keys[record[1]]]
             group.count += 1
@@ -167,7 +181,7 @@ class Aggregation:
 
     def clear(self) -> None:
         self._groups.clear()
-        self._numbers.clear()
+        self._numbered = 0
         self._keys.clear()
 
     def _group(self, key: Key, most: int) -> Group | None:
@@ -187,7 +201,7 @@ class Aggregation:
 
 
 def _summary(key: Key, group: Group) -> Summary:
-    direction, source, destination, port, cgroup = key
+    direction, source, destination, port, cgroup, netns = key
     exact = not group.other_sources
     sources = group.sources
     if exact and len(sources) == 1:
@@ -205,11 +219,12 @@ def _summary(key: Key, group: Group) -> Summary:
         exact=exact,
         top=tuple((address, count) for address, count in top if address is not None),
         uid=group.uid if group.uid != _SEVERAL else None,
+        netns=netns,
     )
 
 
 def _failed(key: Key, group: Group) -> Failed:
-    direction, source, destination, port, cgroup = key
+    direction, source, destination, port, cgroup, _ = key
     uid = group.uid if group.uid != _SEVERAL else None
     return Failed(
         Endpoint(source, None),
@@ -225,7 +240,8 @@ def _failed(key: Key, group: Group) -> Failed:
 
 
 def _line(number: int, key: Key, count: int) -> str:
-    """The record of a group."""
-    direction, source, destination, port, cgroup = key
+    """The record of a group. Of one in the host's own namespace it ends with its count."""
+    direction, source, destination, port, cgroup, netns = key
     addresses = [None if address is None else address.hex() for address in (source, destination)]
-    return json.dumps(["g", number, direction, *addresses, port, cgroup, count], separators=(",", ":"))
+    record = ["g", number, direction, *addresses, port, cgroup, count, *([netns] if netns else [])]
+    return json.dumps(record, separators=(",", ":"))

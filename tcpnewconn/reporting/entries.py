@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from errno import errorcode
 from typing import NamedTuple
 
-from tcpnewconn.attribution.cgroups import NOWHERE, Place
+from tcpnewconn.attribution.cgroups import NOWHERE, Container, Place
 from tcpnewconn.attribution.processes import Process, Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
@@ -82,12 +82,21 @@ _IN_COMMON = {event: _in_common(kind) for event, kind in KINDS.items()}
 class Renderer:
     """Turns events into entries; asks for the names of users and units, and for processes."""
 
-    def __init__(self, units: Units, users: Users, processes: Processes | None = None) -> None:
+    def __init__(
+        self, units: Units, users: Users, processes: Processes | None = None, netns: str | None = None
+    ) -> None:
+        """`netns` is the network namespace that is observed, where it is not the host's."""
+        self._netns = netns
         self._units = units
         self._users = users
         self._processes = processes
         # From CLOCK_MONOTONIC to Unix time, in seconds.
         self._offset = 0.0
+
+    def set(self, command_lines: bool) -> None:
+        """Whether command lines of processes are written."""
+        if self._processes is not None:
+            self._processes.command_lines = command_lines
 
     def entry(self, event: Event) -> Entry:
         if isinstance(event, Connection):
@@ -120,6 +129,7 @@ class Renderer:
         entry["MESSAGE"] = f"New connection: {between}"
         self._add_attribution(entry, event.uid, event.cgroup)
         self._add_caller(entry, event)
+        _add_namespace(entry, event.netns)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[event.state]
         entry["TCPNEWCONN_DETECTED_BY"] = event.detected_by
         entry["TCPNEWCONN_CONNECTION_ID"] = event.id
@@ -135,6 +145,7 @@ class Renderer:
         entry["MESSAGE"] = f"Connection closed: {between}, {size_text(sent)} sent, {size_text(received)} received"
         self._add_attribution(entry, event.uid, event.cgroup)
         self._add_caller(entry, event)
+        _add_namespace(entry, event.netns)
         entry["SOURCE_BYTES"] = str(event.source_bytes)
         entry["DESTINATION_BYTES"] = str(event.destination_bytes)
         if event.seconds is not None:
@@ -154,6 +165,7 @@ class Renderer:
             # Of both families.
             del entry["NETWORK_TYPE"]
         self._add_attribution(entry, event.uid, event.cgroup)
+        _add_namespace(entry, event.netns)
         entry["TCPNEWCONN_COUNT"] = str(event.count)
         if event.source.address is None:
             entry["TCPNEWCONN_SOURCES"] = str(event.sources)
@@ -170,6 +182,7 @@ class Renderer:
         entry["NETWORK_TRANSPORT"] = "tcp"
         entry["NETWORK_TYPE"] = family(event.endpoint)
         self._add_attribution(entry, event.uid, event.cgroup)
+        _add_namespace(entry, event.netns)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[LISTEN]
         return entry
 
@@ -204,6 +217,10 @@ class Renderer:
         process = self._process(event.caller) if with_process else None
         return place.unit, self._user(event.uid, place), process.name if process is not None else None
 
+    def container(self, event: Connection | Closed | Failed) -> Container | None:
+        """The container of a connection, where one is known."""
+        return self._place(event.cgroup).container
+
     def _place(self, cgroup: int) -> Place:
         return self._units.place(cgroup) if cgroup else NOWHERE
 
@@ -219,6 +236,8 @@ class Renderer:
     def _add_attribution(self, entry: Entry, uid: int | None, cgroup: int) -> None:
         place = self._place(cgroup)
         user = self._user(uid, place)
+        if self._netns is not None:
+            entry["TCPNEWCONN_NETNS"] = self._netns
         if uid is not None:
             entry["USER_ID"] = str(uid)
         if user is not None:
@@ -239,6 +258,8 @@ class Renderer:
                 entry["PROCESS_PID"] = str(process.pid)
                 entry["PROCESS_NAME"] = printable(process.name)
                 entry["PROCESS_ENTITY_ID"] = process.entity
+                if process.command_line is not None:
+                    entry["PROCESS_COMMAND_LINE"] = printable(process.command_line)
             if caller.thread_id is not None:
                 entry["PROCESS_THREAD_ID"] = str(caller.thread_id)
             if caller.thread_name is not None:
@@ -299,6 +320,11 @@ def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direct
     return f"{source.with_text(from_text)} -> {destination.with_text(to_text)}"
 
 
+def _add_namespace(entry: Entry, netns: int) -> None:
+    if netns:
+        entry["TCPNEWCONN_NETNS"] = str(netns)
+
+
 def _sources_text(event: Summary) -> str:
     return f"{'' if event.exact else 'at least '}{event.sources} source{'' if event.sources == 1 else 's'}"
 
@@ -308,6 +334,7 @@ def _port_scan(event: PortScan) -> Entry:
     scanned = "*" if event.destination is None else address_text(event.destination)
     entry = _entry(event, f"Port scan: {address_text(event.source)} -> {scanned} on ports {ports}")
     _add_endpoints(entry, Endpoint(event.source, None), Endpoint(event.destination, None), "ingress")
+    _add_namespace(entry, event.netns)
     entry["TCPNEWCONN_PORTS"] = ports
     return entry
 

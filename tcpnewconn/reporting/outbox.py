@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from tcpnewconn.health.counters import Counters
-from tcpnewconn.model import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
+from tcpnewconn.model import INGRESS, Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
 from tcpnewconn.reporting.aggregation import Aggregation, RateLimit
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.portscan import PortScans
@@ -40,6 +40,7 @@ class Outbox:
         self._sink = sink
         self._log = log
         self._renderer = renderer
+        renderer.set(settings.command_line)
         self._aggregation = Aggregation(settings.burst_limit, settings.total_limit, log)
         self._failed = Aggregation(settings.burst_limit, settings.total_limit)
         self._scans = PortScans(settings.ports, settings.within)
@@ -65,6 +66,7 @@ class Outbox:
     def set(self, settings: Settings) -> None:
         """Other settings from now on."""
         self._settings = settings
+        self._renderer.set(settings.command_line)
         for aggregation in (self._aggregation, self._failed):
             aggregation.burst, aggregation.total = settings.burst_limit, settings.total_limit
         self._scans.ports, self._scans.within = settings.ports, settings.within
@@ -84,6 +86,8 @@ class Outbox:
         """
         record = not redeliverable or bool(self._queue.entries)
         self._since_delivery = 0
+        if not self._taken and not record:
+            return
         for event in self._taken:
             self._queue.put(self._renderer.entry(event), record)
         self._taken.clear()
@@ -116,7 +120,8 @@ class Outbox:
         now = time.monotonic()
         if isinstance(event, Connection):
             self.connections += 1
-            scan = self._scans.notice(event, now) if self._suspect(event) else None
+            suspect = event.direction == INGRESS and not (self._settings.trusted.given and self._trusted(event))
+            scan = self._scans.notice(event, now) if suspect else None
             summarized = self._aggregation.add(event, now, crowded) is not None
             self.counters.connection(event, summarized)
             if not summarized:
@@ -139,14 +144,15 @@ class Outbox:
 
     def _wanted(self, event: Event) -> bool:
         settings = self._settings
-        if isinstance(event, Connection | Closed | Failed):
-            if isinstance(event, Connection) and event.detected_by == "startup" and not settings.existing:
-                return False
+        if isinstance(event, Connection) and event.detected_by == "startup" and not settings.existing:
+            return False
+        if settings.ignore.given and isinstance(event, Connection | Closed | Failed):
             source, destination = event.source, event.destination
             # Names are looked up only where a rule asks for them.
             unit = user = process = None
             if settings.ignore.by_owner:
                 unit, user, process = self._renderer.names(event, settings.ignore.processes is not None)
+            container = self._renderer.container(event) if settings.ignore.by_container else None
             return not ignored(
                 settings.ignore,
                 event.direction,
@@ -157,16 +163,17 @@ class Outbox:
                 user,
                 process,
                 event.caller.thread_name if event.caller is not None else None,
+                (container.name, container.id) if container is not None else (),
+                container.runtime if container is not None else None,
+                event.netns if isinstance(event, Connection) else 0,
             )
         if isinstance(event, Listener):
             return settings.listeners and (settings.existing or not event.startup)
         return True
 
-    def _suspect(self, event: Connection) -> bool:
-        """Whether the source of a connection is not trusted."""
-        return not ignored(
-            self._settings.trusted, event.direction, event.source.address, event.destination.address, None
-        )
+    def _trusted(self, event: Connection) -> bool:
+        """Whether the source of a connection is trusted not to scan ports."""
+        return ignored(self._settings.trusted, event.direction, event.source.address, event.destination.address, None)
 
     def _report_losses(self, now: float) -> None:
         losses: list[tuple[int, Reason, str]] = [

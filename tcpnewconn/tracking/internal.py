@@ -17,11 +17,15 @@ class Peers:
         self._sockets = sockets
         self._look_up = look_up
 
-    def expect(self, four_tuple: FourTuple, number: int, now: float) -> None:
-        """One socket of a reported connection was destroyed: expect its peer, which was not seen yet."""
+    def expect(self, four_tuple: FourTuple, number: int, opened: float | None, now: float) -> None:
+        """One socket of a reported connection was destroyed: expect its peer, which was not seen yet.
+
+        `opened` is that of the socket; None where no poll has shown it.
+        """
         other = mirrored(four_tuple)
         if other != four_tuple:
-            self._sockets.enter(Socket(other, None, number), Phase.EXPECTED, now)
+            peer = Socket(other, None, number, opened=opened or 0.0, shown=opened is not None)
+            self._sockets.enter(peer, Phase.EXPECTED, now)
 
     def mirror(self, socket: Socket, info: SocketInfo) -> Socket:
         """The peer of a socket, as the kernel describes it."""
@@ -38,8 +42,8 @@ class Peers:
             info.cgroup,
         )
 
-    def number(self, four_tuple: FourTuple, state: int, info: SocketInfo | None, since: float) -> int | None:
-        """The number of the reported connection whose other socket this is; None if there is none. It is paired then.
+    def of(self, four_tuple: FourTuple, state: int, info: SocketInfo | None, since: float) -> Socket | None:
+        """What is known of the reported connection whose other socket this is; None if there is none. It is paired then.
 
         `state` is that of its row, CLOSE if it was destroyed; `info` is the kernel's answer about it now. A socket that waits for
         its peer counts if it has waited since `since` or later. The order of the rules matters.
@@ -50,11 +54,11 @@ class Peers:
             if dying is not None:
                 dying.paired = True
                 self._sockets.enter(dying, Phase.DYING, dying.since)
-                return dying.number
+                return dying
             expected = self._sockets.first(four_tuple, Phase.EXPECTED, since)
             if expected is not None:
                 self._sockets.forget(expected)
-                return expected.number
+                return expected
         known = self._sockets.shown(other)
         if known is None or other == four_tuple or known.paired:
             return None
@@ -68,7 +72,7 @@ class Peers:
             return None
         known.paired = True
         self._sockets.show(known)
-        return known.number
+        return known
 
     def _is_there(self, known: Socket) -> bool:
         info = self._look_up(known.four_tuple)

@@ -44,7 +44,7 @@ class Rows:
         run, four_tuple = self._run, row.four_tuple
         known = self._sockets.shown(four_tuple)
         if known is None and run.notified and in_time_wait(row) and run.stage is not Stage.STARTING:
-            if run.stage is Stage.STOPPING:
+            if run.stops:
                 self._ended_before_stop(row, now)
             return
         if known is not None and row.inode and row.inode == known.inode and can_be(row, known):
@@ -69,11 +69,18 @@ class Rows:
             self._appeared(row, info, now)
 
     def _ended_before_stop(self, row: Row, now: float) -> None:
-        """Notifications after the last poll may be missed: a row in TIME_WAIT must be known as reported."""
-        four_tuple = row.four_tuple
-        if self._sockets.has(four_tuple, Phase.ENDED_BEFORE_START):
+        """Notifications may be missed soon: a row in TIME_WAIT must be known as reported, or as not yet notified."""
+        four_tuple, last = row.four_tuple, self._run.stage is Stage.LAST
+        if self._sockets.has(four_tuple, Phase.ENDED_BEFORE_START) or (
+            last and self._sockets.has(four_tuple, Phase.CLOSED)
+        ):
             return
-        if row.state == TIME_WAIT or not is_full(self._look_up(four_tuple)):
+        info = self._look_up(four_tuple) if last or row.state != TIME_WAIT else None
+        if row.state != TIME_WAIT and is_full(info):
+            return
+        if last:
+            self._settling.ended_before_start(four_tuple, info.cookie if info else 0, now)
+        else:
             self._run.close(four_tuple, now)
 
     def _is_known(self, row: Row, known: Socket, info: SocketInfo | None, current: SocketInfo | None) -> bool:
@@ -109,9 +116,9 @@ class Rows:
         opened = 0.0 if run.detected_by == "startup" else now
         socket = Socket(four_tuple, None, 0, cookie, row.inode, row.state, False, opened, uid, cgroup)
         internal = self._internal(four_tuple)
-        number = self._peers.number(four_tuple, row.state, info, run.window(now)) if internal else None
-        if number is not None:
-            socket.number, socket.paired = number, True
+        peer = self._peers.of(four_tuple, row.state, info, run.window(now)) if internal else None
+        if peer is not None:
+            socket.number, socket.paired = peer.number, True
             self._keep(socket, replaced, now)
             return
         socket.number = cookie or run.next_serial()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 
 from tcpnewconn.model import FourTuple
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.socket import Phase, Socket
 from tcpnewconn.tracking.sockets import Sockets
 
@@ -38,14 +38,16 @@ class Stage(Enum):
     # It is not known yet which of those were notified before the socket was opened.
     SETTLING = auto()
     RUNNING = auto()
-    # Before the last poll: notifications may be missed after it.
+    # Before the last poll but one: notifications may be missed soon. What it shows in TIME_WAIT was notified, or will be at once.
     STOPPING = auto()
+    # Before the last poll: what is in TIME_WAIT since then is not known as notified before its notification is there.
+    LAST = auto()
 
 
 class Run:
     """The stage of a run, and its polls. All times are monotonic, in seconds."""
 
-    def __init__(self, sockets: Sockets, notifications: Notifications, log: StateLog | None) -> None:
+    def __init__(self, sockets: Sockets, notifications: Notifications, log: Log | None) -> None:
         self.stage = Stage.STARTING
         self.notified = notifications is not Notifications.NONE
         # Whether notifications can have been missed before this run, of sockets that the first two polls have yet to compare.
@@ -124,7 +126,12 @@ class Run:
     @property
     def wants_time_wait(self) -> bool:
         """Whether the next poll must show rows in TIME_WAIT."""
-        return not self.notified or self._remember_closed or self.stage in (Stage.STARTING, Stage.STOPPING)
+        return not self.notified or self._remember_closed or self.stage is Stage.STARTING or self.stops
+
+    @property
+    def stops(self) -> bool:
+        """Whether one of the last two polls is next."""
+        return self.stage in (Stage.STOPPING, Stage.LAST)
 
     @property
     def detected_by(self) -> str:
@@ -167,8 +174,9 @@ class Run:
         if self.stage is Stage.SETTLING:
             self.stage = Stage.RUNNING
             if not self._remember_closed:
-                self._sockets.forget_all(Phase.CLOSED)
+                self._sockets.forget_notified()
 
     def stop(self) -> None:
+        """Twice: before the last poll but one, and before the last."""
         if self.stage is not Stage.STARTING:
-            self.stage = Stage.STOPPING
+            self.stage = Stage.LAST if self.stops else Stage.STOPPING

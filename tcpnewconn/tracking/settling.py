@@ -1,4 +1,7 @@
-"""Sockets in TIME_WAIT at the first poll: were they notified before the program received notifications, or will they be?"""
+"""Sockets in TIME_WAIT at the first poll: were they notified before the program received notifications, or will they be?
+
+And those that have come into TIME_WAIT between the last two polls: were they notified while the program still listened?
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from collections.abc import Callable
 from tcpnewconn.model import CLOSE, TIME_WAIT, FourTuple, SocketInfo, mirrored
 from tcpnewconn.tracking.internal import Peers
 from tcpnewconn.tracking.outcomes import NewConnection, Report
-from tcpnewconn.tracking.run import Run
+from tcpnewconn.tracking.run import Run, Stage
 from tcpnewconn.tracking.socket import Phase, Socket
 from tcpnewconn.tracking.sockets import Sockets
 
-# Seconds within which those are notified that had not been before.
+# Seconds within which those are notified that had not been before. On a starved machine it can take longer: see late().
 _WITHIN = 0.2
 
 
@@ -36,7 +39,7 @@ class Settling:
         self._caught_up = float("-inf")
 
     def ended_before_start(self, four_tuple: FourTuple, cookie: int, now: float) -> None:
-        """A row in TIME_WAIT at the first poll; the cookie is 0 where it is not known."""
+        """A row in TIME_WAIT at the first poll, or new in it at the last; the cookie is 0 where it is not known."""
         if self._sockets.has(four_tuple, Phase.CLOSED) or self._sockets.can_be_dying(four_tuple, cookie):
             return
         before = self._sockets.first(four_tuple, Phase.ENDED_BEFORE_START)
@@ -55,12 +58,30 @@ class Settling:
             if socket.number < 0 or (info is not None and info.cookie == socket.number):
                 self._sockets.forget(socket)
 
+    def late(self, four_tuple: FourTuple) -> bool:
+        """Whether a destroyed socket is one that was reported without waiting any longer for its notification, or is its peer.
+
+        It is if what was in TIME_WAIT then still has its place.
+        """
+        for one in (four_tuple, mirrored(four_tuple)):
+            socket = self._sockets.first(one, Phase.CLOSED)
+            if socket is not None and socket.number > 0:
+                info = self._look_up(one)
+                if info is not None and info.cookie == socket.number:
+                    return True
+        return False
+
     def caught_up(self, now: float) -> None:
         """Every notification that was there by now has been applied."""
         self._caught_up = now
 
     def tick(self, now: float) -> None:
-        """Report those that had been notified before, once that is known."""
+        """Report those that had been notified before, once that is known.
+
+        After the last poll that is left to the next run: it is too late then to wait for those that are notified late.
+        """
+        if self._run.stage is Stage.LAST:
+            return
         unclaimed = list(self._sockets.all_in(Phase.ENDED_BEFORE_START))
         if unclaimed and self._caught_up > unclaimed[-1].since + _WITHIN:
             self._sockets.forget_all(Phase.ENDED_BEFORE_START)
@@ -76,7 +97,7 @@ class Settling:
         internal = self._internal(four_tuple)
         self._sockets.enter(socket, Phase.CLOSED, now)
         window = self._run.window(now)
-        is_peer = internal and self._peers.number(four_tuple, CLOSE, None, window) is not None
+        is_peer = internal and self._peers.of(four_tuple, CLOSE, None, window) is not None
         if is_peer or mirrored(four_tuple) in reported:
             return
         if internal:

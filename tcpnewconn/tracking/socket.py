@@ -27,9 +27,10 @@ class Phase(IntEnum):
     # The peer, on this host too, of a reported connection: no row or notification has shown it yet. Where addresses are
     # translated on the way (iptables REDIRECT) it never comes.
     EXPECTED = auto()
-    # In TIME_WAIT at the first poll: its notification came before anybody listened, or will come at once.
+    # In TIME_WAIT at the first poll: its notification came before anybody listened, or will come at once. Or in TIME_WAIT since
+    # the last poll but one: its notification will come at once, or after the end.
     ENDED_BEFORE_START = auto()
-    # Destroyed and reported.
+    # Destroyed and reported. With a number, it was reported before it was notified: on a starved machine that can come late.
     CLOSED = auto()
 
 
@@ -41,7 +42,8 @@ class Socket:
     kernel gives no cookies. `paired`: the connection's other socket, on this host too, was seen. `opened` is the monotonic
     time of the poll that found it, in seconds; 0.0 if it was there at the first start. 0 is an unknown cookie or inode.
 
-    `since` is when it entered its phase, in monotonic seconds. Of a DYING socket: `gap` says that its notification may have
+    `since` is when it entered its phase, in monotonic seconds. Of an EXPECTED socket, `shown` says whether a poll has shown its
+    peer; `opened` is the peer's then. Of a DYING socket: `gap` says that its notification may have
     come while nobody received it, `lost` that it was counted as lost. `next` is the next one of its 4-tuple in its phase.
     """
 
@@ -58,6 +60,7 @@ class Socket:
     since: float = 0.0
     gap: bool = False
     lost: bool = False
+    shown: bool = True
     next: Socket | None = None
 
 
@@ -74,8 +77,8 @@ def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Rec
     cookie, inode, state, number, paired, opened = record
     uid, cgroup = attribution or (None, 0)
     socket = Socket(four_tuple, phase, number, cookie, inode, state, paired, opened, uid, cgroup)
-    # A value that does not fit raises here, while the file is being validated.
-    return unpacked(four_tuple, packed(socket), phase)
+    # A value that does not fit raises here, while the file is being validated; of one that is SHOWN when it is added.
+    return socket if phase is Phase.SHOWN else unpacked(four_tuple, packed(socket), phase)
 
 
 def packed(one: Socket) -> bytes:
@@ -108,9 +111,9 @@ def line(socket: Socket) -> str:
     """The record of a socket in its phase."""
     name = socket.four_tuple.hex()
     if socket.phase is Phase.EXPECTED:
-        return f'["o","{name}",{socket.number}]'
+        return f'["o","{name}",{socket.number}{f",{socket.opened:.3f}" if socket.shown else ""}]'
     if socket.phase is Phase.CLOSED:
-        return f'["c","{name}",{socket.since:.3f}]'
+        return f'["c","{name}",{socket.since:.3f}{f",{socket.number}" if socket.number else ""}]'
     kind, doubt = "+", ""
     if socket.phase is Phase.DYING:
         kind, doubt = "v", f"{int(socket.lost) if socket.gap else -1},"

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tcpnewconn.model import TIME_WAIT, DestroyedSocket, FourTuple, mirrored
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.chains import Chains
 from tcpnewconn.tracking.cleared import Index
 from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, named, packed, unpacked
@@ -39,7 +39,7 @@ class Sockets:
     hundreds of thousands. `shown` returns a copy. In the other phases a 4-tuple can have several sockets, the oldest first.
     """
 
-    def __init__(self, log: StateLog | None) -> None:
+    def __init__(self, log: Log | None) -> None:
         self._log = log
         self.clear()
         if log is not None:
@@ -111,6 +111,9 @@ class Sockets:
             one = one.next
         return one
 
+    def is_dying(self, four_tuple: FourTuple) -> bool:
+        return four_tuple in self._dying
+
     def dying_with_cookie(self, cookie: int) -> Socket | None:
         return self._dying_cookies.get(cookie)
 
@@ -155,7 +158,9 @@ class Sockets:
             self.forget(socket)
         if phase is Phase.CLOSED:
             # One for each 4-tuple, by the time of the latest.
-            self._forget_closed(socket.four_tuple)
+            for before in self._others[phase].of(socket.four_tuple):
+                socket.number = socket.number or before.number
+                self.forget(before)
         socket.phase, socket.since = phase, now
         self._add(socket)
         self._record(socket)
@@ -191,10 +196,6 @@ class Sockets:
                 self._expected_index.discard(four_tuple)
             self._write(f'["s","{four_tuple.hex()}",{socket.number}]')
 
-    def _forget_closed(self, four_tuple: FourTuple) -> None:
-        for closed in self._others[Phase.CLOSED].of(four_tuple):
-            self.forget(closed)
-
     def expire(self, now: float, window: float) -> None:
         """Forget the sockets whose time is over. `window` is the beginning of the correlation window."""
         overdue = self.dying_before(window, gap=True)[:-_MOST_OVERDUE] if len(self._dying) > _MOST_OVERDUE else []
@@ -212,6 +213,12 @@ class Sockets:
     def forget_all(self, phase: Phase) -> None:
         for socket in list(self.all_in(phase)):
             self.forget(socket)
+
+    def forget_notified(self) -> None:
+        """Forget the CLOSED sockets of which no notification can come any more."""
+        for socket in list(self.all_in(Phase.CLOSED)):
+            if not socket.number:
+                self.forget(socket)
 
     def _add(self, socket: Socket) -> None:
         four_tuple = socket.four_tuple
@@ -279,16 +286,19 @@ class Sockets:
         elif kind == "w":
             self.forget(_first(one for one in self._dying.of(four_tuple) if one.cookie == record[2]))
         elif kind == "o":
-            self._add(Socket(four_tuple, Phase.EXPECTED, int(record[2])))
+            shown, opened = len(record) > 3, float(record[3]) if len(record) > 3 else 0.0
+            self._add(Socket(four_tuple, Phase.EXPECTED, int(record[2]), opened=opened, shown=shown))
         elif kind == "s":
             # Version 1 did not write at first which it was: the first.
             number = record[2] if len(record) > 2 else _first(self._expected.of(four_tuple)).number
             self.forget(_first(one for one in self._expected.of(four_tuple) if one.number == number))
         else:
-            self._forget_closed(four_tuple)
+            for before in self._others[Phase.CLOSED].of(four_tuple):
+                self.forget(before)
             # Version 1 did not write when.
             since = float(record[2]) if len(record) > 2 else float("inf")
-            self._add(Socket(four_tuple, Phase.CLOSED, since=since))
+            number = int(record[3]) if len(record) > 3 else 0
+            self._add(Socket(four_tuple, Phase.CLOSED, number, since=since))
 
     def resume(self, now: float, notified: bool, gap: bool) -> None:
         """Continue after a restart: all deadlines start again now.

@@ -24,7 +24,7 @@ from itertools import chain
 
 from tcpnewconn.kernel.procnet import Poll
 from tcpnewconn.model import CLOSE, DestroyedSocket, FourTuple, SocketInfo
-from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.internal import Peers
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection, Report
@@ -52,7 +52,7 @@ class Tracker:
         internal: Callable[[FourTuple], bool],
         report: Report,
         notifications: Notifications,
-        log: StateLog | None = None,
+        log: Log | None = None,
         socket: int = 0,
     ) -> None:
         """`socket` as in Cursor."""
@@ -86,7 +86,7 @@ class Tracker:
             rows.drop_missing(poll, now)
         for four_tuple in poll.gone:
             rows.absent(four_tuple, now)
-        for row in poll.rows(again=self._vacated, ended=run.stage is Stage.STOPPING):
+        for row in poll.rows(again=self._vacated, ended=run.stops):
             rows.row(row, now)
         self._vacated = {one for one in self._vacated if poll.absent_once(one)}
         run.poll_ends()
@@ -106,34 +106,43 @@ class Tracker:
             self._settling.claim(four_tuple)
         dying = sockets.dying_with_cookie(destroyed.cookie)
         known = sockets.shown(four_tuple)
-        # A socket that came later than that cannot be of an earlier connection.
-        since = self.run.window(now) - destroyed.idle
         if dying is not None:
             self._closed(dying, destroyed, now)
         elif known is not None and known.cookie == destroyed.cookie:
             self._closed(known, destroyed, now)
-        elif (dying := sockets.dying_without_cookie(four_tuple, since)) is not None:
+        elif sockets.is_dying(four_tuple) and (
+            dying := sockets.dying_without_cookie(four_tuple, self._since(destroyed, now))
+        ):
             # Of several that had these addresses any will do, and the first is the likeliest.
             self._closed(dying, destroyed, now)
         elif known is not None and not known.cookie:
             self._closed(known, destroyed, now)
         else:
-            self._never_shown(destroyed, since, now)
+            self._never_shown(destroyed, now)
 
-    def _never_shown(self, destroyed: DestroyedSocket, since: float, now: float) -> None:
+    def _since(self, destroyed: DestroyedSocket, now: float) -> float:
+        """A socket that came later than that cannot be of an earlier connection."""
+        return self.run.window(now) - destroyed.idle
+
+    def _never_shown(self, destroyed: DestroyedSocket, now: float) -> None:
         """A destroyed socket that no poll has shown."""
         four_tuple = destroyed.four_tuple
+        if self.sockets.any_in(Phase.CLOSED) and self._settling.late(four_tuple):
+            return
         internal = self._internal(four_tuple)
         if internal:
-            number = self._peers.number(four_tuple, CLOSE, None, since)
-            if number is not None:
+            peer = self._peers.of(four_tuple, CLOSE, None, self._since(destroyed, now))
+            if peer is not None:
                 self.run.close(four_tuple, now)
-                self._report(ClosedSocket(four_tuple, number, True, destroyed, only_notified=True), now)
+                opened, only_notified = peer.opened or None, not peer.shown
+                self._report(
+                    ClosedSocket(four_tuple, peer.number, True, destroyed, opened, only_notified=only_notified), now
+                )
                 return
         if self._unaddressed.taken_back(destroyed, now):
             return
         if internal and not self._unaddressed.was_peer(destroyed, now):
-            self._peers.expect(four_tuple, destroyed.cookie, now)
+            self._peers.expect(four_tuple, destroyed.cookie, None, now)
         self.run.close(four_tuple, now)
         self._notified(destroyed, internal, now)
 
@@ -160,11 +169,29 @@ class Tracker:
         internal = self._internal(four_tuple)
         self.sockets.forget(socket)
         if internal and not socket.paired:
-            self._peers.expect(four_tuple, socket.number, now)
+            self._peers.expect(four_tuple, socket.number, socket.opened, now)
         self.run.close(four_tuple, now)
         if sure:
             opened, uid, cgroup = socket.opened or None, socket.uid, socket.cgroup
             self._report(ClosedSocket(four_tuple, socket.number, internal, destroyed, opened, uid, cgroup), now)
+
+    # --- the other ends of connections with other network namespaces -----------------------------------------------------
+
+    def shown(self, four_tuple: FourTuple) -> Socket | None:
+        """The socket of a reported connection that the last polls show: a copy."""
+        return self.sockets.shown(four_tuple)
+
+    def expect(self, four_tuple: FourTuple, now: float, at_once: bool = False) -> None:
+        """A connection was reported by another namespace: its socket here is not, `at_once` if its notification is on its way."""
+        since = self.run.window(now) + _LATE if at_once else now
+        self.sockets.enter(Socket(four_tuple, shown=False), Phase.EXPECTED, since)
+
+    def take_expected(self, four_tuple: FourTuple, now: float) -> bool:
+        """Whether a socket is expected; it is not any more."""
+        expected = self.sockets.first(four_tuple, Phase.EXPECTED, self.run.window(now))
+        if expected is not None:
+            self.sockets.forget(expected)
+        return expected is not None
 
     # --- a tick --------------------------------------------------------------------------------------------
 
@@ -193,6 +220,11 @@ class Tracker:
         """Whether tick() will soon have something to report."""
         return self._unaddressed.waiting or self.sockets.any_in(Phase.ENDED_BEFORE_START)
 
+    @property
+    def expects(self) -> bool:
+        """Whether there are sockets in TIME_WAIT that are not known as notified."""
+        return self.sockets.any_in(Phase.ENDED_BEFORE_START)
+
     def not_notified(self, now: float) -> int:
         """How many sockets have been dying for long, without a notification and without a gap that explains it."""
         return len(self.sockets.dying_before(self.run.window(now), gap=False))
@@ -216,8 +248,9 @@ class Tracker:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """The next poll is the last, and notifications that come after it may be missed.
+        """Called twice: the next poll is the last but one, and then the last. Notifications that come after it may be missed.
 
-        Rows in TIME_WAIT of that poll, and connections that are closed meanwhile, must therefore be known as reported.
+        Rows in TIME_WAIT of these polls, and connections that are closed meanwhile, must therefore be known as reported. What has
+        come into TIME_WAIT between them shows whether notifications are late.
         """
         self.run.stop()

@@ -70,7 +70,7 @@ def add_every_event(container: Booted) -> None:
     cgroups = container.path("/srv/cgroups")
     cgroups.mkdir()
     unit = unit_in(cgroups)
-    render = renderer(cgroups)
+    render = renderer(cgroups, command_lines=True, netns="4026532290")
     by_journald = {"_SYSTEMD_UNIT": "tcpnewconn.service", "_HOSTNAME": container.run("hostname").strip()}
     export = []
     for number, event in enumerate(every_event(unit)):

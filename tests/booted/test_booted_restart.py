@@ -18,7 +18,6 @@ from tests.support.booted_package import (
     booted_with_package,
     drop_in,
     install,
-    is_active,
     main_pid,
     on_each_distribution,
 )
@@ -50,9 +49,12 @@ def upgrade(container: Booted) -> None:
 
 
 def wait_for_another_process(container: Booted, before: int) -> None:
-    container.wait_for(
-        lambda: is_active(container) and main_pid(container) not in (0, before), "the service to be back"
-    )
+    def back() -> bool:
+        shown = container.run("systemctl", "show", "--property=ActiveState,MainPID", "tcpnewconn.service")
+        state = dict(line.split("=") for line in shown.splitlines())
+        return state["ActiveState"] == "active" and int(state["MainPID"]) not in (0, before)
+
+    container.wait_for(back, "the service to be back")
 
 
 @pytest.mark.parametrize("interruption", [restart, kill, upgrade])

@@ -51,7 +51,7 @@ def wait_for_standstill(way: Road) -> None:
     wait_for(stands, "a full queue")
 
 
-def test_the_centre_is_down_and_fails_and_rsyslog_is_killed_meanwhile(server: Engine, way: Road) -> None:
+def test_the_server_is_down_and_fails_and_rsyslog_is_killed_meanwhile(server: Engine, way: Road) -> None:
     entries = list(without_unit(MONTH.entries))
     third = len(entries) // 3
     way.open_front()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import subprocess
 import sys
@@ -63,6 +64,44 @@ print(json.dumps(dict(read=read, overwritten=sum(ring.overwritten for ring in ri
     # An instance with an open ring stays; else it is removed.
     assert found["kept"]
     assert found["gone"]
+
+
+def test_the_oneshot_records_the_plain_event_where_it_is_asked_to_and_leaves_nothing() -> None:
+    found = in_tracefs("""
+import tempfile
+from tcpnewconn import tracesetup
+from tcpnewconn.kernel.tracefs import Tracefs
+from tcpnewconn.kernel.traceevents import GROUP
+tracefs = Tracefs()
+ours = tracefs.instance(GROUP).directory
+shared = ["events/sock/inet_sock_set_state/enable", "events/sock/inet_sock_set_state/format", "tracing_on"]
+def start(*arguments):
+    raise tracesetup.Unavailable("no kprobes here")
+tracesetup.start, tracesetup.SERVICE_GROUP = start, "daemon"
+with tempfile.TemporaryDirectory() as runtime:
+    tracesetup.RUNTIME, tracesetup.DIRECTORY = runtime, f"{runtime}/instance"
+    for _ in range(2):
+        assert tracesetup.main(["start", "plain-event"]) == 0
+    recorded = open(f"{runtime}/events").read().split()
+    groups = {os.stat(f"{ours}/{name}").st_gid for name in (*shared, "per_cpu/cpu0/trace_pipe_raw", "per_cpu/cpu0/stats")}
+    modes = {os.stat(f"{ours}/{name}").st_mode & 0o777 for name in (*shared, "per_cpu/cpu0/trace_pipe_raw", "per_cpu/cpu0/stats")}
+    others = {os.stat(f"{ours}/{name}").st_gid for name in ("trace", "trace_pipe", "events/sock/enable", "per_cpu/cpu0/trace")}
+    kept = {name: open(f"{ours}/{name}").read() for name in ("events/sock/inet_sock_set_state/filter", "buffer_percent")}
+    assert tracesetup.main(["start"]) == 0
+    reason, there = open(f"{runtime}/missing").read(), os.path.exists(ours)
+    assert tracesetup.main(["stop"]) == 0
+    left = sorted(os.listdir(runtime))
+print(json.dumps(dict(recorded=recorded, groups=sorted(groups), modes=sorted(modes), others=sorted(others), kept=kept,
+    reason=reason, left=left, there=there)))
+""")
+    assert found["recorded"] == ["plain"]
+    assert (found["groups"], found["modes"], found["others"]) == ([grp.getgrnam("daemon").gr_gid], [0o440], [0])
+    assert found["kept"]["buffer_percent"].strip() == "0"
+    assert "newstate == 2 || oldstate == 2" in found["kept"]["events/sock/inet_sock_set_state/filter"]
+    # Without the drop-in, the next start records nothing.
+    assert found["reason"] == "no kprobes here\n"
+    assert not found["there"]
+    assert found["left"] == ["instance"]
 
 
 def test_the_oneshot_records_or_says_why_not_and_leaves_nothing() -> None:

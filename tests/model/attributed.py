@@ -13,7 +13,7 @@ from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tests.model.histories import NAMES
 from tests.model.play import Play, is_internal
-from tests.model.simulated_kernel import Connection, Kernel
+from tests.model.simulated_kernel import Connection, Kernel, Socket
 
 NETNS = 4026531840
 # Between two calls, in seconds: they have an order.
@@ -80,6 +80,16 @@ class RecordingKernel(Kernel):
         self.now += _STEP
         super().refuse(four_tuple)
 
+    def _destroy(self, socket: Socket, unaddressed: bool = False) -> None:
+        # One that was never accepted is destroyed with its listener, which clears its addresses (Linux 6.18, six ways).
+        super()._destroy(socket, unaddressed or not socket.accepted)
+
+    def _to_timewait(self, socket: Socket, state: int) -> None:
+        if socket.accepted:
+            super()._to_timewait(socket, state)
+        else:
+            self._destroy(socket)
+
     def of_cookie(self, cookie: int) -> Connection | None:
         return self.by_cookie.get(cookie)
 
@@ -133,13 +143,13 @@ class AttributedPlay(Play):
         for call in recorded:
             self._seen += 1
             if self._every and self._seen % self._every == 0:
-                self.calls.lost()
+                self.calls.lost(call.time)
             else:
                 kept.append(call)
         self.calls.add(kept)
 
     def _calls_lost(self) -> None:
-        self.calls.lost()
+        self.calls.lost(self.kernel.now)
 
     def _calls_polled(self) -> None:
         self.calls.polled(self._poll_began)
@@ -174,15 +184,14 @@ def wrong(play: AttributedPlay) -> list[str]:
 
 
 def _candidates(play: AttributedPlay, connection: Connection) -> list[Connection]:
-    """The connections that an entry can be of: one, but for two limits, where it is all that had its 4-tuple.
+    """The connections that an entry can be of: one, but where one of its 4-tuple was reported without a cookie.
 
-    Where one of those was reported without a cookie, tracking cannot tell its notification from that of the next one: the
-    entries are right together, and their numbers can be exchanged. Where one was never accepted, it can take the call of a
-    later one (tcpnewconn(8), ATTRIBUTION, "Limits").
+    Tracking cannot tell the notification of that from the one of the next: the entries are right together, and their numbers can
+    be exchanged.
     """
     same = [one for one in play.kernel.connections if one.had(connection.four_tuple)]
     numberless = any(new.number < 0 and connection.had(new.four_tuple) for new, _ in play.entries)
-    return same if numberless or not all(one.accepted for one in same) else [connection]
+    return same if numberless else [connection]
 
 
 def _fits(caller: Caller, number: int | None) -> bool:

@@ -83,4 +83,4 @@ def _poll(names: tuple[str, ...]) -> st.SearchStrategy[Poll]:
 @cache
 def _restart(names: tuple[str, ...]) -> st.SearchStrategy[Restart]:
     few = _few(names)
-    return st.builds(Restart, st.booleans(), _poll(names), few, few)
+    return st.builds(Restart, st.booleans(), st.booleans(), few, _poll(names), few, few)

@@ -13,8 +13,15 @@
     deliver                                 for the first of all
     receive                                 the program takes what is in its receive buffer
     wait 1.1 s                              time passes; no notification is that late
-    restart, notifications lost             the program is stopped or killed, and starts again: without the notifications of
+    starve                                  from now on the work queue runs only where a step delivers
+    restart                                 the program is killed, and starts again
         meanwhile: open r1                      what happens meanwhile
+    restart, stopped                        it is stopped, with two polls at the end, and starts again
+        between the last polls: open r1
+        during: open r1                         as in a poll: while the table is read for the last time
+        after the last poll: open r1
+    restart, notifications lost             it is stopped or killed, and starts again: without the notifications of what happens
+                                                meanwhile
 
 Steps before the first poll happen before the program runs. r0 to r5 are 4-tuples with another host, i0 to i2 within this
 host, i0' to i2' those of their other sockets.
@@ -53,6 +60,8 @@ ON_A_FOUR_TUPLE = (
 )  # fmt: skip
 # Actions on the nth of several sockets that had a 4-tuple, or of all.
 ON_ONE_OF_SEVERAL = ("deliver", "let go")
+# Actions of nothing in particular.
+ALONE = ("receive", "starve")
 
 _ORDINALS = ("1st", "2nd", "3rd", *(f"{number}th" for number in range(4, 10)))
 
@@ -63,7 +72,7 @@ class NoHistory(ValueError):
 
 @dataclass(frozen=True)
 class Step:
-    """An action, or "receive"; the name of its 4-tuple where it has one, and which of several."""
+    """An action; the name of its 4-tuple where it has one, and which of several."""
 
     action: str
     name: str = ""
@@ -108,20 +117,22 @@ class Poll:
 
 @dataclass(frozen=True)
 class Restart:
-    """`lost`: notifications that come meanwhile are lost, wherever they go.
+    """`lost`: notifications that come meanwhile are lost, wherever they go. `stopped`: it is stopped, not killed.
 
-    If systemd keeps the socket that they go to, notifications are lost only by a clean stop: a last poll, and the steps until
-    the socket is closed.
+    If systemd keeps the socket that they go to, notifications are lost only by a stop, after the steps that follow the last poll.
     """
 
     lost: bool = False
+    stopped: bool = False
+    between_last_polls: tuple[Step, ...] = ()
     last_poll: Poll = Poll()
     after_last_poll: tuple[Step, ...] = ()
     meanwhile: tuple[Step, ...] = ()
 
     def lines(self) -> list[str]:
         return [
-            "restart, notifications lost" if self.lost else "restart",
+            ", ".join(["restart", *(["stopped"] * self.stopped), *(["notifications lost"] * self.lost)]),
+            *(f"    between the last polls: {step}" for step in self.between_last_polls),
             *self.last_poll.lines()[1:],
             *(f"    after the last poll: {step}" for step in self.after_last_poll),
             *(f"    meanwhile: {step}" for step in self.meanwhile),
@@ -159,8 +170,9 @@ def _parsed(number: int, line: str, clauses: list[tuple[int, str, str]]) -> Step
     steps: dict[str, list[Step]] = {"during": [], "before look-up": []}
     rows = {"doubled": "", "left out": "", "left out again": ""}
     fail = False
-    if line in ("restart", "restart, notifications lost"):
-        steps |= {"after the last poll": [], "meanwhile": []}
+    restart = _RESTART.fullmatch(line)
+    if restart is not None:
+        steps |= {"between the last polls": [], "after the last poll": [], "meanwhile": []}
     elif line != "poll":
         if clauses:
             raise NoHistory(f"line {clauses[0][0]}: nothing belongs to {line!r}")
@@ -183,17 +195,20 @@ def _parsed(number: int, line: str, clauses: list[tuple[int, str, str]]) -> Step
         rows["left out again"],
         fail,
     )
-    if line == "poll":
+    if restart is None:
         return poll
-    return Restart(line != "restart", poll, tuple(steps["after the last poll"]), tuple(steps["meanwhile"]))
+    between, after = tuple(steps["between the last polls"]), tuple(steps["after the last poll"])
+    stopped, lost = restart["stopped"] is not None, restart["lost"] is not None
+    return Restart(lost, stopped, between, poll, after, tuple(steps["meanwhile"]))
 
 
+_RESTART = re.compile("restart(?P<stopped>, stopped)?(?P<lost>, notifications lost)?")
 _STEP = re.compile(r"(?P<action>[a-z][a-z ]*?)(?: (?P<name>[ri][0-9]'?))?(?: (?P<nth>[0-9][a-z]{2}))?")
 _WAIT = re.compile(r"wait ([0-9]+(?:\.[0-9]+)?) s")
 
 
 def _step(number: int, text: str, alone: bool = False) -> Step:
-    if alone and text == "receive":
+    if alone and text in ALONE:
         return Step(text)
     match = _STEP.fullmatch(text)
     if match is None or match["action"] not in (*ON_A_FOUR_TUPLE, *ON_ONE_OF_SEVERAL):

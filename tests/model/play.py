@@ -32,13 +32,22 @@ def is_internal(four_tuple: FourTuple) -> bool:
 class Play:
     """The program, what was reported, and a log that a failing example prints.
 
-    `notifications` as in Tracker. `room`: the number of notifications that the receive buffer holds. `small` as in StateLog.
+    `notifications` as in Tracker. `room`: the number of notifications that the receive buffer holds. `small` as in StateLog,
+    `tail` the path of its tail.
     """
 
-    def __init__(self, directory: Path, notifications: Notifications, room: int = PLENTY, small: int = _ALWAYS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        notifications: Notifications,
+        room: int = PLENTY,
+        small: int = _ALWAYS,
+        tail: Path | None = None,
+    ) -> None:
         self.log: list[str] = []
         self.kernel = self.made_kernel(room)
         self.reported: list[NewConnection] = []
+        self.closed: list[ClosedSocket] = []
         # The number of notifications that did not fit into the buffer, and of connections that were reported as lost.
         self.dropped = 0
         self.lost = 0
@@ -50,6 +59,7 @@ class Play:
         self._table = directory / "net/tcp"
         self._state = directory / "state"
         self._state.unlink(missing_ok=True)
+        self._tail = str(tail) if tail is not None else None
         # The inode of the socket in whose buffer notifications wait, and the kernel's count of those that were lost.
         self._socket = 1
         self._counter = 0
@@ -86,7 +96,7 @@ class Play:
 
     def _begin(self) -> None:
         """The program begins, or continues where its state log ends."""
-        self.log_file = StateLog(str(self._state), "here", self._small)
+        self.log_file = StateLog(str(self._state), "here", self._small, self._tail)
         socket = self._socket if self._notifications is Notifications.KEPT else 0
         self._proc = ProcNet(str(self._directory), "little")
         self.tracker = Tracker(self._look_up, is_internal, self._outcome, self._notifications, self.log_file, socket)
@@ -103,7 +113,9 @@ class Play:
         return None if self._look_ups_fail else self.kernel.look_up(four_tuple)
 
     def _outcome(self, outcome: NewConnection | ClosedSocket, now: float) -> None:
-        if isinstance(outcome, NewConnection):
+        if isinstance(outcome, ClosedSocket):
+            self.closed.append(outcome)
+        else:
             self.log.append(f"REPORTED {outcome}")
             self.reported.append(outcome)
 
@@ -178,6 +190,8 @@ class Play:
                 self._wait(step)
             elif step.action == "receive":
                 self._receive()
+            elif step.action == "starve":
+                self.kernel.starved = True
             else:
                 self._happen(step)
 
@@ -264,7 +278,7 @@ class Play:
             self._several(step.before_look_up)
         if self._starting:
             # Sockets in TIME_WAIT at the start are notified within moments, or were before.
-            self.kernel.deliver_all()
+            self.kernel.run_work_queue()
             self._receive()
             self._starting = False
         self.pass_time(0.1)
@@ -281,7 +295,7 @@ class Play:
             self._shown_ended.clear()
 
     def _wait(self, step: Wait) -> None:
-        self.kernel.deliver_all()
+        self.kernel.run_work_queue()
         self._receive()
         if step.seconds > _SOON and (not self._polls or self.tracker.cursor.pending):
             # The service polls at once when it starts, and soon where notifications were lost.
@@ -297,8 +311,8 @@ class Play:
         waits = self.kernel.now < self._unaddressed_until
         if lost and (self.kernel.must_not_be_lost() or (waits and self.kernel.gone_when_looked_up())):
             return
-        self.log.append("restart, notifications lost" if lost else "restart")
-        if kept and lost:
+        self.log.append(step.lines()[0])
+        if step.stopped or (kept and lost):
             self._stop(step)
         self.log_file.flush()
         self.log_file.close()
@@ -316,15 +330,20 @@ class Play:
         self._begin()
 
     def _stop(self, step: Restart) -> None:
-        """Stops as the service does: its socket is closed from now on, while further steps happen."""
-        self.tracker.stop()
+        """Stops as the service does: two more polls, and what is notified soon after these."""
         self._stopping = True
+        self.tracker.stop()
+        self._poll(Poll())
+        self._several(step.between_last_polls)
+        self.tracker.stop()
         self._poll(step.last_poll)
         self._stopping = False
         self._several(step.after_last_poll)
-        self.kernel.deliver_all()
+        self.kernel.run_work_queue()
         self._receive()
         self.pass_time(5.0)
+        if self._tail is not None:
+            self.log_file.save(last=True)
 
     # --- steps whose outcome is ambiguous --------------------------------------------------------------------------------
 
@@ -402,9 +421,10 @@ def played(
     notifications: Notifications,
     room: int = PLENTY,
     small: int = _ALWAYS,
+    tail: Path | None = None,
 ) -> Play:
     """A history, and then everything until nothing is open that can be notified."""
-    play = Play(directory, notifications, room, small)
+    play = Play(directory, notifications, room, small, tail)
     play.log += ["", printed(history)]
     play.perform(history)
     play.settle()

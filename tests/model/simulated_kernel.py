@@ -97,6 +97,8 @@ class Kernel:
         self.buffer: list[Notification] = []
         self.now = 100.0
         self.listening = False
+        # Whether the work queue does not run by itself.
+        self.starved = False
         self.dropped = 0
         # When sockets lost their addresses.
         self._cleared: dict[FourTuple, float] = {}
@@ -319,7 +321,7 @@ class Kernel:
         self._notify(destroyed, socket.connection, socket.four_tuple)
 
     def _notify(self, destroyed: DestroyedSocket, connection: Connection, four_tuple: FourTuple) -> None:
-        if self.listening:
+        if self.listening or self.starved:
             self.queue.append(Notification(destroyed, connection, four_tuple, self.now))
         else:
             connection.missed = True
@@ -338,6 +340,11 @@ class Kernel:
         else:
             self.buffer.append(notification)
 
+    def run_work_queue(self) -> None:
+        """The work queue has some moments to run in."""
+        if not self.starved:
+            self.deliver_all()
+
     def deliver_all(self) -> None:
         """The work queue runs until it is empty."""
         while self.queue:
@@ -348,8 +355,9 @@ class Kernel:
         self.now += seconds
         for four_tuple in [one for one, socket in self.sockets.items() if socket.expires <= self.now]:
             del self.sockets[four_tuple]
-        late = bool(self.queue) and self.queue[0].time < self.now - _LATEST
-        while self.queue and self.queue[0].time < self.now - _LATEST:
+        latest = float("-inf") if self.starved else self.now - _LATEST
+        late = bool(self.queue) and self.queue[0].time < latest
+        while self.queue and self.queue[0].time < latest:
             self.deliver()
         return late
 

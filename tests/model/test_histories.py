@@ -29,6 +29,7 @@ let go 3rd
 receive
 wait 1.1 s
 wait 600 s
+starve
 poll
 poll
     during: finish r0
@@ -39,7 +40,9 @@ poll
     left out again: i1
     look-ups: fail
 restart
-restart, notifications lost
+restart, stopped
+restart, stopped, notifications lost
+    between the last polls: finish r0
     during: open r0
     before look-up: linger r0
     after the last poll: open r1
@@ -51,13 +54,15 @@ def test_a_history_is_a_list_of_steps() -> None:
     history = parsed(EVERYTHING)
     assert history[:2] == [Step("open", "r0"), Step("open unaccepted", "i2'")]
     assert history[4:9] == [Step("deliver", "i0'", 2), Step("let go", "", 3), Step("receive"), Wait(1.1), Wait(600)]
-    assert history[10] == Poll(
+    assert history[9] == Step("starve")
+    assert history[11] == Poll(
         (Step("finish", "r0"), Step("time wait expires", "r5")), (Step("open", "r0"),), "r0", "r1", "i1", True
     )
     last_poll = Poll((Step("open", "r0"),), (Step("linger", "r0"),))
-    assert history[11:] == [
+    assert history[12:] == [
         Restart(),
-        Restart(True, last_poll, (Step("open", "r1"),), (Step("half close", "r1"),)),
+        Restart(stopped=True),
+        Restart(True, True, (Step("finish", "r0"),), last_poll, (Step("open", "r1"),), (Step("half close", "r1"),)),
     ]
 
 

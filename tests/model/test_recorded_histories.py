@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.tracking.run import Notifications
-from tests.model.histories import parsed
+from tests.model.histories import NAMES, parsed
 from tests.model.judged import judge
 from tests.model.play import Play, played
 from tests.model.recorded import RECORDED
@@ -129,3 +129,31 @@ poll
     )
     assert (len(play.reported), play.dropped) == (2, 1)
     assert play.tracker.sockets.open == 0
+
+
+@pytest.mark.parametrize("first", ["i0", "i0'"])
+@pytest.mark.parametrize("restart", ["", "restart\n"])
+def test_a_connection_of_which_a_poll_has_shown_one_end_was_open_since_then(
+    first: str, restart: str, tmp_path: Path
+) -> None:
+    """The observer reports that it was closed with the end that opened it, shown or not."""
+    play = performed(
+        tmp_path,
+        f"""
+poll
+open i0
+poll
+    left out: i0
+    look-ups: fail
+finish i0
+deliver {first}
+receive
+{restart}deliver
+receive
+""",
+        Notifications.KEPT,
+    )
+    assert {NAMES[closed.four_tuple] for closed in play.closed} == {"i0", "i0'"}
+    for closed in play.closed:
+        assert not closed.only_notified
+        assert closed.opened

@@ -66,3 +66,12 @@ def test_the_pictures_show_what_the_question_is_about(
 
     assert counted_on(report(ledger, capsys, *asked, "--output", "html")) == (f"{connections:,}", connections)
     assert counted_on(report(ledger, capsys, "--output", "html"))[1] > connections
+
+
+def test_the_tile_counts_the_clients_of_the_answer(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("who", "5432")
+    (head,) = json.loads(report(ledger, capsys, *asked, "--output", "json"))["head"]
+
+    page = report(ledger, capsys, *asked, "--output", "html")
+
+    assert re.findall(r"<strong>([^<]*)</strong><span>clients</span>", page) == [head.partition(" clients used")[0]]

@@ -51,7 +51,7 @@ def unit(tmp_path: Path) -> int:
 
 @pytest.fixture
 def entry(tmp_path: Path, unit: int) -> Render:
-    return renderer(tmp_path)
+    return renderer(tmp_path, command_lines=True, netns="4026532290")
 
 
 CONTRACT = (TREE / "docs" / "events.md").read_text()

@@ -145,7 +145,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/share/doc/tcpnewconn/examples/grafana/(README\.md|tcpnewconn\.json)
         |/usr/share/doc/tcpnewconn/examples/clickhouse/(schema|cluster|users)\.sql
         |/usr/share/lintian/overrides/tcpnewconn
-        |/usr/share/tcpnewconn/(journal-namespace|protect-proc)\.conf
+        |/usr/share/tcpnewconn/(journal-namespace|plain-event|protect-proc)\.conf
         |/usr/share/man/man[578]/tcpnewconn(-report|\.conf|\.fields)?\.[578]\.gz""",
         re.VERBOSE,
     )
@@ -230,6 +230,7 @@ PURGED = (
     "etc/tcpnewconn.conf.d/10-local.conf",
     "etc/systemd/system/tcpnewconn.service.d/journal-namespace.conf",
     "etc/systemd/system/tcpnewconn.service.d/protect-proc.conf",
+    "etc/systemd/system/tcpnewconn-trace.service.d/plain-event.conf",
     "var/lib/tcpnewconn/snapshot",
     "var/log/journal/0123456789abcdef0123456789abcdef.tcpnewconn/system.journal",
 )
@@ -265,6 +266,7 @@ def test_a_purge_removes_state_configuration_and_log_and_nothing_else_does(tmp_p
         assert files() == set(OTHERS)
     assert not (root / "etc/tcpnewconn.conf.d").exists()
     assert not (root / "etc/systemd/system/tcpnewconn.service.d").exists()
+    assert not (root / "etc/systemd/system/tcpnewconn-trace.service.d").exists()
 
 
 def test_a_purge_keeps_a_drop_in_of_the_administrators(tmp_path: Path) -> None:

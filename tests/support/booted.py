@@ -191,12 +191,14 @@ class Booted:
 
     def wait_for(self, condition: Callable[[], T], what: str, *, within: float = 90, journal: bool = True) -> T:
         """The first value of the condition that is true. The deadline is for a slow machine, not for the program."""
-        deadline = time.monotonic() + within
+        began = time.monotonic()
         while not (value := condition()):
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > within:
                 report = self.report() if journal else self._end_of_console()
                 raise AssertionError(f"waited {within:.0f} s for {what}\n{report}")
-            time.sleep(0.1)
+            # To ask takes some processes, which the machine needs for what is waited for.
+            time.sleep(min(1.0, max(0.1, waited / 10)))
         return value
 
     def report(self) -> str:

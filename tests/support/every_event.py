@@ -62,14 +62,17 @@ def unit_in(cgroups: Path) -> int:
     return directory.stat().st_ino
 
 
-def renderer(cgroups: Path) -> Render:
+def renderer(cgroups: Path, command_lines: bool = False, netns: str | None = None) -> Render:
     """A renderer, with the units in a tree of cgroups and processes in a tree like /proc."""
     units = Units(str(cgroups))
     for cgroup, names in NAMES.items():
         units.learn(cgroup, names)
     root = process(cgroups / "proc", 4711, "curl", started=10.0)
     process(root, 4712, "Socket Thread", started=11.0, pid=4711)
-    return Renderer(units, Users(), Processes("boot", str(root), lambda: 0.0)).entry
+    (root / "4711/cmdline").write_bytes(b"curl\0--user\0me:\x1bsecret\0http://x/\0")
+    made = Renderer(units, Users(), Processes("boot", str(root), lambda: 0.0), netns)
+    made.set(command_lines)
+    return made.entry
 
 
 def every_event(unit: int) -> list[Event]:
@@ -80,17 +83,17 @@ def every_event(unit: int) -> list[Event]:
         Connection(PEER6, HERE6, "unknown", "startup", "x", 6),
         Connection(HERE, PEER, "internal", "notification", "x", 7, NOBODY, SYNC, ("connect",), CONNECT, ACCEPT),
         Connection(PEER, HERE, "ingress", "notification", "x", 7, NOBODY, POD, ("accept",), ACCEPT),
-        Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, MACHINE, ("socket",)),
+        Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, MACHINE, ("socket",), netns=4026532205),
         Closed(HERE, PEER, "internal", "x", 1, 2, 3, 4, 5.0, NOBODY, SYNC, ("connect",), CONNECT, ACCEPT),
         Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, POD, ("accept",), ACCEPT),
-        Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, MACHINE, ("socket",)),
+        Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, MACHINE, ("socket",), netns=4026532205),
         Failed(HERE, PEER, "egress", 111, NOBODY, SYNC, ("connect",), CONNECT),
         Failed(HERE, PEER, "egress", 0, NOBODY, POD, ("connect",), CONNECT),
         Failed(HERE, PEER, "egress", 0, NOBODY, MACHINE, ("connect",), CONNECT),
         Failed(Endpoint(HERE.address, None), PEER, "egress", 111, NOBODY, unit, ("connect",), None, 5),
         Failed(ANYWHERE, ANYWHERE, "egress", 0, count=2),
-        *(Listener(HERE, False, NOBODY, cgroup) for cgroup in NAMES),
-        *(Summary(ANYWHERE, HERE, "ingress", cgroup, 5, 2, True, (), NOBODY) for cgroup in NAMES),
+        *(Listener(HERE, False, NOBODY, cgroup, 4026532205) for cgroup in NAMES),
+        *(Summary(ANYWHERE, HERE, "ingress", cgroup, 5, 2, True, (), NOBODY, 4026532205) for cgroup in NAMES),
         Closed(PEER, HERE, "ingress", "x", 1, 2, 3, 4, 5.0, NOBODY, unit),
         Closed(Endpoint(NINE, None), Endpoint(None, 22), "internal", "x", 0, 0, 0, 0, None),
         Listener(HERE, False, NOBODY, unit),
@@ -99,7 +102,7 @@ def every_event(unit: int) -> list[Event]:
         Summary(ANYWHERE, HERE, "ingress", unit, 5, 2, True, ((NINE, 3), (NINE6, 2))),
         Summary(ANYWHERE, ANYWHERE, "egress", 0, 1, 1, False, ()),
         PortScan(NINE, HERE.address, (22, 23)),
-        PortScan(NINE, None, (22, 23)),
+        PortScan(NINE, None, (22, 23), 4026532205),
         *(Loss(1, reason, "x") for reason in REASONS),
         *(Degraded(source, "x") for source in SOURCES),
         *(Recovered(source, "x") for source in SOURCES),

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.support import events
 from tests.support.message_ids import CONNECTION
@@ -61,18 +62,28 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 class Program:
     """A running tcpnewconn, in a namespace: its events as they come, and its polls.
 
-    `notifications` is a socket for them that is kept for it, as systemd does.
+    `notifications` is a socket for them that is kept for it, as systemd does, `memory` its runtime directory; `mounts` as in
+    Supervised.
     """
 
     def __init__(
-        self, where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
+        self,
+        where: Namespace,
+        *options: str,
+        interval: str = "100ms",
+        notifications: socket.socket | None = None,
+        memory: Path | None = None,
+        mounts: Sequence[str] = (),
     ) -> None:
         self.events: list[Event] = []
         # The events observation-started and observation-stopped.
         self.runs: list[Event] = []
         self.started = time.monotonic()
         asked = ("--output", "json", "--interval", interval, *options)
-        self._run = Supervised(*asked, where=where, notifications=notifications, on_line=self._take)
+        more = {"RUNTIME_DIRECTORY": str(memory)} if memory is not None else None
+        self._run = Supervised(
+            *asked, where=where, notifications=notifications, more=more, mounts=mounts, on_line=self._take
+        )
         self.process = self._run.process
 
     def _take(self, line: str) -> None:
@@ -115,6 +126,11 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self._run.send(number)
 
+    @property
+    def said(self) -> list[str]:
+        """The lines of its stderr so far."""
+        return self._run.said
+
     def kill(self) -> None:
         """SIGKILL; everything that it wrote before is in `events` afterwards, in whole lines."""
         self.process.kill()
@@ -140,10 +156,14 @@ class Program:
 
 @contextmanager
 def running(
-    where: Namespace, *options: str, interval: str = "100ms", notifications: socket.socket | None = None
+    where: Namespace,
+    *options: str,
+    interval: str = "100ms",
+    notifications: socket.socket | None = None,
+    mounts: Sequence[str] = (),
 ) -> Iterator[Program]:
     """tcpnewconn after its first poll; stopped at the end, when it must have had nothing to complain of."""
-    program = Program(where, *options, interval=interval, notifications=notifications)
+    program = Program(where, *options, interval=interval, notifications=notifications, mounts=mounts)
     try:
         program.ready()
         yield program

@@ -14,8 +14,8 @@ from tcpnewconn.attribution.users import Users
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.kernel.trace import TraceMissing
 from tcpnewconn.model import (
     Call,
     Caller,
@@ -38,6 +38,7 @@ from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import Text
 from tcpnewconn.service import Service
 from tcpnewconn.settings.config import load
+from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.run import Notifications
 from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
 from tests.support.table import Line, Tables, line, listener
@@ -53,8 +54,10 @@ class Recorded:
 
     def __init__(self) -> None:
         self.records: list[Call | FailedAttempt] = []
+        self.rings = self
+        self.descriptors: tuple[int, ...] = ()
         self.overwritten = self.malformed = 0
-        self.gaps: list[tuple[float, float]] = []
+        self.lost_until = float("-inf")
         self.gone = False
 
     def read(self) -> list[Call | FailedAttempt]:
@@ -249,7 +252,7 @@ def test_an_attempt_that_failed_before_it_had_a_port_has_none(world: World) -> N
 
 
 def test_overwritten_records_are_counted_exactly_and_no_connection_is_lost(world: World) -> None:
-    world.trace.records, world.trace.overwritten = [connect(1000.0, 7)], 41
+    world.trace.records, world.trace.overwritten, world.trace.lost_until = [connect(1000.0, 7)], 41, 1000.2
     world.destroyed(OUT, 1000.5)
     world.trace.overwritten = 43
     world.poll(1010.0)
@@ -271,7 +274,7 @@ def test_overwritten_records_are_counted_exactly_and_no_connection_is_lost(world
 
 def test_after_notifications_were_lost_nothing_is_guessed(world: World) -> None:
     world.trace.records = [connect(1000.0, 7)]
-    world.observer.lost_notifications()
+    world.observer.lost_notifications(1000.2)
     world.destroyed(OUT, 1000.5)
     assert (world.connection.caller, world.connection.missing) == (None, "overwritten")
 
@@ -312,7 +315,9 @@ def test_a_trace_that_is_not_there_is_said_once_with_its_reason_and_used_once_it
             raise TraceMissing("no tracefs here")
         return world.trace
 
-    recorder = world.observer.recorder = Recorder(Calls(NETNS, 0.0), opened, lambda cgroup, names: None)
+    recorder = world.observer.recorder = Recorder(
+        Calls(NETNS, 0.0), opened, lambda cgroup, names: None, clock=lambda: world.now
+    )
     recorder.say_missing()
     (said,) = capfd.readouterr().err.splitlines()
     assert said.startswith("tcpnewconn: no trace: no tracefs here; short outgoing connections have no user and no unit")
@@ -328,14 +333,60 @@ def test_a_trace_that_is_not_there_is_said_once_with_its_reason_and_used_once_it
         "tcpnewconn: the trace is there: short outgoing connections have a user and a unit\n"
     )
     world.events.clear()
-    # Opened before, by another.
-    world.trace.records = [connect(1030.1, 7)]
-    world.destroyed(OUT, 1031.0)
+    # It can be of a connection that was opened before, whose notification is late.
+    world.trace.records = [connect(1031.1, 7)]
+    world.destroyed(OUT, 1031.9)
     assert world.connection.caller is None
-    world.poll(1040.0)
     world.events.clear()
-    world.trace.records = [connect(1043.1, 7)]
-    world.destroyed(OUT, 1044.0)
+    world.trace.records = [connect(1032.1, 7)]
+    world.destroyed(OUT, 1032.2)
+    assert world.connection.caller is not None
+
+
+def test_a_trace_that_records_again_is_noticed_between_two_polls_and_used_after_the_next(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.trace.gone = True
+    world.poll(1010.0)
+    service = served(world, Arriving(world, 0))
+    now = 1010.5
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert service._turn(1020.0) == 1020.0
+    assert not world.observer.wants_poll
+    world.trace.gone = False
+    now = world.now = 1012.0
+    due = service._turn(1020.0)
+    assert len(world.of(Recovered)) == 1
+    # The poll was made at once.
+    assert due > 1020.0
+    assert not world.observer.wants_poll
+    for after, known in ((1013.9, False), (1014.1, True)):
+        world.events.clear()
+        world.trace.records = [connect(after - 0.1, 7)]
+        world.destroyed(OUT, after)
+        assert (world.connection.caller is not None) == known
+        assert world.connection.missing == (None if known else "overwritten")
+
+
+def test_a_kill_while_nothing_is_recorded_is_made_good_by_the_first_poll(tmp_path: Path) -> None:
+    log = StateLog(str(tmp_path / "state"), "here", small=0)
+    calls = Calls(NETNS, 0.0, log)
+    log.save()
+    calls.lost(float("inf"))
+    log.flush()
+    log.close()
+    log = StateLog(str(tmp_path / "state"), "here")
+    world = World(tmp_path)
+    again = Calls(NETNS, 1000.0, log)
+    assert log.load() is None
+    again.resume()
+    assert again.losing
+    world.observer.recorder = Recorder(again, lambda: world.trace, lambda cgroup, names: None, clock=lambda: world.now)
+    world.poll(1000.0)
+    assert world.observer.wants_poll
+    world.poll(1002.0)
+    world.trace.records = [connect(1004.1, 7)]
+    world.destroyed(OUT, 1004.2)
     assert world.connection.caller is not None
 
 
@@ -395,6 +446,41 @@ def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied
     service._take_destroyed(1000)
     threads = [event.caller.thread_id for event in world.events if isinstance(event, Connection) and event.caller]
     assert sorted(threads) == list(range(1, 51))  # type: ignore[type-var]
+
+
+def test_the_loop_rests_only_where_it_is_woken_again_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rests = 1000.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", lambda seconds: rests.append(now))
+    service = served(world, Arriving(world, 0))
+    for now in (1000.0, 1000.5, 1000.5005, 1000.501, 1000.6):
+        world.trace.records = [connect(now, 7)]
+        service._take_calls()
+        assert world.trace.records == []
+    assert rests == [1000.5005, 1000.501]
+
+
+def test_what_was_read_is_on_record_before_more_is_read(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    log = StateLog(str(tmp_path / "state"), "here")
+    calls = Calls(NETNS, 0.0, log)
+    log.save()
+    on_record: list[bool] = []
+
+    def read() -> list[Call | FailedAttempt]:
+        log.flush()
+        on_record.append(OUT.hex() in (tmp_path / "state").read_text())
+        return Recorded.read(world.trace)
+
+    monkeypatch.setattr(world.trace, "read", read)
+    world.observer.recorder = Recorder(calls, lambda: world.trace, lambda cgroup, names: None)
+    # Its connection stays open.
+    world.trace.records = [connect(1000.0, 7)]
+    served(world, Arriving(world, 20))._take_destroyed(1000)
+    assert len(on_record) > 3
+    assert on_record == [False] + [True] * (len(on_record) - 1)
 
 
 def test_the_trace_is_read_whenever_the_loop_wakes_but_not_more_than_once_a_second(

@@ -100,17 +100,51 @@ def test_an_attempt_that_had_no_port_yet_has_failed_without_a_caller() -> None:
     assert known().add([attempt]) == [(attempt, None)]
 
 
-def test_after_calls_were_lost_nothing_is_said_until_polls_have_shown_what_is_open() -> None:
+def test_after_calls_were_lost_nothing_is_said_until_a_poll_has_shown_what_is_open() -> None:
     calls = known(connect(1000.0, 7))
-    calls.lost()
+    calls.lost(1000.2)
     assert calls.destroyed(OUT, False, 1000.5, 0.0) == Found(missing="overwritten")
-    # One that can have been opened before, and one that was surely opened after.
-    calls.add([connect(1000.6, 8), connect(1011.0, 9, IN)])
+    # One that can have been opened before, and whose notification is late.
+    calls.add([connect(1000.6, 8)])
     calls.polled(1010.0)
     assert calls.destroyed(OUT, False, 1011.0, 0.0) == Found(missing="overwritten")
+    calls.add([connect(1013.0, 5)])
+    assert threads(calls.destroyed(OUT, False, 1014.0, 0.0)) == (5, None)
+
+
+def test_a_poll_that_began_before_the_loss_ended_shows_not_all_that_was_open_then() -> None:
+    calls = known()
+    calls.lost(1010.1)
+    calls.polled(1010.0)
+    calls.add([connect(1013.0, 5)])
+    assert calls.destroyed(OUT, False, 1014.0, 0.0) == Found(missing="overwritten")
+    assert calls.wants_poll
     calls.polled(1020.0)
+    assert not calls.wants_poll
     calls.add([connect(1023.0, 5)])
     assert threads(calls.destroyed(OUT, False, 1024.0, 0.0)) == (5, None)
+
+
+def test_while_calls_are_lost_nothing_is_said_whatever_polls_show() -> None:
+    calls = known()
+    calls.lost(float("inf"))
+    for begin in (1000.0, 1010.0, 1020.0):
+        calls.polled(begin)
+    calls.add([connect(1023.0, 5)])
+    assert shown(calls, OUT) == Found(missing="overwritten")
+    assert calls.destroyed(OUT, False, 1024.0, 0.0) == Found(missing="overwritten")
+    assert calls.losing
+    assert not calls.wants_poll
+    calls.lost(1025.0)
+    assert not calls.losing
+    assert calls.wants_poll
+
+
+def test_a_failed_attempt_has_its_caller_where_that_is_newer_than_all_that_was_lost() -> None:
+    calls = known(connect(1000.0, 7))
+    calls.lost(1000.2)
+    assert [caller for _, caller in calls.add([failed(1000.5)])] == [None]
+    assert [who(caller) for _, caller in calls.add([connect(1000.6, 8), failed(1000.7)])] == [8]
 
 
 def test_what_was_destroyed_before_the_start_is_not_a_later_call_s() -> None:
@@ -167,6 +201,12 @@ def test_where_it_can_be_that_of_two_connections_it_stays_without() -> None:
     calls = known(connect(1000.0, 7), connect(1000.0, 8, other))
     assert calls.unaddressed(CLEARED, 1001.0, 0.0) == Found(missing="ambiguous")
     assert threads(calls.destroyed(other, False, 1001.0, 0.0)) == (8, None)
+
+
+def test_a_cleared_socket_takes_no_accept_because_it_can_be_one_that_nobody_accepted() -> None:
+    calls = known(accept(1000.0, 8))
+    assert calls.unaddressed(four_tuple("0.0.0.0:22", "203.0.113.9:0"), 1001.0, 0.0) == Found(missing="ambiguous")
+    assert threads(calls.destroyed(IN, False, 1001.1, 0.0)) == (None, 8)
 
 
 def test_among_very_many_calls_it_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +266,40 @@ def test_while_the_first_table_is_read_another_can_have_stood_there() -> None:
     calls = Calls(NETNS, 1010.0)
     calls.add([connect(1010.1, 7)])
     assert shown(calls, OUT) == Found(missing="ambiguous")
+
+
+@pytest.mark.parametrize(
+    ("lost", "recorded", "known_thread"),
+    [
+        # Nothing later was lost: the last one before the poll.
+        (1000.0, (connect(1000.1, 7),), 7),
+        (1000.0, (connect(999.0, 6), connect(1000.1, 7)), 7),
+        # A later one can have been lost.
+        (1000.2, (connect(1000.1, 7),), None),
+        # It came after the poll began: another that was lost can have stood there.
+        (1000.0, (connect(1010.1, 7),), None),
+        # Either of both, and none that was lost.
+        (1000.0, (connect(1000.1, 7), connect(1010.1, 7)), 7),
+        # The poll before has shown all that was open at the loss.
+        (989.0, (connect(1010.1, 7),), 7),
+        (989.0, (connect(988.0, 7),), None),
+    ],
+)
+def test_after_a_loss_an_open_connection_has_a_caller_that_no_lost_call_can_have_followed(
+    lost: float, recorded: tuple[Call, ...], known_thread: int | None
+) -> None:
+    calls = known()
+    calls.lost(lost)
+    calls.add(recorded)
+    assert threads(shown(calls, OUT)) == (known_thread, None)
+
+
+def test_after_a_loss_within_this_host_a_later_opener_is_not_taken_for_the_one_that_was_lost() -> None:
+    calls = known()
+    calls.lost(1000.0)
+    # The opener's connect() was lost. After the row was read another one had the same ports.
+    calls.add([accept(1000.1, 8, ACCEPTOR), connect(1010.1, 9, OPENER)])
+    assert threads(shown(calls, ACCEPTOR, internal=True)) == (None, 8)
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------
@@ -329,7 +403,7 @@ def test_that_calls_were_lost_outlives_a_restart(tmp_path: Path) -> None:
         log.load()
         log.save()
         if lost:
-            calls.lost()
+            calls.lost(1000.5)
         assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "overwritten"
         log.flush()
         log.close()
@@ -340,6 +414,8 @@ def test_that_calls_were_lost_outlives_a_restart(tmp_path: Path) -> None:
     [
         ["r"],
         ["r", "00"],
+        ["r", 1.0],
+        ["r", [], None],
         ["r", OUT.hex(), None, 0, [["connect"]]],
         ["r", OUT.hex(), None, 0, [["bind", 1, 1, 1, [], 1, 1, ""]]],
     ],

@@ -361,6 +361,29 @@ def test_a_recorded_connection_says_who_opened_it_and_who_accepted_it(entry: Ren
     }
 
 
+def test_a_command_line_is_written_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    event = Connection(HERE, PEER, "egress", "poll", "x", 1, NOBODY, SYNC, ("connect",), CONNECT)
+    for wanted in (False, True):
+        (tmp_path / str(wanted)).mkdir()
+        fields = renderer(tmp_path / str(wanted), command_lines=wanted)(event)
+        assert fields["PROCESS_NAME"] == "curl"
+        assert fields.get("PROCESS_COMMAND_LINE") == ("curl --user me:\\x1bsecret http://x/" if wanted else None)
+
+
+def test_the_network_namespace_is_written_where_it_is_not_the_host_s(tmp_path: Path, entry: Render) -> None:
+    (tmp_path / "other").mkdir()
+    other = renderer(tmp_path / "other", netns="4026532290")
+    for event in (
+        Connection(HERE, PEER, "egress", "poll", "x", 1),
+        Closed(HERE, PEER, "egress", "x", 1, 2, 3, 4, 5.0),
+        Failed(HERE, PEER, "egress", 111),
+        Summary(ANYWHERE, HERE, "ingress", 0, 5, 2, True, ()),
+        Listener(HERE, False),
+    ):
+        assert other(event)["TCPNEWCONN_NETNS"] == "4026532290"
+        assert "TCPNEWCONN_NETNS" not in entry(event)
+
+
 @pytest.mark.parametrize("cgroup", [POD, MACHINE])
 def test_a_user_of_a_container_has_no_name(entry: Render, cgroup: int) -> None:
     fields = entry(Connection(PEER, HERE, "ingress", "poll", "x", 1, NOBODY, cgroup, ("socket",)))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tcpnewconn.kernel.trace import Trace, TraceMissing, request_repair
+from tcpnewconn.kernel.instance import TraceMissing
+from tcpnewconn.kernel.ringpage import parse
+from tcpnewconn.kernel.trace import Trace, request_repair
 from tcpnewconn.kernel.traceevents import EVENTS
 from tcpnewconn.model import Call, FailedAttempt
 from tests.support.terminal import TESTS
-from tests.unit.test_trace_captured import recorded
+from tests.unit.test_trace_captured import pages, recorded
 
 FIXTURES = sorted((TESTS / "fixtures").glob("trace/linux-*"))
 LATER = 1 << 62
@@ -52,7 +55,7 @@ def test_everything_is_read_once_in_the_order_of_the_clock(instance: Path, fixtu
     assert trace.events == {"connect", "accept", "failed"}
     assert trace.read() == recorded(fixture, "whole")
     assert trace.read() == []
-    assert (trace.malformed, trace.overwritten, trace.gaps) == (0, 0, [])
+    assert (trace.rings.malformed, trace.rings.overwritten, trace.rings.lost_until) == (0, 0, float("-inf"))
     trace.close()
 
 
@@ -68,7 +71,9 @@ def test_what_is_newer_than_the_call_comes_with_the_next_one(instance: Path, fix
         trace.close()
 
 
-def test_overwritten_records_are_counted_and_lie_within_the_gaps(instance: Path, fixture: Path) -> None:
+def test_overwritten_records_are_counted_and_are_older_than_the_first_that_is_left(
+    instance: Path, fixture: Path
+) -> None:
     fill(instance, fixture, "overwritten")
     counted = 0
     for stats in (fixture / "overwritten").parent.glob("overwritten/truth.json"):
@@ -76,9 +81,39 @@ def test_overwritten_records_are_counted_and_lie_within_the_gaps(instance: Path,
     trace = Trace(str(instance), clock=lambda: LATER)
     left = trace.read()
     assert counted > 0
-    assert trace.overwritten == counted
-    assert len(trace.gaps) == len(list((fixture / "overwritten").glob("*.pages")))
-    assert all(begin == 0.0 and end <= max(each.time for each in left) for begin, end in trace.gaps)
+    assert trace.rings.overwritten == counted
+    first = [parse(pages(ring)[0]).records[0][0] / 1e9 for ring in (fixture / "overwritten").glob("*.pages")]
+    assert trace.rings.lost_until == max(first)
+    assert trace.rings.lost_until in {each.time for each in left}
+    trace.close()
+
+
+def test_a_record_that_is_not_understood_is_lost_at_its_time(instance: Path, fixture: Path) -> None:
+    shutil.rmtree(instance / "events/tcpnewconn/failed")
+    failed = [each.time for each in recorded(fixture, "whole") if isinstance(each, FailedAttempt)]
+    trace = Trace(str(instance), clock=lambda: LATER)
+    trace.read()
+    assert trace.rings.lost_until == pytest.approx(max(failed), abs=2e-9)
+    assert trace.rings.lost_until > max(failed)
+    trace.close()
+
+
+def test_of_a_damaged_page_everything_is_lost_until_it_was_read(instance: Path) -> None:
+    for cpu in ("cpu0", "cpu1"):
+        (instance / "per_cpu" / cpu / "trace_pipe_raw").write_bytes(b"x" * 100)
+    trace = Trace(str(instance), clock=lambda: 5_000_000_000)
+    assert trace.read() == []
+    assert (trace.rings.malformed, trace.rings.lost_until) == (2, 5.0)
+    trace.close()
+
+
+def test_events_that_were_deleted_and_defined_again_between_two_looks_are_noticed(instance: Path) -> None:
+    trace = Trace(str(instance), clock=lambda: 5_000_000_000)
+    assert not trace.stale()
+    assert trace.rings.lost_until == float("-inf")
+    os.utime(instance.parent / "events", ns=(1, 1))
+    assert not trace.stale()
+    assert trace.rings.lost_until == 5.0
     trace.close()
 
 
@@ -98,7 +133,7 @@ def test_events_that_are_defined_again_are_read_on(instance: Path, fixture: Path
         renumbered = re.sub(r"ID: (\d+)", lambda found: f"ID: {int(found[1]) + 300}", text)
         (instance / "events" / "tcpnewconn" / event / "format").write_text(renumbered)
     assert trace.read() == first
-    assert trace.malformed == 0
+    assert trace.rings.malformed == 0
     trace.close()
 
 
@@ -108,7 +143,7 @@ def test_records_of_events_that_are_not_ours_are_counted(instance: Path, fixture
     trace = Trace(str(instance), clock=lambda: LATER)
     assert trace.events == {"connect", "accept"}
     assert trace.read() == [each for each in everything if isinstance(each, Call)]
-    assert trace.malformed == sum(isinstance(each, FailedAttempt) for each in everything)
+    assert trace.rings.malformed == sum(isinstance(each, FailedAttempt) for each in everything)
     trace.close()
 
 

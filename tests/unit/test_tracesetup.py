@@ -10,7 +10,7 @@ import pytest
 from tcpnewconn import tracesetup
 from tcpnewconn.kernel.traceevents import EVENTS
 from tcpnewconn.kernel.tracefs import Tracefs
-from tests.support.terminal import TESTS
+from tests.support.terminal import TESTS, TREE
 
 BTF = TESTS / "fixtures/trace/linux-6.12-x86_64/btf"
 
@@ -73,6 +73,14 @@ def test_a_stop_removes_what_a_start_wrote(tracefs: Tracefs, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
+def test_the_drop_in_for_the_plain_event_changes_nothing_but_the_argument() -> None:
+    lines = (TREE / "systemd/tcpnewconn-trace.service").read_text().splitlines()
+    commands = dict(line.split("=", 1) for line in lines if line.startswith(("ExecStart=", "ExecReload=")))
+    section = (TREE / "systemd/plain-event.conf").read_text().split("\n[Service]\n")[1]
+    expected = [line for name, command in commands.items() for line in (f"{name}=", f"{name}={command} plain-event")]
+    assert section.splitlines() == expected
+
+
 def test_wrong_use_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert tracesetup.main(["restart"]) == 2
-    assert capfd.readouterr().err == "<3>use: python3 -m tcpnewconn.tracesetup start|stop\n"
+    assert capfd.readouterr().err == "<3>use: python3 -m tcpnewconn.tracesetup start [plain-event] | stop\n"
