@@ -15,6 +15,9 @@ from tests.support.clickhouse import Engine, engine
 _START = 1_790_000_000 // 86400 * 86400
 _HOSTS, _PER_SECOND = 20, 50
 _HOST = "host0001"
+# Connections that are drawn, and how often they are inserted; hosts, days, and edges of an hour.
+EVENTS = (4_000_000, 5)
+YEAR = ((5, 25), 365, 100)
 _SERVICES = (
     (443, "nginx", "nginx", "www-data"),
     (5432, "postgresql", "postgres", "postgres"),
@@ -73,8 +76,8 @@ _COLUMNS = (
 
 
 def events(small: bool) -> Group:
-    """Twenty million events of 20 hosts, and each question to them."""
-    drawn, passes = (200_000, 2) if small else (4_000_000, 5)
+    """Many events of 20 hosts, and each question to them."""
+    drawn, passes = (200_000, 2) if small else EVENTS
     seconds = drawn // _HOSTS // _PER_SECOND
     with (
         tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-", dir="/var/tmp") as scratch,
@@ -218,7 +221,7 @@ def _statement(first: int, count: int) -> bytes:
 
 def year(small: bool) -> Group:
     """A year of edges, of more and more hosts."""
-    steps, days, per_hour = ((2, 4), 3, 20) if small else ((5, 25), 365, 100)
+    steps, days, per_hour = ((2, 4), 3, 20) if small else YEAR
     with (
         tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-", dir="/var/tmp") as scratch,
         engine(Path(scratch)) as made,
