@@ -287,8 +287,8 @@ def year(small: bool) -> Group:
         [
             f"In each hour a host has {per_hour} of its 1,000 edges, the first of them most often, with 1 to 400 "
             "connections each, of eight services.",
-            "A question is a run of `tcpnewconn report` about all of that time, from its start to its end; in brackets, CPU time of "
-            "it and the engine.",
+            "A question is a run of `tcpnewconn report` about all of that time, from its start to its end; in brackets, CPU time "
+            "of it and the engine.",
         ],
     )
 
