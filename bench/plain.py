@@ -127,7 +127,7 @@ def _in_unit(*command: str) -> None:
 
 
 def _loads(directory: Path) -> dict[str, Callable[[int], None]]:
-    """Programs that open so many connections, each a process of its own that ends at once; one needs a compiler (bench/packages.txt)."""
+    """Programs that open so many connections, each a process of its own that ends at once. One needs a compiler."""
     in_c = {}
     if shutil.which("cc"):
         (directory / "connect.c").write_text(_IN_C)
