@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, peers, plain, polls, rest
+from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, peers, plain, polls, rest, start
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -24,12 +24,14 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "short": plain.shares,
     "recorded": plain.throughput,
     "rest": rest.at_rest,
+    "start": start.started,
     "metrics": metrics.written,
     "sustained": load.sustained,
     "journald": journald.logged,
     "load": load.from_another_host,
     "loopback": load.over_loopback,
     "delay": load.delay,
+    "connection": peers.connection,
     "peers": peers.compared,
     "growth": curves.growth,
     "ledger": ledger.added_up,

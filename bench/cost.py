@@ -51,7 +51,7 @@ class _Reporting:
 
     def __init__(self, path: str, burst: int = 0, sink: Sink | None = None) -> None:
         self._notifications = sockdiag.Notifications(sockdiag.open_notifications())
-        self._log = StateLog(path, "here")
+        self._log = StateLog(path, "here", tail_path=f"/dev/shm/tcpnewconn-bench-{os.getpid()}.tail")
         settings = replace(config.load(os.devnull), burst_limit=burst, total_limit=0)
         self._outbox = Outbox(sink or open_sink("journal"), self._log, Renderer(Units(), Users()), settings)
         self._observer = observer(self._outbox.take, self._log)
@@ -74,6 +74,11 @@ class _Reporting:
             while self._outbox.waiting:
                 self._outbox.send()
             self._notifications.consume()
+            if self._log.filling:
+                self._log.save()
+
+    def close(self) -> None:
+        self._log.save(last=True)
 
 
 class _Nowhere:
@@ -99,6 +104,7 @@ def notified(small: bool) -> Group:
                 storm(client, seconds)
                 time.sleep(0.5)
                 each.append(of_call(reporting.take_notifications).cpu / (accepted() - before))
+                reporting.close()
         results.append(at_most(f"CPU time of each, {what}", statistics.median(each) * 1e6, goal, " us", 1))
     return Group("Destroy notifications, from recv to counted or queued", results)
 
@@ -119,6 +125,7 @@ def ended(small: bool) -> Group:
             cost = of_call(reporting.take_notifications)
             reported = sum(entry.detected_by == b"notification" for entry in journal.entries())
             costs.append(Cost(cost.wall / reported, cost.cpu / reported))
+            reporting.close()
     cost = median(costs)
     return Group(
         "Connections between two polls, from destroy notification to journal datagram, alone",
@@ -150,6 +157,7 @@ def new(small: bool) -> Group:
             client.release(held)
             for connection in accepted:
                 connection.close()
+            reporting.close()
     cost, less = median(costs), median(quiet)
     each = (cost.cpu - less.cpu) / count
     # Each round is a first start: rows in TIME_WAIT of an earlier round are logged again, with the same id.

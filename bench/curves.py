@@ -66,9 +66,9 @@ def _rate(client: Client, rate: int, seconds: int) -> float:
 
 
 def by_rate(small: bool) -> tuple[list[list[str]], list[Curve]]:
-    """Share of a core by the rate of new connections."""
-    rates, seconds = ((50, 100), 1) if small else ((100, 1000, 10_000, 20_000), 8)
-    rows = [["share of a core, by connections per second (rate reached)", *(f"{rate:,}" for rate in rates)]]
+    """CPU time of a connection by the rate of new connections."""
+    rates, seconds = ((50, 100), 1) if small else ((100, 1000, 10_000, 20_000), 5)
+    rows = [["CPU time of a connection, by connections per second (rate reached)", *(f"{rate:,}" for rate in rates)]]
     curves = []
     with open("/proc/sys/net/ipv4/tcp_max_tw_buckets", "w") as file:
         # The table stays small at every rate.
@@ -76,34 +76,37 @@ def by_rate(small: bool) -> tuple[list[list[str]], list[Curve]]:
     with Client() as client:
         for name, summarized in (("tcpnewconn, one by one", False), ("tcpnewconn, summarized", True)):
             journal = Journal()
-            shares: list[tuple[float, float]] = []
             with Service(summarized=summarized) as service:
-                for rate in rates:
-                    cpu, begin = service.cpu(), time.monotonic()
-                    reached = _rate(client, rate, seconds)
-                    service.caught_up()
-                    shares.append((reached, (service.cpu() - cpu) / (time.monotonic() - begin)))
+                points = [_cost(service.cpu, client, rate, seconds, service.caught_up) for rate in rates]
                 lost = service.lost()
             journal.entries()
-            rows.append([name, *(f"{share:.1%} ({reached:,.0f})" for reached, share in shares)])
-            curves.append(Curve(name, shares))
-            if lost:
-                rows[-1][0] += f", {lost:,} notifications lost"
+            rows.append(_row(name + (f", {lost:,} notifications lost" if lost else ""), points))
+            curves.append(Curve(name, points))
         if shutil.which("nft") is None or shutil.which(CONNTRACK[0]) is None:
             rows.append(["conntrack -E", *("not installed" for _ in rates)])
             return rows, curves
         # Not ss -E: it ends at the first notification that does not fit into its buffer.
         subprocess.run(["nft", TRACK], check=True)
-        shares = []
         with subprocess.Popen(CONNTRACK, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as program:
-            for rate in rates:
-                cpu, begin = cpu_of(program.pid), time.monotonic()
-                reached = _rate(client, rate, seconds)
-                shares.append((reached, (cpu_of(program.pid) - cpu) / (time.monotonic() - begin)))
+            points = [_cost(lambda: cpu_of(program.pid), client, rate, seconds) for rate in rates]
             program.terminate()
-        rows.append(["conntrack -E", *(f"{share:.1%} ({reached:,.0f})" for reached, share in shares)])
-        curves.append(Curve("conntrack -E", shares))
+        rows.append(_row("conntrack -E", points))
+        curves.append(Curve("conntrack -E", points))
     return rows, curves
+
+
+def _cost(
+    cpu: Callable[[], float], client: Client, rate: int, seconds: int, then: Callable[[], None] = lambda: None
+) -> tuple[float, float]:
+    """The rate that was reached, and the microseconds of CPU time for each connection."""
+    before, made = cpu(), accepted()
+    reached = _rate(client, rate, seconds)
+    then()
+    return reached, (cpu() - before) / (accepted() - made) * 1e6
+
+
+def _row(name: str, points: list[tuple[float, float]]) -> list[str]:
+    return [name, *(f"{each:.1f} us ({reached:,.0f})" for reached, each in points)]
 
 
 def growth(small: bool) -> Group:
@@ -117,9 +120,9 @@ def growth(small: bool) -> Group:
             Panel(
                 "New connections",
                 "connections per second",
-                "share of a core, %",
+                "CPU time of each, us",
                 # The rate that was reached may differ from the one that was requested.
-                [Curve(curve.name, sorted((x, max(1e-3, 100 * y)) for x, y in curve.points)) for curve in shares],
+                [Curve(curve.name, sorted((x, max(1e-3, y)) for x, y in curve.points)) for curve in shares],
             ),
         ]
     )
@@ -128,8 +131,13 @@ def growth(small: bool) -> Group:
     else:
         _PICTURE.write_text(picture)
     (before_rows, before), (last_rows, last) = looks[0].points[-2:]
-    result = at_most(
-        f"CPU time per row, {last_rows:,} rows : {before_rows:,}", last / last_rows / (before / before_rows), 1.25
-    )
+    results = [
+        at_most(
+            f"CPU time per row, {last_rows:,} rows : {before_rows:,}", last / last_rows / (before / before_rows), 1.25
+        )
+    ]
+    for curve in shares[:2]:
+        each = [cost for _, cost in curve.points]
+        results.append(at_most(f"CPU time of a connection, highest rate : lowest; {curve.name}", each[-1] / each[0], 1))
     # Both have the same number of columns: one table.
-    return Group(f"How costs grow ({_PICTURE.name})", [result], [*table, [""] * len(table[0]), *rates])
+    return Group(f"How costs grow ({_PICTURE.name})", results, [*table, [""] * len(table[0]), *rates])

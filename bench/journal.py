@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 _SOCKET = "/run/systemd/journal/socket"
 _CONNECTION = b"MESSAGE_ID=74ba465b9f4e456585146b89bb95f0dc\n"
+_SUMMARY = b"MESSAGE_ID=c4029bcd2a5841e3bdea3ca9ce1e0d47\n"
 _END = b"END"
 # Number of datagrams received, and the monotonic time of the last one.
 _COUNT = struct.Struct("=Qd")
@@ -20,13 +21,14 @@ _COUNT = struct.Struct("=Qd")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A logged connection: when its datagram arrived (monotonic, s), and its fields."""
+    """A logged connection, or a summary with its `count`: when its datagram arrived (monotonic, s), and its fields."""
 
     received: float
     id: bytes
     detected_by: bytes
     source_port: int
     destination_port: int
+    count: int = 0
 
 
 class Journal:
@@ -61,7 +63,7 @@ class Journal:
                 return float(before[1])
 
     def entries(self) -> list[Entry]:
-        """The logged connections, in order."""
+        """The logged connections and the summaries, in order."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
             end.sendto(_END, _SOCKET)
         with open(self._result, "rb") as result:
@@ -80,15 +82,16 @@ def _drain(listening: socket.socket, answer: int, count: mmap.mmap) -> None:
         received.append((when, datagram))
         _COUNT.pack_into(count, 0, len(received), when)
     with open(answer, "wb") as result:
-        pickle.dump([_entry(*each) for each in received if _CONNECTION in each[1]], result)
+        pickle.dump([_entry(*each) for each in received if _CONNECTION in each[1] or _SUMMARY in each[1]], result)
 
 
 def _entry(received: float, datagram: bytes) -> Entry:
     fields = dict(line.split(b"=", 1) for line in datagram.splitlines())
     return Entry(
         received,
-        fields[b"TCPNEWCONN_CONNECTION_ID"],
-        fields[b"TCPNEWCONN_DETECTED_BY"],
+        fields.get(b"TCPNEWCONN_CONNECTION_ID", b""),
+        fields.get(b"TCPNEWCONN_DETECTED_BY", b""),
         int(fields.get(b"SOURCE_PORT", 0)),
         int(fields.get(b"DESTINATION_PORT", 0)),
+        int(fields.get(b"TCPNEWCONN_COUNT", 0)),
     )

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench import apart
 from bench.client import Client
 from bench.journal import Journal
 from bench.load import PORT, Nginx, accepted, storm
-from bench.results import Group
+from bench.results import Group, Result, at_most
 from bench.service import Service
 from bench.timing import cpu_of
 
@@ -28,14 +29,14 @@ from tcpnewconn.model import TIME_WAIT
 from tcpnewconn.kernel.procnet import ProcNet
 interval = float(sys.argv[1])
 proc, port = ProcNet(), ({PORT}).to_bytes(2, "big")
-for _ in proc.read().changed:
+for _ in proc.poll().rows():
     pass
 print("ready", flush=True)
 begin, number = time.monotonic(), 0
 while True:
     number += 1
     time.sleep(max(0.0, begin + number * interval - time.monotonic()))
-    for row in proc.read().changed:
+    for row in proc.poll().rows():
         if row.four_tuple[4:6] == port and row.state != TIME_WAIT:
             print(row.four_tuple.hex(), row.inode)
     print(end="", flush=True)
@@ -81,7 +82,8 @@ CONNTRACK = ("conntrack", "-E", "-e", "NEW", "-b", str(64 << 20))
 _BPFTRACE = 'tracepoint:sock:inet_sock_set_state /args->newstate == 1/ { printf("%d\\n", args->sport); }'
 _BPF_NEEDS = "CAP_BPF, CAP_PERFMON, a kernel with BTF"
 
-_OURS = "tcpnewconn"
+SS = Peer("ss -E", ("ss", "-E", "-H", "-t", "-n"), "nothing", lambda line: f":{PORT} " in line)
+_OURS = ("tcpnewconn, one by one", "tcpnewconn, summarized")
 _PEERS = (
     Peer(
         "/proc/net/tcp every 10 s",
@@ -104,7 +106,7 @@ _PEERS = (
         lambda line: line != "ready\n",
         "ready",
     ),
-    Peer("ss -E", ("ss", "-E", "-H", "-t", "-n"), "nothing", lambda line: f":{PORT} " in line),
+    SS,
     Peer(
         "conntrack -E",
         CONNTRACK,
@@ -153,8 +155,27 @@ _PEERS = (
 )
 
 
-def _watch(peer: Peer, client: Client, seconds: int) -> list[str]:
-    """A row of the table."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a tool saw of a load: connections, those that there were, seconds of load, and seconds of CPU time."""
+
+    seen: int
+    connections: int
+    took: float
+    cpu: float
+
+    @property
+    def each(self) -> float:
+        return self.cpu / self.connections
+
+    @property
+    def each_seen(self) -> float:
+        """The same, where a tool may end before the load does: ss -E ends when its buffer is full."""
+        return self.cpu / max(1, self.seen)
+
+
+def _watched(peer: Peer, client: Client, seconds: int) -> Seen | str:
+    """What a peer saw; or why it does not start."""
     with tempfile.TemporaryDirectory() as directory, Nginx():
         printed, complained = Path(directory) / "printed", Path(directory) / "complained"
         with printed.open("wb") as out, complained.open("wb") as err:
@@ -165,7 +186,7 @@ def _watch(peer: Peer, client: Client, seconds: int) -> list[str]:
         if peer.ready is None:
             time.sleep(1)
         if program.poll() is not None:
-            return [peer.name, "does not start", "", "", _why(program.returncode, printed, complained)]
+            return _why(program.returncode, printed, complained)
         cpu, before = cpu_of(program.pid), accepted()
         took = storm(client, seconds)
         time.sleep(2)
@@ -174,7 +195,7 @@ def _watch(peer: Peer, client: Client, seconds: int) -> list[str]:
         program.wait()
         with printed.open(errors="replace") as lines:
             seen = sum(map(peer.counts, lines))
-    return _row(peer.name, seen, connections, took, cpu, peer.needs)
+    return Seen(seen, connections, took, cpu)
 
 
 def _begun(peer: Peer, printed: Path, complained: Path) -> bool:
@@ -189,36 +210,40 @@ def _why(code: int, *outputs: Path) -> str:
     return (errors or [f"exit status {code}"])[0].split(". ")[0][:60]
 
 
-def _row(name: str, seen: int, connections: int, took: float, cpu: float, needs: str) -> list[str]:
+def row(name: str, seen: Seen | str, needs: str) -> list[str]:
+    """A row of the table."""
+    if isinstance(seen, str):
+        return [name, "", "", "", seen]
     return [
         name,
-        f"{seen / connections:.2%}",
-        f"{connections / took:,.0f}",
-        f"{cpu / connections * 1e6:.1f} us",
+        f"{seen.seen / seen.connections:.2%}",
+        f"{seen.connections / seen.took:,.0f}",
+        f"{seen.each * 1e6:.1f} us",
         needs,
     ]
 
 
-def _ours(client: Client, seconds: int) -> list[str]:
+def _ours(client: Client, seconds: int, summarized: bool) -> Seen:
+    """What the service logged, by itself or in summaries."""
     with Nginx():
         journal = Journal()
-        with Service() as service:
+        with Service(summarized=summarized) as service:
             cpu, before = service.cpu(), accepted()
             took = storm(client, seconds)
             service.caught_up()
             journal.quiet()
             cpu, connections = service.cpu() - cpu, accepted() - before
+        # The service has stopped: its summaries are complete.
         on_port = [entry for entry in journal.entries() if entry.destination_port == PORT]
-        entries = [entry for entry in on_port if entry.detected_by != b"startup"]
-    return _row("tcpnewconn", len({entry.id for entry in entries}), connections, took, cpu, "nothing")
+        seen = {entry.id for entry in on_port if entry.id and entry.detected_by != b"startup"}
+        return Seen(len(seen) + sum(entry.count for entry in on_port), connections, took, cpu)
 
 
 def compared(small: bool) -> Group:
     """Each tool alone, under the same load, in a fresh namespace."""
     rows = [["", "share seen", "connections per second", "CPU time of each", "needs"]]
-    for name in (_OURS, *(peer.name for peer in _PEERS)):
-        row = apart.run("bench.peers", name, "1" if small else "10")
-        rows.append(json.loads(row) if row is not None else [name, "could not be measured", "", "", ""])
+    needs = {peer.name: peer.needs for peer in _PEERS}
+    rows += [row(name, measured(name, small), needs.get(name, "nothing")) for name in (*_OURS, *needs)]
     return Group(
         "The same load, seen by other tools",
         table=rows,
@@ -229,19 +254,56 @@ def compared(small: bool) -> Group:
     )
 
 
-def _inside(name: str, seconds: int) -> list[str]:
+def measured(name: str, small: bool) -> Seen | str:
+    """What a tool saw, in a fresh namespace: else sockets in TIME_WAIT would be left for the next. Or why it saw nothing."""
+    printed = apart.run("bench.peers", name, "1" if small else "6")
+    if printed is None:
+        return "could not be measured"
+    seen = json.loads(printed)
+    return seen if isinstance(seen, str) else Seen(**seen)
+
+
+def connection(small: bool) -> Group:
+    """CPU time of a connection from another host, summarized and logged one by one, beside `ss -E`: in turns."""
+    rounds = 1 if small else 5
+    seen: dict[str, list[Seen]] = {name: [] for name in (_OURS[1], SS.name, _OURS[0])}
+    for _ in range(rounds):
+        for name, each in seen.items():
+            one = measured(name, small)
+            if isinstance(one, str):
+                raise RuntimeError(f"{name}: {one}")
+            each.append(one)
+    results = []
+    for name, limit in ((_OURS[1], 2.0), (_OURS[0], 3.0)):
+        mine = seen[name]
+        ratio = statistics.median(a.each_seen / b.each_seen for a, b in zip(mine, seen[SS.name], strict=True))
+        reported, made = sum(one.seen for one in mine), sum(one.connections for one in mine)
+        results += [
+            at_most(f"CPU time of each, {name} : ss -E", ratio, limit),
+            Result(f"reported, {name}", f"{reported:,} of {made:,}", "all", reported == made),
+        ]
+    remarks = [
+        f"medians of {rounds} rounds in turns: {name} {statistics.median(one.each_seen for one in each) * 1e6:.1f} us at "
+        f"{statistics.median(one.connections / one.took for one in each):,.0f} per second"
+        for name, each in seen.items()
+    ]
+    return Group("A connection from another host, beside ss -E", results, remarks=remarks)
+
+
+def _inside(name: str, seconds: int) -> Seen | str:
     # A shell's background job ignores SIGINT, and its children inherit that; pollers are stopped by SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with Client() as client:
-        if name == _OURS:
-            return _ours(client, seconds)
+        if name in _OURS:
+            return _ours(client, seconds, name == _OURS[1])
         (peer,) = (peer for peer in _PEERS if peer.name == name)
         if shutil.which(peer.command[0]) is None:
-            return [peer.name, "not installed", "", "", peer.needs]
+            return "not installed"
         for command in peer.before:
             subprocess.run(command, check=True)
-        return _watch(peer, client, seconds)
+        return _watched(peer, client, seconds)
 
 
 if __name__ == "__main__":
-    print(json.dumps(_inside(sys.argv[1], int(sys.argv[2]))))
+    found = _inside(sys.argv[1], int(sys.argv[2]))
+    print(json.dumps(found if isinstance(found, str) else asdict(found)))

@@ -20,6 +20,7 @@ from tcpnewconn.tracking.run import Notifications
 
 CAT = ("cat", "/proc/net/tcp", "/proc/net/tcp6")
 SS = ("ss", "-tan")
+TABLES = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 
 # Measured without the import: a program that polls has psutil loaded.
 _PSUTIL = """
@@ -35,6 +36,18 @@ def observer(report: Callable[[Event], None], log: StateLog | None = None) -> Ob
     """Built as the service builds it under systemd."""
     here = host.look("/proc", net_directory("/proc"))
     return Observer(ProcNet(users=here.users), here, sockdiag.Lookup(), report, Notifications.KEPT, log, 1)
+
+
+def read_bare() -> Cost:
+    """Read both tables and discard them: the time the kernel needs to print them, and a loop around it."""
+
+    def read() -> None:
+        for name in TABLES:
+            with open(name, "rb", buffering=0) as file:
+                while file.read(65536):
+                    pass
+
+    return of_call(read)
 
 
 class PolledOnce:
@@ -81,18 +94,27 @@ def compared(small: bool) -> Group:
     rows, rounds = (200, 2) if small else (100_000, 15)
     table = Table()
     table.grow(rows)
+    first = [of_call(PolledOnce) for _ in range(min(3, rounds))]
     observed = PolledOnce()
-    ours, cat, ss = in_turns(rounds, observed.quiet_poll, lambda: of_command(CAT), lambda: of_command(SS))
+    ours, cat, ss, bare = in_turns(
+        rounds, observed.quiet_poll, lambda: of_command(CAT), lambda: of_command(SS), read_bare
+    )
     ours_again, psutil = in_turns(max(2, rounds // 3), observed.quiet_poll, psutil_polling())
     table.close()
     results = []
     for name, mine, theirs, limit in (
-        ("cat /proc/net/tcp /proc/net/tcp6", ours, cat, 1.25),
+        ("cat /proc/net/tcp /proc/net/tcp6", ours, cat, 1.1),
         ("ss -tan", ours, ss, 0.75),
         ("psutil.net_connections()", ours_again, psutil, 0.2),
     ):
         part = ratio(mine, theirs)
         results.append(at_most(f"time of a poll : {name}", part.wall, limit, beside=f"of CPU time {part.cpu:.2f}"))
+    part = ratio(bare, cat)
+    results.append(
+        Result("reading both tables and nothing else : cat", f"{part.wall:.2f} (of CPU time {part.cpu:.2f})")
+    )
+    part = Cost(median(first).wall / median(ours).wall, median(first).cpu / median(ours).cpu)
+    results.append(at_most("CPU time of the first poll : a poll", part.cpu, 4, beside=f"{median(first).cpu:.2f} s"))
     remarks = [
         f"medians of {len(costs)} rounds taken in turns: {name} {median(costs).wall * 1e3:.0f} ms, "
         f"CPU {median(costs).cpu * 1e3:.0f} ms"

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from bench.timing import cpu_of
+from bench.timing import Cost, cpu_of
 from tcpnewconn.kernel import sockdiag
 
 _TREE = Path(__file__).resolve().parent.parent
@@ -22,29 +22,47 @@ _DEADLINE = 120.0
 class Service:
     """Runs until the end of the `with` block; its first poll is complete before that begins."""
 
-    def __init__(self, output: str = "journal", interval: str = "10s", summarized: bool = False) -> None:
+    def __init__(
+        self,
+        output: str = "journal",
+        interval: str = "10s",
+        summarized: bool = False,
+        place: str | None = None,
+        kept: socket.socket | None = None,
+    ) -> None:
+        """`place` is a directory where the state is kept, `kept` a socket in which notifications wait, as over a restart."""
         self._directory = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
+        # As /run is: in memory.
+        self._memory = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-", dir="/dev/shm")
         directory = Path(self._directory.name)
+        state = Path(place or directory) / "snapshot"
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notified.bind(str(directory / "notify"))
         self._notified.settimeout(_DEADLINE)
         # Unless `summarized`, every connection is logged one by one: the cost of that is measured.
         (directory / "conf").write_text("" if summarized else "[Report]\nBurstLimit=0\nTotalLimit=0\n")
-        with sockdiag.open_notifications() as notifications:
+        begin = time.monotonic()
+        with sockdiag.open_notifications() if kept is None else kept.dup() as notifications:
             # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
             passing = ["bash", "-c", f'exec 3<&{notifications.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "bash"]
             self._program = subprocess.Popen(
                 [
                     *(*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval),
-                    *("--config", str(directory / "conf"), "--state", str(directory / "snapshot")),
+                    *("--config", str(directory / "conf"), "--state", str(state)),
                     *("--metrics", str(directory / "metrics")),
                 ],
                 cwd=_TREE,
-                env={**os.environ, "NOTIFY_SOCKET": str(directory / "notify")},
+                env={
+                    **os.environ,
+                    "NOTIFY_SOCKET": str(directory / "notify"),
+                    "RUNTIME_DIRECTORY": self._memory.name,
+                },
                 stdout=subprocess.DEVNULL,
                 pass_fds=[notifications.fileno()],
             )
         self._wait_for(b"READY=1")
+        # From the start to READY=1.
+        self.start = Cost(time.monotonic() - begin, self.cpu())
 
     def __enter__(self) -> Service:
         return self
@@ -56,6 +74,7 @@ class Service:
         self._program.wait(_DEADLINE)
         self._notified.close()
         self._directory.cleanup()
+        self._memory.cleanup()
 
     def _wait_for(self, start: bytes) -> str:
         while not (message := self._notified.recv(4096)).startswith(start):

@@ -18,6 +18,7 @@ from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
+from tcpnewconn.kernel.activity import Activity
 from tcpnewconn.kernel.instance import wanted
 from tcpnewconn.kernel.plainevent import PLAIN, PlainTrace
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
@@ -32,6 +33,7 @@ from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
 from tcpnewconn.service import NoProc, Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.tail import FILE as TAIL
 from tcpnewconn.tracking.run import Notifications
 
 
@@ -55,7 +57,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     proc = ProcNet(options.procfs, users=here.users)
     sources = _sources(here, listen=not options.once) if here.live else _Sources()
     path = _state(options)
-    log = StateLog(path, here.place) if path else None
+    log = StateLog(path, here.place, tail_path=_tail(options)) if path else None
     units = Units()
     processes = Processes(here.boot)
     renderer = Renderer(units, Users(), processes, here.namespace if here.away else None)
@@ -64,6 +66,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     # Also where there is no trace: the state can hold what an earlier run read of one.
     netns = int(here.namespace) if here.namespace.isdecimal() else 0
     calls = Calls(netns, began, log)
+    if here.live and sources.notifications is not None:
+        observer.activity = Activity(directory)
     if here.live and netns and not options.once:
         threads = Threads(processes, here.users)
         observer.recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
@@ -158,6 +162,11 @@ def _state(options: argparse.Namespace) -> str | None:
         return str(options.state)
     directory = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return f"{directory}/snapshot" if directory else None
+
+
+def _tail(options: argparse.Namespace) -> str | None:
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    return f"{directory}/{TAIL}" if directory and not options.once else None
 
 
 def _metrics(options: argparse.Namespace) -> MetricsFile | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
 from tcpnewconn.connections import closed as closed_event
+from tcpnewconn.kernel.activity import OPENING, Activity
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
@@ -75,12 +76,17 @@ class Observer:
         self.failed = False
         # Where who opens and accepts connections is recorded.
         self.recorder: Recorder | None = None
+        # Polls where nothing has happened are saved where this is set.
+        self.activity: Activity | None = None
+        # Whether a socket was destroyed since the last poll.
+        self._disturbed = True
         # Whether the last poll failed.
         self.unreadable = False
         # How many rows of each state the last poll showed.
         self.states: dict[int, int] = {}
         self._proc = proc
         self._host = host
+        self._place = host.place
         self._lookup = lookup
         self._report = report
         self._log = log
@@ -123,20 +129,34 @@ class Observer:
 
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
-        poll = self._tables()
+        needed = self._poll_needed()
+        poll = self._tables() if needed else None
+        self._disturbed = False
         # The calls of the connections in the tables came before the tables were read.
-        self._polled = (now, self.read_calls())
+        called = self.read_calls()
         if self._host.live:
             self._addresses.refresh()
-        self._poll, self.states = poll, poll.states
-        self._malformed += poll.malformed
-        self._first_malformed = self._first_malformed or poll.first_malformed
-        self._compare_listeners(poll)
-        self.tracker.poll(poll, now)
+        if poll is not None:
+            self._polled = (now, called)
+            self._poll, self.states = poll, poll.states
+            self._malformed += poll.malformed
+            self._first_malformed = self._first_malformed or poll.first_malformed
+            self._compare_listeners(poll)
+            self.tracker.poll(poll, now)
+        else:
+            self.tracker.tick(now)
         self._ticked(now, last=False)
         if self.recorder is not None:
             self.recorder.polled(now, self._report)
             self.recorder.calls.settle()
+
+    def _poll_needed(self) -> bool:
+        """Whether the tables can show anything that the last poll did not."""
+        if self.activity is None:
+            return True
+        run = self.tracker.run
+        disturbed = self._disturbed or self.losing or self.unreadable or not OPENING.isdisjoint(self.states)
+        return self.activity.poll_needed(disturbed or not run.notified or run.unsettled or run.wants_time_wait)
 
     def read_calls(self) -> float:
         """Take what the trace recorded until now, which is returned."""
@@ -213,7 +233,7 @@ class Observer:
             self._report(
                 Recovered("notifications", "The kernel's destroy notifications arrive: every connection is seen again")
             )
-        self._any_destroyed = True
+        self._any_destroyed = self._disturbed = True
         self.tracker.destroyed(destroyed, now)
 
     def tick(self, now: float, last: bool = False) -> None:
@@ -417,7 +437,7 @@ class Observer:
 
     def _id(self, number: int) -> str:
         """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""
-        return f"{self._host.place}-{number:x}" if number > 0 else f"{self._host.place}-r{-number:x}"
+        return f"{self._place}-{number:x}" if number > 0 else f"{self._place}-r{-number:x}"
 
     # --- what could not be seen --------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import selectors
 import signal
 import time
@@ -28,6 +29,9 @@ from tcpnewconn.state.log import StateLog
 _AT_ONCE = 500
 # Before a poll every waiting notification is processed; under a load that never pauses, at most so many.
 _BEFORE_POLL = 20_000
+# After destroyed sockets the next are awaited for so many milliseconds, and processed together: waking up for each of them costs
+# as much as processing it (measured).
+_REST = 2
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
@@ -49,7 +53,7 @@ _AT_THE_LATEST = 5.0
 _CALLS_EVERY = 1.0
 
 # Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
-_REST = 0.001
+_REST_AFTER_CALLS = 0.001
 
 # Seconds between two status lines while the sink has no room.
 _STATUS_EVERY = 1.0
@@ -86,6 +90,8 @@ class Service:
         self._took = 0.0
         self._status_sent = 0.0
         self._calls_due = 0.0
+        # Whether those that were destroyed since have been processed.
+        self._rests = False
         self._calls_taken = 0.0
         self._poll_began = 0.0
         # Not before it is ready.
@@ -122,9 +128,13 @@ class Service:
     def run(self) -> None:
         """Raises NoProc if the first poll of /proc fails; later ones are tried again. OSError where it cannot be written."""
         self._save()
+        if self.log is not None and self.log.no_tail is not None:
+            say(f"{self.log.no_tail}: the state is written to {self.log.path} alone, which takes more CPU time", 5)
         with selectors.DefaultSelector() as selector:
             wake = self._catch_signals()
             selector.register(wake, selectors.EVENT_READ)
+            resting = select.poll()
+            resting.register(wake, select.POLLIN)
             if self.notifications is not None:
                 selector.register(self.notifications.fileno(), selectors.EVENT_READ)
             if self.outbox.pipe is not None:
@@ -142,13 +152,16 @@ class Service:
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
+                if self._rests:
+                    resting.poll(_REST)
                 watched = self._watch_calls(selector, watched)
                 woken = {key.fd for key, _ in selector.select(self._timeout(now, due))}
                 if self.outbox.pipe in woken:
                     raise BrokenPipeError
                 if not watched.isdisjoint(woken):
                     self._take_calls()
-                self._drain(wake)
+                if wake in woken:
+                    self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
                     due = self._reloaded(due)
@@ -170,9 +183,9 @@ class Service:
         now = time.monotonic()
         self.observer.read_calls()
         self.outbox.deliver()
-        if now < self._calls_taken + _REST:
+        if now < self._calls_taken + _REST_AFTER_CALLS:
             # Each wake-up costs who connects 10 us; resting, there is one for many. But a process can be gone in the meantime.
-            time.sleep(_REST)
+            time.sleep(_REST_AFTER_CALLS)
         self._calls_taken = now
 
     def _turn(self, due: float) -> float:
@@ -181,7 +194,7 @@ class Service:
         self.outbox.send()
         if (self.outbox.waiting or blocked) and time.monotonic() > self._status_sent + _STATUS_EVERY:
             self._send_status(time.monotonic())
-        self._take_destroyed(_AT_ONCE)
+        self._rests = 0 < self._take_destroyed(_AT_ONCE) < _AT_ONCE
         now = time.monotonic()
         if self.observer.waiting:
             self.observer.tick(now)
@@ -235,7 +248,7 @@ class Service:
         self.outbox.interval_over()
         if self._statistics.last_poll:
             self.observation.observed(self._statistics.last_poll, last=True)
-        self._save()
+        self._save(last=True)
         self._statistics.running = False
         self._write_metrics()
 
@@ -296,38 +309,44 @@ class Service:
 
     # --- destroyed sockets -------------------------------------------------------------------------------------------
 
-    def _take_destroyed(self, most: int) -> None:
-        notifications, cursor = self.notifications, self.observer.tracker.cursor
+    def _take_destroyed(self, most: int) -> int:
+        """Process so many at most of those that wait; returns how many there were."""
+        notifications, observer, outbox, log = self.notifications, self.observer, self.outbox, self.log
         if notifications is None:
-            return
+            return 0
+        cursor, redeliverable = observer.tracker.cursor, self.redeliverable
         # The calls of so many of those that wait have been read.
-        called = 0 if self.observer.records else most
-        while most > 0:
+        called = 0 if observer.records else most
+        taken = 0
+        while taken < most:
             destroyed = notifications.peek()
             if destroyed is None:
-                self.observer.tracker.caught_up(time.monotonic())
+                observer.tracker.caught_up(time.monotonic())
                 break
             if not called:
                 # SIGKILL loses no more than what is read at once.
                 self.observer.settle_calls()
                 called = max(1, notifications.queued())
-                self.observer.read_calls()
+                observer.read_calls()
             called -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
-                self.observer.destroyed(destroyed, time.monotonic())
-                self.outbox.deliver(self.redeliverable)
+                observer.destroyed(destroyed, time.monotonic())
+                outbox.deliver(redeliverable)
                 cursor.handled(destroyed.cookie)
-                if self.log is not None:
-                    self.log.flush()
+                if log is not None:
+                    log.flush()
             notifications.consume()
-            most -= 1
-            if most % _AT_ONCE == 0:
+            taken += 1
+            if taken % _AT_ONCE == 0:
                 # On a starved machine, those before a poll can take longer than the watchdog waits.
                 self._live()
-        self.observer.settle_calls()
-        if self.log is not None:
-            self.log.flush()
+        observer.settle_calls()
+        if log is not None:
+            log.flush()
+            if log.filling:
+                self._save()
+        return taken
 
     def _count_losses(self, now: float) -> bool:
         """Whether notifications were lost since the last time."""
@@ -385,11 +404,11 @@ class Service:
         self.metrics.write(exposition(self.outbox.counters, statistics))
         self._metrics_problem.set(self.metrics.problem)
 
-    def _save(self) -> None:
+    def _save(self, last: bool = False) -> None:
         if self.log is None:
             return
         self.observer.tracker.cursor.record()
-        self.log.save()
+        self.log.save(last)
         self._state_problem.set(self.log.problem)
 
     def _send_status(self, now: float) -> None:

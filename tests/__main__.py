@@ -39,7 +39,8 @@ STAGES = (
     Stage("check", ("unit", "model", "project"), "not random and not apt"),
     Stage("project", ("project",), "apt"),
     Stage("model", ("model",), "random", CORES),
-    Stage("kernel", ("kernel",)),
+    # Many of its tests wait for the kernel.
+    Stage("kernel", ("kernel",), workers=CORES + 2),
     # The ledger, on journal files and in a browser.
     Stage("ledger", ("journal", "page")),
     # The emulated machines keep both cores busy; with more systems at a time, others run into their time limits (seen).

@@ -5,6 +5,8 @@ new ones (of each module's tests, and of the histories of tests/model).
 """
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,17 @@ HERE = Path(__file__).parent
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("new", deadline=None, max_examples=int(os.environ.get("TCPNEWCONN_EXAMPLES", 0)) // 8 or 1)
 settings.load_profile("new" if "TCPNEWCONN_EXAMPLES" in os.environ else "same")
-# Booted systems take their tests one after the other: the longest of them begin first, so that none is left alone in the end.
-# Of the files that share one (booted/conftest.py), each has its turn: the first installs the package, the last purges it.
+# The longest begin first, so that none is left alone in the end. Booted systems take their tests one after the other. Of the
+# files that share one (booted/conftest.py), each has its turn: the first installs the package, the last purges it.
 ORDER = (
+    "project/test_stages",
+    "project/test_release",
+    "project/test_package",
+    "kernel/test_soak",
+    # These wait for TIME_WAIT, which lasts a minute.
+    "kernel/test_kernel_killed",
+    "kernel/test_kernel_held",
+    "kernel/test_hostile",
     "fleet/test_fleet",
     "fleet/test_monitoring",
     "machine/test_vm",
@@ -33,6 +43,13 @@ ORDER = (
     "booted/test_booted_state",
     "booted/test_booted_journald",
 )
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A directory on tmpfs."""
+    with tempfile.TemporaryDirectory(prefix="tcpnewconn-", dir="/dev/shm") as directory:
+        yield Path(directory)
 
 
 # After pytest's own, which puts together what shares a fixture.

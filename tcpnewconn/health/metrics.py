@@ -49,8 +49,8 @@ METRICS = (
     Metric(
         "lost_total", "counter", "Events that could not be observed or logged in full, as the loss events count them."
     ),
-    Metric("sockets", "gauge", "Sockets in /proc/net/tcp and tcp6 at the last poll, by state."),
-    Metric("polls_total", "counter", "Polls of /proc/net/tcp and tcp6."),
+    Metric("sockets", "gauge", "Sockets in /proc/net/tcp and tcp6 when they were read last, by state."),
+    Metric("polls_total", "counter", "Polls: of /proc/net/tcp and tcp6, or of counters that show no change."),
     Metric("poll_duration_seconds", "summary", "Duration of the successful polls."),
     Metric("polls_skipped_total", "counter", "Polls that were skipped because the one before was late."),
     Metric("last_poll_timestamp_seconds", "gauge", "Unix time of the last successful poll; 0 before the first."),

@@ -252,10 +252,10 @@ class _Table:
             return
         seen = self._known.get(head)
         if seen is None:
+            addresses, known = head[:-2], self._known
             for other in WANTED:
-                replaced = self._drop(head[:-2] + other)
-                if replaced is not None and replaced.poll == self._poll:
-                    part.replaced[head[:-2] + other] = replaced
+                if addresses + other in known:
+                    self._replace(addresses + other, part)
             self._keep(head, _Remembered(owner, self._poll))
         else:
             seen.owner, seen.poll = owner, self._poll
@@ -263,6 +263,12 @@ class _Table:
                 # SO_REUSEPORT: several sockets listen on one address; which of them stands first does not matter.
                 return
         (part.listeners if state == LISTENING else part.changed).append(head)
+
+    def _replace(self, head: bytes, part: _Part) -> None:
+        """Another state stands in this poll on the addresses of a row."""
+        replaced = self._drop(head)
+        if replaced is not None and replaced.poll == self._poll:
+            part.replaced[head] = replaced
 
     def _forget(self, part: _Part) -> None:
         """Drop the rows that were absent from two polls, this one and the one before."""

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Iterator
 
-from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, four_tuple_of, unmapped
+from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
+
+# Four 32-bit words.
+_BIG, _LITTLE = struct.Struct(">4I"), struct.Struct("<4I")
 
 # Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
 _BATCH = 64 * 1024
@@ -68,20 +72,18 @@ class RowText:
 
         An address is written as 32-bit words in the host's byte order, a port as a plain number.
         """
-        local, remote, _ = head.split(b" ")
-        digits = self._digits
-        return four_tuple_of(
-            self._address(local[:digits]),
-            int(local[digits + 1 :], 16),
-            self._address(remote[:digits]),
-            int(remote[digits + 1 :], 16),
-        )
+        # Without the colons and the state; fromhex() passes over the blank.
+        packed = bytes.fromhex(head[:-3].replace(b":", b"").decode())
+        half = len(packed) // 2
+        local, remote = self._address(packed[: half - 2]), self._address(packed[half:-2])
+        return b"%b%b%b%b" % (local, packed[half - 2 : half], remote, packed[-2:])
 
-    def _address(self, text: bytes) -> bytes:
-        packed = bytes.fromhex(text.decode())
-        if self._byteorder == "little":
-            packed = b"".join(packed[word : word + 4][::-1] for word in range(0, len(packed), 4))
-        return unmapped(packed)
+    def _address(self, words: bytes) -> bytes:
+        if self._byteorder != "little":
+            return unmapped(words)
+        if len(words) == 4:
+            return words[::-1]
+        return unmapped(_LITTLE.pack(*_BIG.unpack(words)))
 
     def heads(self, four_tuple: FourTuple) -> list[bytes]:
         """How a row of this 4-tuple can begin."""
@@ -96,7 +98,7 @@ class RowText:
         if self._digits == 32 and len(address) == 4:
             address = MAPPED + address
         if self._byteorder == "little":
-            address = b"".join(address[word : word + 4][::-1] for word in range(0, len(address), 4))
+            address = address[::-1] if len(address) == 4 else _LITTLE.pack(*_BIG.unpack(address))
         return b"%b:%04X" % (address.hex().upper().encode(), port)
 
 

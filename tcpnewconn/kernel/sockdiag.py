@@ -61,6 +61,14 @@ _INFO_SIZE = _MIN_RTT + 4
 _SENT_BYTES = struct.Struct("=QQ")
 _NEVER = 0xFFFFFFFF
 
+# All of that at once, of IPv4 and in the order of every kernel that was seen: behind the socket INET_DIAG_PROTOCOL, which is one
+# byte, then INET_DIAG_INFO. One call of unpack_from() in place of nine.
+_USUAL = struct.Struct("=IH10xB3x2s2s16s16s4xQ20xHH4xHH56xI8xI28xI16xQQ12xI48xQQ")
+_INET_DIAG_PROTOCOL, _PROTOCOL_SIZE = 10, ATTRIBUTE.size + 1
+_USUAL_INFO_AT = _AFTER_MESSAGE + ATTRIBUTE.size + 4
+_USUAL_INFO_SIZE = ATTRIBUTE.size + _SENT + _SENT_BYTES.size
+_tuple = tuple.__new__
+
 _ZERO_PORT = b"\0\0"
 _INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 
@@ -122,7 +130,7 @@ class Notifications:
                     # Some were lost since the last call: dropped() has their number. The queued ones are still valid.
                     continue
                 raise
-            destroyed = parse_notification(self._buffer[:size]) if port_id == 0 else None
+            destroyed = parse_notification(self._buffer, size) if port_id == 0 else None
             if destroyed is not None:
                 return destroyed
             self.ignored += 1
@@ -155,12 +163,61 @@ class Notifications:
         return int(struct.unpack_from("=I", counters, 4 * which)[0])
 
 
-def parse_notification(message: bytes | bytearray) -> DestroyedSocket | None:
-    """The destroyed socket of a notification, or None if this program does not understand it."""
-    if len(message) < _AFTER_MESSAGE:
+def parse_notification(message: bytes | bytearray, size: int | None = None) -> DestroyedSocket | None:
+    """The destroyed socket of a notification, or None if this program does not understand it; `size` bytes of it are there."""
+    size = len(message) if size is None else size
+    if size >= _USUAL.size:
+        (
+            length,
+            kind,
+            family,
+            sport,
+            dport,
+            source,
+            remote,
+            cookie,
+            protocol_size,
+            protocol,
+            info_size,
+            info,
+            idle,
+            rtt,
+            retransmits,
+            acked,
+            received,
+            min_rtt,
+            sent,
+            again,
+        ) = _USUAL.unpack_from(message)
+        if (
+            family == _INET
+            and kind == _SOCK_DIAG_BY_FAMILY
+            and protocol == _INET_DIAG_PROTOCOL
+            and protocol_size == _PROTOCOL_SIZE
+            and info == _INET_DIAG_INFO
+            and info_size >= _USUAL_INFO_SIZE
+            and _USUAL_INFO_AT + info_size <= length <= size
+        ):
+            # namedtuple.__new__() takes twice as long.
+            return _tuple(
+                DestroyedSocket,
+                (
+                    source[:4] + sport + remote[:4] + dport,
+                    cookie,
+                    min_rtt != _NEVER or received > 0,
+                    dport == _ZERO_PORT,
+                    _tuple(Traffic, (sent - again, acked, received, rtt, retransmits)),
+                    idle / 1000,
+                ),
+            )
+    return _parse_any(message, size)
+
+
+def _parse_any(message: bytes | bytearray, size: int) -> DestroyedSocket | None:
+    if size < _AFTER_MESSAGE:
         return None
     length, kind, _, _, _ = HEADER.unpack_from(message)
-    if kind != _SOCK_DIAG_BY_FAMILY or not _AFTER_MESSAGE <= length <= len(message):
+    if kind != _SOCK_DIAG_BY_FAMILY or not _AFTER_MESSAGE <= length <= size:
         return None
     family, sport, dport, source, remote, cookie = _SOCKET.unpack_from(message)
     if family == _INET:

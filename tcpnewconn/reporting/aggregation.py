@@ -34,7 +34,7 @@ class Group:
 
     The first of them are `logged` one by one, the others only make up `count`; `sources` counts those by address where the
     group shares none, `other_sources` those of addresses beyond the limit. `uid` and `error` are those of the first that was
-    counted, as long as all have the same.
+    counted, as long as all have the same. `number` is that in the state log, below zero where it has none.
     """
 
     logged: int = 0
@@ -43,6 +43,7 @@ class Group:
     other_sources: int = 0
     uid: int = _SEVERAL
     error: int = _SEVERAL
+    number: int = -1
 
 
 @dataclass(slots=True)
@@ -74,8 +75,8 @@ class Aggregation:
         self._groups: dict[Key, Group] = {}
         self._sources = 0
         self._rate = RateLimit()
-        # The number that each group with counted connections has in the state log.
-        self._numbers: dict[Key, int] = {}
+        # How many groups have a number in the state log.
+        self._numbered = 0
         self._keys: dict[int, Key] = {}
         if log is not None:
             log.register("gfh", self, everywhere=True)
@@ -120,9 +121,10 @@ class Aggregation:
                 group.error = _SEVERAL
         group.count += 1
         if self._log is not None:
-            number = self._numbers.get(key)
-            if number is None:
-                number = self._numbers[key] = len(self._numbers)
+            number = group.number
+            if number < 0:
+                number = group.number = self._numbered
+                self._numbered += 1
                 self._log.append(_line(number, key, 0))
             self._log.append(f'["f",{number}]')
 
@@ -137,17 +139,19 @@ class Aggregation:
     def _over(self) -> Iterator[tuple[Key, Group]]:
         """The groups that were counted in the interval that ends now."""
         groups, self._groups, self._sources = self._groups, {}, 0
-        if self._numbers and self._log is not None:
-            self._numbers.clear()
+        if self._numbered and self._log is not None:
+            self._numbered = 0
             self._log.append('["h"]')
         return ((key, group) for key, group in groups.items() if group.count)
 
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
-        counted = [(key, group.count) for key, group in self._groups.items() if group.count]
-        self._numbers = {key: number for number, (key, _) in enumerate(counted)}
-        return (_line(number, key, count) for number, (key, count) in enumerate(counted))
+        counted = [(key, group) for key, group in self._groups.items() if group.count]
+        self._numbered = len(counted)
+        for number, (_, group) in enumerate(counted):
+            group.number = number
+        return (_line(group.number, key, group.count) for key, group in counted)
 
     def load(self, record: Record) -> None:
         """Connections that were counted before a restart. Their sources are not on record."""
@@ -155,9 +159,9 @@ class Aggregation:
             _, number, direction, source, destination, port, cgroup, count = record
             source, destination = (None if one is None else bytes.fromhex(one) for one in (source, destination))
             key = (str(direction), source, destination, None if port is None else int(port), int(cgroup))
-            self._numbers[key] = int(number)
+            self._numbered = max(self._numbered, int(number) + 1)
             self._keys[int(number)] = key
-            self._groups[key] = Group(count=int(count), other_sources=int(count))
+            self._groups[key] = Group(count=int(count), other_sources=int(count), number=int(number))
         elif record[0] == "f":
             group = self._groups[self._keys[record[1]]]
             group.count += 1
@@ -167,7 +171,7 @@ class Aggregation:
 
     def clear(self) -> None:
         self._groups.clear()
-        self._numbers.clear()
+        self._numbered = 0
         self._keys.clear()
 
     def _group(self, key: Key, most: int) -> Group | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 
 from tcpnewconn.health.counters import Counters
-from tcpnewconn.model import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
+from tcpnewconn.model import INGRESS, Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
 from tcpnewconn.reporting.aggregation import Aggregation, RateLimit
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.portscan import PortScans
@@ -86,6 +86,8 @@ class Outbox:
         """
         record = not redeliverable or bool(self._queue.entries)
         self._since_delivery = 0
+        if not self._taken and not record:
+            return
         for event in self._taken:
             self._queue.put(self._renderer.entry(event), record)
         self._taken.clear()
@@ -118,7 +120,8 @@ class Outbox:
         now = time.monotonic()
         if isinstance(event, Connection):
             self.connections += 1
-            scan = self._scans.notice(event, now) if self._suspect(event) else None
+            suspect = event.direction == INGRESS and not (self._settings.trusted.given and self._trusted(event))
+            scan = self._scans.notice(event, now) if suspect else None
             summarized = self._aggregation.add(event, now, crowded) is not None
             self.counters.connection(event, summarized)
             if not summarized:
@@ -141,9 +144,9 @@ class Outbox:
 
     def _wanted(self, event: Event) -> bool:
         settings = self._settings
-        if isinstance(event, Connection | Closed | Failed):
-            if isinstance(event, Connection) and event.detected_by == "startup" and not settings.existing:
-                return False
+        if isinstance(event, Connection) and event.detected_by == "startup" and not settings.existing:
+            return False
+        if settings.ignore.given and isinstance(event, Connection | Closed | Failed):
             source, destination = event.source, event.destination
             # Names are looked up only where a rule asks for them.
             unit = user = process = None
@@ -164,11 +167,9 @@ class Outbox:
             return settings.listeners and (settings.existing or not event.startup)
         return True
 
-    def _suspect(self, event: Connection) -> bool:
-        """Whether the source of a connection is not trusted."""
-        return not ignored(
-            self._settings.trusted, event.direction, event.source.address, event.destination.address, None
-        )
+    def _trusted(self, event: Connection) -> bool:
+        """Whether the source of a connection is trusted not to scan ports."""
+        return ignored(self._settings.trusted, event.direction, event.source.address, event.destination.address, None)
 
     def _report_losses(self, now: float) -> None:
         losses: list[tuple[int, Reason, str]] = [

@@ -43,6 +43,10 @@ class PortScans:
             self._drop_oldest(now)
         self._sources.move_to_end(address)
         ports = source.ports
+        if len(ports) == 1 and port in ports:
+            # A client of one service.
+            ports[port] = now
+            return None
         ports[port] = now
         ports.move_to_end(port)
         while ports and next(iter(ports.values())) <= now - self.within:

@@ -1,10 +1,13 @@
-"""The state log: a file of records that outlives a restart and is complete at any moment. Records are opaque to it.
+"""The state log: records that outlive a restart and are complete at any moment. Records are opaque to it.
 
-The file is a log of changes, a checksummed line of JSON for each record, rewritten when it has grown to twice the size that it
-needs. So its cost follows the changes, not the number of sockets. It is complete after SIGKILL at any moment: its first line
-holds the length up to which it was written; anything behind that is a write that was cut off. It is not synced to disk, because
-connections do not survive a reboot. (SQLite was measured first: three times the cost of an appended line, 3 MiB of memory, and
-no checksums.)
+The snapshot is a file, a log of changes, a checksummed line of JSON for each record, rewritten when it has grown to twice the
+size that it needs. So its cost follows the changes, not the number of sockets. It is complete after SIGKILL at any moment: its
+first line holds the length up to which it was written; anything behind that is a write that was cut off. It is not synced to
+disk, because connections do not survive a reboot. (SQLite was measured first: three times the cost of an appended line, 3 MiB of
+memory, and no checksums.)
+
+Where there is a tail (tail.py), new records are stored there, which takes no system call, and the snapshot, which names the
+generation of the tail that continues it, gets them at the next `save`. That one has version 2: version 1 stands alone.
 """
 
 from __future__ import annotations
@@ -13,16 +16,22 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, Protocol
+
+from tcpnewconn.state.tail import Damaged, OtherGeneration, Tail, Unusable, blocks_of
 
 # The elements of a record; the first is its kind, one character.
 Record = list[Any]
 
-VERSION = 1
+VERSION, VERSION_WITH_TAIL = 1, 2
 _HEADER_SIZE = 192
 _SMALL = 256 * 1024
+# A larger block goes into the snapshot at once: in the tail it would only be copied.
+_LARGE = 32 * 1024
+# So many lines are loaded together.
+_AT_ONCE = 1000
 
 # The exceptions that an owner may raise for a record that has a right checksum and was not written by this program.
 _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
@@ -41,28 +50,27 @@ class Owner(Protocol):
         """Discard the loaded state."""
 
 
-class Damaged(Exception):
-    """The file cannot be used. The text is the reason."""
-
-
 class StateLog:
     """The file. Records are gathered until `flush`.
 
     A write that fails stops nothing: `problem` says what is wrong, and the next `save` writes the whole file again.
     """
 
-    def __init__(self, path: str, place: str, small: int = _SMALL) -> None:
+    def __init__(self, path: str, place: str, small: int = _SMALL, tail_path: str | None = None) -> None:
         """`place` names what most of the state is valid for: this boot and this network namespace.
 
-        A file of `small` bytes or less is not rewritten, whatever part of it is still needed.
+        A file of `small` bytes or less is not rewritten, whatever part of it is still needed. `tail_path` is that of the tail.
         """
         self.path = path
         self.problem: str | None = None
+        # Why there is no tail, where one is wanted.
+        self.no_tail: str | None = None
         # Whether the state of this place was loaded.
         self.resumed = False
         self._place = place
         self._small = small
-        self._valid_for = f'{{"tcpnewconn":{VERSION},"place":"{place}"'.encode()
+        self._tail_path = tail_path
+        self._tail: Tail | None = None
         # The owner of each kind, and whether its state is valid in every place.
         self._owners: dict[str, tuple[Owner, bool]] = {}
         self._lines: list[str] = []
@@ -101,22 +109,64 @@ class StateLog:
     def _read(self) -> None:
         with open(self.path, "rb") as file:
             header = file.read(_HEADER_SIZE)
-            place, length = _read_header(header)
+            place, length, generation = _read_header(header)
             self.resumed = place == self._place
             at = len(header)
-            for number, line in enumerate(file, 2):
+            # Many at once: for each of them json.loads() takes twice the time (measured).
+            texts: list[bytes] = []
+            number = 1
+            for line in file:
                 if at == length:
                     break
                 at += len(line)
-                try:
-                    record = _unchecked(line)
-                    owner, everywhere = self._owners[record[0]]
-                    if self.resumed or everywhere:
-                        owner.load(record)
-                except _NOT_OURS as error:
-                    raise Damaged(f"damaged in line {number}") from error
+                number += 1
+                texts.append(_verified(line, number))
+                if len(texts) == _AT_ONCE:
+                    self._give_all(texts, number)
+                    texts = []
+            self._give_all(texts, number)
         if at != length:
             raise Damaged(f"{at} bytes of {length} are there")
+        if generation is not None:
+            self._read_tail(generation)
+
+    def _read_tail(self, generation: int) -> None:
+        path = self._tail_path
+        if path is None:
+            raise Damaged("a tail continues it, which is in the directory that RUNTIME_DIRECTORY names for the service")
+        try:
+            for block in blocks_of(path, generation):
+                for record in block.split(b"\n"):
+                    self._give(json.loads(record))
+        except (OSError, OtherGeneration) as error:
+            # The tail does not outlive a reboot.
+            if self.resumed:
+                raise Damaged(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from error
+        except Damaged as error:
+            raise Damaged(f"{path}: {error}") from error
+        except _NOT_OURS as error:
+            raise Damaged(f"{path}: damaged record") from error
+
+    def _give_all(self, texts: list[bytes], last: int) -> None:
+        """Give the records of these lines, of which the last has this number. Raises Damaged."""
+        records: list[Record] | None
+        try:
+            records = json.loads(b"[%b]" % b",".join(texts))
+        except _NOT_OURS:
+            records = None
+        if records is not None and len(records) != len(texts):
+            records = None
+        for number, text in enumerate(texts):
+            try:
+                self._give(json.loads(text) if records is None else records[number])
+            except _NOT_OURS as error:
+                raise Damaged(f"damaged in line {last - len(texts) + number + 1}") from error
+
+    def _give(self, record: Record) -> None:
+        """Give a record to its owner; raises one of _NOT_OURS."""
+        owner, everywhere = self._owners[record[0]]
+        if self.resumed or everywhere:
+            owner.load(record)
 
     def _move_aside(self, error: Exception) -> str:
         why = error.strerror if isinstance(error, OSError) else str(error)
@@ -145,19 +195,82 @@ class StateLog:
         lines, self._lines = self._lines, []
         if self._descriptor < 0:
             return
-        block = b"".join(map(_checked, lines))
+        if self._tail is not None:
+            block = "\n".join(lines).encode()
+            if len(block) > _LARGE or not self._tail.append(block):
+                self._extend(self._tail, lines)
+            return
         try:
-            _write(self._descriptor, block)
-            self._length += len(block)
+            self._write_lines(lines)
             os.pwrite(self._descriptor, self._header(), 0)
         except OSError as error:
             self._failed(error)
 
-    def save(self) -> None:
-        """Write the records that were gathered; and the whole file if it has grown too large, or could not be written."""
+    @property
+    def filling(self) -> bool:
+        """Whether `save` should come soon: it takes less time than `flush` where there is no room left."""
+        return self._tail is not None and self._tail.filling
+
+    def _write_lines(self, lines: Iterable[str]) -> None:
+        for block in _blocks(lines):
+            self._length += _write(self._descriptor, block)
+
+    def _extend(self, tail: Tail, lines: Iterable[str] = (), last: bool = False) -> None:
+        """Write the records of the tail, and these, to the end of the snapshot, which stands alone if this is the `last` time."""
+        generation = None if last else tail.generation + 1
+        try:
+            kept = chain.from_iterable(block.decode().split("\n") for block in tail.blocks())
+            self._write_lines(chain(kept, lines))
+            os.pwrite(self._descriptor, self._header(generation), 0)
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._continue(tail, generation)
+
+    def _continue(self, tail: Tail, generation: int | None) -> None:
+        """The snapshot holds what is in the tail: it is continued by the next generation, or not any more."""
+        if generation is None:
+            self._tail = None
+            tail.remove()
+        else:
+            self._tail = tail
+            tail.empty(generation)
+
+    def save(self, last: bool = False) -> None:
+        """Write the records that were gathered; and the whole file if it has grown too large, or could not be written.
+
+        After the `last` time the snapshot stands alone.
+        """
         self.flush()
-        if self._descriptor >= 0 and self._length <= max(self._small, 2 * self._needed):
-            return
+        tail = self._tail
+        if self._descriptor >= 0:
+            if tail is None or not (tail.used or last):
+                if self._length <= self._most:
+                    return
+            elif tail.used <= max(self._needed, _LARGE) and self._length + 2 * tail.used <= self._most:
+                self._extend(tail, last=last)
+                return
+        elif tail is None and not last:
+            tail = self._open_tail()
+        self._rewrite(tail, last)
+
+    @property
+    def _most(self) -> int:
+        """So large may the snapshot grow."""
+        return max(self._small, 2 * self._needed)
+
+    def _open_tail(self) -> Tail | None:
+        if self._tail_path is None or self.no_tail is not None:
+            return None
+        try:
+            return Tail(self._tail_path)
+        except Unusable as error:
+            self.no_tail = str(error)
+            return None
+
+    def _rewrite(self, tail: Tail | None, last: bool) -> None:
+        """Write the whole snapshot; from then on the tail, if there is one and this is not the `last` time, continues it."""
+        generation = None if tail is None or last else tail.generation + 1
         new = f"{self.path}.new"
         try:
             descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -166,7 +279,7 @@ class StateLog:
                 _write(descriptor, b" " * _HEADER_SIZE)
                 for block in _blocks(chain.from_iterable(owner.records() for owner in self._each_owner())):
                     self._length += _write(descriptor, block)
-                os.pwrite(descriptor, self._header(), 0)
+                os.pwrite(descriptor, self._header(generation), 0)
                 os.rename(new, self.path)
             except OSError:
                 os.close(descriptor)
@@ -178,9 +291,13 @@ class StateLog:
         self._descriptor = descriptor
         self._needed = self._length
         self.problem = None
+        if tail is not None:
+            self._continue(tail, generation)
 
-    def _header(self) -> bytes:
-        text = b'%b,"length":"%015d"}' % (self._valid_for, self._length)
+    def _header(self, generation: int | None = None) -> bytes:
+        """The first line; with the generation of the tail that continues the snapshot."""
+        version, continued = (VERSION, "") if generation is None else (VERSION_WITH_TAIL, f',"tail":{generation}')
+        text = f'{{"tcpnewconn":{version},"place":"{self._place}","length":"{self._length:015d}"{continued}}}'.encode()
         return (b"%08x %b" % (zlib.crc32(text), text)).ljust(_HEADER_SIZE - 1) + b"\n"
 
     def _failed(self, error: OSError) -> None:
@@ -199,7 +316,8 @@ def _checked(line: str) -> bytes:
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
-def _blocks(lines: Iterator[str]) -> Iterator[bytes]:
+def _blocks(lines: Iterable[str]) -> Iterator[bytes]:
+    lines = iter(lines)
     while block := b"".join([_checked(line) for line in islice(lines, 1000)]):
         yield block
 
@@ -212,21 +330,25 @@ def _write(descriptor: int, block: bytes) -> int:
     return written
 
 
-def _read_header(header: bytes) -> tuple[str, int]:
+def _read_header(header: bytes) -> tuple[str, int, int | None]:
+    """Place, length, and the generation of the tail, None if there is none. Raises Damaged."""
     if not header:
         raise Damaged("empty")
+    text = _verified(header.rstrip() + b"\n", 1)
     try:
-        first = _unchecked(header.rstrip() + b"\n")
+        first = json.loads(text)
         version = first["tcpnewconn"]
-        if version != VERSION:
-            raise Damaged(f"of version {version!r:.40}, this program knows {VERSION}")
-        return first["place"], int(first["length"])
+        if version not in (VERSION, VERSION_WITH_TAIL):
+            raise Damaged(f"of version {version!r:.40}, this program knows {VERSION} and {VERSION_WITH_TAIL}")
+        generation = int(first["tail"]) if version == VERSION_WITH_TAIL else None
+        return first["place"], int(first["length"]), generation
     except _NOT_OURS as error:
         raise Damaged("damaged in line 1") from error
 
 
-def _unchecked(line: bytes) -> Any:
-    """The JSON of a line whose checksum is right; raises one of _NOT_OURS."""
-    if line[8:9] != b" " or not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(line[9:-1]):
-        raise ValueError("wrong checksum")
-    return json.loads(line[9:])
+def _verified(line: bytes, number: int) -> bytes:
+    """The JSON of the line with this number, whose checksum is right. Raises Damaged."""
+    text = line[9:-1]
+    if line[8:9] != b" " or not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(text):
+        raise Damaged(f"damaged in line {number}")
+    return text

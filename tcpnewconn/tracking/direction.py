@@ -26,15 +26,15 @@ def arrow(
 
     Where nothing shows which side opened it, the direction is unknown and the arrow points away from this host.
     """
-    half = len(four_tuple) // 2
-    here, there = four_tuple[:half], four_tuple[half:]
     local, remote = endpoints(four_tuple)
     if internal:
         if accepted is None:
+            half = len(four_tuple) // 2
+            here, there = four_tuple[:half], four_tuple[half:]
             # Not known; but the answer for one of its sockets must agree with the answer for the other.
             accepted = (here[-2:], here) < (there[-2:], there)
         return (remote, local, INTERNAL) if accepted else (local, remote, INTERNAL)
-    if accepted is None and listeners.ephemeral(here):
+    if accepted is None and listeners.ephemeral(four_tuple[: len(four_tuple) // 2]):
         # The range of this host's ports is known here; the other host's may be another.
         accepted = False
     if accepted is None:

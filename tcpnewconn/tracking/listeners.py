@@ -9,6 +9,10 @@ from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE
 from tcpnewconn.model import FourTuple, Row, endpoints
 from tcpnewconn.state.log import Record, StateLog
 
+# The address that stands for all, and the size of an IPv4 address with its port.
+_ANY4, _ANY6 = b"\0" * 4, b"\0" * 16
+_IPV4 = 6
+
 
 class Listeners:
     """A listener on :: accepts IPv4 as well, unless IPV6_V6ONLY is set. `port_range` is the kernel's range of local ports."""
@@ -41,12 +45,11 @@ class Listeners:
 
     def on(self, local: bytes) -> int | None:
         """The cgroup of the listener that accepts connections to a packed address and port; None if there is none."""
-        address, port = local[:-2], local[-2:]
-        for accepting in (address, b"\0" * len(address), b"\0" * 16):
-            cgroup = self._cgroups.get(accepting + port)
-            if cgroup is not None:
-                return cgroup
-        return None
+        cgroups = self._cgroups
+        cgroup = cgroups.get(local)
+        if cgroup is None and len(local) == _IPV4:
+            cgroup = cgroups.get(_ANY4 + local[-2:])
+        return cgroups.get(_ANY6 + local[-2:]) if cgroup is None else cgroup
 
     def ephemeral(self, end: bytes) -> bool:
         """Whether the port of a packed address and port is one that the kernel gives to those who open connections."""

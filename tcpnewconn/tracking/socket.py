@@ -77,8 +77,8 @@ def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Rec
     cookie, inode, state, number, paired, opened = record
     uid, cgroup = attribution or (None, 0)
     socket = Socket(four_tuple, phase, number, cookie, inode, state, paired, opened, uid, cgroup)
-    # A value that does not fit raises here, while the file is being validated.
-    return unpacked(four_tuple, packed(socket), phase)
+    # A value that does not fit raises here, while the file is being validated; of one that is SHOWN when it is added.
+    return socket if phase is Phase.SHOWN else unpacked(four_tuple, packed(socket), phase)
 
 
 def packed(one: Socket) -> bytes:

@@ -111,6 +111,9 @@ class Sockets:
             one = one.next
         return one
 
+    def is_dying(self, four_tuple: FourTuple) -> bool:
+        return four_tuple in self._dying
+
     def dying_with_cookie(self, cookie: int) -> Socket | None:
         return self._dying_cookies.get(cookie)
 

@@ -106,28 +106,32 @@ class Tracker:
             self._settling.claim(four_tuple)
         dying = sockets.dying_with_cookie(destroyed.cookie)
         known = sockets.shown(four_tuple)
-        # A socket that came later than that cannot be of an earlier connection.
-        since = self.run.window(now) - destroyed.idle
         if dying is not None:
             self._closed(dying, destroyed, now)
         elif known is not None and known.cookie == destroyed.cookie:
             self._closed(known, destroyed, now)
-        elif (dying := sockets.dying_without_cookie(four_tuple, since)) is not None:
+        elif sockets.is_dying(four_tuple) and (
+            dying := sockets.dying_without_cookie(four_tuple, self._since(destroyed, now))
+        ):
             # Of several that had these addresses any will do, and the first is the likeliest.
             self._closed(dying, destroyed, now)
         elif known is not None and not known.cookie:
             self._closed(known, destroyed, now)
         else:
-            self._never_shown(destroyed, since, now)
+            self._never_shown(destroyed, now)
 
-    def _never_shown(self, destroyed: DestroyedSocket, since: float, now: float) -> None:
+    def _since(self, destroyed: DestroyedSocket, now: float) -> float:
+        """A socket that came later than that cannot be of an earlier connection."""
+        return self.run.window(now) - destroyed.idle
+
+    def _never_shown(self, destroyed: DestroyedSocket, now: float) -> None:
         """A destroyed socket that no poll has shown."""
         four_tuple = destroyed.four_tuple
         if self.sockets.any_in(Phase.CLOSED) and self._settling.late(four_tuple):
             return
         internal = self._internal(four_tuple)
         if internal:
-            peer = self._peers.of(four_tuple, CLOSE, None, since)
+            peer = self._peers.of(four_tuple, CLOSE, None, self._since(destroyed, now))
             if peer is not None:
                 self.run.close(four_tuple, now)
                 opened, only_notified = peer.opened or None, not peer.shown

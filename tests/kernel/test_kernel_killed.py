@@ -105,12 +105,18 @@ def test_killed_at_any_moment_while_its_notifications_are_kept(place: str, tmp_p
     interrupted(place, "kept", tmp_path)
 
 
+def test_killed_at_any_moment_while_its_notifications_are_kept_and_its_state_is_in_memory(
+    tmp_path: Path, memory: Path
+) -> None:
+    interrupted("within", "kept", tmp_path, memory)
+
+
 @pytest.mark.parametrize("place", ["within", "opening", "accepting, hardly a poll"])
 def test_stopped_at_any_moment_and_started_with_another_socket(place: str, tmp_path: Path) -> None:
     interrupted(place, "renewed", tmp_path)
 
 
-def interrupted(place: str, which: str, tmp_path: Path) -> None:
+def interrupted(place: str, which: str, tmp_path: Path, memory: Path | None = None) -> None:
     chance = random.Random(place)
     with joined([f"{HERE}/24"], [f"{THERE}/24"]) as (here, there):
         for host in (here, there):
@@ -133,7 +139,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
                         sockets.close()
                         kept = sockets.enter_context(opened(here)) if which != "own" else None
                     made = frozenset(traffic.made.copy())
-                    program = Program(here, *options, interval=interval, notifications=kept)
+                    program = Program(here, *options, interval=interval, notifications=kept, memory=memory)
                     if time.monotonic() > whole + AT_LEAST_EVERY:
                         report_all(program, made - {flow(event) for run in runs for event in run})
                         whole = time.monotonic()
@@ -147,7 +153,7 @@ def interrupted(place: str, which: str, tmp_path: Path) -> None:
                         program.kill()
                     runs.append(of_kind(program.events, CONNECTION))
                 traffic.stop()
-                last = Program(here, *options, notifications=kept)
+                last = Program(here, *options, notifications=kept, memory=memory)
                 last.ready()
                 last.poll_again()
                 last.stop()

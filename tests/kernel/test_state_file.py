@@ -98,7 +98,7 @@ def flipped(at: int) -> Callable[[Path], object]:
         (lambda state: state.write_bytes(b"\0" * 5000), "damaged in line 1"),
         (lambda state: state.write_bytes(os.urandom(5000)), "damaged in line 1"),
         (lambda state: state.write_text("what is this\n"), "damaged in line 1"),
-        (lambda state: state.write_bytes(bad_header(2)), "of version 2, this program knows 1"),
+        (lambda state: state.write_bytes(bad_header(3)), "of version 3, this program knows 1 and 2"),
         (no_file, "Is a directory"),
         (lambda state: (state.unlink(), state.symlink_to(state)), "Too many levels of symbolic links"),
         (truncated(60), "damaged in line 1"),

@@ -32,10 +32,18 @@ def is_internal(four_tuple: FourTuple) -> bool:
 class Play:
     """The program, what was reported, and a log that a failing example prints.
 
-    `notifications` as in Tracker. `room`: the number of notifications that the receive buffer holds. `small` as in StateLog.
+    `notifications` as in Tracker. `room`: the number of notifications that the receive buffer holds. `small` as in StateLog,
+    `tail` the path of its tail.
     """
 
-    def __init__(self, directory: Path, notifications: Notifications, room: int = PLENTY, small: int = _ALWAYS) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        notifications: Notifications,
+        room: int = PLENTY,
+        small: int = _ALWAYS,
+        tail: Path | None = None,
+    ) -> None:
         self.log: list[str] = []
         self.kernel = self.made_kernel(room)
         self.reported: list[NewConnection] = []
@@ -51,6 +59,7 @@ class Play:
         self._table = directory / "net/tcp"
         self._state = directory / "state"
         self._state.unlink(missing_ok=True)
+        self._tail = str(tail) if tail is not None else None
         # The inode of the socket in whose buffer notifications wait, and the kernel's count of those that were lost.
         self._socket = 1
         self._counter = 0
@@ -87,7 +96,7 @@ class Play:
 
     def _begin(self) -> None:
         """The program begins, or continues where its state log ends."""
-        self.log_file = StateLog(str(self._state), "here", self._small)
+        self.log_file = StateLog(str(self._state), "here", self._small, self._tail)
         socket = self._socket if self._notifications is Notifications.KEPT else 0
         self._proc = ProcNet(str(self._directory), "little")
         self.tracker = Tracker(self._look_up, is_internal, self._outcome, self._notifications, self.log_file, socket)
@@ -333,6 +342,8 @@ class Play:
         self.kernel.run_work_queue()
         self._receive()
         self.pass_time(5.0)
+        if self._tail is not None:
+            self.log_file.save(last=True)
 
     # --- steps whose outcome is ambiguous --------------------------------------------------------------------------------
 
@@ -410,9 +421,10 @@ def played(
     notifications: Notifications,
     room: int = PLENTY,
     small: int = _ALWAYS,
+    tail: Path | None = None,
 ) -> Play:
     """A history, and then everything until nothing is open that can be notified."""
-    play = Play(directory, notifications, room, small)
+    play = Play(directory, notifications, room, small, tail)
     play.log += ["", printed(history)]
     play.perform(history)
     play.settle()

@@ -32,23 +32,23 @@ within = pytest.mark.parametrize("internal", [False, True], ids=["remote", "inte
 @within
 @pytest.mark.parametrize("notifications", Notifications, ids=lambda one: one.name.lower())
 def test_every_connection_is_reported_exactly_once(
-    notifications: Notifications, internal: bool, tmp_path: Path
+    notifications: Notifications, internal: bool, tmp_path: Path, memory: Path
 ) -> None:
     @often
-    @given(histories(internal))
-    def once(history: History) -> None:
-        judge(played(tmp_path, history, notifications))
+    @given(histories(internal), st.booleans())
+    def once(history: History, with_tail: bool) -> None:
+        judge(played(tmp_path, history, notifications, tail=memory / "tail" if with_tail else None))
 
     once()
 
 
 @within
-def test_connections_whose_notifications_were_lost_are_counted(internal: bool, tmp_path: Path) -> None:
+def test_connections_whose_notifications_were_lost_are_counted(internal: bool, tmp_path: Path, memory: Path) -> None:
     """Connections reported and connections counted as lost are together those that were."""
 
     @often
-    @given(histories(internal), st.integers(1, 4))
-    def once(history: History, room: int) -> None:
-        judge(played(tmp_path, history, Notifications.KEPT, room))
+    @given(histories(internal), st.integers(1, 4), st.booleans())
+    def once(history: History, room: int, with_tail: bool) -> None:
+        judge(played(tmp_path, history, Notifications.KEPT, room, tail=memory / "tail" if with_tail else None))
 
     once()

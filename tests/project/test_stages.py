@@ -148,7 +148,7 @@ def test_the_unit_tests_need_no_root_and_no_package_of_debian(place: Path) -> No
     done = subprocess.run(
         [
             *("unshare", "--mount", "--propagation=private", "sh", "-euc", "\n".join(script), "sh"),
-            *(*nobody, *environment, ".venv/bin/python", "-m", "pytest", "-q", "tests/unit"),
+            *(*nobody, *environment, ".venv/bin/python", "-m", "pytest", "-q", "--numprocesses=2", "tests/unit"),
         ],
         cwd=tree,
         capture_output=True,

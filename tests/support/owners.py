@@ -34,8 +34,8 @@ def nowhere(four_tuple: FourTuple) -> None:
 class Owners:
     """As the program connects them."""
 
-    def __init__(self, path: Path, place: str, socket: int = 77123) -> None:
-        self.log = StateLog(str(path), place)
+    def __init__(self, path: Path, place: str, socket: int = 77123, tail: Path | None = None) -> None:
+        self.log = StateLog(str(path), place, tail_path=str(tail) if tail is not None else None)
         self.reported: list[object] = []
         self.tracker = Tracker(
             nowhere,

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.support import events
 from tests.support.message_ids import CONNECTION
@@ -61,7 +62,8 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 class Program:
     """A running tcpnewconn, in a namespace: its events as they come, and its polls.
 
-    `notifications` is a socket for them that is kept for it, as systemd does; `mounts` as in Supervised.
+    `notifications` is a socket for them that is kept for it, as systemd does, `memory` its runtime directory; `mounts` as in
+    Supervised.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Program:
         *options: str,
         interval: str = "100ms",
         notifications: socket.socket | None = None,
+        memory: Path | None = None,
         mounts: Sequence[str] = (),
     ) -> None:
         self.events: list[Event] = []
@@ -77,7 +80,10 @@ class Program:
         self.runs: list[Event] = []
         self.started = time.monotonic()
         asked = ("--output", "json", "--interval", interval, *options)
-        self._run = Supervised(*asked, where=where, notifications=notifications, mounts=mounts, on_line=self._take)
+        more = {"RUNTIME_DIRECTORY": str(memory)} if memory is not None else None
+        self._run = Supervised(
+            *asked, where=where, notifications=notifications, more=more, mounts=mounts, on_line=self._take
+        )
         self.process = self._run.process
 
     def _take(self, line: str) -> None:

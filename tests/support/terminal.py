@@ -12,7 +12,10 @@ TREE = Path(__file__).resolve().parents[2]
 TESTS = TREE / "tests"
 
 # Variables that systemd, a shell or a test runner may have set and that change how Python or the program behaves.
-_PREPARED = ("PYTHON", "NOTIFY_", "WATCHDOG_", "LISTEN_", "JOURNAL_", "STATE_DIRECTORY", "TCPNEWCONN_", "INVOCATION_ID")
+_PREPARED = (
+    *("PYTHON", "NOTIFY_", "WATCHDOG_", "LISTEN_", "JOURNAL_", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "TCPNEWCONN_"),
+    "INVOCATION_ID",
+)
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,0 +1,75 @@
+"""Whether anything has happened to the TCP sockets of a network namespace: by counters, which cost 0.04 ms, not 8 as the tables.
+
+Reading /proc/net/tcp and tcp6 walks over the whole hash table twice, 262,144 buckets on a large host, however few sockets there
+are (measured: 88 % of the CPU time of a service at rest). A connection cannot come up without changing one of these counters of
+its namespace: ActiveOpens at connect(), PassiveOpens at the third segment of a handshake, CurrEstab, the sockets in use
+(include/net/snmp.h, /proc/net/snmp; /proc/net/sockstat, sockstat6).
+"""
+
+from __future__ import annotations
+
+from tcpnewconn.model import NEW_SYN_RECV, SYN_RECV, SYN_SENT
+
+# A connection that comes up from one of these may leave all counters as they are, if another is closed at the same time.
+OPENING = frozenset({SYN_SENT, SYN_RECV, NEW_SYN_RECV})
+
+# A poll can miss a row that stands between two pages. After a change two polls see the tables as they are from then on.
+_UNCHANGED = 2
+# So many polls in a row are saved at most.
+_MOST = 5
+
+_COUNTERS = (b"ActiveOpens", b"PassiveOpens", b"CurrEstab")
+
+
+class Activity:
+    """`directory` is that of the tables, /proc/self/net."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._counters: tuple[int, ...] | None = None
+        self._unchanged = 0
+        self._saved = 0
+
+    def poll_needed(self, disturbed: bool) -> bool:
+        """Whether the tables can show anything that the last poll did not.
+
+        Call it before each poll; `disturbed` where something else says so: a destroyed socket, a socket in one of OPENING.
+        """
+        counters = self._read()
+        same = counters is not None and counters == self._counters and not disturbed
+        self._counters = counters
+        self._unchanged = self._unchanged + 1 if same else 0
+        if self._unchanged < _UNCHANGED or self._saved >= _MOST:
+            self._saved = 0
+            return True
+        self._saved += 1
+        return False
+
+    def _read(self) -> tuple[int, ...] | None:
+        """The counters; None where they cannot be read, or not all of them are there."""
+        try:
+            with open(f"{self._directory}/snmp", "rb") as file:
+                names, values = [line.split() for line in file if line.startswith(b"Tcp:")]
+            tcp = dict(zip(names, values, strict=True))
+            found = [int(tcp[name]) for name in _COUNTERS]
+            with open(f"{self._directory}/sockstat", "rb") as file:
+                found += _sockstat(file.read(), b"TCP:")
+            try:
+                with open(f"{self._directory}/sockstat6", "rb") as file:
+                    found += _sockstat(file.read(), b"TCP6:")
+            except FileNotFoundError:
+                # IPv6 is off.
+                found.append(0)
+        except (OSError, ValueError, LookupError):
+            return None
+        return tuple(found)
+
+
+def _sockstat(text: bytes, protocol: bytes) -> list[int]:
+    """The sockets in use and, where it is shown, in TIME_WAIT. Raises LookupError."""
+    for line in text.splitlines():
+        name, *columns = line.split()
+        if name == protocol:
+            numbers = dict(zip(columns[::2], map(int, columns[1::2]), strict=True))
+            return [numbers[b"inuse"], numbers.get(b"tw", 0)]
+    raise LookupError(protocol)
