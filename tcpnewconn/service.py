@@ -152,9 +152,9 @@ class Service:
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
-                if self._rests:
-                    resting.poll(_REST)
                 watched = self._watch_calls(selector, watched)
+                if self._rests and not watched:
+                    resting.poll(_REST)
                 woken = {key.fd for key, _ in selector.select(self._timeout(now, due))}
                 if self.outbox.pipe in woken:
                     raise BrokenPipeError
