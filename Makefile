@@ -17,6 +17,15 @@ check: $(VENV)/ready
 test: packages $(VENV)/ready
 	@$(VENV)/bin/python -m $(if $(TESTS),pytest -n 2 --dist loadgroup $(TESTS),tests $(if $(KEEP_GOING),--keep-going) $(STAGES))
 
+# The package on Debian 13 of another architecture, emulated; outside of make test, because it takes many minutes.
+.PHONY: test-arm64
+test-arm64: packages $(VENV)/ready
+	@if ! dpkg-query -W $$(cat tests/packages-arm64.txt) >/dev/null 2>&1; then \
+	    apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat tests/packages-arm64.txt); \
+	fi
+	@$(VENV)/bin/python -m pytest -m arm64 tests/machine
+
 # The tools to compare with come from Debian too (bench/packages.txt). GROUPS="poll memory" measures only those groups.
 bench: packages $(VENV)/ready
 	@if ! dpkg-query -W $$(cat bench/packages.txt) >/dev/null 2>&1; then \

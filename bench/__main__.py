@@ -9,7 +9,24 @@ import platform
 import sys
 from collections.abc import Callable
 
-from bench import apart, attribution, cost, curves, journald, ledger, load, metrics, peers, plain, polls, rest, start
+from bench import (
+    apart,
+    attribution,
+    clickhouse,
+    cost,
+    curves,
+    journald,
+    ledger,
+    load,
+    metrics,
+    namespaces,
+    owners,
+    peers,
+    plain,
+    polls,
+    rest,
+    start,
+)
 from bench.results import Group, dumps, loads, printed
 
 GROUPS: dict[str, Callable[[bool], Group]] = {
@@ -21,9 +38,11 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "notified": cost.notified,
     "ended": cost.ended,
     "attribution": attribution.compared,
+    "owners": owners.owners,
     "short": plain.shares,
     "recorded": plain.throughput,
     "rest": rest.at_rest,
+    "namespaces": namespaces.at_rest,
     "start": start.started,
     "metrics": metrics.written,
     "sustained": load.sustained,
@@ -36,11 +55,13 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "growth": curves.growth,
     "ledger": ledger.added_up,
     "fleet": ledger.joined,
+    "clickhouse": clickhouse.events,
+    "clickhouse-year": clickhouse.year,
 }
 # What the kernel records has the process ids of the host.
 WITH_PIDS = {"short", "recorded"}
-# A booted container has its own namespaces.
-BOOTED = {"journald"}
+# A booted system has its own namespaces; the engine is reached over the loopback interface.
+NOT_APART = {"journald", "owners", "clickhouse", "clickhouse-year"}
 
 
 def main() -> int:
@@ -62,7 +83,7 @@ def main() -> int:
     failed = False
     for name in options.groups or GROUPS:
         small = ["--small"] if options.small else []
-        group = apart.run("bench", "--inside", name, *small, apart=name not in BOOTED, pids=name not in WITH_PIDS)
+        group = apart.run("bench", "--inside", name, *small, apart=name not in NOT_APART, pids=name not in WITH_PIDS)
         if group is None:
             print(f"bench: {name} could not be measured; the error is above", file=sys.stderr)
             failed = True

@@ -3,7 +3,7 @@
 connect: at tcp_connect(), which connect() calls once the local port is chosen. accept: at security_sock_graft(), which accept()
 calls once the new socket has its owner. Both run in the context of the thread that connects or accepts. A probe at the entry of a
 function misses no call; a return probe would keep a kernel object for each accept() that waits, and miss calls without one.
-failed: at the kernel's own event of a socket's change from SYN_SENT to CLOSE.
+failed: at the kernel's own event of a socket's change from SYN_SENT to CLOSE, where a SYN had been sent.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ def _failed(btf: Btf) -> Definition:
     # The event's own port: the socket has none any more at this point.
     line = f"e:{GROUP}/{FAILED} sock.inet_sock_set_state {_socket(btf, '$skaddr', local_port='local_port=$sport:u16')}"
     line += " " + _fetch("error", "$skaddr", "s32", _at(btf, 4, "sock", "sk_err"))
-    return Definition(FAILED, f"{line} if oldstate == {_SYN_SENT} && newstate == {_CLOSE} && protocol == 6")
+    line += " " + _fetch("sent", "$skaddr", "u32", _at(btf, 4, "tcp_sock", "segs_out"))
+    line += f" if oldstate == {_SYN_SENT} && newstate == {_CLOSE} && protocol == 6"
+    # connect() that finds its 4-tuple in use changes the state as well, before tcp_connect(): it has sent nothing. It would be
+    # taken for the end of the connection that uses the 4-tuple.
+    return Definition(FAILED, line, "sent != 0")
 
 
 def _socket(btf: Btf, base: str, local_port: str = "") -> str:

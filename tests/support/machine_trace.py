@@ -4,7 +4,8 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+
+from tests.support.machine_guest import active, run, say, wait_for
 
 TRACEFS = "/sys/kernel/tracing"
 OURS = f"{TRACEFS}/instances/tcpnewconn"
@@ -19,15 +20,6 @@ OTHERS = "p:others/theirs tcp_close"
 def read(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()
-
-
-def run(command: str, *, check: bool = True) -> str:
-    done = subprocess.run(
-        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    if check and done.returncode != 0:
-        raise RuntimeError(f"{command} ended with {done.returncode}:\n{done.stdout}")
-    return done.stdout.strip()
 
 
 def state() -> dict[str, object]:
@@ -125,7 +117,7 @@ def wrong_offset() -> dict[str, object]:
     return {"said": done.stdout.strip(), **state()}
 
 
-def steps(say: Callable[[str, object], None], wait_for: Callable[[Callable[[], object], str], None]) -> None:
+def steps() -> None:
     """The oneshot under the package's own units; the service runs before and after."""
     say("trace", state())
 
@@ -153,7 +145,7 @@ def steps(say: Callable[[str, object], None], wait_for: Callable[[Callable[[], o
     say("trace after its start", state())
 
     run("systemctl kill --signal=KILL tcpnewconn.service")
-    wait_for(lambda: run("systemctl is-active tcpnewconn.service", check=False) == "active", "the service")
+    wait_for(lambda: active("tcpnewconn.service"), "the service")
     say("trace after a kill of the service", state())
     run("systemctl stop tcpnewconn.service tcpnewconn-trace.service")
     say("trace after a stop of the service", state())

@@ -1,0 +1,66 @@
+"""Short connections on Debian's own kernel, in an emulated machine: how many have a user and a unit, and the right ones.
+
+This kernel may have no kprobes. Emulation is slow, so nothing is said of time here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.results import Group, Result
+from tests.support import built, machine
+from tests.support.booted_package import make_repository
+
+DISTRIBUTION = "trixie"
+# In each of the ways of tests/support/machine_load.py.
+LOAD = {"curl": 500, "shell": 1000, "once": 1000, "fork": 5000}
+ROUNDS, MIXED = 20, 5_000
+WAYS = {
+    "curl": "curl",
+    "shell": "a shell's /dev/tcp",
+    "once": "connect and exit, in C",
+    "fork": "a process per connection, as fast as they come, on busy cores",
+}
+
+
+def owners(small: bool) -> Group:
+    load, mixed = (dict.fromkeys(LOAD, 10), (2, 100)) if small else (LOAD, (ROUNDS, MIXED))
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        make_repository(Path(place), built.deb())
+        return shown(machine.outcomes(DISTRIBUTION, Path(place), "many", load, mixed).said)
+
+
+def shown(said: dict[str, Any]) -> Group:
+    """The outcomes of the steps of machine_load."""
+    ways, small, mixed = said["ways"], said["small rings"], said["mixed"]
+    results = [_way(text, ways["made"][name], ways[name]) for name, text in WAYS.items()]
+    made = mixed["made"]
+    results += [
+        Result("records lost by the rings meanwhile", f"{ways['lost']:,}"),
+        Result(
+            "records that small rings lost on purpose, as the kernel counts: as reported",
+            f"{small['overwritten']:,} : {small['reported']:,}",
+            "the same",
+            small["overwritten"] == small["reported"],
+        ),
+        Result(
+            f"{made:,} connections of 50 users and 20 units: logged", f"{mixed['ids']:,}", "all", mixed["ids"] == made
+        ),
+        Result("of these with a wrong user, unit, thread or process", f"{mixed['wrong']:,}", "0", mixed["wrong"] == 0),
+        Result("of these with user and unit", f"{mixed['right']:,}"),
+        Result("of these left out, because several could be theirs", f"{mixed['left out']:,}"),
+    ]
+    remarks = [
+        f"Linux {said['boot 1']['kernel']}, emulated; accepted by nginx, and the 50 users' by a server of our own",
+        f"The 50 users' connections came from {mixed['ports']} local ports ({mixed['used again']:,} were used again), "
+        f"and from processes whose ids were used again {mixed['pids used again']:,} times",
+    ]
+    return Group("Who opened and accepted short connections", results, [], remarks)
+
+
+def _way(text: str, made: int, found: dict[str, Any]) -> Result:
+    (_, attributed), *others = sorted(found["owners"].items(), key=lambda owner: -owner[1])
+    right = attributed == found["logged"] == made and not others
+    return Result(f"with user, unit and who accepted: {text}", f"{attributed:,} of {made:,}", "100 %", right)
