@@ -72,7 +72,7 @@ def from_a_peer() -> None:
     """From another network namespace to nginx: this host's side is who accepted."""
     with peer() as there:
         run(f"{there} {SHORT} 'http://{HOST}/?[1-20]'")
-        say("accepted", wait_for_connections(HOST, 20))
+        say("accepted", wait_for_connections(HOST, 20, DESTINATION_PORT="80"))
 
 
 def failed_attempts() -> None:
