@@ -12,12 +12,14 @@ from collections.abc import Callable
 from bench import (
     apart,
     attribution,
+    clickhouse,
     cost,
     curves,
     journald,
     ledger,
     load,
     metrics,
+    namespaces,
     owners,
     peers,
     plain,
@@ -40,6 +42,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "short": plain.shares,
     "recorded": plain.throughput,
     "rest": rest.at_rest,
+    "namespaces": namespaces.at_rest,
     "start": start.started,
     "metrics": metrics.written,
     "sustained": load.sustained,
@@ -52,11 +55,13 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "growth": curves.growth,
     "ledger": ledger.added_up,
     "fleet": ledger.joined,
+    "clickhouse": clickhouse.events,
+    "clickhouse-year": clickhouse.year,
 }
 # What the kernel records has the process ids of the host.
 WITH_PIDS = {"short", "recorded"}
-# A booted system has its own namespaces.
-BOOTED = {"journald", "owners"}
+# A booted system has its own namespaces; the engine is reached over the loopback interface.
+NOT_APART = {"journald", "owners", "clickhouse", "clickhouse-year"}
 
 
 def main() -> int:
@@ -78,7 +83,7 @@ def main() -> int:
     failed = False
     for name in options.groups or GROUPS:
         small = ["--small"] if options.small else []
-        group = apart.run("bench", "--inside", name, *small, apart=name not in BOOTED, pids=name not in WITH_PIDS)
+        group = apart.run("bench", "--inside", name, *small, apart=name not in NOT_APART, pids=name not in WITH_PIDS)
         if group is None:
             print(f"bench: {name} could not be measured; the error is above", file=sys.stderr)
             failed = True

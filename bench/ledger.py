@@ -134,7 +134,7 @@ def _log(place: Path, entries: Iterator[tuple[int, dict[str, str]]], count: int)
 
 
 def _updated(place: Path) -> Measured:
-    return _measured(
+    return measured(
         [
             "ledger",
             "update",
@@ -154,7 +154,7 @@ def joined(small: bool) -> Group:
     with tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-", dir="/var/tmp") as scratch:
         paths = ledgers.fleet(Path(scratch) / "fleet", hosts, edges)
         page = Path(scratch) / "page.html"
-        made = _measured(["report", "--output", "html", "--ledger", *map(str, paths)], output=page)
+        made = measured(["report", "--output", "html", "--ledger", *map(str, paths)], output=page)
         counted = [ledgers.edges_in(path) for path in (paths[0], paths[-1])]
         size = page.stat().st_size / (1 << 20)
     return Group(
@@ -178,7 +178,7 @@ sys.exit(status)
 """
 
 
-def _measured(arguments: list[str], output: Path | None = None) -> Measured:
+def measured(arguments: list[str], output: Path | None = None) -> Measured:
     """A run of the program from start to exit."""
     with open(output or os.devnull, "wb") as out, tempfile.TemporaryFile("w+") as said:
         began = time.perf_counter()

@@ -61,6 +61,14 @@ complete -c tcpnewconn -n '__tcpnewconn_is report' -l until -x -a 'today yesterd
     -d 'likewise'
 complete -c tcpnewconn -n '__tcpnewconn_is report' -l ledger -r -F \
     -d 'one ledger or several; default: /var/lib/tcpnewconn-ledger/ledger.db'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l clickhouse -x \
+    -d 'ask this ClickHouse server, in place of ledgers'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l host -x \
+    -d 'with --clickhouse: only of this host'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l login -r -F \
+    -d 'with --clickhouse: user= and password= are in this file'
+complete -c tcpnewconn -n '__tcpnewconn_is report' -l authority -r -F \
+    -d 'with --clickhouse: trust these certificates, for https'
 complete -c tcpnewconn -n '__tcpnewconn_is report' -l days -x \
     -d 'with quiet: unused for so long; default: 30'
 complete -c tcpnewconn -n '__tcpnewconn_is report' -l unit -x \

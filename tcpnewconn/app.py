@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.names import ContainerNames
 from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.threads import Threads
 from tcpnewconn.attribution.units import Units
@@ -25,6 +26,7 @@ from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
+from tcpnewconn.others import Others
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
@@ -71,6 +73,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if here.live and netns and not options.once:
         threads = Threads(processes, here.users)
         observer.recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
+    others = Others(here, observer, outbox.take, units, log)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -79,6 +82,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
         calls.resume()
+        others.resume()
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
@@ -100,6 +104,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         notifier,
         reload,
         metrics=_metrics(options),
+        others=others,
+        names=ContainerNames(units.name_container),
         redeliverable=sources.kind is Notifications.KEPT,
         record_runs=not isinstance(sink, Text),
     )

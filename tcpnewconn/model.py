@@ -257,6 +257,7 @@ class Connection(NamedTuple):
     `uid` (None where not known) and `cgroup` (0) are those of the local side, within this host of the side that opened it; `by`
     says where they come from: `socket` (the socket itself), `connect` or `accept` (who called it), `listener`. `caller` called
     connect() or accept() there, `accepted` accepted a connection within this host. `missing`: why no caller is known.
+    `netns` is the inode number of net/tcp of the network namespace that it is in, 0 for the host's.
     """
 
     source: Endpoint
@@ -271,16 +272,21 @@ class Connection(NamedTuple):
     caller: Caller | None = None
     accepted: Caller | None = None
     missing: Missing | None = None
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket that has begun to accept connections; with `startup`, one that did so before the first start."""
+    """A socket that has begun to accept connections; with `startup`, one that did so before the first start.
+
+    `netns` as in Connection.
+    """
 
     endpoint: Endpoint
     startup: bool
     uid: int | None = None
     cgroup: int = 0
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +311,7 @@ class Closed:
     by: tuple[str, ...] = ()
     caller: Caller | None = None
     accepted: Caller | None = None
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +337,7 @@ class Summary:
     """Connections that were not logged one by one: how many, and what they share; the rest of the endpoints is None.
 
     `sources` is the number of different sources if they share none, a lower bound unless `exact`; `top` those with the
-    most connections, each with their number. `uid` is None where they have several, or it is not known.
+    most connections, each with their number. `netns` as in Connection. `uid` is None where they have several, or it is not known.
     """
 
     source: Endpoint
@@ -342,21 +349,23 @@ class Summary:
     exact: bool
     top: tuple[tuple[bytes, int], ...]
     uid: int | None = None
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PortScan:
-    """One source has opened connections to several ports of this host, in ascending order."""
+    """One source has opened connections to several ports of this host, in ascending order. `netns` as in Connection."""
 
     source: bytes
     destination: bytes | None
     ports: tuple[int, ...]
+    netns: int = 0
 
 
 # How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
 DETECTED_BY = ("startup", "poll", "notification")
 # The reasons of a loss.
-Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution"]
+Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution", "namespaces"]
 # Where connections are seen; who opens and accepts them.
 Source = Literal["proc", "notifications", "trace"]
 # The origin of an attribution: the socket itself, the caller of connect() or accept(), the listening socket.

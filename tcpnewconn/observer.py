@@ -37,7 +37,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
-from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.direction import accepted_here, arrow, directed, listened
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution
@@ -67,10 +67,11 @@ class Observer:
         lookup: Lookup | None,
         report: Callable[[Event], None],
         notifications: Notifications,
-        log: StateLog | None = None,
+        log: Log | None = None,
         socket: int = 0,
+        addresses: Addresses | None = None,
     ) -> None:
-        """`notifications`, `log` and `socket` as in Tracker."""
+        """`notifications`, `log` and `socket` as in Tracker. `addresses`: where they are not this program's own."""
         self.closed = False
         # Failed attempts are events, too.
         self.failed = False
@@ -90,9 +91,9 @@ class Observer:
         self._lookup = lookup
         self._report = report
         self._log = log
-        self._addresses = Addresses()
+        self.addresses = addresses or Addresses()
         self._listeners = Listeners(host.port_range, log)
-        self.tracker = Tracker(self._look_up, self._addresses.internal, self._outcome, notifications, log, socket)
+        self.tracker = Tracker(self.look_up, self.addresses.internal, self._outcome, notifications, log, socket)
         self._undecided = Undecided(log)
         self._first = True
         self._poll: Poll | None = None
@@ -122,8 +123,21 @@ class Observer:
         """Whether a loss waits for the polls that show how many connections it means."""
         return self.tracker.cursor.pending > 0
 
-    def _look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
+    def look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
+        """The socket of a 4-tuple, as the kernel has it now."""
         return self._lookup.socket_info(four_tuple) if self._lookup is not None else None
+
+    def opened_here(self, four_tuple: FourTuple) -> bool | None:
+        """Whether the open socket of a 4-tuple opened its connection, or accepted it; None where that is undecided."""
+        return self._lookup.opened_here(four_tuple) if self._lookup is not None else None
+
+    def stands(self, four_tuple: FourTuple) -> bool:
+        """Whether a 4-tuple has a row in the last poll."""
+        return self._poll is not None and self._poll.row(four_tuple) is not None
+
+    def report_to(self, report: Callable[[Event], None]) -> None:
+        """Events go there from now on."""
+        self._report = report
 
     # --- the four verbs ----------------------------------------------------------------------------------------------
 
@@ -135,7 +149,7 @@ class Observer:
         # The calls of the connections in the tables came before the tables were read.
         called = self.read_calls()
         if self._host.live:
-            self._addresses.refresh()
+            self.addresses.refresh()
         if poll is not None:
             self._polled = (now, called)
             self._poll, self.states = poll, poll.states
@@ -168,7 +182,7 @@ class Observer:
             if self.failed:
                 for attempt, caller in failed:
                     source, destination = endpoints(attempt.four_tuple)
-                    direction = INTERNAL if self._addresses.internal(attempt.four_tuple) else EGRESS
+                    direction = INTERNAL if self.addresses.internal(attempt.four_tuple) else EGRESS
                     if not source.port:
                         # It failed before it had one.
                         source = Endpoint(source.address if any(source.address or b"") else None, None)
@@ -433,7 +447,7 @@ class Observer:
     def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
         row: Row | None = self._poll.row(four_tuple) if self._poll is not None else None
-        return attribution(row, self._look_up(four_tuple))
+        return attribution(row, self.look_up(four_tuple))
 
     def _id(self, number: int) -> str:
         """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tcpnewconn.attribution.names import ContainerNames
 from tcpnewconn.health.counters import ServiceStatistics
 from tcpnewconn.health.metrics import MetricsFile, exposition
 from tcpnewconn.health.notify import Notifier
@@ -20,6 +21,7 @@ from tcpnewconn.kernel.procnet import Unreadable
 from tcpnewconn.kernel.sockdiag import Notifications
 from tcpnewconn.model import ObservationStarted, ObservationStopped
 from tcpnewconn.observer import Observer
+from tcpnewconn.others import Others
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.settings.config import ConfigError, Settings
@@ -52,7 +54,7 @@ _AT_THE_LATEST = 5.0
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
 
-# Seconds to rest after somebody who connects has woken the loop.
+# Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
 _REST_AFTER_CALLS = 0.001
 
 # Seconds between two status lines while the sink has no room.
@@ -68,7 +70,8 @@ class Service:
     """Runs until it is stopped. `reload` reads the configuration again; it raises ConfigError.
 
     `redeliverable`: notifications outlive the program and are received again after SIGKILL. `record_runs`: report when the
-    observation starts and stops.
+    observation starts and stops. `others`: the network namespaces that are not the host's; `names`: the
+    names of containers from a file.
     """
 
     settings: Settings
@@ -80,6 +83,8 @@ class Service:
     notifier: Notifier
     reload: Callable[[], Settings]
     metrics: MetricsFile | None = None
+    others: Others | None = None
+    names: ContainerNames | None = None
     redeliverable: bool = False
     record_runs: bool = False
 
@@ -92,6 +97,7 @@ class Service:
         self._calls_due = 0.0
         # Whether those that were destroyed since have been processed.
         self._rests = False
+        self._calls_taken = 0.0
         self._poll_began = 0.0
         # Not before it is ready.
         self._sign_of_life = float("inf")
@@ -105,6 +111,11 @@ class Service:
             "there are no metrics until it can be written; retrying every interval",
             f"{self.metrics.path if self.metrics else ''} is written again",
         )
+        self._names_problem = Problem(
+            say,
+            "containers lack the names that are in it; retrying every interval",
+            "ContainerNames= can be read again",
+        )
         self._apply(self.settings)
 
     def _apply(self, settings: Settings) -> None:
@@ -112,6 +123,10 @@ class Service:
         self.outbox.set(settings)
         self.observer.closed = settings.closed
         self.observer.failed = settings.failed
+        if self.names is not None:
+            self.names.path = settings.container_names
+        if self.others is not None:
+            self.others.include(settings.include, settings.cpuquota)
 
     # --- once --------------------------------------------------------------------------------------------------------
 
@@ -159,7 +174,8 @@ class Service:
                     raise BrokenPipeError
                 if not watched.isdisjoint(woken):
                     self._take_calls()
-                self._drain(wake)
+                if wake in woken:
+                    self._drain(wake)
                 if signal.SIGHUP in self._signals:
                     self._signals.discard(signal.SIGHUP)
                     due = self._reloaded(due)
@@ -178,10 +194,13 @@ class Service:
 
     def _take_calls(self) -> None:
         """Read calls of threads that are soon gone."""
+        now = time.monotonic()
         self.observer.read_calls()
         self.outbox.deliver()
-        # Each wake-up costs who connects 10 us; resting, there is one for many.
-        time.sleep(_REST_AFTER_CALLS)
+        if now < self._calls_taken + _REST_AFTER_CALLS:
+            # Each wake-up costs who connects 10 us; resting, there is one for many. But a process can be gone in the meantime.
+            time.sleep(_REST_AFTER_CALLS)
+        self._calls_taken = now
 
     def _turn(self, due: float) -> float:
         """Do what is due. Returns the time of the next poll."""
@@ -362,6 +381,12 @@ class Service:
 
     def _poll(self, now: float) -> None:
         """Poll /proc and report; raises Unreadable."""
+        if self.names is not None:
+            self.names.refresh()
+            self._names_problem.set(self.names.problem)
+        if self.others is not None:
+            # Whose the other end of a connection is must be known before notifications that have waited are processed.
+            self.others.look(now)
         # Every socket whose notification is there by now cannot be shown by this poll any more.
         self._take_destroyed(_BEFORE_POLL)
         began = time.perf_counter()
@@ -369,6 +394,8 @@ class Service:
         self._before = self.outbox.connections
         self.observer.poll(now)
         self._took = time.perf_counter() - began
+        if self.others is not None:
+            self.others.poll(self._live)
         self._statistics.polls += 1
         self._statistics.seconds += self._took
         self._statistics.last_poll = time.time()
@@ -395,6 +422,9 @@ class Service:
         statistics = self._statistics
         statistics.interval, statistics.waiting = self.settings.interval, self.outbox.waiting
         statistics.states = self.observer.states
+        if (others := self.others) is not None:
+            statistics.namespaces, statistics.namespaces_beyond = others.kinds(), others.beyond
+            statistics.namespace_results, statistics.namespace_seconds = others.results, others.seconds
         statistics.measure()
         self.metrics.write(exposition(self.outbox.counters, statistics))
         self._metrics_problem.set(self.metrics.problem)
@@ -414,6 +444,10 @@ class Service:
         count, new = self.observer.connections, self.outbox.connections - self._before
         noun = "connection" if count == 1 else "connections"
         status = f"{count:,} {noun} open, {new:,} new in the last poll ({self._took * 1e3:.1f} ms)"
+        if self.others is not None and self.others.count:
+            status += f"; {self.others.connections:,} open in {self.others.count:,} other namespaces"
+            if late := self.others.late + self.others.beyond:
+                status += f", {late:,} of them late"
         if self.notifications is None:
             status += "; polls only: no destroy notifications"
         if lost := self.observer.tracker.cursor.lost:

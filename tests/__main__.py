@@ -43,6 +43,8 @@ STAGES = (
     Stage("kernel", ("kernel",), workers=CORES + 2),
     # The ledger, on journal files and in a browser.
     Stage("ledger", ("journal", "page")),
+    # One engine, of which each worker has one: the tests of a file share it.
+    Stage("clickhouse", ("clickhouse",), workers=CORES),
     # The emulated machines keep both cores busy; with more systems at a time, others run into their time limits (seen).
     Stage("systems", ("booted", "machine", "fleet"), "not arm64", CORES),
 )

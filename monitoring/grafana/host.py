@@ -183,6 +183,28 @@ def host() -> list[Panel]:
             "Attempts of this host's programs to open a connection that failed, with Failed=yes.",
             Query(f"increase(tcpnewconn_connections_failed_total{{{HOST}}}[$__rate_interval])", "failed"),
         ),
+        lines(
+            "Other network namespaces",
+            "short",
+            "Those of containers and of services with a network of their own, with Include=all. not observed: above 1,024.",
+            Query(f"tcpnewconn_namespaces{{{HOST}}}", "{{kind}}"),
+            Query(f"tcpnewconn_namespaces_not_observed{{{HOST}}}", "not observed"),
+            stacked=True,
+        ),
+        lines(
+            "Polls of other network namespaces",
+            "short",
+            "Per second. unchanged: nothing to poll. late: there was no time left for it in the interval, see CPUQuota=.",
+            Query(
+                f"sum by (result) (rate(tcpnewconn_namespace_polls_total{{{HOST}}}[$__rate_interval]))", "{{result}}"
+            ),
+        ),
+        lines(
+            "CPU for other network namespaces",
+            "percentunit",
+            "Of one CPU, at most CPUQuota=.",
+            Query(f"rate(tcpnewconn_namespace_cpu_seconds_total{{{HOST}}}[$__rate_interval])", "CPU"),
+        ),
     ]
 
 

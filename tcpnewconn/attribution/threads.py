@@ -44,8 +44,8 @@ class Threads:
         try:
             with directory(f"{self._root}/{thread_id}") as there:
                 name, started = stat(there)
-                now = self._clock()
-                since = min(self._processes.since(started, now), now - self._ran(there))
+                ran, now = self._ran(there), self._clock()
+                since = min(self._processes.since(started, now), now - ran)
                 uid = _filesystem_uid(content(there, "status"))
                 path = _cgroup(content(there, "cgroup"))
                 here = self._here is not None and os.stat("net/tcp", dir_fd=there).st_ino == self._here

@@ -43,6 +43,8 @@ class Units:
         self._most = most
         # A path stands there until its place is asked for.
         self._places: dict[int, Place | str] = {}
+        # The names of containers that their paths do not have, by their ids.
+        self._names: dict[str, str] = {}
         self._next_walk = float("-inf")
 
     def unit(self, cgroup_id: int) -> str | None:
@@ -70,8 +72,36 @@ class Units:
             known = self._places.setdefault(cgroup_id, NOWHERE)
             self._shorten()
         if isinstance(known, str):
-            known = self._places[cgroup_id] = place(known.split("/"))
+            known = self._places[cgroup_id] = self._with_name(place(known.split("/")))
         return known
+
+    def id(self, names: Sequence[str]) -> int:
+        """The id of the cgroup with this path, the name below the root first; 0 where it is gone. Its place is known then."""
+        top = tree(self._root)
+        if top is None or not names:
+            return 0
+        try:
+            cgroup_id = os.stat("/".join((top, *names))).st_ino
+        except (OSError, ValueError):
+            return 0
+        self.learn(cgroup_id, (*reversed(names), ""))
+        return cgroup_id
+
+    def name_container(self, container_id: str, name: str) -> None:
+        """The name of a container, whose path does not have it."""
+        self._names.pop(container_id, None)
+        self._names[container_id] = name
+        if len(self._names) > self._most:
+            del self._names[next(iter(self._names))]
+        for cgroup_id, known in self._places.items():
+            if isinstance(known, Place) and known.container is not None and known.container.id == container_id:
+                self._places[cgroup_id] = self._with_name(known)
+
+    def _with_name(self, known: Place) -> Place:
+        container = known.container
+        if container is None or container.id is None or container.id not in self._names:
+            return known
+        return known._replace(container=container._replace(name=self._names[container.id]))
 
     def learn(self, cgroup_id: int, names: Sequence[str]) -> None:
         """The names of a cgroup and its parents, innermost first: they count where they end with the root, which has none."""

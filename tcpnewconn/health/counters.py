@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 from tcpnewconn.model import (
     ATTRIBUTED_BY,
@@ -30,6 +30,12 @@ FAMILIES = ("ipv4", "ipv6")
 REASONS: tuple[Reason, ...] = get_args(Reason)
 SOURCES: tuple[Source, ...] = get_args(Source)
 MISSING: tuple[Missing, ...] = get_args(Missing)
+
+# Other network namespaces, by the runtime of their container, as CONTAINER_RUNTIME has it.
+NAMESPACE_KINDS = ("podman", "docker", "containerd", "cri-o", "systemd-nspawn", "lxc", "kubernetes", "other")
+# In one interval: the tables of a namespace were polled; they had not changed; there was no time left for it.
+NamespaceResult = Literal["polled", "unchanged", "late"]
+NAMESPACE_RESULTS: tuple[NamespaceResult, ...] = get_args(NamespaceResult)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -78,7 +84,8 @@ class ServiceStatistics:
 
     `interval` and `seconds` (spent in `polls`, the successful ones) are in seconds, `last_poll` and `started` Unix times,
     `waiting` counts entries that the journal does not take, `states` the sockets at the last poll by the kernel's number of
-    their state. `running` is False after a clean stop.
+    their state. `namespaces` are the other network namespaces by kind, of which so many more are not observed;
+    `namespace_results` says what was done with them, for `namespace_seconds` of CPU time. `running` is False after a clean stop.
     """
 
     interval: float
@@ -89,6 +96,12 @@ class ServiceStatistics:
     last_poll: float = 0.0
     waiting: int = 0
     states: Mapping[int, int] = field(default_factory=dict)
+    namespaces: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(NAMESPACE_KINDS, 0))
+    namespaces_beyond: int = 0
+    namespace_results: Mapping[NamespaceResult, int] = field(
+        default_factory=lambda: dict.fromkeys(NAMESPACE_RESULTS, 0)
+    )
+    namespace_seconds: float = 0.0
     running: bool = True
     cpu: float = 0.0
     memory: int = 0

@@ -238,6 +238,13 @@ def _rows(metrics: Metrics, verdict: Verdict) -> Iterator[tuple[str, str, bool]]
     yield "lost", _listed({reason: count for reason, count in lost.items() if count}) or "nothing", any(lost.values())
     sockets = {state: count for state, count in _by(metrics, "sockets").items() if count}
     yield "sockets", _listed(sockets) or "none", False
+    namespaces = {kind: count for kind, count in _by(metrics, "namespaces").items() if count}
+    results, beyond = _by(metrics, "namespace_polls_total"), _one(metrics, "namespaces_not_observed")
+    if namespaces or beyond:
+        more = f"; {_number(beyond)} more are not observed" if beyond else ""
+        yield "namespaces", f"{_listed(namespaces) or 'none'}{more}", beyond > 0
+        taken = _one(metrics, "namespace_cpu_seconds_total")
+        yield "  polls", f"{_listed(results)}; {taken:,.1f} s of CPU time", results["late"] > 0
     started = _one(metrics, "process_start_time_seconds")
     cpu, memory = _one(metrics, "process_cpu_seconds_total"), _one(metrics, "process_resident_memory_bytes")
     ((version,),) = metrics["build_info"]

@@ -8,6 +8,8 @@ its namespace: ActiveOpens at connect(), PassiveOpens at the third segment of a 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tcpnewconn.model import NEW_SYN_RECV, SYN_RECV, SYN_SENT
 
 # A connection that comes up from one of these may leave all counters as they are, if another is closed at the same time.
@@ -18,7 +20,21 @@ _UNCHANGED = 2
 # So many polls in a row are saved at most.
 _MOST = 5
 
-_COUNTERS = (b"ActiveOpens", b"PassiveOpens", b"CurrEstab")
+
+class Counters(NamedTuple):
+    """Of a network namespace: connects, accepts, connections; sockets in use, in TIME_WAIT, in use for IPv6; failed attempts."""
+
+    active_opens: int
+    passive_opens: int
+    established: int
+    inuse: int
+    time_wait: int
+    inuse6: int
+    attempt_fails: int
+
+
+# So many of them, from the first on, a connection cannot leave as they are.
+_OF_CONNECTIONS = 6
 
 
 class Activity:
@@ -35,7 +51,8 @@ class Activity:
 
         Call it before each poll; `disturbed` where something else says so: a destroyed socket, a socket in one of OPENING.
         """
-        counters = self._read()
+        found = counters_of(self._directory)
+        counters = None if found is None else found[:_OF_CONNECTIONS]
         same = counters is not None and counters == self._counters and not disturbed
         self._counters = counters
         self._unchanged = self._unchanged + 1 if same else 0
@@ -45,31 +62,32 @@ class Activity:
         self._saved += 1
         return False
 
-    def _read(self) -> tuple[int, ...] | None:
-        """The counters; None where they cannot be read, or not all of them are there."""
+
+def counters_of(directory: str) -> Counters | None:
+    """The counters of the namespace of a directory like that; None where they cannot be read, or not all of them are there."""
+    try:
+        with open(f"{directory}/snmp", "rb") as file:
+            names, values = [line.split() for line in file if line.startswith(b"Tcp:")]
+        tcp = dict(zip(names, values, strict=True))
+        with open(f"{directory}/sockstat", "rb") as file:
+            inuse, time_wait = _sockstat(file.read(), b"TCP:")
         try:
-            with open(f"{self._directory}/snmp", "rb") as file:
-                names, values = [line.split() for line in file if line.startswith(b"Tcp:")]
-            tcp = dict(zip(names, values, strict=True))
-            found = [int(tcp[name]) for name in _COUNTERS]
-            with open(f"{self._directory}/sockstat", "rb") as file:
-                found += _sockstat(file.read(), b"TCP:")
-            try:
-                with open(f"{self._directory}/sockstat6", "rb") as file:
-                    found += _sockstat(file.read(), b"TCP6:")
-            except FileNotFoundError:
-                # IPv6 is off.
-                found.append(0)
-        except (OSError, ValueError, LookupError):
-            return None
-        return tuple(found)
+            with open(f"{directory}/sockstat6", "rb") as file:
+                inuse6, _ = _sockstat(file.read(), b"TCP6:")
+        except FileNotFoundError:
+            # IPv6 is off.
+            inuse6 = 0
+        opens, established = (int(tcp[b"ActiveOpens"]), int(tcp[b"PassiveOpens"])), int(tcp[b"CurrEstab"])
+        return Counters(*opens, established, inuse, time_wait, inuse6, int(tcp[b"AttemptFails"]))
+    except (OSError, ValueError, LookupError):
+        return None
 
 
-def _sockstat(text: bytes, protocol: bytes) -> list[int]:
+def _sockstat(text: bytes, protocol: bytes) -> tuple[int, int]:
     """The sockets in use and, where it is shown, in TIME_WAIT. Raises LookupError."""
     for line in text.splitlines():
         name, *columns = line.split()
         if name == protocol:
             numbers = dict(zip(columns[::2], map(int, columns[1::2]), strict=True))
-            return [numbers[b"inuse"], numbers.get(b"tw", 0)]
+            return numbers[b"inuse"], numbers.get(b"tw", 0)
     raise LookupError(protocol)

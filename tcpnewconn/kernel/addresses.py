@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Iterable
 
 from tcpnewconn.kernel.netlink import HEADER, Client, attribute
 from tcpnewconn.model import FourTuple
@@ -27,6 +28,14 @@ class Addresses:
         """Ask the kernel, by rtnetlink; needs no capability. Without an answer, the known addresses stay."""
         with contextlib.suppress(OSError):
             self._local = frozenset(_assigned())
+
+    def assign(self, local: Iterable[bytes]) -> None:
+        """The local addresses of another namespace than this program's own."""
+        self._local = frozenset(local)
+
+    def has(self, address: bytes) -> bool:
+        """Whether an address is one of them."""
+        return address in self._local
 
     def internal(self, four_tuple: FourTuple) -> bool:
         """Whether both ends of a local socket's 4-tuple are on this host."""

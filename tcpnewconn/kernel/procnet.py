@@ -112,6 +112,11 @@ class ProcNet:
             _Table(f"{directory}/tcp6", 32, byteorder, users),
         )
 
+    def move(self, tcp: str, tcp6: str) -> None:
+        """The tables of the same namespace have other paths now."""
+        for table, path in zip(self._tables, (tcp, tcp6), strict=True):
+            table.path = path
+
     def poll(self, time_wait: bool = True) -> Poll:
         """Poll both tables. Without `time_wait`, rows in TIME_WAIT are passed over.
 
@@ -182,7 +187,7 @@ class _Table:
     """One file. `digits` is the number of hexadecimal digits of an address in it."""
 
     def __init__(self, path: str, digits: int, byteorder: str, users: bool) -> None:
-        self._path = path
+        self.path = path
         self._text = RowText(digits, byteorder, users)
         self._known: dict[bytes, _Remembered] = {}
         # How many of the known rows have each state: counting them at each poll would cost as much as a quiet table (measured).
@@ -198,7 +203,7 @@ class _Table:
         different = passed = 0
         before = len(self._known)
         try:
-            for line, bodies in bodies_of(self._path):
+            for line, bodies in bodies_of(self.path):
                 for body in bodies:
                     seen = known(body[:head])
                     if seen is not None and body.startswith(seen.owner, owner):
@@ -212,7 +217,7 @@ class _Table:
                 part.rows += len(bodies)
         except OSError as error:
             self.undo(part)
-            raise Unreadable(self._path, error.strerror or str(error)) from error
+            raise Unreadable(self.path, error.strerror or str(error)) from error
         part.count(IN_TIME_WAIT, passed)
         if different or part.rows != before:
             self._forget(part)
@@ -243,7 +248,7 @@ class _Table:
             part.malformed += 1
             if part.first_malformed is None:
                 text = body.split(b"\n", 1)[0].strip()
-                part.first_malformed = Malformed(self._path, line + _index(bodies, body), text)
+                part.first_malformed = Malformed(self.path, line + _index(bodies, body), text)
             return
         head = body[: self._text.head_size]
         state = head[-2:]

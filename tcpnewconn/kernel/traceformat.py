@@ -97,6 +97,9 @@ class Layout:
         if family == _INET6 and self._has_six:
             high, low, remote_high, remote_low = rest[-4:]
             local, remote = unmapped(high + low), unmapped(remote_high + remote_low)
+            if len(local) > len(remote) and not any(local):
+                # An attempt over IPv4 that failed before its socket had an address.
+                local = bytes(len(remote))
         elif family != _INET:
             raise FormatError(f"a record of {self.event} has family {family}")
         if len(local) != len(remote) or protocol != _TCP:

@@ -1,16 +1,16 @@
-"""Reads one ledger: what it adds up to for a period, and for the services and peers that a filter lets through."""
+"""What one host's connections add up to for a period, and for the services and peers that a filter lets through."""
 
 from __future__ import annotations
 
 import ipaddress
-import sqlite3
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from tcpnewconn.ledger.observed import Observed, observed
+from tcpnewconn.ledger.observed import Observed, Span, hourly, observed
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED
 from tcpnewconn.ledger.period import time_text
-from tcpnewconn.ledger.schema import DAY, HOUR, Unusable
+from tcpnewconn.ledger.schema import Unusable
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ACCEPTED, OPENED = ("ingress", "internal"), ("egress", "internal")
@@ -30,23 +30,18 @@ class Filter:
     networks: tuple[Network, ...] = ()
     directions: tuple[str, ...] = ()
 
-    def where(self) -> tuple[str, list[str | int]]:
-        """The condition on a service; a unit is that of either side of a connection within the host."""
-        conditions: list[str] = []
-        values: list[str | int] = []
-        for columns, given in (
+    def conditions(self) -> list[tuple[tuple[str, ...], tuple[str | int, ...]]]:
+        """Of a service: in each, one of these columns has one of these values. A unit is that of either side of a connection
+        within the host."""
+        every: tuple[tuple[tuple[str, ...], tuple[str | int, ...]], ...] = (
             (("unit", "accepted_by"), self.units),
             (("user",), self.users),
             (("process",), self.processes),
             (("container",), self.containers),
             (("direction",), self.directions),
             (("port", "local_port"), self.ports),
-        ):
-            if given:
-                marks = ", ".join("?" * len(given))
-                conditions.append("(" + " OR ".join(f"{column} IN ({marks})" for column in columns) + ")")
-                values += [*given] * len(columns)
-        return " AND ".join(conditions) or "1", values
+        )
+        return [(columns, given) for columns, given in every if given]
 
     def lets(self, peer: str) -> bool:
         """Whether a peer is in one of the networks; a network that a peer was added up in, if they overlap."""
@@ -116,44 +111,81 @@ class Scan(NamedTuple):
     last: int
 
 
-_EDGES = """
-    SELECT direction, port, local_port, unit, process, user, container, accepted_by, peer,
-           sum(connections) + sum(summarized), sum(summarized), sum(failed), sum(source_bytes), sum(destination_bytes),
-           min(traffic.first), max(traffic.last), count(DISTINCT start / 86400), edge.first
-    FROM service JOIN edge ON edge.service = service.id JOIN traffic ON traffic.edge = edge.id
-    WHERE start < ? AND start + span > ? AND {where}
-    GROUP BY edge.id ORDER BY edge.id
-"""
+class Source(Protocol):
+    """Where the answers about one host come from: a ledger, or ClickHouse. Times in Unix seconds.
+
+    `begins` and `ends` are the bounds of what it has; equal where that is nothing. The last three are sentences for a report:
+    to which resolution a period is widened, why early days are missing, and why not every peer is named; empty: no reason.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def host(self) -> str: ...
+    @property
+    def begins(self) -> float: ...
+    @property
+    def ends(self) -> float: ...
+    @property
+    def widened(self) -> str: ...
+    @property
+    def removed(self) -> str: ...
+    @property
+    def unnamed(self) -> str: ...
+
+    def resolution(self, when: float) -> int:
+        """The resolution of the counts at that time: an hour or a day, in seconds."""
+        ...
+
+    def edges(self, wanted: Filter, since: float, until: float) -> Iterable[Edge]:
+        """Those of the services that the filter selects, whatever the peer."""
+        ...
+
+    def series(self, wanted: Filter, since: float, until: float, step: int) -> Iterable[tuple[Step, str]]:
+        """Likewise by steps of so many seconds, each with its peer."""
+        ...
+
+    def added_up(self, directions: tuple[str, ...], since: float, until: float) -> int:
+        """Connections of services that have no rows of their own, in these directions."""
+        ...
+
+    def listeners(self) -> Iterable[Listener]:
+        """By port, address and unit."""
+        ...
+
+    def scans(self, since: float, until: float) -> Iterable[Scan]:
+        """The newest first."""
+        ...
+
+    def addresses(self) -> Sequence[str]:
+        """Of this host, as far as connections showed them."""
+        ...
+
+    def spans(self, since: float, until: float) -> Sequence[Span]:
+        """When the service observed, in the order of their starts."""
+        ...
+
+    def lost(self, since: float, until: float) -> dict[str, int]:
+        """Events, by reason."""
+        ...
 
 
 class Book:
-    """One host's ledger, open for reading, with a period and a filter. Raises Unusable where it has nothing of the period."""
+    """One host's connections with a period and a filter. Raises Unusable where the source has nothing of the period."""
 
-    def __init__(self, db: sqlite3.Connection, path: str, wanted: Filter) -> None:
-        self.db = db
-        self.path = path
+    def __init__(self, source: Source, wanted: Filter) -> None:
+        self.source = source
         self.wanted = wanted
-        facts = dict(db.execute("SELECT name, value FROM fact"))
-        self.host = str(facts.get("host") or path)
-        self.most_peers = int(facts.get("peers") or 0)
-        self.removed_before = facts.get("removed_before")
-        self.removed_because = facts.get("removed_because")
-        self.begins, self.ends = self._bounds()
+        self.host = source.host
+        self.begins, self.ends = source.begins, source.ends
         if self.begins >= self.ends:
-            raise Unusable(f"{path}: the ledger is empty; nothing of tcpnewconn.service was in the journal yet")
+            raise Unusable(f"{source.name}: the ledger is empty; nothing of tcpnewconn.service was in the journal yet")
         self.since, self.until = self._period()
         if self.since >= self.until:
             whole = f"{time_text(self.begins)} to {time_text(self.ends)} UTC"
-            raise Unusable(f"{path}: the ledger has nothing of that time; it goes from {whole}")
-        self.coverage: Observed = observed(db, self.since, self.until)
-
-    def _bounds(self) -> tuple[float, float]:
-        """Of what the ledger holds: its first moment and its last."""
-        since, until = self.db.execute("SELECT min(start), max(stop) FROM span").fetchone()
-        if since is None:
-            return 0.0, 0.0
-        # A run that lasts can have begun before the days that are still kept.
-        return max(since, float(self.removed_before or 0)), until
+            raise Unusable(f"{source.name}: the ledger has nothing of that time; it goes from {whole}")
+        self._spans = source.spans(self.since, self.until)
+        self.coverage: Observed = observed(self._spans, source.lost(self.since, self.until), self.since, self.until)
 
     def _period(self) -> tuple[float, float]:
         """The period that was asked for, as far as the ledger goes, at the resolution that it keeps."""
@@ -166,52 +198,37 @@ class Book:
         return max(since, self.begins), max(since, until)
 
     def resolution(self, when: float) -> int:
-        """The resolution of the counts at that time: an hour or a day, in seconds."""
-        (last_day,) = self.db.execute("SELECT max(start) FROM day").fetchone()
-        return HOUR if last_day is None or when >= last_day + DAY else DAY
+        return self.source.resolution(when)
 
     def edges(self, wanted: Filter | None = None, whole: bool = False) -> list[Edge]:
         """The edges that the filter selects, in the period, or in all of the ledger."""
         wanted = wanted or self.wanted
-        where, values = wanted.where()
         since, until = (self.begins, self.ends) if whole else (self.since, self.until)
-        found = self.db.execute(_EDGES.format(where=where), (until, since, *values))
-        return [edge for row in found if wanted.lets((edge := Edge(*row)).peer)]
+        return [edge for edge in self.source.edges(wanted, since, until) if wanted.lets(edge.peer)]
 
     def added_up(self, directions: tuple[str, ...]) -> int:
         """Connections in the period of services that have no rows of their own, in these directions; whatever the filter."""
-        marks = ", ".join("?" * len(directions))
-        (count,) = self.db.execute(
-            f"SELECT coalesce(sum(connections + summarized), 0) FROM service JOIN edge ON edge.service = service.id "
-            f"JOIN traffic ON traffic.edge = edge.id "
-            f"WHERE port = 0 AND peer = ? AND direction IN ({marks}) AND start < ? AND start + span > ?",
-            (OTHERS, *directions, self.until, self.since),
-        ).fetchone()
-        return int(count)
+        return self.source.added_up(directions, self.since, self.until)
 
     def series(self, step: int) -> list[Step]:
         """What the filter lets through, by steps of so many seconds."""
-        where, values = self.wanted.where()
-        found = self.db.execute(
-            f"SELECT direction, port, local_port, unit, accepted_by, start - start % {int(step)}, peer, "
-            f"sum(connections) + sum(summarized) "
-            f"FROM service JOIN edge ON edge.service = service.id JOIN traffic ON traffic.edge = edge.id "
-            f"WHERE start < ? AND start + span > ? AND {where} GROUP BY 1, 2, 3, 4, 5, 6, 7",
-            (self.until, self.since, *values),
-        )
-        sums: dict[tuple[str, int, int, str, str, int], int] = {}
-        for *service, peer, count in found:
+        sums: dict[Step, int] = {}
+        for one, peer in self.source.series(self.wanted, self.since, self.until, step):
             if self.wanted.lets(peer):
-                key = (*service,)
-                sums[key] = sums.get(key, 0) + count
-        return [Step(*key, count) for key, count in sums.items()]
+                key = one._replace(connections=0)
+                sums[key] = sums.get(key, 0) + one.connections
+        return [key._replace(connections=count) for key, count in sums.items()]
+
+    def observed_steps(self, step: int) -> dict[int, float]:
+        """The share of each step that was observed, by its start."""
+        return hourly(self._spans, self.since, self.until, step)
 
     def listeners(self) -> list[Listener]:
         wanted = self.wanted
         return [
             one
-            for row in self.db.execute("SELECT * FROM listener ORDER BY port, address, unit")
-            if _among((one := Listener(*row)).unit, wanted.units)
+            for one in self.source.listeners()
+            if _among(one.unit, wanted.units)
             and _among(one.user, wanted.users)
             and _among(one.process, wanted.processes)
             and _among(one.container, wanted.containers)
@@ -219,16 +236,7 @@ class Book:
         ]
 
     def scans(self) -> list[Scan]:
-        found = self.db.execute(
-            "SELECT source, sum(scans), ports, max(last) FROM scan WHERE start < ? AND start + 3600 > ? "
-            "GROUP BY source ORDER BY max(last) DESC, source",
-            (self.until, self.since),
-        )
-        return [scan for row in found if self.wanted.lets((scan := Scan(*row)).source)]
-
-    def addresses(self) -> list[str]:
-        """The addresses of this host, as far as connections showed them."""
-        return [address for (address,) in self.db.execute("SELECT address FROM address ORDER BY last DESC, address")]
+        return [one for one in self.source.scans(self.since, self.until) if self.wanted.lets(one.source)]
 
 
 def _among(value: str, wanted: tuple[str, ...]) -> bool:

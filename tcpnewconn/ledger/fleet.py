@@ -1,4 +1,4 @@
-"""Joins the ledgers of several hosts: an edge that both ends have seen is one, with host and unit at both.
+"""Joins what several hosts have seen: an edge that both ends have seen is one, with host and unit at both.
 
 The join is made in a temporary SQLite database, so that its memory does not grow with the fleet. Hosts are matched by the
 addresses that their own connections showed; an address that several hosts have (a container bridge's) matches only
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tcpnewconn.ledger import schema
-from tcpnewconn.ledger.book import Book, Filter
+from tcpnewconn.ledger.book import Book, Filter, Source
 from tcpnewconn.ledger.observed import Observed
 
 BOTH, OPENER, ACCEPTOR, HOST = "both ends", "opener only", "acceptor only", "one host"
@@ -28,31 +29,14 @@ CREATE TABLE edge (
 );
 """
 
-_COPY = """
+# From rows of `counted`: those of one host, each with an id.
+_ADD = """
     INSERT INTO main.edge
-    SELECT (? << 32) | min(e.id), direction, ?, address.host,
-           CASE WHEN address.host IS NULL THEN 0 ELSE (SELECT count(*) FROM main.address AS a WHERE a.address = e.peer) END,
-           port, unit, accepted_by, peer, sum(connections), sum(failed), min(t.first), max(t.last), 0, ''
-    FROM (
-        SELECT edge, sum(connections) + sum(summarized) AS connections, sum(failed) AS failed, min(first) AS first,
-               max(last) AS last FROM one.day WHERE start < ? AND start >= ? GROUP BY edge
-        UNION ALL
-        SELECT edge, sum(connections) + sum(summarized), sum(failed), min(first), max(last)
-        FROM one.hour WHERE start < ? AND start >= ? GROUP BY edge
-    ) AS t JOIN one.edge AS e ON e.id = t.edge JOIN one.service AS s ON s.id = e.service
-    LEFT JOIN main.address ON address.address = e.peer AND address.host != ? AND direction IN ('ingress', 'egress')
-    WHERE {where}
-    GROUP BY {together}, address.host
-"""
-# Services differ in process, user or container too; where none does so alone, an edge stands for itself, which is faster.
-_DISTINCT = """
-    SELECT count(*) = (SELECT count(*) FROM (SELECT DISTINCT direction, port, unit, accepted_by FROM one.service))
-    FROM one.service
-"""
-_SERIES = """
-    SELECT direction, t.start - t.start % ?, sum(connections) + sum(summarized)
-    FROM {source} AS t JOIN one.edge AS e ON e.id = t.edge JOIN one.service AS s ON s.id = e.service
-    WHERE t.start < ? AND t.start >= ? AND {where} GROUP BY 1, 2
+    SELECT (? << 32) | id, direction, ?, address.host,
+           CASE WHEN address.host IS NULL THEN 0 ELSE (SELECT count(*) FROM main.address AS a WHERE a.address = peer) END,
+           port, unit, accepted_by, peer, connections, failed, first, last, 0, ''
+    FROM {counted} AS counted
+    LEFT JOIN main.address ON address.address = peer AND address.host != ? AND direction IN ('ingress', 'egress')
 """
 
 # An egress edge whose peer is one of the hosts, and the ingress edges of that host which come from here to that port.
@@ -106,7 +90,6 @@ class Link(NamedTuple):
 @dataclass(slots=True)
 class Host:
     name: str
-    path: str
     since: float
     until: float
     coverage: Observed
@@ -150,7 +133,40 @@ class Fleet:
         self.place.cleanup()
 
 
-def joined(paths: list[str], wanted: Filter, step: int) -> Fleet:
+class Rows(NamedTuple):
+    """A table or a query in parentheses, and the values of its marks."""
+
+    sql: str
+    values: Sequence[float | str] = ()
+
+
+class Member(Protocol):
+    """Where one host's connections come from: a ledger's file, or ClickHouse."""
+
+    @property
+    def name(self) -> str: ...
+
+    def opened(self) -> AbstractContextManager[Source]:
+        """Raises schema.Unusable."""
+        ...
+
+    def counted(
+        self, db: sqlite3.Connection, wanted: Filter, since: float, until: float
+    ) -> AbstractContextManager[Rows]:
+        """`id, direction, port, unit, accepted_by, peer, connections, failed, first, last` of each edge, in the fleet's `db`.
+
+        Its hours or days start in the period; peers that `wanted` does not let through are left out.
+        """
+        ...
+
+    def series(
+        self, db: sqlite3.Connection, wanted: Filter, since: float, until: float, step: int
+    ) -> Iterable[tuple[str, int, int]]:
+        """(direction, start of the step, connections) of the same; while `counted` is open."""
+        ...
+
+
+def joined(members: Iterable[Member], wanted: Filter, step: int) -> Fleet:
     """Read and join all of them. Raises schema.Unusable where none can be read."""
     place = tempfile.TemporaryDirectory(prefix="tcpnewconn-")
     db = sqlite3.connect(f"file:{place.name}/fleet.db", uri=True, isolation_level=None)
@@ -158,14 +174,14 @@ def joined(paths: list[str], wanted: Filter, step: int) -> Fleet:
     try:
         db.executescript(_TABLES)
         db.create_function("lets", 1, wanted.lets, deterministic=True)
-        usable: list[tuple[int, str]] = []
-        for path in paths:
+        usable: list[tuple[int, Member]] = []
+        for member in members:
             try:
-                usable.append(_add_host(fleet, path, wanted))
+                usable.append((_add_host(fleet, member, wanted), member))
             except schema.Unusable as error:
                 fleet.problems.append(str(error))
-        for added in usable:
-            _add_edges(fleet, added, wanted, step)
+        for number, member in usable:
+            _add_edges(fleet, number, member, wanted, step)
         if not fleet.hosts:
             raise schema.Unusable(fleet.problems[0])
         db.executescript(_JOIN)
@@ -175,47 +191,33 @@ def joined(paths: list[str], wanted: Filter, step: int) -> Fleet:
     return fleet
 
 
-def _add_host(fleet: Fleet, path: str, wanted: Filter) -> tuple[int, str]:
+def _add_host(fleet: Fleet, member: Member, wanted: Filter) -> int:
     """Its addresses come before any edge, so that the host of every peer is known."""
     number = len(fleet.hosts)
-    with schema.reading(path) as one:
-        book = Book(one, path, wanted)
-        rows = [(address, number) for address in book.addresses()]
+    with member.opened() as source:
+        book = Book(source, wanted)
+        rows = [(address, number) for address in source.addresses()]
         fleet.db.executemany("INSERT OR IGNORE INTO address VALUES (?, ?)", rows)
         first = book.since - book.since % book.resolution(book.since)
-        fleet.hosts.append(Host(book.host, path, book.since, book.until, book.coverage, first))
-    return number, path
+        fleet.hosts.append(Host(book.host, book.since, book.until, book.coverage, first))
+    return number
 
 
-def _add_edges(fleet: Fleet, added: tuple[int, str], wanted: Filter, step: int) -> None:
-    number, path = added
+def _add_edges(fleet: Fleet, number: int, member: Member, wanted: Filter, step: int) -> None:
     host, db = fleet.hosts[number], fleet.db
-    bounds = (host.until, host.first)
-    where, values = wanted.where()
-    if wanted.networks:
-        where += " AND lets(e.peer)"
-    with schema.reading(path):
-        schema.attach(db, path)
+    with member.counted(db, wanted, host.first, host.until) as counted:
         try:
             db.execute("BEGIN")
             before = db.execute("SELECT coalesce(max(rowid), 0) FROM main.edge").fetchone()[0]
-            (distinct,) = db.execute(_DISTINCT).fetchone()
-            together = "e.id" if distinct else "direction, port, unit, accepted_by, peer"
-            db.execute(
-                _COPY.format(where=where, together=together), (number, number, *bounds, *bounds, number, *values)
-            )
-            for source in ("one.day", "one.hour"):
-                found = db.execute(_SERIES.format(source=source, where=where), (step, *bounds, *values))
-                for direction, start, count in found:
-                    fleet.series[direction, start] = fleet.series.get((direction, start), 0) + count
-                    host.connections += count
+            db.execute(_ADD.format(counted=counted.sql), (number, number, *counted.values, number))
+            for direction, start, count in member.series(db, wanted, host.first, host.until, step):
+                fleet.series[direction, start] = fleet.series.get((direction, start), 0) + count
+                host.connections += count
             db.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             db.execute("ROLLBACK")
             db.execute("DELETE FROM main.edge WHERE rowid > ?", (before,))
-            fleet.problems.append(f"{path}: {error}")
-        finally:
-            db.execute("DETACH one")
+            fleet.problems.append(f"{member.name}: {error}")
 
 
 def merged_coverage(hosts: list[Host]) -> str:

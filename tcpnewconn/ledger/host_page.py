@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcpnewconn.ledger import drawing, flows, observed, questions, tables
+from tcpnewconn.ledger import drawing, flows, questions, tables
 from tcpnewconn.ledger.book import ACCEPTED, Book, Edge, Step
 from tcpnewconn.ledger.names import Names
 from tcpnewconn.ledger.page import Page, Picture, Tile
@@ -32,7 +32,7 @@ def host_page(book: Book, made: Report, names: Names) -> Page:
     page.tiles = _tiles(book, edges)
     hours = book.resolution(book.since) == HOUR and (book.until - book.since) <= _MOST_HOURS * HOUR
     steps = drawing.Steps(book.since, book.until, HOUR if hours else DAY)
-    steps.observed = observed.hourly(book.db, book.since, book.until, steps.step)
+    steps.observed = book.observed_steps(steps.step)
     series = [step for step in book.series(steps.step) if selected(step)]
     page.pictures = [
         Picture(
@@ -125,7 +125,7 @@ def _every_edge(edges: list[Edge], names: Names) -> list[tables.Table]:
         "edges_out", "Destinations by unit", ("unit", "process", "destination", *names.columns, "port", *counts, "note")
     )
     names.ask(edge.peer for edge in edges)
-    for edge in sorted(edges, key=lambda edge: (-edge.connections, -edge.failed)):
+    for edge in sorted(edges, key=lambda edge: (-edge.connections, -edge.failed, edge.first, edge[:9])):
         row: tables.Row = {
             "port": edge.port,
             "unit": edge.unit,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tcpnewconn.ledger.coverage import DEGRADED, GAP, OBSERVED, UNKNOWN_IGNORE
 from tcpnewconn.ledger.period import span_text, time_text
@@ -108,33 +108,38 @@ def _touches(text: str, port: int | None, directions: tuple[str, ...]) -> bool:
     return port is None or rule.ports is None or rule.ports[0] <= port <= rule.ports[1]
 
 
-def observed(db: sqlite3.Connection, since: float, until: float) -> Observed:
-    spans: dict[str, list[tuple[float, float, float, str]]] = {OBSERVED: [], DEGRADED: [], GAP: []}
-    for kind, start, stop, seconds, detail in db.execute(
-        "SELECT kind, start, stop, seconds, detail FROM span WHERE stop > ? AND start < ? ORDER BY start",
-        (since, until),
-    ):
-        clipped_start, clipped_stop = max(start, since), min(stop, until)
-        density = seconds / (stop - start) if stop > start else 1.0
-        spans[kind].append((clipped_start, clipped_stop, density, detail))
-    seconds, pauses = _union(spans[OBSERVED], since, until)
+class Span(NamedTuple):
+    """A time of one kind (coverage.py); `seconds` is less than stop - start where neighbours were joined to stay bounded."""
+
+    kind: str
+    start: float
+    stop: float
+    seconds: float
+    detail: str
+
+    @property
+    def density(self) -> float:
+        return self.seconds / (self.stop - self.start) if self.stop > self.start else 1.0
+
+
+def observed(spans: Iterable[Span], lost: dict[str, int], since: float, until: float) -> Observed:
+    """Of spans that touch the period, in the order of their starts."""
+    inside: dict[str, list[tuple[float, float, float, str]]] = {OBSERVED: [], DEGRADED: [], GAP: []}
+    for span in spans:
+        inside[span.kind].append((max(span.start, since), min(span.stop, until), span.density, span.detail))
+    seconds, pauses = _union(inside[OBSERVED], since, until)
     degraded: dict[str, float] = {}
-    for start, stop, density, source in spans[DEGRADED]:
+    for start, stop, density, source in inside[DEGRADED]:
         degraded[source] = degraded.get(source, 0.0) + (stop - start) * density
-    lost = dict(
-        db.execute(
-            f"SELECT reason, sum(events) FROM loss WHERE start < ? AND start + {HOUR} > ? GROUP BY reason",
-            (until, since),
-        )
-    )
+    lost = dict(lost)
     untraced, calls_lost = degraded.pop(_TRACE, 0.0), lost.pop(_ATTRIBUTION, 0)
-    rules = [detail for *_, detail in spans[OBSERVED]]
+    rules = [detail for *_, detail in inside[OBSERVED]]
     return Observed(
         since=since,
         until=until,
         seconds=seconds,
         pauses=tuple(pauses),
-        gaps=tuple((start, stop, why) for start, stop, _, why in spans[GAP]),
+        gaps=tuple((start, stop, why) for start, stop, _, why in inside[GAP]),
         lost=lost,
         degraded=degraded,
         ignored=tuple(dict.fromkeys(rule for one in rules if one != UNKNOWN_IGNORE for rule in one.split())),
@@ -144,19 +149,18 @@ def observed(db: sqlite3.Connection, since: float, until: float) -> Observed:
     )
 
 
-def hourly(db: sqlite3.Connection, since: float, until: float, step: int = HOUR) -> dict[int, float]:
+def hourly(spans: Iterable[Span], since: float, until: float, step: int = HOUR) -> dict[int, float]:
     """The share of each step that was observed, by its start."""
     shares: dict[int, float] = {}
-    for start, stop, seconds in db.execute(
-        "SELECT start, stop, seconds FROM span WHERE kind = ? AND stop > ? AND start < ?", (OBSERVED, since, until)
-    ):
-        density = seconds / (stop - start) if stop > start else 1.0
-        first = int(max(start, since)) // step * step
-        for at in range(first, int(min(stop, until)) + 1, step):
-            inside = max(0.0, min(stop, until, at + step) - max(start, since, at))
+    for span in spans:
+        if span.kind != OBSERVED:
+            continue
+        first = int(max(span.start, since)) // step * step
+        for at in range(first, int(min(span.stop, until)) + 1, step):
+            inside = max(0.0, min(span.stop, until, at + step) - max(span.start, since, at))
             length = min(at + step, until) - max(at, since)
             if length > 0:
-                shares[at] = min(1.0, shares.get(at, 0.0) + inside * density / length)
+                shares[at] = min(1.0, shares.get(at, 0.0) + inside * span.density / length)
     return shares
 
 

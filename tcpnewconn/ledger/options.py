@@ -48,6 +48,7 @@ examples:
   tcpnewconn report --network 203.0.113.0/24 --direction ingress
   tcpnewconn report --output html >report.html
   tcpnewconn report --ledger web1.db db1.db
+  tcpnewconn report who 5432 --clickhouse https://clickhouse.example.org:8443 --host db1
 
 See tcpnewconn-report(8).
 """
@@ -81,6 +82,10 @@ def add_report_options(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--ledger", metavar="FILE", nargs="+", action="extend", help=f"one ledger or several; default: {PATH}"
     )
+    to.add_argument("--clickhouse", metavar="URL", type=_server, help="ask this ClickHouse server, in place of ledgers")
+    to.add_argument("--host", metavar="NAME", action="append", default=[], help="with --clickhouse: only of this host")
+    to.add_argument("--login", metavar="FILE", help="with --clickhouse: user= and password= are in this file")
+    to.add_argument("--authority", metavar="FILE", help="with --clickhouse: trust these certificates, for https")
     to.add_argument("--days", metavar="N", type=_days, default=30.0, help="with quiet: unused for so long; default: 30")
     for name, of in (("unit", "this unit"), ("user", "this user"), ("process", "this process")):
         to.add_argument(f"--{name}", metavar=name.upper(), action="append", default=[], help=f"only of {of}")
@@ -114,6 +119,14 @@ def _days(given: str) -> float:
     if not 0 < days < 4000:
         raise argparse.ArgumentTypeError(f"{given!r}: not a number of days; use for example 30")
     return days
+
+
+def _server(given: str) -> str:
+    from tcpnewconn.ledger.clickhouse_http import problem_of
+
+    if problem := problem_of(given):
+        raise argparse.ArgumentTypeError(problem)
+    return given
 
 
 def _port(given: str) -> int:

@@ -10,7 +10,7 @@ from tcpnewconn.ledger import allow, questions, tables
 from tcpnewconn.ledger.book import Book
 from tcpnewconn.ledger.names import Names, resolvers
 from tcpnewconn.ledger.observed import Observed
-from tcpnewconn.ledger.period import day_text, time_text
+from tcpnewconn.ledger.period import time_text
 from tcpnewconn.model import DIRECTIONS
 
 
@@ -84,13 +84,11 @@ def _notes(book: Book, made: Report, names: Names) -> list[str]:
     if (wanted.since is not None and wanted.since > made.since + 1) or (
         wanted.until is not None and wanted.until + 1 < made.until
     ):
-        notes.append("The ledger keeps hours for a week, and days before: the period is widened to whole ones.")
+        notes.append(book.source.widened)
     if wanted.since is not None and wanted.since < book.begins:
         notes.append(f"The ledger begins {time_text(book.begins)}.")
-    if book.removed_because == "size":
-        notes.append(
-            f"Days before {day_text(float(book.removed_before or 0))} were removed, to keep the ledger within its size."
-        )
+    if book.source.removed:
+        notes.append(book.source.removed)
     if book.added_up(DIRECTIONS):
         notes.append(
             "Some days had more services than the ledger's size has place for: the rest is added up as others."
@@ -99,8 +97,5 @@ def _notes(book: Book, made: Report, names: Names) -> list[str]:
     if any(row.get("clients_exact", row.get("destinations_exact", True)) is False for row in rows) or any(
         row.get("note") in questions.NOTES.values() for row in rows
     ):
-        notes.append(
-            f"Beyond {book.most_peers} peers of a service and day, peers are added up by network (/24, /64) and then as "
-            f"others: connection counts are exact, numbers of clients with >= are at least that."
-        )
+        notes.append(book.source.unnamed)
     return notes

@@ -6,16 +6,18 @@ import argparse
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 
 from tcpnewconn.ledger import schema
 from tcpnewconn.ledger.book import Book, Filter
-from tcpnewconn.ledger.fleet import joined
+from tcpnewconn.ledger.fleet import Member, joined
 from tcpnewconn.ledger.fleet_report import STEP, fleet_page, fleet_report, write_csv, write_json
 from tcpnewconn.ledger.host_page import host_page
 from tcpnewconn.ledger.names import Names, NoDatabase
 from tcpnewconn.ledger.options import PATH, QUESTIONS
 from tcpnewconn.ledger.page import NoTemplates, html
 from tcpnewconn.ledger.report import Report, report
+from tcpnewconn.ledger.sqlite import LedgerFile
 from tcpnewconn.ledger.text import as_csv, as_json, text
 from tcpnewconn.reporting.sinks import say
 
@@ -29,20 +31,45 @@ def run(options: argparse.Namespace) -> int:
     if problem:
         say(problem, 3)
         return 2
-    ledgers = options.ledger or [PATH]
     try:
-        if len(ledgers) > 1 and options.question == "overview":
-            return _fleet(ledgers, options)
-        names = Names(options.resolve, options.mmdb)
-        for at, path in enumerate(ledgers):
-            with schema.reading(path) as db:
-                book = Book(db, path, _filter(options))
-                made = report(book, options.question, options.subject or "", names, options.since, options.days)
-                _write(("\n" if at else "") + _formatted(made, book, options, names))
-        return 0
+        with contextlib.ExitStack() as stack:
+            members = _members(options, stack)
+            if len(members) > 1 and options.question == "overview":
+                return _fleet(members, options)
+            if len(members) > 1 and options.output == "html":
+                say("--output html of several hosts is for the overview; use --output text, or one host", 3)
+                return 2
+            names = Names(options.resolve, options.mmdb)
+            answered = 0
+            for member in members:
+                try:
+                    with member.opened() as source:
+                        book = Book(source, _filter(options))
+                        made = report(book, options.question, options.subject or "", names, options.since, options.days)
+                        _write(("\n" if answered else "") + _formatted(made, book, options, names))
+                        answered += 1
+                except schema.Unusable as error:
+                    # Of several hosts, one without an answer does not keep the others from theirs.
+                    if len(members) == 1:
+                        raise
+                    say(str(error), 4)
+        return 0 if answered else EXIT_FAILED
     except (schema.Unusable, NoDatabase, NoTemplates) as error:
         say(str(error), 3)
         return EXIT_FAILED
+
+
+def _members(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sequence[Member]:
+    """The hosts that are asked about. Raises schema.Unusable."""
+    if not options.clickhouse:
+        return [LedgerFile(path) for path in options.ledger or [PATH]]
+    from tcpnewconn.ledger.clickhouse import Events
+    from tcpnewconn.ledger.clickhouse_http import Server, login
+
+    server = stack.enter_context(
+        contextlib.closing(Server(options.clickhouse, login(options.login), options.authority))
+    )
+    return Events(server, options.host).members(_filter(options), STEP)
 
 
 def _take_the_question(options: argparse.Namespace) -> None:
@@ -54,8 +81,8 @@ def _take_the_question(options: argparse.Namespace) -> None:
         options.ledger = given[:at]
 
 
-def _fleet(ledgers: list[str], options: argparse.Namespace) -> int:
-    with contextlib.closing(joined(ledgers, _filter(options), STEP)) as fleet:
+def _fleet(members: Sequence[Member], options: argparse.Namespace) -> int:
+    with contextlib.closing(joined(members, _filter(options), STEP)) as fleet:
         for problem in fleet.problems:
             say(problem, 4)
         made = fleet_report(fleet)
@@ -95,6 +122,10 @@ def _problem(options: argparse.Namespace) -> str:
         return "--since is not before --until"
     if len(options.ledger or ()) > 1 and options.question != "overview" and options.output == "html":
         return "--output html of several ledgers is for the overview; use --output text, or one ledger"
+    if options.clickhouse and options.ledger:
+        return "--clickhouse and --ledger exclude each other"
+    if not options.clickhouse and (options.host or options.login or options.authority):
+        return "--host, --login and --authority are for --clickhouse"
     return ""
 
 

@@ -95,7 +95,7 @@ class Tally:
         self.coverage.started(
             when,
             _text(run),
-            _moment(entry.get("TCPNEWCONN_OBSERVED_UNTIL")),
+            moment(_text(entry.get("TCPNEWCONN_OBSERVED_UNTIL"))),
             " ".join(_list(entry.get("TCPNEWCONN_IGNORE"))),
         )
 
@@ -244,10 +244,10 @@ def _number(value: Any) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
-def _moment(value: Any) -> float | None:
+def moment(text: str) -> float | None:
     """The Unix time of a time as in ISO 8601, UTC where it does not say."""
     try:
-        moment = datetime.fromisoformat(_text(value).replace("Z", "+00:00"))
+        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return (found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)).timestamp()

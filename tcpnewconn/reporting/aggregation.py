@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from tcpnewconn.model import Connection, Endpoint, Failed, Summary
 from tcpnewconn.state.log import Record, StateLog
 
-# (direction, source address, destination address, destination port, cgroup); what the group does not share is None.
-Key = tuple[str, bytes | None, bytes | None, int | None, int]
+# (direction, source address, destination address, destination port, cgroup, network namespace); what the group does not share is
+# None.
+Key = tuple[str, bytes | None, bytes | None, int | None, int, int]
 
 # Groups of one interval: those that share a source, and those that do not. A connection for which there is no group of the
 # first kind left is counted in one of the second, and where there is none of those left, by its direction alone.
@@ -87,8 +88,16 @@ class Aggregation:
         `crowded`: no further entry can be queued, whatever the limits are. `now` in seconds of a monotonic clock.
         """
         source, destination = connection.source, connection.destination
+        netns = connection.netns if isinstance(connection, Connection) else 0
         if not crowded:
-            key = (connection.direction, source.address, destination.address, destination.port, connection.cgroup)
+            key = (
+                connection.direction,
+                source.address,
+                destination.address,
+                destination.port,
+                connection.cgroup,
+                netns,
+            )
             group = self._group(key, _MOST_GROUPS) if self.burst else None
             if not self.burst or (group is not None and group.logged < self.burst):
                 if self._rate.allows(now, self.total):
@@ -99,10 +108,10 @@ class Aggregation:
                 self._count(key, group, connection)
                 return key
         # A flood, or too many different ones: the sources are counted.
-        key = (connection.direction, None, destination.address, destination.port, 0)
+        key = (connection.direction, None, destination.address, destination.port, 0, netns)
         group = self._group(key, _MOST_COARSE)
         if group is None:
-            key = (connection.direction, None, None, None, 0)
+            key = (connection.direction, None, None, None, 0, 0)
             group = self._groups.setdefault(key, Group())
             self.coarse += 1
         self._count_source(group, source.address)
@@ -156,9 +165,10 @@ class Aggregation:
     def load(self, record: Record) -> None:
         """Connections that were counted before a restart. Their sources are not on record."""
         if record[0] == "g":
-            _, number, direction, source, destination, port, cgroup, count = record
+            _, number, direction, source, destination, port, cgroup, count, *other = record
             source, destination = (None if one is None else bytes.fromhex(one) for one in (source, destination))
-            key = (str(direction), source, destination, None if port is None else int(port), int(cgroup))
+            netns = int(other[0]) if other else 0
+            key = (str(direction), source, destination, None if port is None else int(port), int(cgroup), netns)
             self._numbered = max(self._numbered, int(number) + 1)
             self._keys[int(number)] = key
             self._groups[key] = Group(count=int(count), other_sources=int(count), number=int(number))
@@ -191,7 +201,7 @@ class Aggregation:
 
 
 def _summary(key: Key, group: Group) -> Summary:
-    direction, source, destination, port, cgroup = key
+    direction, source, destination, port, cgroup, netns = key
     exact = not group.other_sources
     sources = group.sources
     if exact and len(sources) == 1:
@@ -209,11 +219,12 @@ def _summary(key: Key, group: Group) -> Summary:
         exact=exact,
         top=tuple((address, count) for address, count in top if address is not None),
         uid=group.uid if group.uid != _SEVERAL else None,
+        netns=netns,
     )
 
 
 def _failed(key: Key, group: Group) -> Failed:
-    direction, source, destination, port, cgroup = key
+    direction, source, destination, port, cgroup, _ = key
     uid = group.uid if group.uid != _SEVERAL else None
     return Failed(
         Endpoint(source, None),
@@ -229,7 +240,8 @@ def _failed(key: Key, group: Group) -> Failed:
 
 
 def _line(number: int, key: Key, count: int) -> str:
-    """The record of a group."""
-    direction, source, destination, port, cgroup = key
+    """The record of a group. Of one in the host's own namespace it ends with its count."""
+    direction, source, destination, port, cgroup, netns = key
     addresses = [None if address is None else address.hex() for address in (source, destination)]
-    return json.dumps(["g", number, direction, *addresses, port, cgroup, count], separators=(",", ":"))
+    record = ["g", number, direction, *addresses, port, cgroup, count, *([netns] if netns else [])]
+    return json.dumps(record, separators=(",", ":"))

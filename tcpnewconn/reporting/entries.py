@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from errno import errorcode
 from typing import NamedTuple
 
-from tcpnewconn.attribution.cgroups import NOWHERE, Place
+from tcpnewconn.attribution.cgroups import NOWHERE, Container, Place
 from tcpnewconn.attribution.processes import Process, Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
@@ -129,6 +129,7 @@ class Renderer:
         entry["MESSAGE"] = f"New connection: {between}"
         self._add_attribution(entry, event.uid, event.cgroup)
         self._add_caller(entry, event)
+        _add_namespace(entry, event.netns)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[event.state]
         entry["TCPNEWCONN_DETECTED_BY"] = event.detected_by
         entry["TCPNEWCONN_CONNECTION_ID"] = event.id
@@ -144,6 +145,7 @@ class Renderer:
         entry["MESSAGE"] = f"Connection closed: {between}, {size_text(sent)} sent, {size_text(received)} received"
         self._add_attribution(entry, event.uid, event.cgroup)
         self._add_caller(entry, event)
+        _add_namespace(entry, event.netns)
         entry["SOURCE_BYTES"] = str(event.source_bytes)
         entry["DESTINATION_BYTES"] = str(event.destination_bytes)
         if event.seconds is not None:
@@ -163,6 +165,7 @@ class Renderer:
             # Of both families.
             del entry["NETWORK_TYPE"]
         self._add_attribution(entry, event.uid, event.cgroup)
+        _add_namespace(entry, event.netns)
         entry["TCPNEWCONN_COUNT"] = str(event.count)
         if event.source.address is None:
             entry["TCPNEWCONN_SOURCES"] = str(event.sources)
@@ -179,6 +182,7 @@ class Renderer:
         entry["NETWORK_TRANSPORT"] = "tcp"
         entry["NETWORK_TYPE"] = family(event.endpoint)
         self._add_attribution(entry, event.uid, event.cgroup)
+        _add_namespace(entry, event.netns)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[LISTEN]
         return entry
 
@@ -212,6 +216,10 @@ class Renderer:
         place = self._place(event.cgroup)
         process = self._process(event.caller) if with_process else None
         return place.unit, self._user(event.uid, place), process.name if process is not None else None
+
+    def container(self, event: Connection | Closed | Failed) -> Container | None:
+        """The container of a connection, where one is known."""
+        return self._place(event.cgroup).container
 
     def _place(self, cgroup: int) -> Place:
         return self._units.place(cgroup) if cgroup else NOWHERE
@@ -312,6 +320,11 @@ def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direct
     return f"{source.with_text(from_text)} -> {destination.with_text(to_text)}"
 
 
+def _add_namespace(entry: Entry, netns: int) -> None:
+    if netns:
+        entry["TCPNEWCONN_NETNS"] = str(netns)
+
+
 def _sources_text(event: Summary) -> str:
     return f"{'' if event.exact else 'at least '}{event.sources} source{'' if event.sources == 1 else 's'}"
 
@@ -321,6 +334,7 @@ def _port_scan(event: PortScan) -> Entry:
     scanned = "*" if event.destination is None else address_text(event.destination)
     entry = _entry(event, f"Port scan: {address_text(event.source)} -> {scanned} on ports {ports}")
     _add_endpoints(entry, Endpoint(event.source, None), Endpoint(event.destination, None), "ingress")
+    _add_namespace(entry, event.netns)
     entry["TCPNEWCONN_PORTS"] = ports
     return entry
 

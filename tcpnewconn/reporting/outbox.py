@@ -152,6 +152,7 @@ class Outbox:
             unit = user = process = None
             if settings.ignore.by_owner:
                 unit, user, process = self._renderer.names(event, settings.ignore.processes is not None)
+            container = self._renderer.container(event) if settings.ignore.by_container else None
             return not ignored(
                 settings.ignore,
                 event.direction,
@@ -162,6 +163,9 @@ class Outbox:
                 user,
                 process,
                 event.caller.thread_name if event.caller is not None else None,
+                (container.name, container.id) if container is not None else (),
+                container.runtime if container is not None else None,
+                event.netns if isinstance(event, Connection) else 0,
             )
         if isinstance(event, Listener):
             return settings.listeners and (settings.existing or not event.startup)

@@ -30,18 +30,20 @@ class PortScans:
         self.within = within
         # Sources that were dropped while they were watched, since the caller last set this to 0.
         self.evicted = 0
-        self._sources: OrderedDict[bytes, _Source] = OrderedDict()
+        # By address, and by network namespace: the same address there is another host's.
+        self._sources: OrderedDict[tuple[bytes, int], _Source] = OrderedDict()
 
     def notice(self, connection: Connection, now: float) -> PortScan | None:
         """Take a new connection; the port scan that it completes, once per source and period. `now` in seconds (monotonic)."""
         address, port = connection.source.address, connection.destination.port
         if not self.ports or connection.direction != INGRESS or address is None or port is None:
             return None
-        source = self._sources.get(address)
+        key = (address, connection.netns)
+        source = self._sources.get(key)
         if source is None:
-            source = self._sources[address] = _Source()
+            source = self._sources[key] = _Source()
             self._drop_oldest(now)
-        self._sources.move_to_end(address)
+        self._sources.move_to_end(key)
         ports = source.ports
         if len(ports) == 1 and port in ports:
             # A client of one service.
@@ -59,7 +61,7 @@ class PortScans:
                 ports.popitem(last=False)
             return None
         source.reported = now
-        return PortScan(address, connection.destination.address, tuple(sorted(ports)))
+        return PortScan(address, connection.destination.address, tuple(sorted(ports)), connection.netns)
 
     def _drop_oldest(self, now: float) -> None:
         while len(self._sources) > _MOST_SOURCES:

@@ -11,16 +11,22 @@ from tcpnewconn.settings.rule import parse_network, parse_rule, split_list
 from tcpnewconn.settings.values import (
     BLANKS,
     format_boolean,
+    format_include,
+    format_path,
     format_ports,
+    format_quota,
     format_size,
     format_span,
     parse_boolean,
+    parse_include,
     parse_interval,
     parse_keep,
     parse_learning,
     parse_limit,
+    parse_path,
     parse_peers,
     parse_ports,
+    parse_quota,
     parse_size,
     parse_within,
 )
@@ -48,6 +54,9 @@ KINDS = {
     "size": Kind(parse_size, format_size),
     "peers": Kind(parse_peers, str),
     "learning": Kind(parse_learning, format_span),
+    "include": Kind(parse_include, format_include),
+    "path": Kind(parse_path, format_path),
+    "quota": Kind(parse_quota, format_quota),
     "rules": Kind(parse_rule, str, is_list=True),
     "networks": Kind(parse_network, str, is_list=True),
 }
@@ -96,7 +105,11 @@ SETTINGS: tuple[Setting, ...] = (
         "boolean",
     ),
     Setting(
-        "Report", "Ignore", "", "Exclude traffic you do not need: networks, ports, units, users, processes.", "rules"
+        "Report",
+        "Ignore",
+        "",
+        "Exclude traffic you do not need: networks, ports, units, users, processes, containers.",
+        "rules",
     ),
     Setting(
         "Report",
@@ -128,6 +141,27 @@ SETTINGS: tuple[Setting, ...] = (
         "Record who accepts connections, not only who opens them. Applies after: systemctl reload tcpnewconn-trace.",
         "boolean",
     ),
+    Setting(
+        "Namespaces",
+        "Include",
+        "host",
+        "Network namespaces that are observed: host, or all, with those of containers.",
+        "include",
+    ),
+    Setting(
+        "Namespaces",
+        "CPUQuota",
+        "1%",
+        "Share of one CPU's time that observing other namespaces may take, from 0.1% to 100%.",
+        "quota",
+    ),
+    Setting(
+        "Namespaces",
+        "ContainerNames",
+        "off",
+        "File with the ID and the name of a container on each line, for docker. off: there is none.",
+        "path",
+    ),
     Setting("Ledger", "Keep", "90d", "Time for which the ledger keeps its days, from 8d to 10y.", "keep"),
     Setting("Ledger", "Size", "64M", "Largest size of the ledger, from 16M to 16G; the oldest days go first.", "size"),
     Setting("Ledger", "Peers", "250", "Peers kept by address per service and day; the rest is added up.", "peers"),
@@ -157,6 +191,9 @@ class Settings:
     within: float  # seconds
     trusted: Rules
     trace_accept: bool
+    include: bool  # namespaces of containers, and others
+    cpuquota: float  # of one CPU
+    container_names: str | None  # path of a file
     keep: float  # seconds
     size: int  # bytes
     peers: int

@@ -1,7 +1,7 @@
 """The rules of Ignore= as a whole: whether one of them matches a connection."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tcpnewconn.model import INGRESS, UNKNOWN
@@ -28,7 +28,7 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """Rules that ask for the name of a unit, a user, a process or a thread.
+    """Rules that ask for the name of a unit, a user, a process, a thread, a container and so on.
 
     Names in full, and for each direction a pattern for the rest.
     """
@@ -59,26 +59,43 @@ class Rules:
     users: _Names | None = field(init=False, repr=False, compare=False)
     processes: _Names | None = field(init=False, repr=False, compare=False)
     threads: _Names | None = field(init=False, repr=False, compare=False)
+    containers: _Names | None = field(init=False, repr=False, compare=False)
+    runtimes: _Names | None = field(init=False, repr=False, compare=False)
+    namespaces: _Names | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # it is frozen
         put(self, "ports", _port_shapes(self.given))
         put(self, "ipv4", _shapes(self.given, 4))
         put(self, "ipv6", _shapes(self.given, 16))
-        put(self, "units", _names((rule.direction, rule.unit) for rule in self.given if rule.unit is not None))
-        put(self, "users", _names((rule.direction, rule.user) for rule in self.given if rule.user is not None))
-        put(
-            self, "processes", _names((rule.direction, rule.process) for rule in self.given if rule.process is not None)
-        )
-        put(self, "threads", _names((rule.direction, rule.thread) for rule in self.given if rule.thread is not None))
+        for name, kind in _KINDS_OF_NAMES.items():
+            asked = ((rule.direction, getattr(rule, kind)) for rule in self.given if getattr(rule, kind) is not None)
+            put(self, name, _names(asked))
 
     @property
     def by_owner(self) -> bool:
         """Whether a rule asks for a unit, a user or a process: otherwise these need not be looked up for ignored()."""
         return self.units is not None or self.users is not None or self.processes is not None
 
+    @property
+    def by_container(self) -> bool:
+        """Whether a rule asks for a container or its runtime: otherwise it need not be looked up for ignored()."""
+        return self.containers is not None or self.runtimes is not None
+
     def __str__(self) -> str:
         return " ".join(str(rule) for rule in self.given)
+
+
+# Where the rules that ask for a name are laid out, and the attribute of a rule that has it.
+_KINDS_OF_NAMES = {
+    "units": "unit",
+    "users": "user",
+    "processes": "process",
+    "threads": "thread",
+    "containers": "container",
+    "runtimes": "runtime",
+    "namespaces": "netns",
+}
 
 
 def _port_shapes(rules: Iterable[Rule]) -> tuple[_Ports, ...]:
@@ -142,6 +159,9 @@ def ignored(
     user: str | None = None,
     process: str | None = None,
     thread: str | None = None,
+    container: Sequence[str | None] = (),
+    runtime: str | None = None,
+    netns: int = 0,
 ) -> bool:
     """Whether a rule matches this connection, so that it is not reported.
 
@@ -149,7 +169,8 @@ def ignored(
     an "egress" one. Where both ends are this host ("internal") it is the destination, the address connected to. Where
     the direction is "unknown" both ends must be in the network, so that nothing from or to elsewhere is hidden by
     accident. A port is always the destination's. Unit, user, process and thread are the names that the entry has; those but
-    the last are asked for only if `rules.by_owner`. Unknown values (None) match no rule that asks for them.
+    the last are asked for only if `rules.by_owner`. `container` has its name and its ID, which are asked for, as its runtime is,
+    only if `rules.by_container`; `netns` is 0 for the host's own. Unknown values (None) match no rule that asks for them.
 
     Addresses are packed; IPv4-mapped ones have 4 bytes, too.
     """
@@ -167,6 +188,12 @@ def ignored(
     if rules.processes is not None and rules.processes.match(direction, process):
         return True
     if rules.threads is not None and rules.threads.match(direction, thread):
+        return True
+    if rules.containers is not None and any(rules.containers.match(direction, name) for name in container):
+        return True
+    if rules.runtimes is not None and rules.runtimes.match(direction, runtime):
+        return True
+    if rules.namespaces is not None and netns and rules.namespaces.match(direction, str(netns)):
         return True
     remote = source if direction == INGRESS else destination
     if remote is None:

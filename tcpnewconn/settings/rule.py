@@ -9,7 +9,7 @@ from tcpnewconn.model import DIRECTIONS, MAPPED
 _NETWORK = "use a network or an address, such as 10.0.0.0/8 or ::1"
 _RULE = (
     "use a network, port or both, such as 10.0.0.0/8, :9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, "
-    "or unit:, user:, process:, thread:NAME"
+    "or unit:, user:, thread:, container:NAME"
 )
 # Kinds of unit that have a cgroup of their own, and so can be the unit of a socket (systemd.unit(5)). A slice is never that.
 _UNIT_TYPES = ("service", "scope", "socket", "mount", "swap")
@@ -19,14 +19,17 @@ _USER = re.compile(r"[^\s:,/]+(?<!\\)")
 # The kernel cuts the names of threads after 15 bytes (TASK_COMM_LEN).
 _COMMAND = re.compile(r"[^\s,]+(?<!\\)")
 _LONGEST_COMMAND = 15
+_CONTAINER = re.compile(r"[A-Za-z0-9_.:@*?-]+")
+# As CONTAINER_RUNTIME has them.
+RUNTIMES = ("podman", "docker", "containerd", "cri-o", "systemd-nspawn", "lxc")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One entry of Ignore=; None matches everything. str() writes it as parse_rule() reads it.
 
-    A rule has a network, ports or both, or a unit, or a user, or a process, or a thread. In names "*" stands for any
-    characters, "?" for one.
+    A rule has a network, ports or both, or a unit, or a user, or a process, or a thread, or a container (its name or ID), or a
+    runtime, or a network namespace. In names "*" stands for any characters, "?" for one.
     """
 
     direction: str | None = None
@@ -37,10 +40,13 @@ class Rule:
     user: str | None = None
     process: str | None = None
     thread: str | None = None
+    container: str | None = None
+    runtime: str | None = None
+    netns: str | None = None
 
     def __str__(self) -> str:
         direction = "" if self.direction is None else f"{self.direction}:"
-        for kind in ("unit", "user", "process", "thread"):
+        for kind in ("unit", "user", "process", "thread", "container", "runtime", "netns"):
             if (name := getattr(self, kind)) is not None:
                 return f"{direction}{kind}:{name}"
         network = _network_text(self.network, self.length) if self.network is not None else ""
@@ -62,7 +68,8 @@ def split_list(text: str) -> list[str]:
 
 
 def parse_rule(text: str) -> Rule:
-    """Read one entry: [DIRECTION:] and then NETWORK, :PORTS, NETWORK:PORTS, unit:NAME, user:NAME, process:NAME or thread:NAME.
+    """Read one entry: [DIRECTION:] and then NETWORK, :PORTS, NETWORK:PORTS, or unit:NAME, user:, process:, thread:, container:,
+    runtime: or netns:NUMBER.
 
         127.0.0.0/8   ::1   :9100   :8000-8099   egress:10.0.0.0/8:443   ingress:[2001:db8::/32]:443   unit:user@*.service
 
@@ -94,6 +101,12 @@ def _parsed(text: str, right: str) -> Rule:
         return Rule(direction, process=_command(rest, word))
     if word == "thread":
         return Rule(direction, thread=_command(rest, word))
+    if word == "container":
+        return Rule(direction, container=_container(rest))
+    if word == "runtime":
+        return Rule(direction, runtime=_runtime(rest))
+    if word == "netns":
+        return Rule(direction, netns=_namespace(rest))
     if word.isalpha() and not set(word) <= set("abcdefABCDEF"):
         raise ValueError(f"{word} is neither a direction ({', '.join(DIRECTIONS)}) nor a network; {right}")
     written, ports = _split_ports(text, right)
@@ -184,6 +197,28 @@ def _user(text: str) -> str:
     if text.isdecimal():
         raise ValueError("a user is given by name; use for example user:nobody")
     return text
+
+
+def _container(text: str) -> str:
+    if not _CONTAINER.fullmatch(text):
+        raise ValueError(
+            "not the name or the ID of a container; use for example container:web or container:0a1b2c3d4e5f*"
+        )
+    return text
+
+
+def _runtime(text: str) -> str:
+    if text not in RUNTIMES and "*" not in text and "?" not in text:
+        raise ValueError(f"not the runtime of a container; use one of {', '.join(RUNTIMES)}")
+    return _container(text)
+
+
+def _namespace(text: str) -> str:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
+        raise ValueError(
+            "a network namespace is given by the number that TCPNEWCONN_NETNS has; use for example netns:4026532205"
+        )
+    return str(int(text))
 
 
 def _command(text: str, kind: str) -> str:

@@ -146,3 +146,39 @@ def parse_learning(text: str) -> float:
     if not 0 <= seconds <= 366 * 86400:
         raise ValueError("too long; use a time span of up to a year, such as 7d")
     return seconds
+
+
+def parse_include(text: str) -> bool:
+    """Whether network namespaces other than the host's are observed. ValueError for anything but host and all."""
+    if text.strip(BLANKS) not in ("host", "all"):
+        raise ValueError("use host, or all")
+    return text.strip(BLANKS) == "all"
+
+
+def format_include(included: bool) -> str:
+    return "all" if included else "host"
+
+
+def parse_quota(text: str) -> float:
+    """A share of one CPU: "1%" is 0.01. ValueError for what is none, or not between 0.1% and 100%."""
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)[ \t]*%", text.strip(BLANKS))
+    if match is None or not 0.1 <= float(match[1]) <= 100:
+        raise ValueError("use a share of one CPU from 0.1% to 100%, for example 1%")
+    return float(match[1]) / 100
+
+
+def format_quota(share: float) -> str:
+    return f"{round(share * 100, 3):g}%"
+
+
+def parse_path(text: str) -> str | None:
+    """An absolute path, or off (None). ValueError for all else."""
+    if text.lower() == "off":
+        return None
+    if not text.startswith("/") or not text.isprintable():
+        raise ValueError("use an absolute path, or off")
+    return text
+
+
+def format_path(path: str | None) -> str:
+    return "off" if path is None else path

@@ -50,6 +50,20 @@ class Owner(Protocol):
         """Discard the loaded state."""
 
 
+class Log(Protocol):
+    """The state log, or a section of it, as an owner sees it."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the state of this place was loaded."""
+
+    def register(self, kinds: str, owner: Owner, everywhere: bool = False) -> None:
+        """Let an owner have these kinds of record."""
+
+    def append(self, record: str) -> None:
+        """One record, in JSON."""
+
+
 class StateLog:
     """The file. Records are gathered until `flush`.
 

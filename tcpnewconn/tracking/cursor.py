@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 
 _MASK = 0xFFFFFFFF
 
@@ -16,7 +16,7 @@ _MASK = 0xFFFFFFFF
 class Cursor:
     """`socket` is the inode of the socket whose buffer holds notifications while the program does not run; 0 if there is none."""
 
-    def __init__(self, log: StateLog | None, socket: int) -> None:
+    def __init__(self, log: Log | None, socket: int) -> None:
         self._log = log
         self._socket = socket
         # How many notifications were lost since the start.

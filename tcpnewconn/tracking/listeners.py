@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE
 from tcpnewconn.model import FourTuple, Row, endpoints
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 
 # The address that stands for all, and the size of an IPv4 address with its port.
 _ANY4, _ANY6 = b"\0" * 4, b"\0" * 16
@@ -17,7 +17,7 @@ _IPV4 = 6
 class Listeners:
     """A listener on :: accepts IPv4 as well, unless IPV6_V6ONLY is set. `port_range` is the kernel's range of local ports."""
 
-    def __init__(self, port_range: tuple[int, int] = DEFAULT_PORT_RANGE, log: StateLog | None = None) -> None:
+    def __init__(self, port_range: tuple[int, int] = DEFAULT_PORT_RANGE, log: Log | None = None) -> None:
         self.port_range = port_range
         self._log = log
         # (address, port) of each listener, and its cgroup (0: unknown)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 
 from tcpnewconn.model import FourTuple
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.socket import Phase, Socket
 from tcpnewconn.tracking.sockets import Sockets
 
@@ -47,7 +47,7 @@ class Stage(Enum):
 class Run:
     """The stage of a run, and its polls. All times are monotonic, in seconds."""
 
-    def __init__(self, sockets: Sockets, notifications: Notifications, log: StateLog | None) -> None:
+    def __init__(self, sockets: Sockets, notifications: Notifications, log: Log | None) -> None:
         self.stage = Stage.STARTING
         self.notified = notifications is not Notifications.NONE
         # Whether notifications can have been missed before this run, of sockets that the first two polls have yet to compare.

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tcpnewconn.model import TIME_WAIT, DestroyedSocket, FourTuple, mirrored
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.chains import Chains
 from tcpnewconn.tracking.cleared import Index
 from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, named, packed, unpacked
@@ -39,7 +39,7 @@ class Sockets:
     hundreds of thousands. `shown` returns a copy. In the other phases a 4-tuple can have several sockets, the oldest first.
     """
 
-    def __init__(self, log: StateLog | None) -> None:
+    def __init__(self, log: Log | None) -> None:
         self._log = log
         self.clear()
         if log is not None:

@@ -24,7 +24,7 @@ from itertools import chain
 
 from tcpnewconn.kernel.procnet import Poll
 from tcpnewconn.model import CLOSE, DestroyedSocket, FourTuple, SocketInfo
-from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.internal import Peers
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection, Report
@@ -52,7 +52,7 @@ class Tracker:
         internal: Callable[[FourTuple], bool],
         report: Report,
         notifications: Notifications,
-        log: StateLog | None = None,
+        log: Log | None = None,
         socket: int = 0,
     ) -> None:
         """`socket` as in Cursor."""
@@ -174,6 +174,24 @@ class Tracker:
         if sure:
             opened, uid, cgroup = socket.opened or None, socket.uid, socket.cgroup
             self._report(ClosedSocket(four_tuple, socket.number, internal, destroyed, opened, uid, cgroup), now)
+
+    # --- the other ends of connections with other network namespaces -----------------------------------------------------
+
+    def shown(self, four_tuple: FourTuple) -> Socket | None:
+        """The socket of a reported connection that the last polls show: a copy."""
+        return self.sockets.shown(four_tuple)
+
+    def expect(self, four_tuple: FourTuple, now: float, at_once: bool = False) -> None:
+        """A connection was reported by another namespace: its socket here is not, `at_once` if its notification is on its way."""
+        since = self.run.window(now) + _LATE if at_once else now
+        self.sockets.enter(Socket(four_tuple, shown=False), Phase.EXPECTED, since)
+
+    def take_expected(self, four_tuple: FourTuple, now: float) -> bool:
+        """Whether a socket is expected; it is not any more."""
+        expected = self.sockets.first(four_tuple, Phase.EXPECTED, self.run.window(now))
+        if expected is not None:
+            self.sockets.forget(expected)
+        return expected is not None
 
     # --- a tick --------------------------------------------------------------------------------------------
 

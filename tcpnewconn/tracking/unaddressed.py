@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tcpnewconn.model import ESTABLISHED, DestroyedSocket, FourTuple, SocketInfo, Traffic, mirrored
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.cleared import can_be
 from tcpnewconn.tracking.matching import is_full
 from tcpnewconn.tracking.socket import Phase, named
@@ -48,7 +48,7 @@ class Unaddressed:
         sockets: Sockets,
         look_up: Callable[[FourTuple], SocketInfo | None],
         internal: Callable[[FourTuple], bool],
-        log: StateLog | None,
+        log: Log | None,
     ) -> None:
         self._sockets = sockets
         self._look_up = look_up

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 
 from tcpnewconn.model import CLOSE, DestroyedSocket, Traffic
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.outcomes import NewConnection
 from tcpnewconn.tracking.socket import named
 
@@ -20,7 +20,7 @@ _MOMENT = 1.0
 class Undecided:
     """By the number of the connection, in the order in which they came."""
 
-    def __init__(self, log: StateLog | None) -> None:
+    def __init__(self, log: Log | None) -> None:
         self._log = log
         self._waiting: dict[int, tuple[float, NewConnection]] = {}
         if log is not None:

@@ -124,3 +124,50 @@ def test_where_netlink_is_forbidden_it_polls_and_says_what_is_missing(container:
     )
     assert container.property("reader.service", "ActiveState") == "active"
     container.run("systemctl", "stop", "reader.service")
+
+
+# A connection within its own network, that stays open.
+APART = """
+import signal, socket
+listener = socket.create_server(("127.0.0.1", 8123))
+client = socket.create_connection(listener.getsockname())
+accepted = listener.accept()
+signal.pause()
+"""
+
+
+def test_a_service_with_a_network_of_its_own_is_observed_too_and_after_sigkill_not_again(container: Booted) -> None:
+    setting = "/etc/tcpnewconn.conf.d/namespaces.conf"
+    container.write(setting, "[Poll]\nInterval=1s\n[Namespaces]\nInclude=all\n")
+    container.run("systemctl", "restart", "tcpnewconn.service")
+    container.write("/usr/local/lib/apart.py", APART)
+    properties = ("PrivateNetwork=yes", "DynamicUser=yes")
+    container.start_unit("apart.service", "/usr/bin/python3", "/usr/local/lib/apart.py", properties=properties)
+
+    def logged() -> list[dict[str, Any]]:
+        return container.journal("EVENT_ACTION=connection-opened", "DESTINATION_PORT=8123")
+
+    [entry] = container.wait_for(logged, "the connection within the other namespace")
+    pid = container.property("apart.service", "MainPID")
+    assert entry["TCPNEWCONN_NETNS"] == container.run("stat", "-c", "%i", f"/proc/{pid}/net/tcp").strip()
+    assert entry["OBJECT_SYSTEMD_UNIT"] == "apart.service"
+    assert entry["NETWORK_DIRECTION"] == "internal"
+    # Within PrivateUsers= it is not known.
+    assert "USER_ID" not in entry
+    polls = metric(container, "namespace_polls_total")
+    container.wait_for(lambda: metric(container, "namespace_polls_total") > polls, "one more poll")
+    started = metric(container, "process_start_time_seconds")
+    container.run("systemctl", "kill", "--signal=KILL", "tcpnewconn.service")
+    container.wait_for(lambda: metric(container, "process_start_time_seconds") > started, "a poll after the restart")
+    polls = metric(container, "namespace_polls_total")
+    container.wait_for(lambda: metric(container, "namespace_polls_total") > polls, "one more poll")
+    assert len(logged()) == 1
+    container.run("systemctl", "stop", "apart.service")
+    container.run("rm", setting, "/usr/local/lib/apart.py")
+    container.run("systemctl", "restart", "tcpnewconn.service")
+
+
+def metric(container: Booted, name: str) -> float:
+    """The sum of the samples of a metric."""
+    lines = container.run("cat", "/run/tcpnewconn/tcpnewconn.prom").splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"tcpnewconn_{name}"))

@@ -18,7 +18,8 @@ import tcpnewconn
 from tests.support import booted_traffic, built, root_image
 from tests.support.booted_package import HIGHER_VERSION
 from tests.support.certificates import Authority
-from tests.support.fleet import ANSIBLE, HOSTS, LOG_SERVER, REPOSITORY_URL, Fleet, Host, Played, fleet
+from tests.support.clickhouse import Engine, statements
+from tests.support.fleet import ANSIBLE, BRIDGE_ADDRESS, HOSTS, LOG_SERVER, REPOSITORY_URL, Fleet, Host, Played, fleet
 from tests.support.message_ids import CONNECTION
 from tests.support.signed_repository import published
 
@@ -588,6 +589,61 @@ def test_rsyslog_as_documented_delivers_every_event_with_its_fields(hosts: Fleet
     for connection_id, event in own.items():
         for field in ("SOURCE_ADDRESS", "DESTINATION_PORT", "NETWORK_DIRECTION", "NETWORK_COMMUNITY_ID", "MESSAGE_ID"):
             assert str(received[connection_id][field]) == event[field]
+
+
+# --- ClickHouse -------------------------------------------------------------------------------------------------------
+
+
+def test_the_roles_for_clickhouse_send_every_event_of_a_host(hosts: Fleet) -> None:
+    """The engine runs outside of the containers, and no host can reach it but by way of the front."""
+    host, ca = hosts.hosts["host5"], hosts.place / "ca"
+    engine = Engine(hosts.place / "engine", "tcpnewconn_insert", "secret", BRIDGE_ADDRESS, hosts.bridge)
+    engine.place.mkdir()
+    engine.start()
+    try:
+        for one in statements("schema.sql"):
+            host.from_peer(
+                "curl", "--silent", "--fail", "--user", "tcpnewconn_insert:secret", "--data", one, engine.url
+            )
+        variables = {
+            "tcpnewconn_clickhouse_server": hosts.log_server.address,
+            "tcpnewconn_clickhouse_wait": 200,
+            "tcpnewconn_clickhouse_ca": f"{ca}/ca.pem",
+            "tcpnewconn_clickhouse_certificate": f"{ca}/{{{{ inventory_hostname }}}}.pem",
+            "tcpnewconn_clickhouse_key": f"{ca}/{{{{ inventory_hostname }}}}-key.pem",
+            "tcpnewconn_clickhouse_front_upstream": engine.url,
+            "tcpnewconn_clickhouse_front_password": "secret",
+            "tcpnewconn_clickhouse_front_certificate": f"{ca}/{LOG_SERVER}.pem",
+            "tcpnewconn_clickhouse_front_key": f"{ca}/{LOG_SERVER}-key.pem",
+            "tcpnewconn_clickhouse_front_client_ca": f"{ca}/ca.pem",
+        }
+        playbook = ANSIBLE / "playbooks/clickhouse.yml"
+        options = ("--extra-vars", json.dumps(variables), f"--limit=host5,{LOG_SERVER}")
+        checked = hosts.play(playbook, *options, "--check", "--diff")
+        assert set(checked.each("failed").values()) == {0}, checked.said
+        hosts.play(playbook, *options)
+
+        def arrived() -> set[str]:
+            statement = "SELECT place || lower(hex(number)) FROM tcpnewconn.events WHERE host = 'host5' FORMAT TSV"
+            user = ("--user", "tcpnewconn_insert:secret")
+            return set(host.from_peer("curl", "--silent", *user, "--data", statement, engine.url).splitlines())
+
+        before = len({entry["TCPNEWCONN_CONNECTION_ID"] for entry in host.journal(f"MESSAGE_ID={CONNECTION}")})
+        host.wait_for(lambda: len(arrived()) >= before > 0, "the events that the journal has")
+        # Killed, it goes on.
+        host.run("systemctl", "kill", "--signal=KILL", "tcpnewconn-clickhouse.service")
+        connects(host, hosts.hosts["host4"])
+        host.wait_for(lambda: len(arrived()) > before, "an event after the kill")
+        assert host.property("rsyslog.service", "ActiveState") == "inactive"
+        assert "secret" not in host.run("sh", "-c", "cat /etc/tcpnewconn-clickhouse/*")
+        again = hosts.play(playbook, *options)
+        assert set(again.each("changed").values()) == {0}, again.said
+        # Without a certificate nobody gets further than the front.
+        refused = host.run("curl", "--silent", "--insecure", f"https://{hosts.log_server.address}:8442/", check=False)
+        assert "No required SSL certificate" in refused
+    finally:
+        host.run("systemctl", "disable", "--now", "tcpnewconn-clickhouse.service", check=False)
+        engine.stop()
 
 
 # --- a journal namespace ----------------------------------------------------------------------------------------------

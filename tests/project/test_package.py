@@ -143,6 +143,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/share/doc/tcpnewconn/docs/(\w+\.(md|svg|schema\.json)|runbooks/Tcpnewconn\w+\.md)
         |/usr/share/doc/tcpnewconn/examples/(README\.md|(alertmanager|prometheus)/tcpnewconn(\.[\w-]+)*\.yml)
         |/usr/share/doc/tcpnewconn/examples/grafana/(README\.md|tcpnewconn\.json)
+        |/usr/share/doc/tcpnewconn/examples/clickhouse/(schema|cluster|users)\.sql
         |/usr/share/lintian/overrides/tcpnewconn
         |/usr/share/tcpnewconn/(journal-namespace|plain-event|protect-proc)\.conf
         |/usr/share/man/man[578]/tcpnewconn(-report|\.conf|\.fields)?\.[578]\.gz""",

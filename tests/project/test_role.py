@@ -15,7 +15,13 @@ from tcpnewconn.settings.config import SETTINGS
 from tests.support import built, readme, role_variables
 
 ANSIBLE = built.TREE / "ansible"
-ROLES = ("tcpnewconn", "tcpnewconn_log_server", "tcpnewconn_prometheus")
+ROLES = (
+    "tcpnewconn",
+    "tcpnewconn_log_server",
+    "tcpnewconn_clickhouse",
+    "tcpnewconn_clickhouse_front",
+    "tcpnewconn_prometheus",
+)
 RULES = sorted((built.TREE / "monitoring" / "prometheus").glob("*.yml"))
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 # A setting's kind as the type of an Ansible variable.
@@ -111,7 +117,7 @@ def test_the_collection_holds_the_rules_themselves(collection: Path) -> None:
         }
 
 
-@pytest.mark.parametrize("playbook", ["rollout", "log_server", "prometheus"])
+@pytest.mark.parametrize("playbook", ["rollout", "log_server", "clickhouse", "prometheus"])
 @pytest.mark.apt
 def test_the_collection_can_be_installed_and_its_playbooks_find_their_roles(
     collection: Path, playbook: str, tmp_path: Path
@@ -194,6 +200,7 @@ def test_examples_set_only_variables_that_exist() -> None:
         "README.md",
         "ansible/README.md",
         "docs/fleet.md",
+        "docs/clickhouse.md",
         "monitoring/README.md",
         "ansible/playbooks/rollout.yml",
     ]
@@ -202,6 +209,19 @@ def test_examples_set_only_variables_that_exist() -> None:
         text = (built.TREE / document).read_text()
         named = set(re.findall(r"\b(tcpnewconn_[a-z_]+)(?==|: \S|\": )", text))
         assert named <= known | of_playbooks, document
+
+
+def test_the_role_for_clickhouse_writes_the_event_that_the_document_writes() -> None:
+    """The same statements as docs/events.md has for rsyslog, which a test compares with --output json."""
+    section = (built.TREE / "docs/events.md").read_text().split("### rsyslog\n", 1)[1].split("\n### ", 1)[0]
+    template = (ANSIBLE / "roles/tcpnewconn_clickhouse/templates/rsyslog.conf.j2").read_text()
+
+    def statements(text: str) -> list[str]:
+        lines = [line.strip() for line in text.splitlines()]
+        return [line for line in lines if re.match(r"(if |set |\})", line)]
+
+    assert len(statements(section)) > 50
+    assert statements(template) == statements(section)
 
 
 def test_the_batches_of_a_rollout_are_a_variable() -> None:

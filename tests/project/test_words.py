@@ -68,7 +68,7 @@ ALLOWED = {
     "tests/project/test_event_contract.py": {r"\bTCP_STATE\b|\btcp\.state\b"},
 }
 # Names of other programs that contain one of the words; they are removed before the search.
-OTHER_PROGRAMS = re.compile(r"</?fig(ure|caption)\b|\bfoldersFromFilesStructure\b")
+OTHER_PROGRAMS = re.compile(r"</?fig(ure|caption)\b|\bfoldersFromFilesStructure\b|\bClickHouse\b")
 
 
 @functools.cache

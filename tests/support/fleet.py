@@ -34,7 +34,7 @@ Signed-By: /etc/apt/keyrings/mirror.asc
 """
 
 # Packages that the roles install besides tcpnewconn: no host has them at first, all find them in the mirror.
-INSTALLED_LATER = ("systemd-journal-remote", "rsyslog", "rsyslog-relp")
+INSTALLED_LATER = ("systemd-journal-remote", "rsyslog", "rsyslog-relp", "rsyslog-clickhouse")
 PACKAGES = "/srv/packages"
 HOOK = (
     'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get install --quiet=2 --yes --no-install-recommends --download-only '
@@ -141,13 +141,18 @@ class Fleet:
     def all(self) -> list[Host]:
         return list(self.hosts.values())
 
+    @property
+    def bridge(self) -> tuple[str, ...]:
+        """What a command begins with that runs where all hosts can be reached, and it from them at BRIDGE_ADDRESS."""
+        return ("nsenter", f"--target={self._bridge.pid}", "--net", "--")
+
     def variables(self, group: str, values: dict[str, Any]) -> None:
         """Writes group_vars, as an administrator would. JSON is YAML too."""
         (self.place / "group_vars").mkdir(exist_ok=True)
         (self.place / f"group_vars/{group}.yml").write_text(json.dumps(values))
 
     def play(self, playbook: Path, *options: str, check: bool = True, within: float = 300) -> Played:
-        command = ["nsenter", f"--target={self._bridge.pid}", "--net", "--", "/usr/bin/ansible-playbook"]
+        command = [*self.bridge, "/usr/bin/ansible-playbook"]
         command += ["--inventory", str(self.place / "inventory"), *options, str(playbook)]
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -184,7 +189,7 @@ def _write_inventory(place: Path, hosts: dict[str, Host], log_server: Host) -> N
     (place / "known_hosts").write_text(known)
     lines = ["[tcpnewconn]", *(f"{name} ansible_host={host.address}" for name, host in hosts.items())]
     lines += ["[tcpnewconn_log_server]", f"{LOG_SERVER} ansible_host={log_server.address}"]
-    lines += ["[tcpnewconn_prometheus]", LOG_SERVER, "[all:vars]"]
+    lines += ["[tcpnewconn_clickhouse_front]", LOG_SERVER, "[tcpnewconn_prometheus]", LOG_SERVER, "[all:vars]"]
     lines += [
         "ansible_user=root",
         "ansible_python_interpreter=/usr/bin/python3",

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tcpnewconn.ledger import allow, questions, schema
-from tcpnewconn.ledger.book import Book, Filter
+from tcpnewconn.ledger.book import Book, Filter, Source
+from tcpnewconn.ledger.sqlite import Ledger
 from tests.support.month import DAY, HOUR, Fact, Month, Service, resolved
 
 Sums = tuple[int, int, int, int, int, int, int]
@@ -116,34 +117,41 @@ class Truth:
 
 
 def check(path: str, month: Month, most_peers: int, since: float | None = None, until: float | None = None) -> None:
-    """All questions, against the truth. `since` and `until` on the bounds of what the ledger keeps."""
-    truth = Truth(month, most_peers, since, until)
+    """All questions to a ledger, against the truth. `since` and `until` on the bounds of what the ledger keeps."""
     with schema.reading(path) as db:
-        book = Book(db, path, Filter(since, until))
-        overview = questions.overview(book)
-        assert of_lines(overview.services) == truth.services()
-        assert of_lines(overview.outgoing) == truth.outgoing()
-        every = [fact for fact, _ in truth.facts]
-        assert overview.connections == sum(fact.connections + fact.summarized for fact in every)
-        assert overview.summarized == sum(fact.summarized for fact in every)
-        assert overview.failed == sum(fact.failed for fact in every)
-        _check_scans(overview, month, since, until)
-        for subject in ("443", "22", "5432", "8080", "9000", "80", "1790", "7777", "ssh.service", "postgresql.service"):
-            users = questions.who_uses(book, subject)
-            expected = truth.users(subject)
-            assert of_lines(users.lines) == expected
-            assert users.verdict.startswith("Nobody used ") == (not expected)
-            assert book.coverage.percent() in users.verdict
-        for unit in ("app.service", "backup.service", "bird.service", "nginx.service"):
-            destinations = questions.destinations_of(book, unit)
-            assert of_lines(destinations.lines) == truth.destinations(unit)
-        _check_coverage(book, truth)
-        _check_allow(book, truth)
-        if since is None and until is None:
-            for day in (0, 1, 12, 13, 22, 23, 29):
-                _check_new(book, truth, month.facts[0].when // DAY * DAY + day * DAY)
-            for days in (1, 5, 11, 25):
-                _check_quiet(book, truth, days)
+        check_source(Ledger(db, path), month, most_peers, since, until)
+
+
+def check_source(
+    source: Source, month: Month, most_peers: int, since: float | None = None, until: float | None = None
+) -> None:
+    """Likewise to any source of answers."""
+    truth = Truth(month, most_peers, since, until)
+    book = Book(source, Filter(since, until))
+    overview = questions.overview(book)
+    assert of_lines(overview.services) == truth.services()
+    assert of_lines(overview.outgoing) == truth.outgoing()
+    every = [fact for fact, _ in truth.facts]
+    assert overview.connections == sum(fact.connections + fact.summarized for fact in every)
+    assert overview.summarized == sum(fact.summarized for fact in every)
+    assert overview.failed == sum(fact.failed for fact in every)
+    _check_scans(overview, month, since, until)
+    for subject in ("443", "22", "5432", "8080", "9000", "80", "1790", "7777", "ssh.service", "postgresql.service"):
+        users = questions.who_uses(book, subject)
+        expected = truth.users(subject)
+        assert of_lines(users.lines) == expected
+        assert users.verdict.startswith("Nobody used ") == (not expected)
+        assert book.coverage.percent() in users.verdict
+    for unit in ("app.service", "backup.service", "bird.service", "nginx.service"):
+        destinations = questions.destinations_of(book, unit)
+        assert of_lines(destinations.lines) == truth.destinations(unit)
+    _check_coverage(book, truth)
+    _check_allow(book, truth)
+    if since is None and until is None:
+        for day in (0, 1, 12, 13, 22, 23, 29):
+            _check_new(book, truth, month.facts[0].when // DAY * DAY + day * DAY)
+        for days in (1, 5, 11, 25):
+            _check_quiet(book, truth, days)
 
 
 def _check_scans(overview: questions.Overview, month: Month, since: float | None, until: float | None) -> None:

@@ -126,6 +126,11 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         self._run.send(number)
 
+    @property
+    def said(self) -> list[str]:
+        """The lines of its stderr so far."""
+        return self._run.said
+
     def kill(self) -> None:
         """SIGKILL; everything that it wrote before is in `events` afterwards, in whole lines."""
         self.process.kill()

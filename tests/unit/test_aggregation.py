@@ -203,3 +203,25 @@ def test_failed_attempts_are_counted_with_the_error_that_all_have(errors: tuple[
         *(Failed(source, destination, "egress", error, 7, 9, ("connect",)) for error in errors)
     ).flush_failed()
     assert failed == Failed(Endpoint(DESTINATION, None), destination, "egress", shared, 7, 9, ("connect",), None, 2)
+
+
+def test_connections_of_two_namespaces_are_never_one_group() -> None:
+    aggregation = Aggregation(1, 0)
+    for netns in (0, 7, 7, 0, 7):
+        aggregation.add(connection()._replace(netns=netns), 0.0)
+    assert [(summary.netns, summary.count) for summary in aggregation.flush()] == [(0, 1), (7, 2)]
+
+
+def test_counts_of_namespaces_outlive_a_restart(tmp_path: Path) -> None:
+    path = str(tmp_path / "state")
+    log = StateLog(path, "here")
+    aggregation = Aggregation(1, 0, log)
+    log.save()
+    for netns in (0, 0, 7, 7, 7):
+        aggregation.add(connection()._replace(netns=netns), 0.0)
+    log.flush()
+    log.close()
+    again = StateLog(path, "here")
+    loaded = Aggregation(1, 0, again)
+    assert again.load() is None
+    assert [(summary.netns, summary.count) for summary in loaded.flush()] == [(0, 1), (7, 2)]

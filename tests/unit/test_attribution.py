@@ -448,6 +448,18 @@ def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied
     assert sorted(threads) == list(range(1, 51))  # type: ignore[type-var]
 
 
+def test_the_loop_rests_only_where_it_is_woken_again_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rests = 1000.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "sleep", lambda seconds: rests.append(now))
+    service = served(world, Arriving(world, 0))
+    for now in (1000.0, 1000.5, 1000.5005, 1000.501, 1000.6):
+        world.trace.records = [connect(now, 7)]
+        service._take_calls()
+        assert world.trace.records == []
+    assert rests == [1000.5005, 1000.501]
+
+
 def test_what_was_read_is_on_record_before_more_is_read(
     tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,9 @@ DEFAULTS = Settings(
     within=60.0,
     trusted=Rules(),
     trace_accept=True,
+    include=False,
+    cpuquota=0.01,
+    container_names=None,
     keep=90 * 86400.0,
     size=64 << 20,
     peers=250,
@@ -396,7 +399,8 @@ def test_the_real_directories_are_searched_by_default() -> None:
         ),
         (
             "[Colours]\n",
-            ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]",
+            ":1: [Colours]: unknown section; use [Poll] or [Report] or [PortScan] "
+            "or [Trace] or [Namespaces] or [Ledger] or [FirstSeen]",
         ),
         ("[poll]\n", ":1: [poll]: unknown section; did you mean [Poll]?"),
         ("[read]\n", ":1: [read]: unknown section; did you mean [Poll]?"),
@@ -424,10 +428,31 @@ def test_the_real_directories_are_searched_by_default() -> None:
         (
             "[Report]\nIgnore=:80 # the web server",
             ":2: [Report] Ignore=#: # is not an address; use a network, port or both, such as 10.0.0.0/8, "
-            ":9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, or unit:, user:, process:, thread:NAME; "
+            ":9100, 10.0.0.0/8:80-89 or egress:[2001:db8::/32]:443, or unit:, user:, thread:, container:NAME; "
+            ""
             "a comment needs a line of its own",
         ),
-        ("[]\n", ":1: []: unknown section; use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]"),
+        (
+            "[]\n",
+            ":1: []: unknown section; use [Poll] or [Report] or [PortScan] or [Trace] or [Namespaces] or [Ledger] or "
+            "[FirstSeen]",
+        ),
+        (
+            "[Namespaces]\nInclude=some\n",
+            ":2: [Namespaces] Include=some: use host, or all",
+        ),
+        (
+            "[Namespaces]\nCPUQuota=0.05%\n",
+            ":2: [Namespaces] CPUQuota=0.05%: use a share of one CPU from 0.1% to 100%, for example 1%",
+        ),
+        (
+            "[Namespaces]\nContainerNames=names\n",
+            ":2: [Namespaces] ContainerNames=names: use an absolute path, or off",
+        ),
+        (
+            "[Namespaces]\nCPUQuota=1\n",
+            ":2: [Namespaces] CPUQuota=1: use a share of one CPU from 0.1% to 100%, for example 1%",
+        ),
         ("[Read\n", ":1: [Read: a section ends with ]; use for example [Poll]"),
         ("Interval=5\n", ":1: Interval=5: outside of a section; put it below [Poll]"),
         ("Colour=red\n", ":1: Colour=red: outside of a section; put it below a section such as [Poll]"),
@@ -560,7 +585,7 @@ def test_every_error_of_every_file_is_said_in_order(tmp_path: Path, file: Path) 
         "etc/tcpnewconn.conf:2: [Read]: renamed; use [Poll]",
         "etc/tcpnewconn.conf:3: [Poll] Interval=fast: not a time span; use for example 10s, 500ms or 1min",
         "etc/tcpnewconn.conf:4: [Colours]: unknown section; "
-        "use [Poll] or [Report] or [PortScan] or [Trace] or [Ledger] or [FirstSeen]",
+        "use [Poll] or [Report] or [PortScan] or [Trace] or [Namespaces] or [Ledger] or [FirstSeen]",
         f"etc/tcpnewconn.conf:7: [Report] Ignore=:0: {port}",
         f"etc/tcpnewconn.conf:7: [Report] Ignore=:x: {port}",
         "etc/tcpnewconn.conf:7: [Report] Ignore=user:: not the name of a user; use for example user:nobody",
@@ -634,6 +659,14 @@ Trusted=
 # default
 Accept=yes
 
+[Namespaces]
+# default
+Include=host
+# default
+CPUQuota=1%
+# default
+ContainerNames=off
+
 [Ledger]
 # default
 Keep=90d
@@ -660,6 +693,9 @@ VALUES = {
     "size": st.integers(16, 16 << 10).map(lambda count: f"{count}M"),
     "peers": st.integers(1, 100_000).map(str),
     "learning": st.integers(0, 366).map(lambda count: f"{count}d"),
+    "path": st.sampled_from(("off", "/run/names", "/srv/a b")),
+    "include": st.sampled_from(("host", "all")),
+    "quota": st.integers(1, 1000).map(lambda count: f"{count / 10}%"),
     "boolean": st.sampled_from(("yes", "no", "1", "off")),
     "limit": st.integers(0, 1_000_000).map(str),
     "ports": st.sampled_from(("off", "1", "1000")),
@@ -673,6 +709,9 @@ VALUES = {
                 r"user:A\b",
                 "process:a?b",
                 "egress:thread:c*",
+                "container:web",
+                "ingress:runtime:docker",
+                "netns:4026532205",
                 "::/0",
             )
         )

@@ -152,6 +152,11 @@ def test_common_spellings_are_understood(
         ("egress:process:kworker/u8:*", Rule("egress", process="kworker/u8:*")),
         ("thread:pool-*", Rule(thread="pool-*")),
         ("thread:a-name-of-15-by", Rule(thread="a-name-of-15-by")),
+        ("container:web", Rule(container="web")),
+        ("egress:container:0a1b2c3d4e5f*", Rule("egress", container="0a1b2c3d4e5f*")),
+        ("runtime:systemd-nspawn", Rule(runtime="systemd-nspawn")),
+        ("runtime:*", Rule(runtime="*")),
+        ("internal:netns:4026532205", Rule("internal", netns="4026532205")),
     ],
 )
 def test_ranges_units_and_users_are_understood(text: str, expected: Rule) -> None:
@@ -200,6 +205,12 @@ def test_ranges_units_and_users_are_understood(text: str, expected: Rule) -> Non
         ("process:", "not the name of a process; use for example process:curl"),
         ("thread:a\\", "not the name of a thread"),
         ("thread:a\x1b", "not the name of a thread"),
+        ("container:", "not the name or the ID of a container"),
+        ("container:a/b", "not the name or the ID of a container"),
+        ("runtime:rkt", "use one of podman, docker, containerd, cri-o, systemd-nspawn, lxc"),
+        ("netns:", "given by the number that TCPNEWCONN_NETNS has"),
+        ("netns:web", "given by the number that TCPNEWCONN_NETNS has"),
+        ("netns:-1", "given by the number that TCPNEWCONN_NETNS has"),
         ("process:NetworkManager-dispatcher", "the kernel cuts names after 15 bytes; use process:NetworkManager-"),
         (":+80", "from 1 to 65535"),
         ("10.0.0.1:٨٠", "from 1 to 65535"),
@@ -415,6 +426,22 @@ def test_processes_and_threads_are_matched_by_name_and_pattern() -> None:
     assert not ignored(rules, "egress", None, None, None)
 
 
+def test_containers_are_matched_by_name_id_runtime_and_namespace() -> None:
+    def is_ignored(text: str, *, netns: int = 0, direction: str = "ingress") -> bool:
+        rules = Rules((parse_rule(text),))
+        return ignored(rules, direction, None, None, None, container=("web", "0a1b"), runtime="podman", netns=netns)
+
+    for text in ("container:web", "container:0a*", "runtime:podman", "runtime:p*", "ingress:container:w?b"):
+        assert is_ignored(text)
+    for text in ("container:we", "container:0a", "runtime:docker", "egress:container:web"):
+        assert not is_ignored(text)
+    assert is_ignored("netns:4026532205", netns=4026532205)
+    assert not is_ignored("netns:4026532205", netns=4026532206)
+    # The host's own has no number.
+    assert not is_ignored("netns:0")
+    assert not ignored(Rules((parse_rule("container:*"), parse_rule("runtime:*"))), "egress", None, None, None)
+
+
 def test_names_are_needed_only_where_a_rule_asks_for_one() -> None:
     assert not Rules().by_owner
     assert not Rules((parse_rule("10.0.0.0/8"), parse_rule(":80-90"))).by_owner
@@ -423,6 +450,9 @@ def test_names_are_needed_only_where_a_rule_asks_for_one() -> None:
     assert Rules((parse_rule("process:curl"),)).by_owner
     # It comes with the event.
     assert not Rules((parse_rule("thread:curl"),)).by_owner
+    assert not Rules((parse_rule("netns:1"), parse_rule("unit:*"))).by_container
+    assert Rules((parse_rule("container:web"),)).by_container
+    assert Rules((parse_rule("runtime:lxc"),)).by_container
 
 
 def test_ten_thousand_rules_take_no_longer_than_one() -> None:

@@ -23,6 +23,7 @@ from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import network_of
 from tcpnewconn.ledger.period import parse_time, span_text
 from tcpnewconn.ledger.questions import destinations_of, overview, quiet, who_uses
+from tcpnewconn.ledger.sqlite import Ledger
 from tcpnewconn.ledger.tally import KINDS
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support import ledgers
@@ -101,7 +102,7 @@ def test_days_are_kept_as_long_as_set(path: Path) -> None:
     assert rows(path, "SELECT min(start) FROM traffic")[0][0] == BEGIN + 9 * DAY
     assert {peer for (peer,) in rows(path, "SELECT peer FROM edge")} == {f"10.0.0.{day + 1}" for day in range(9, 40)}
     with schema.reading(str(path)) as db:
-        assert Book(db, str(path), Filter()).since == BEGIN + 9 * DAY
+        assert Book(Ledger(db, str(path)), Filter()).since == BEGIN + 9 * DAY
 
 
 def test_a_clock_that_is_wrong_by_years_for_a_while_removes_nothing(path: Path) -> None:
@@ -166,7 +167,7 @@ def test_one_day_of_any_number_of_services_and_peers_stays_within_the_size(path:
     assert rows(path, "SELECT count(*) FROM service")[0][0] == most_services + 1
     assert rows(path, "SELECT count(*) FROM edge WHERE peer != 'others'")[0][0] == most_peers
     with schema.reading(str(path)) as db:
-        book = Book(db, str(path), Filter())
+        book = Book(Ledger(db, str(path)), Filter())
         (others,) = [line for line in overview(book).outgoing if line.name[0] == ""]
         assert "connections of services that were added up" in destinations_of(book, "app.service").verdict
         assert any("services that were added up" in reason for reason in allow_list(book, "app.service").reasons)
@@ -193,7 +194,7 @@ def test_peers_beyond_the_limit_are_added_up_and_all_are_counted(path: Path) -> 
     assert len([peer for peer in peers if "/" not in peer and peer != "others"]) == 10
     assert peers["others"] > 0
     with schema.reading(str(path)) as db:
-        users = who_uses(Book(db, str(path), Filter()), "443")
+        users = who_uses(Book(Ledger(db, str(path)), Filter()), "443")
     assert users.verdict.startswith("At least 21 clients used port 443")
     assert sum(line.connections for line in users.lines) == 1_300
 
@@ -294,7 +295,7 @@ def test_a_listener_whose_connections_are_not_logged_is_not_called_unused_withou
     added(path, made, update.Limits())
 
     with schema.reading(str(path)) as db:
-        notes = {line.name[1]: line.note for line in quiet(Book(db, str(path), Filter()), 30).lines}
+        notes = {line.name[1]: line.note for line in quiet(Book(Ledger(db, str(path)), Filter()), 30).lines}
     assert notes == {9000: "", 9100: "not logged by Ignore=:9100"}
 
 
@@ -308,7 +309,7 @@ def test_the_allow_list_of_a_unit_of_this_host_has_its_resolvers(path: Path, tmp
 
     found = resolvers(str(tmp_path / "resolv.conf"))
     with schema.reading(str(path)) as db:
-        lines = drop_in(allow_list(Book(db, str(path), Filter()), "ssh.service", found))
+        lines = drop_in(allow_list(Book(Ledger(db, str(path)), Filter()), "ssh.service", found))
     assert found == ["192.0.2.53", "fe80::1"]
     assert lines[-3:] == [
         "# resolvers of this host, from /etc/resolv.conf",
@@ -430,7 +431,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_filters_let_only_through_what_they_name(small: Path, wanted: Filter, connections: int) -> None:
     with schema.reading(str(small)) as db:
-        assert overview(Book(db, str(small), wanted)).connections == connections
+        assert overview(Book(Ledger(db, str(small)), wanted)).connections == connections
 
 
 @pytest.mark.parametrize(
@@ -511,7 +512,7 @@ def test_a_trace_that_is_missing_leaves_the_coverage_whole(path: Path) -> None:
     added(path, made, update.Limits())
 
     with schema.reading(str(path)) as db:
-        coverage = Book(db, str(path), Filter()).coverage
+        coverage = Book(Ledger(db, str(path)), Filter()).coverage
     assert (coverage.complete, coverage.lost, coverage.degraded) == (True, {}, {})
     assert coverage.text() == "observed 100 % of that time, 0 lost"
     assert coverage.details()[-1] == "unit, user or process may be missing: no trace for 59min 58s, 7 calls lost"

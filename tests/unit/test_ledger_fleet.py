@@ -14,6 +14,7 @@ import pytest
 from tcpnewconn.ledger import fleet
 from tcpnewconn.ledger.book import Filter
 from tcpnewconn.ledger.fleet_report import fleet_report, write_csv, write_json
+from tcpnewconn.ledger.sqlite import LedgerFile
 from tests.support import ledgers
 from tests.support.month import DAY
 
@@ -21,7 +22,7 @@ Link = tuple[str, str, str, str, int, int, str]
 
 
 def links(paths: list[Path], wanted: Filter | None = None) -> list[Link]:
-    with contextlib.closing(fleet.joined([str(path) for path in paths], wanted or Filter(), DAY)) as joined:
+    with contextlib.closing(fleet.joined([LedgerFile(str(path)) for path in paths], wanted or Filter(), DAY)) as joined:
         return sorted(
             (
                 one.opener or one.peer,
@@ -139,7 +140,9 @@ def test_a_ledger_that_cannot_be_read_is_named_and_the_rest_is_joined(tmp_path: 
     web = host(tmp_path, "web1", ["10.0.0.1"], ("egress", 5432, "app.service", "app", "10.0.0.2", 5))
     (tmp_path / "bad.db").write_text("no ledger" * 1000)
 
-    with contextlib.closing(fleet.joined([str(tmp_path / "bad.db"), str(web)], Filter(), DAY)) as joined:
+    with contextlib.closing(
+        fleet.joined([LedgerFile(str(tmp_path / "bad.db")), LedgerFile(str(web))], Filter(), DAY)
+    ) as joined:
         assert len(list(joined.links())) == 1
         assert str(tmp_path / "bad.db") in joined.problems[0]
         assert any("bad.db" in note for note in fleet_report(joined).notes)
@@ -147,7 +150,7 @@ def test_a_ledger_that_cannot_be_read_is_named_and_the_rest_is_joined(tmp_path: 
 
 def test_csv_and_json_have_every_link(tmp_path: Path) -> None:
     paths = ledgers.fleet(tmp_path / "fleet", 8, 300)
-    with contextlib.closing(fleet.joined([str(path) for path in paths], Filter(), DAY)) as joined:
+    with contextlib.closing(fleet.joined([LedgerFile(str(path)) for path in paths], Filter(), DAY)) as joined:
         made = fleet_report(joined, most=10)
         comma, braces = io.StringIO(), io.StringIO()
         write_csv(joined, comma)

@@ -32,6 +32,17 @@ def test_a_scan_is_noticed_at_the_port_that_is_one_too_many() -> None:
     assert connected(scans, 56, 81, 1.0) == PortScan(source(56), HERE, (80, 81, 82, 83))
 
 
+def test_the_same_address_in_another_namespace_is_another_source() -> None:
+    scans = PortScans(3, 60.0)
+    for port, netns in ((80, 0), (81, 7), (82, 0), (83, 7), (84, 7)):
+        connection = Connection(
+            Endpoint(source(56), 50000), Endpoint(HERE, port), "ingress", "poll", "id", ESTABLISHED, netns=netns
+        )
+        assert scans.notice(connection, 0.0) is None
+    last = connection._replace(destination=Endpoint(HERE, 85))
+    assert scans.notice(last, 0.0) == PortScan(source(56), HERE, (81, 83, 84, 85), 7)
+
+
 def test_once_per_source_and_period() -> None:
     scans = PortScans(3, 60.0)
     reported = [
@@ -97,4 +108,4 @@ def test_as_defined(visits: list[tuple[int, int, float]], ports: int) -> None:
             assert len(notice.ports) > ports
         else:
             assert notice is None
-        assert len(scans._sources[source(number)].ports) <= max(ports + 1, 6)
+        assert len(scans._sources[source(number), 0].ports) <= max(ports + 1, 6)

@@ -85,6 +85,27 @@ def test_a_refused_attempt_has_its_error(fixture: Path) -> None:
 
 
 @OF_A_KERNEL
+def test_a_mapped_attempt_that_failed_before_it_had_an_address_is_one_over_ipv4(fixture: Path) -> None:
+    layout = Layout("failed", (fixture / "failed.format").read_text())
+    [(page, at, length)] = [
+        (page, at, length)
+        for ring in (fixture / "whole").glob("*.pages")
+        for page in pages(ring)
+        for _, at, length in parse(page).records
+        if int.from_bytes(page[at : at + 2], "little") == layout.id
+    ]
+    record = bytearray(page[at : at + length])
+    values = {"family": b"\x0a\0", "local6_high": bytes(8), "local6_low": bytes(8), "remote6_high": bytes(8)}
+    values["remote6_low"] = b"\0\0\xff\xff\xc0\0\2\7"
+    for name, value in values.items():
+        [offset] = re.findall(rf" {name};\toffset:(\d+);", (fixture / "failed.format").read_text())
+        record[int(offset) : int(offset) + len(value)] = value
+    found = layout.record(bytes(record), 0, length, 1)
+    assert len(found.four_tuple) == 12
+    assert (found.four_tuple[:4], found.four_tuple[6:10]) == (bytes(4), b"\xc0\0\2\7")
+
+
+@OF_A_KERNEL
 def test_what_was_overwritten_and_what_is_left_are_all_there_was(fixture: Path) -> None:
     true = truth(fixture, "overwritten")
     happened = sum(sum(by in each for by in EVENTS) for each in true["scene"])

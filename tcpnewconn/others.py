@@ -1,0 +1,451 @@
+"""Observes the network namespaces of other processes: which are polled, when, and for how much of the CPU's time.
+
+Each has an Observer of its own, with the same verbs as the host's; all are polled after the host's. A namespace whose counters
+are the same has no new connection: it is polled only now and then, for listeners. There are no destroy notifications of them:
+connections that open and close between two polls are not seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from tcpnewconn.attribution.cgroups import Place
+from tcpnewconn.attribution.containers import podman_name, shared
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.health.counters import NAMESPACE_KINDS, NAMESPACE_RESULTS, NamespaceResult
+from tcpnewconn.kernel.activity import OPENING, Counters, counters_of
+from tcpnewconn.kernel.addresses import Addresses
+from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
+from tcpnewconn.kernel.namespaces import MOST, Gone, Key, Namespaces, local_addresses, tables
+from tcpnewconn.kernel.procnet import ProcNet, Unreadable
+from tcpnewconn.model import (
+    INTERNAL,
+    SYN_SENT,
+    Connection,
+    Degraded,
+    Event,
+    Listener,
+    Loss,
+    Recovered,
+)
+from tcpnewconn.observer import Observer
+from tcpnewconn.pairs import Pairs, Side
+from tcpnewconn.reporting.seldom import Seldom
+from tcpnewconn.reporting.sinks import say
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.sections import Section, Sections
+from tcpnewconn.tracking.missed import Missed
+from tcpnewconn.tracking.run import Notifications
+
+# Seconds for which a namespace is remembered that has no process any more: its sockets can be in TIME_WAIT (60), and its next
+# process can come.
+_REMEMBERED = 120.0
+# Intervals after which a namespace is polled whose counters are the same.
+_WHOLE_EVERY = 60
+# After a change it is polled twice: a poll can leave a row out.
+_AFTER_A_CHANGE = 2
+# So many namespaces are polled one because of the other: each takes room on the stack.
+_DEEPEST = 20
+_LOOPBACK6 = b"\0" * 15 + b"\1"
+# So many of its processes are asked for the one that has started them.
+_MOST_ASKED = 16
+# So many seconds' share is the most that is made up for in later intervals.
+_LONGEST_DEBT = 60.0
+
+
+@dataclass
+class _Other:
+    """One namespace. Times are monotonic, in seconds."""
+
+    key: Key
+    observer: Observer
+    proc: ProcNet
+    addresses: Addresses
+    side: Side
+    # It was there at the first start of the program.
+    startup: bool
+    missed: Missed
+    # Sockets that the current poll has shown for the first time.
+    shown: int = 0
+    # As of the last poll.
+    counters: Counters | None = None
+    # It is polled so many times again, whatever its counters say.
+    polls_due: int = 0
+    # The interval in which it is polled without a change.
+    whole_at: int = 0
+    # Its addresses are known.
+    begun: bool = False
+    # It is being polled.
+    polling: bool = False
+    not_before: float = float("-inf")
+    # When it was found without a process.
+    gone: float | None = None
+    paths: dict[int, str] = field(default_factory=dict)
+
+
+class Others:
+    """All namespaces but the host's, which `host` observes. `report` takes the events of all."""
+
+    def __init__(
+        self,
+        here: Host,
+        host: Observer,
+        report: Callable[[Event], None],
+        units: Units,
+        log: StateLog | None,
+        root: str = "/proc",
+        cpu: Callable[[], float] = time.thread_time,
+    ) -> None:
+        self.included: bool | None = None
+        # The share of the time of one CPU that may be taken.
+        self.share = 0.01
+        # Why there are none, where they are wanted.
+        self.missing: str | None = None
+        self.results = dict.fromkeys(NAMESPACE_RESULTS, 0)
+        # CPU time that was taken.
+        self.seconds = 0.0
+        # How many were late in the last interval, and how many are not observed at all.
+        self.late = self.beyond = 0
+        self._here = here
+        self._host = host
+        self._report = report
+        self._units = units
+        self._root = root
+        self._cpu = cpu
+        self._namespaces: Namespaces | None = None
+        self._others: dict[Key, _Other] = {}
+        self._loaded: dict[Key, _Other] = {}
+        self._by_side: dict[Side, _Other] = {}
+        self._side = Side(observer=host)
+        self._pairs = Pairs(self._side, report, self._bring_up_to_date)
+        # The next look is the first of all.
+        self._first = True
+        self._interval = self._reads = 0
+        self._now = 0.0
+        # Seconds of CPU time that may be spent in this interval; below zero where more was.
+        self._left = 0.0
+        self._earned: float | None = None
+        # One is polled after each look, whatever that took.
+        self._may_poll_one = False
+        # Connections of namespaces that have ended that no poll has shown.
+        self._missed = 0
+        # How many sockets had been connected in them then.
+        self._ended: dict[Key, int | None] = {}
+        self._losses = Seldom()
+        # How many namespaces are being polled, one because of the other.
+        self._depth = 0
+        self._sections = Sections(log, self._load) if log is not None else None
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def _load(self, name: str, section: Section) -> None:
+        """A namespace of the run before."""
+        number, kernel = map(int, name.split("."))
+        key = Key(number, kernel)
+        self._loaded[key] = self._new(key, section, False)
+
+    def resume(self) -> None:
+        """The state of this boot was loaded."""
+        assert self._sections is not None
+        self._first = not self._sections.used
+        self._others = {key: other for key, other in self._loaded.items() if str(key) in self._sections}
+        self._loaded.clear()
+        for other in self._others.values():
+            other.observer.tracker.resume(time.monotonic(), 0)
+            other.gone = time.monotonic()
+
+    def _new(self, key: Key, section: Section | None, startup: bool) -> _Other:
+        here = Host(self._here.boot, str(key), DEFAULT_PORT_RANGE, False, self._here.users)
+        proc, addresses = ProcNet(self._root, users=here.users), Addresses()
+        observer = Observer(
+            proc, here, None, lambda event: self._take(other, event), Notifications.NONE, section, addresses=addresses
+        )
+        side, missed = Side(key.number, observer=observer), Missed(section)
+        other = _Other(key, observer, proc, addresses, side, startup, missed)
+        self._by_side[other.side] = other
+        return other
+
+    # --- which there are ---------------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(other.gone is None for other in self._others.values())
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open in them."""
+        return sum(other.observer.connections for other in self._others.values())
+
+    def kinds(self) -> dict[str, int]:
+        """How many there are, by the runtime of their container."""
+        kinds = dict.fromkeys(NAMESPACE_KINDS, 0)
+        for other in self._others.values():
+            if other.gone is not None:
+                continue
+            kinds[_kind(self._units.place(other.side.cgroup)) if other.side.cgroup else "other"] += 1
+        return kinds
+
+    def include(self, included: bool, share: float) -> None:
+        """Whether they are observed, and for which share of the time of one CPU."""
+        self.share = share
+        if included == self.included:
+            return
+        self.included = included
+        self.missing = None
+        if not included:
+            self._drop_all()
+            return
+        namespaces = Namespaces(self._root)
+        first = namespaces.of_first_process()
+        if not self._here.live:
+            self.missing = "this /proc is not that of the running kernel"
+        elif first is None:
+            self.missing = "processes of other users are hidden (ProtectProc=, hidepid=)"
+        elif not first:
+            self.missing = "this is not the network namespace of process 1"
+        if self.missing is None:
+            self._namespaces = namespaces
+        else:
+            self._drop_all()
+            say(f"Include=all has no effect: {self.missing}; the host's network namespace alone is observed", 4)
+
+    def _drop_all(self) -> None:
+        for other in self._others.values():
+            self._end(other)
+        self._others.clear()
+        self._ended.clear()
+        self._host.report_to(self._report)
+        self._namespaces, self._first = None, True
+        if self._sections is not None:
+            self._sections.use(False)
+        self.late = self.beyond = 0
+
+    def _end(self, other: _Other) -> None:
+        self._ended[other.key] = other.missed.end()
+        if len(self._ended) > MOST:
+            del self._ended[next(iter(self._ended))]
+        self._missed += other.missed.take()
+        self._pairs.assign(other.side, frozenset())
+        self._by_side.pop(other.side, None)
+        if self._sections is not None and str(other.key) in self._sections:
+            self._sections.end(str(other.key))
+
+    def look(self, now: float) -> None:
+        """An interval begins, before the host is polled: find out which namespaces there are, and of new ones their addresses."""
+        if self._namespaces is None:
+            return
+        if self._earned is None:
+            # The first time, whatever it takes.
+            self._left = float("inf")
+        else:
+            self._left = min(0.0, self._left) + self.share * (now - self._earned)
+        self._earned = self._now = now
+        self._interval += 1
+        self._read(self._side)
+        # Where looking takes longer than an interval's share, it waits until that is made up for.
+        self._may_poll_one = self._left > 0
+        if not self._may_poll_one:
+            return
+        began = self._cpu()
+        self._namespaces.look()
+        self.beyond = self._namespaces.beyond
+        found = self._namespaces.found
+        for key in found:
+            other = self._others.get(key)
+            if other is None:
+                other = self._others[key] = self._begin(key, now)
+            if other.gone is not None or not other.begun:
+                other.begun = True
+                with suppress(Gone), self._namespaces.opened(key) as directory:
+                    self._know_addresses(other, directory)
+            other.gone = None
+        self._forget(now)
+        if self._first and self._sections is not None:
+            self._sections.use(True)
+        self._first = False
+        # Without others the host's events take no way round.
+        self._host.report_to(self._take_host if self._others else self._report)
+        self._spent(began)
+
+    def _forget(self, now: float) -> None:
+        """Forget the namespaces that have had no process for long; where there are too many, those that have gone first."""
+        assert self._namespaces is not None
+        gone = [other for key, other in self._others.items() if key not in self._namespaces.found]
+        for other in gone:
+            if other.gone is None:
+                other.gone = now
+                self._pairs.assign(other.side, frozenset())
+        gone.sort(key=lambda other: other.gone or 0.0)
+        for position, other in enumerate(gone):
+            if now >= (other.gone or 0.0) + _REMEMBERED or position < len(gone) - MOST:
+                del self._others[other.key]
+                self._end(other)
+
+    def _begin(self, key: Key, now: float) -> _Other:
+        section = self._sections.begin(str(key), not self._first) if self._sections is not None else None
+        other = self._new(key, section, self._first)
+        # Of one that had ended for want of a process, and is back: from then on.
+        other.missed.begin(self._ended.pop(key, None if self._first else 0))
+        if not self._first:
+            # Its connections came while this program runs, or after the last run.
+            other.observer.tracker.resume(now, 0)
+        return other
+
+    def _know_addresses(self, other: _Other, directory: str) -> None:
+        addresses = frozenset(local_addresses(directory))
+        other.addresses.assign(addresses)
+        # Every namespace has those of its loopback.
+        self._pairs.assign(other.side, frozenset(one for one in addresses if one[0] != 127 and one != _LOOPBACK6))
+
+    def _take_host(self, event: Event) -> None:
+        self._pairs.take(self._side, event, time.monotonic())
+
+    def _read(self, side: Side) -> None:
+        """The tables of a namespace are read now."""
+        self._reads += 1
+        side.read = self._reads
+
+    def _spent(self, began: float) -> float:
+        took = self._cpu() - began
+        self.seconds += took
+        self._left -= took
+        return took
+
+    # --- polls -------------------------------------------------------------------------------------------------------
+
+    def poll(self, live: Callable[[], object] = lambda: None) -> None:
+        """Poll the namespaces that have changed, those first that have waited longest. The host was polled before.
+
+        `live` is called after each: together they can take longer than the watchdog waits.
+        """
+        if self._namespaces is None:
+            return
+        self.late = 0
+        began = self._side.read
+        for other in sorted(self._others.values(), key=lambda other: other.side.read):
+            if other.gone is None and not self._is_read(other, began):
+                self.late += 1
+                self.results["late"] += 1
+            live()
+        self._report_losses()
+        self._left = 0.0 if self._left == float("inf") else max(-self.share * _LONGEST_DEBT, self._left)
+
+    def _bring_up_to_date(self, side: Side, since: int) -> bool:
+        other = self._by_side[side]
+        return other.gone is None and self._is_read(other, since)
+
+    def _is_read(self, other: _Other, since: int) -> bool:
+        """Whether the tables of a namespace were read since then (Side.read); if not, and if there is time, they are now."""
+        if other.side.read > since or other.polling:
+            return True
+        if self._now < other.not_before or self._depth >= _DEEPEST:
+            return False
+        if self._left <= 0 and not self._may_poll_one:
+            return False
+        self._may_poll_one = False
+        self._read(other.side)
+        began = self._cpu()
+        self._depth += 1
+        other.polling = True
+        try:
+            result = self._poll_one(other)
+        finally:
+            self._depth -= 1
+            other.polling = False
+        if result is not None:
+            self.results[result] += 1
+        if not self._depth:
+            budget, took = self._left, self._spent(began)
+            if took > budget / 2:
+                # One that takes long does not keep the others waiting.
+                other.not_before = self._now + took / self.share
+        return True
+
+    def _poll_one(self, other: _Other) -> NamespaceResult | None:
+        """None where it has ended."""
+        assert self._namespaces is not None
+        try:
+            with self._namespaces.opened(other.key) as directory:
+                found = counters_of(directory)
+                if found is None or found != other.counters:
+                    other.polls_due = _AFTER_A_CHANGE
+                elif not other.polls_due and self._interval < other.whole_at:
+                    return "unchanged"
+                self._attribute(other)
+                with tables(directory, other.key) as (tcp, tcp6):
+                    other.proc.move(tcp, tcp6)
+                    self._know_addresses(other, directory)
+                    other.shown = 0
+                    other.observer.poll(self._now)
+                    if found is not None:
+                        other.missed.polled(found, other.observer.states.get(SYN_SENT, 0), other.shown)
+        except (Gone, Unreadable):
+            return None
+        other.counters = found
+        # Not all in the same interval.
+        other.whole_at = self._interval + 1 + (other.key.number - self._interval - 1) % _WHOLE_EVERY
+        other.polls_due = max(0, other.polls_due - 1)
+        if not OPENING.isdisjoint(other.observer.states):
+            # That they are established then changes no counter for sure: another can be closed meanwhile.
+            other.polls_due = max(1, other.polls_due)
+        return "polled"
+
+    def _report_losses(self) -> None:
+        others = self._others.values()
+        if not (self._missed or any(other.missed.count for other in others)) or not self._losses.due(self._now):
+            return
+        count, self._missed = self._missed + sum(other.missed.take() for other in others), 0
+        self._report(
+            Loss(
+                count,
+                "namespaces",
+                f"at most {count} connections in other network namespaces were not seen: they were opened and closed between two "
+                "polls. A shorter Interval= or a larger CPUQuota= shows more of them",
+            )
+        )
+
+    # --- whose it is -------------------------------------------------------------------------------------------------
+
+    def _attribute(self, other: _Other) -> None:
+        """The cgroup that the processes of a namespace share; with it, its unit and container are known."""
+        assert self._namespaces is not None
+        paths = self._namespaces.cgroups(other.key)
+        if paths == other.paths:
+            return
+        other.paths, other.side.cgroup = paths, self._units.id(shared(paths.values()))
+        if not other.side.cgroup:
+            return
+        container = self._units.place(other.side.cgroup).container
+        if container is None or container.id is None or container.name is not None or container.runtime != "podman":
+            return
+        for process in list(other.paths)[:_MOST_ASKED]:
+            name = podman_name(process, container.id, self._root)
+            if name is not None:
+                self._units.name_container(container.id, name)
+                return
+
+    def _take(self, other: _Other, event: Event) -> None:
+        if isinstance(event, Degraded | Recovered):
+            # Of its tables: it ends.
+            return
+        if isinstance(event, Connection):
+            other.shown += 2 if event.direction == INTERNAL else 1
+            event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
+        elif isinstance(event, Listener):
+            startup = event.startup and other.startup
+            event = replace(event, netns=other.key.number, cgroup=event.cgroup or other.side.cgroup, startup=startup)
+        elif isinstance(event, Loss):
+            event = replace(event, message=f"Network namespace {other.key.number}: {event.message}")
+        self._pairs.take(other.side, event, self._now)
+
+
+def _kind(place: Place) -> str:
+    if place.container is None:
+        return "other"
+    if place.container.runtime is not None:
+        return place.container.runtime
+    return "kubernetes" if place.container.pod is not None else "other"

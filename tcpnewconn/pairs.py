@@ -1,0 +1,252 @@
+"""Connections between two network namespaces of this host: two sockets that mirror each other exactly are one connection.
+
+It is reported with the first of its sockets that is seen. The other namespace expects the other socket from then on, and does
+not report it. Where an address is translated on the way, or a program forwards the data, the sockets do not mirror each other:
+those are several connections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from tcpnewconn.model import (
+    EGRESS,
+    INGRESS,
+    INTERNAL,
+    UNKNOWN,
+    Caller,
+    Closed,
+    Connection,
+    Event,
+    FourTuple,
+    four_tuple_of,
+    mirrored,
+)
+from tcpnewconn.observer import Observer
+
+# So many open connections are remembered whose closed events are to repeat what was reported of them.
+_MOST_REMEMBERED = 65_536
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(eq=False)
+class Side:
+    """A namespace: its number (0: the host's own), the cgroup that its processes share (0: none), its addresses.
+
+    `observer` is set once it has been made.
+    """
+
+    netns: int = 0
+    cgroup: int = 0
+    addresses: frozenset[bytes] = frozenset()
+    observer: Observer | None = None
+    # When its tables were read, counted.
+    read: int = 0
+
+    @property
+    def observes(self) -> Observer:
+        assert self.observer is not None
+        return self.observer
+
+
+class Pairs:
+    """`bring_up_to_date` polls a namespace, unless its tables were read since then (Side.read); whether they were."""
+
+    def __init__(
+        self, host: Side, report: Callable[[Event], None], bring_up_to_date: Callable[[Side, int], bool]
+    ) -> None:
+        self._host = host
+        self._report = report
+        self._bring_up_to_date = bring_up_to_date
+        # The namespaces that have an address, but for the host's.
+        self._by_address: dict[bytes, list[Side]] = {}
+        # Connections whose other end is looked for; the events of other ends that were found meanwhile.
+        self._other_ends: dict[FourTuple, list[tuple[Side, Connection]]] = {}
+        # What was reported of a connection of the host: by the 4-tuple that the host expects; by the id that its observer gave.
+        self._reported: dict[FourTuple, Connection] = {}
+        self._closing: dict[str, Connection] = {}
+
+    def assign(self, side: Side, addresses: frozenset[bytes]) -> None:
+        """A namespace has these addresses now."""
+        before, side.addresses = side.addresses, addresses
+        for address in before - addresses:
+            sides = self._by_address[address]
+            sides.remove(side)
+            if not sides:
+                del self._by_address[address]
+        for address in addresses - before:
+            self._by_address.setdefault(address, []).append(side)
+
+    def take(self, side: Side, event: Event, now: float) -> None:
+        """An event of one namespace: it is reported, unless it is of the other end of a connection that was reported."""
+        if isinstance(event, Connection):
+            connection = self._paired(side, event, now)
+            if connection is not None:
+                self._report(connection)
+        elif isinstance(event, Closed) and event.id in self._closing:
+            self._report(_closed(event, self._closing.pop(event.id)))
+        else:
+            self._report(event)
+
+    def _paired(self, side: Side, event: Connection, now: float) -> Connection | None:
+        """The connection as it is to be reported; None if it was."""
+        four_tuple = _four_tuple(event)
+        if four_tuple is None:
+            return event
+        other_end, half = mirrored(four_tuple), len(four_tuple) // 2
+        if other_end in self._other_ends:
+            self._other_ends[other_end].append((side, event))
+            return None
+        if side.observes.tracker.take_expected(four_tuple, now):
+            reported = self._reported.pop(four_tuple, None)
+            if reported is not None:
+                _remember(self._closing, event.id, reported)
+            return None
+        remote = four_tuple[half:-2]
+        others = [other for other in self._by_address.get(remote, ()) if other is not side]
+        if side is not self._host and self._host.observes.addresses.has(remote):
+            return self._with_host(side, event, four_tuple, now) if not others else event
+        if not others:
+            return event
+        if event.detected_by == "notification":
+            if len(others) == 1:
+                # It is closed. Its other end can be in TIME_WAIT there.
+                others[0].observes.tracker.expect(other_end, now)
+            return event
+        return self._with_namespace(side, event, four_tuple, others, now)
+
+    def _with_host(self, side: Side, event: Connection, four_tuple: FourTuple, now: float) -> Connection | None:
+        """A connection of another namespace with the host."""
+        host, other_end = self._host.observes, mirrored(four_tuple)
+        info = host.look_up(other_end)
+        known = host.tracker.shown(other_end)
+        if info is None or info.timewait:
+            # Its notification is on its way, or it has been reported with that.
+            host.tracker.expect(other_end, now, at_once=True)
+            return event
+        if known is not None and known.cookie == info.cookie:
+            return None
+        opened_here = _opened_here(event)
+        if opened_here is None and (opened_there := host.opened_here(other_end)) is not None:
+            opened_here = not opened_there
+        there = _end(event, self._host, info.uid if info.inode else None, info.cgroup)
+        connection = _joined(event, there, opened_here)
+        host.tracker.expect(other_end, now)
+        if host.closed:
+            _remember(self._reported, other_end, connection)
+        return connection
+
+    def _with_namespace(
+        self, side: Side, event: Connection, four_tuple: FourTuple, others: list[Side], now: float
+    ) -> Connection | None:
+        """A connection that a poll shows, with one of these namespaces."""
+        other_end = mirrored(four_tuple)
+        found = self._other_ends[four_tuple] = []
+        try:
+            current = [other for other in others if self._bring_up_to_date(other, side.read)]
+        finally:
+            del self._other_ends[four_tuple]
+        standing = [other for other in current if other.observes.stands(other_end)]
+        if len(standing) != 1:
+            # Where several have these addresses, it is not known whose it is.
+            for _, there in found:
+                self._report(there)
+            if len(others) == 1:
+                # It was polled before that one was open, or there was no time to poll it.
+                others[0].observes.tracker.expect(other_end, now)
+            return event
+        [other] = standing
+        if found:
+            [(_, there)] = found
+        elif other.observes.tracker.shown(other_end) is not None:
+            # It was reported there, when this end was not seen yet.
+            return None
+        else:
+            # That poll is still being applied.
+            other.observes.tracker.expect(other_end, now)
+            there = _end(event, other, None, other.cgroup)
+        opened_here = _opened_here(event)
+        if opened_here is None and (opened_there := _opened_here(there)) is not None:
+            opened_here = not opened_there
+        connection = _joined(event, there, opened_here)
+        if side is self._host and side.observes.closed:
+            _remember(self._closing, event.id, connection)
+        return connection
+
+
+def _four_tuple(event: Connection) -> FourTuple | None:
+    """That of its socket in the namespace that has reported it; None where that is not known, or both ends are there."""
+    here, there = event.source, event.destination
+    if event.direction == INGRESS:
+        here, there = there, here
+    elif event.direction not in (EGRESS, UNKNOWN):
+        return None
+    if here.address is None or here.port is None or there.address is None or there.port is None:
+        return None
+    return four_tuple_of(here.address, here.port, there.address, there.port)
+
+
+def _opened_here(event: Connection) -> bool | None:
+    return None if event.direction == UNKNOWN else event.direction == EGRESS
+
+
+def _end(event: Connection, side: Side, uid: int | None, cgroup: int) -> Connection:
+    """The other end of a connection, which has no event; nor does it say which of the two has opened it."""
+    by = ("socket",) if uid is not None or (cgroup and not side.netns) else ()
+    return event._replace(
+        uid=uid, cgroup=cgroup, by=by, caller=None, accepted=None, netns=side.netns, direction=UNKNOWN
+    )
+
+
+def _joined(here: Connection, there: Connection, opened_here: bool | None) -> Connection:
+    """One connection of the events of both of its ends. It has the id of the first."""
+    source, destination = here.source, here.destination
+    if opened_here is None:
+        opened_here = True
+    elif opened_here != (here.direction != INGRESS):
+        source, destination = destination, source
+    opener, acceptor = (here, there) if opened_here else (there, here)
+    accepted = acceptor.caller or (Caller("listener", cgroup=acceptor.cgroup) if acceptor.cgroup else None)
+    return here._replace(
+        source=source,
+        destination=destination,
+        direction=INTERNAL,
+        uid=opener.uid,
+        cgroup=opener.cgroup,
+        by=opener.by,
+        caller=opener.caller,
+        accepted=accepted,
+        missing=opener.missing,
+        netns=opener.netns,
+    )
+
+
+def _closed(event: Closed, connection: Connection) -> Closed:
+    """A closed event that repeats what was reported of its connection."""
+    sent, received = event.source_bytes, event.destination_bytes
+    if event.source != connection.source:
+        sent, received = received, sent
+    return replace(
+        event,
+        source=connection.source,
+        destination=connection.destination,
+        direction=connection.direction,
+        id=connection.id,
+        source_bytes=sent,
+        destination_bytes=received,
+        uid=connection.uid,
+        cgroup=connection.cgroup,
+        by=connection.by,
+        caller=connection.caller,
+        accepted=connection.accepted,
+        netns=connection.netns,
+    )
+
+
+def _remember(where: dict[_Value, Connection], key: _Value, connection: Connection) -> None:
+    where[key] = connection
+    if len(where) > _MOST_REMEMBERED:
+        del where[next(iter(where))]

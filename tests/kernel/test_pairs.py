@@ -1,0 +1,251 @@
+"""Connections between network namespaces of one host: two sockets, one connection."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tcpnewconn.kernel.sockdiag import open_notifications
+from tests.kernel.test_others import cgroup, configuration, number_of  # noqa: F401
+from tests.support.containers import CONTAINER_ID, Host, container, host, join
+from tests.support.message_ids import CLOSED
+from tests.support.namespace import Namespace
+from tests.support.program import Event, Flow, Program, flow, flows, of_kind, running
+from tests.support.traffic import connect, listen
+
+AT_HOST, AT_ONE, AT_OTHER = "10.88.0.1", "10.88.0.5", "10.88.0.6"
+KILLS = 15
+Both = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def every(tmp_path: Path) -> tuple[str, str]:
+    # There is time to poll the other namespace, too, however short the interval is.
+    return configuration(tmp_path, "CPUQuota=100%")
+
+
+class Network:
+    """A host, and two containers, each joined with it, and with the other."""
+
+    def __init__(self, stack: ExitStack, cgroup: Path) -> None:  # noqa: F811
+        self.host: Host = stack.enter_context(host())
+        self.one = stack.enter_context(container(self.host, cgroup))
+        self.other = stack.enter_context(container(self.host))
+        join(self.host, self.one, (f"{AT_HOST}/32", f"{AT_ONE}/32"), "one")
+        join(self.host, self.other, (f"{AT_HOST}/32", f"{AT_OTHER}/32"), "other")
+        join(self.one, self.other, (f"{AT_ONE}/32", f"{AT_OTHER}/32"), "both")
+        for where, address, device in (
+            (self.host, AT_ONE, "one"),
+            (self.host, AT_OTHER, "other"),
+            (self.one, AT_HOST, "one"),
+            (self.one, AT_OTHER, "both"),
+            (self.other, AT_HOST, "other"),
+            (self.other, AT_ONE, "both"),
+        ):
+            where.ip("route", "add", f"{address}/32", "dev", device)
+        self.addresses: dict[Namespace, str] = {self.host: AT_HOST, self.one: AT_ONE, self.other: AT_OTHER}
+        self.listeners = {
+            where: stack.enter_context(listen(where, address, 8080)) for where, address in self.addresses.items()
+        }
+
+    def open(self, here: Namespace, there: Namespace, port: int = 0) -> Both:
+        client = connect(here, self.addresses[there], 8080, (self.addresses[here], port))
+        return client, self.listeners[there].accept()[0]
+
+
+@pytest.fixture
+def network(cgroup: Path) -> Iterator[Network]:  # noqa: F811
+    with ExitStack() as stack:
+        yield Network(stack, cgroup)
+
+
+def end(first: socket.socket, second: socket.socket) -> None:
+    """The first is in TIME_WAIT then."""
+    first.close()
+    assert second.recv(1) == b""
+    second.close()
+
+
+def whose(event: Event) -> tuple[str, str | None, str | None]:
+    return event["network.direction"], event.get("container.id"), event.get("tcpnewconn.accepted_by_container")
+
+
+def test_a_connection_between_host_and_container_is_one_with_both_sides(
+    network: Network, every: tuple[str, str]
+) -> None:
+    with running(network.host, *every) as program:
+        kept = [network.open(network.host, network.one), network.open(network.one, network.host)]
+        program.wait_for_connections(2)
+        program.poll_again(3)
+        kept.append(network.open(network.one, network.other))
+        kept.append(network.open(network.other, network.one))
+        program.wait_for_connections(4)
+        program.poll_again(3)
+        for client, accepted in kept:
+            end(client, accepted)
+        program.poll_again(3)
+    assert len(flows(program.events)) == len(program.connections) == 4
+    by_ends = {(event["source.address"], event["destination.address"]): whose(event) for event in program.connections}
+    assert by_ends == {
+        (AT_HOST, AT_ONE): ("internal", None, CONTAINER_ID),
+        (AT_ONE, AT_HOST): ("internal", CONTAINER_ID, None),
+        (AT_ONE, AT_OTHER): ("internal", CONTAINER_ID, None),
+        (AT_OTHER, AT_ONE): ("internal", None, CONTAINER_ID),
+    }
+    namespaces = {event["source.address"]: event.get("tcpnewconn.netns") for event in program.connections}
+    assert namespaces == {AT_HOST: None, AT_ONE: number_of(network.one), AT_OTHER: number_of(network.other)}
+
+
+@pytest.mark.parametrize("interval", ["100ms", "1s"])
+@pytest.mark.parametrize("client_first", [True, False])
+@pytest.mark.parametrize("from_host", [True, False])
+def test_a_short_one_is_logged_once_whoever_is_in_time_wait(
+    network: Network, every: tuple[str, str], from_host: bool, client_first: bool, interval: str
+) -> None:
+    here, there = (network.host, network.one) if from_host else (network.one, network.host)
+    with running(network.host, *every, interval=interval) as program:
+        for port in range(20_000, 20_020):
+            client, accepted = network.open(here, there, port)
+            end(client, accepted) if client_first else end(accepted, client)
+        program.wait_for_connections(20)
+        program.poll_again(3)
+    assert len(flows(program.events)) == len(program.connections) == 20
+
+
+def test_neither_a_restart_nor_sigkill_repeats_one(network: Network, every: tuple[str, str], tmp_path: Path) -> None:
+    options = (*every, "--state", str(tmp_path / "state"))
+    program = Program(network.host, *options)
+    program.ready()
+    kept = [network.open(network.host, network.one), network.open(network.one, network.other)]
+    program.wait_for_connections(2)
+    # What it has logged is on record.
+    program.poll_again(1)
+    program.kill()
+    kept.append(network.open(network.one, network.host))
+    kept.append(network.open(network.other, network.one))
+    with running(network.host, *options) as again:
+        again.wait_for_connections(2)
+        again.poll_again(3)
+        for client, accepted in kept:
+            end(accepted, client)
+        again.poll_again(3)
+    with running(network.host, *options) as third:
+        third.poll_again(3)
+    assert len(program.connections) == len(again.connections) == 2
+    assert {whose(event)[0] for event in program.connections + again.connections} == {"internal"}
+    assert third.connections == []
+
+
+def test_the_closed_event_repeats_what_was_logged(network: Network, tmp_path: Path) -> None:
+    file = tmp_path / "closed.conf"
+    file.write_text("[Report]\nBurstLimit=0\nClosed=yes\n[Namespaces]\nInclude=all\nCPUQuota=100%\n")
+    with running(network.host, "--config", str(file)) as program:
+        kept = [network.open(network.host, network.one), network.open(network.one, network.host)]
+        program.wait_for_connections(2)
+        program.poll_again(3)
+        for client, accepted in kept:
+            client.send(b"12345")
+            accepted.recv(5)
+            end(client, accepted)
+        program.wait(lambda: len(of_kind(program.events, CLOSED)) == 2, "closed events")
+    logged = {event["tcpnewconn.connection_id"]: event for event in program.connections}
+    for event in of_kind(program.events, CLOSED):
+        opened = logged[event["tcpnewconn.connection_id"]]
+        assert (flow(event), whose(event)) == (flow(opened), whose(opened))
+        assert event.get("tcpnewconn.netns") == opened.get("tcpnewconn.netns")
+        assert (event["source.bytes"], event["destination.bytes"]) == (5, 0)
+
+
+def test_addresses_alone_make_no_pair(network: Network, every: tuple[str, str]) -> None:
+    """Another namespace, to which there is no way from here, has the address that a connection goes to."""
+    with container(network.host) as far:
+        far.address(f"{AT_OTHER}/32")
+        with (
+            listen(far, AT_OTHER, 8080) as listener,
+            connect(far, AT_OTHER, 8080),
+            listener.accept()[0],
+            running(network.host, *every) as program,
+        ):
+            client, accepted = network.open(network.one, network.other)
+            program.wait_for_connections(2)
+            program.poll_again(3)
+            client.close()
+            accepted.close()
+        [event] = [event for event in program.connections if event["source.address"] == AT_ONE]
+        assert whose(event) == ("internal", CONTAINER_ID, None)
+
+
+class Traffic(threading.Thread):
+    """Opens connections between the namespaces every few milliseconds, and closes them after some, in random order."""
+
+    def __init__(self, network: Network, chance: random.Random) -> None:
+        super().__init__()
+        self.made: Counter[Flow] = Counter()
+        self.problem: Exception | None = None
+        self._network = network
+        self._chance = chance
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        kept: list[Both] = []
+        # No port is used twice: addresses and ports name a connection.
+        ports = itertools.count(20_000)
+        try:
+            # Paced, not waited for.
+            while not self._stopping.wait(self._chance.uniform(0, 0.02)):
+                here, there = self._chance.sample(list(self._network.addresses), 2)
+                client, accepted = self._network.open(here, there, next(ports))
+                self.made[(*client.getsockname(), *client.getpeername())] += 1
+                kept.append((client, accepted))
+                for _ in range(self._chance.choice((0, 1, 1, 2)) if len(kept) < 20 else 2):
+                    if kept:
+                        # Whoever closes first is in TIME_WAIT, for longer than the test lasts.
+                        one = kept.pop(self._chance.randrange(len(kept)))
+                        end(*(one if self._chance.random() < 0.5 else one[::-1]))
+            for one in kept:
+                end(*one)
+        except Exception as problem:
+            self.problem = problem
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+
+
+def test_killed_at_any_moment_it_logs_every_connection_of_every_namespace_once(
+    network: Network, tmp_path: Path
+) -> None:
+    chance = random.Random(15)
+    # Often there is no time to poll the other namespace.
+    options = (*configuration(tmp_path), "--state", str(tmp_path / "state"))
+    traffic = Traffic(network, chance)
+    found: list[Event] = []
+    with network.host.entered():
+        notifications = open_notifications()
+    traffic.start()
+    for _ in range(KILLS):
+        program = Program(network.host, *options, notifications=notifications)
+        program.ready()
+        wanted = program.polls + chance.randrange(4)
+        program.wait(lambda: program.polls >= wanted, "polls")  # noqa: B023
+        program.kill()
+        assert program.said == []
+        found += program.connections
+    traffic.stop()
+    assert traffic.problem is None
+    with running(network.host, *options, notifications=notifications) as program:
+        program.poll_again(4)
+    found += program.connections
+    notifications.close()
+    # One that is repeated after SIGKILL has the same id.
+    ids = {event["tcpnewconn.connection_id"]: flow(event) for event in found}
+    logged = Counter(ids.values())
+    assert logged == traffic.made, (logged - traffic.made, traffic.made - logged)
