@@ -144,6 +144,8 @@ WALL = {"time", "time_ns", "now", "utcnow", "today", "localtime", "gmtime", "cti
 STEADY = {"monotonic", "monotonic_ns", "perf_counter", "process_time", "sleep", "clock_gettime_ns", "CLOCK_MONOTONIC"}
 # By the second /proc counts when a process was started.
 STEADY |= {"clock_gettime", "CLOCK_BOOTTIME"}
+# CPU time, of which other namespaces get a share.
+STEADY |= {"thread_time"}
 
 
 def test_no_module_decides_by_the_time_of_day() -> None:
