@@ -122,6 +122,7 @@ def test_an_event_that_records_something_else_is_removed(outcomes: dict[str, Any
 
 def test_a_masked_oneshot_records_nothing_until_it_is_unmasked(outcomes: dict[str, Any]) -> None:
     assert without(outcomes["trace when masked"], "others") == {**NOTHING, "instances": []}
+    assert "PROCESS_THREAD_ID" not in only(outcomes["connection when masked"])
     assert without(outcomes["trace when unmasked"], "others") == RECORDED
 
 

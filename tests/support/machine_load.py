@@ -177,9 +177,3 @@ def judged(found: Iterable[Entry]) -> dict[str, object]:
         "used again": sum(count - 1 for count in ports.values()),
         "pids used again": sum(count - 1 for count in threads.values()),
     }
-
-
-def steps() -> None:
-    ways()
-    mixed()
-    small_rings()

@@ -67,13 +67,15 @@ def first_boot() -> None:
     with_default_settings()
     machine_owners.set_up()
     machine_programs.steps()
-    # After a deletion, nothing is taken from calls for two polls: these come before.
     machine_owners.gone_units()
     machine_owners.of_threads()
     machine_owners.from_a_peer()
     machine_owners.failed_attempts()
-    machine_load.steps()
+    machine_load.ways()
+    machine_load.mixed()
     machine_owners.killed_under_load()
+    # After records were lost or events deleted, connections are not attributed until polls have shown those that are open.
+    machine_load.small_rings()
     machine_owners.beside_trace_cmd()
     machine_owners.restarted_underneath()
     machine_trace.steps()
@@ -88,7 +90,9 @@ def many_connections() -> None:
     machine_load.prepare()
     install()
     machine_owners.set_up()
-    machine_load.steps()
+    machine_load.ways()
+    machine_load.mixed()
+    machine_load.small_rings()
 
 
 def few_connections() -> None:
