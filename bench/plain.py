@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -82,8 +83,8 @@ def _record(instance: Instance, connect: bool, destroyed: bool = False) -> None:
 
 
 @contextmanager
-def _service(trace: bool, printed: Path, metrics: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """It writes JSON lines to a file."""
+def _service(trace: bool, printed: Path, metrics: Path, small: bool) -> Iterator[subprocess.Popen[bytes]]:
+    """It writes JSON lines to a file. If not `small`, it attributes connections from the beginning of the block on."""
     marker = Path(DIRECTORY).parent / WANTED
     marker.write_text(PLAIN if trace else "")
     configuration = printed.with_suffix(".conf")
@@ -105,7 +106,7 @@ def _service(trace: bool, printed: Path, metrics: Path) -> Iterator[subprocess.P
             stdout=output,
         )
         try:
-            time.sleep(_ATTRIBUTES_AFTER)
+            time.sleep(0.5 if small else _ATTRIBUTES_AFTER)
             yield program
         finally:
             program.send_signal(signal.SIGTERM)
@@ -126,9 +127,12 @@ def _in_unit(*command: str) -> None:
 
 
 def _loads(directory: Path) -> dict[str, Callable[[int], None]]:
-    """Programs that open so many connections, each a process of its own that ends at once."""
-    (directory / "connect.c").write_text(_IN_C)
-    subprocess.run(["cc", "-O2", "-o", str(directory / "connect"), str(directory / "connect.c")], check=True)
+    """Programs that open so many connections, each a process of its own that ends at once. One needs a compiler."""
+    in_c = {}
+    if shutil.which("cc"):
+        (directory / "connect.c").write_text(_IN_C)
+        subprocess.run(["cc", "-O2", "-o", str(directory / "connect"), str(directory / "connect.c")], check=True)
+        in_c["connect and exit, in C"] = str(directory / "connect")
 
     def again(command: str) -> Callable[[int], None]:
         return lambda count: _in_unit("bash", "-c", f"for i in $(seq {count}); do {command}; done")
@@ -136,7 +140,7 @@ def _loads(directory: Path) -> dict[str, Callable[[int], None]]:
     return {
         "curl": again(f"curl --silent --output /dev/null http://127.0.0.1:{PORT}/"),
         "a shell's /dev/tcp": again(f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{PORT}'"),
-        "connect and exit, in C": again(str(directory / "connect")),
+        **{load: again(command) for load, command in in_c.items()},
         "a fork for each, 500 per second": lambda count: _in_unit(sys.executable, "-c", _FORKS, str(count), "500"),
     }
 
@@ -151,9 +155,9 @@ def shares(small: bool) -> Group:
             _record(instance, True)
             for load, run in _loads(Path(name)).items():
                 printed = Path(name) / "printed"
-                with _service(True, printed, Path(name) / "metrics"):
+                with _service(True, printed, Path(name) / "metrics", small):
                     run(count)
-                    time.sleep(1)
+                    time.sleep(0.5 if small else 1)
                 seen, known = _known(printed)
                 results.append(Result(f"reported, {load}", f"{seen:,} of {count:,}", "all", seen == count))
                 results.append(Result(f"with unit, {load}", f"{known / count:.1%}"))
@@ -184,7 +188,7 @@ def throughput(small: bool) -> Group:
                 if rates is alone:
                     rates[recorded].append(_rate(seconds))
                     continue
-                with _service(bool(recorded), printed, metrics) as program:
+                with _service(bool(recorded), printed, metrics, small) as program:
                     cpu, before = cpu_of(program.pid), accepted()
                     rates[recorded].append(_rate(seconds))
                     time.sleep(1)

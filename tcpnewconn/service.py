@@ -32,8 +32,8 @@ _AT_ONCE = 500
 # Before a poll every waiting notification is processed; under a load that never pauses, at most so many.
 _BEFORE_POLL = 20_000
 # After destroyed sockets the next are awaited for so many milliseconds, and processed together: waking up for each of them costs
-# as much as processing it (measured).
-_REST = 2
+# as much as processing it (measured). Not where calls of threads that are soon gone must be read.
+_REST = 5
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
@@ -166,9 +166,9 @@ class Service:
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
-                if self._rests:
-                    resting.poll(_REST)
                 watched = self._watch_calls(selector, watched)
+                if self._rests and not watched:
+                    resting.poll(_REST)
                 woken = {key.fd for key, _ in selector.select(self._timeout(now, due))}
                 if self.outbox.pipe in woken:
                     raise BrokenPipeError

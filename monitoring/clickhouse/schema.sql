@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS tcpnewconn.events
     accepted_by_container LowCardinality(String),
     runtime LowCardinality(String),
     pod LowCardinality(String),
+    netns UInt64 CODEC(ZSTD(1)),
     pid UInt32 CODEC(ZSTD(1)),
     thread UInt32 CODEC(ZSTD(1)),
     thread_name LowCardinality(String),
@@ -139,7 +140,7 @@ WITH
         `source.address` String, `source.port` UInt16, `destination.address` String, `destination.port` UInt16,
         `object.systemd_unit` String, `object.systemd_user_unit` String, `process.name` String, `process.pid` UInt32,
         `process.thread.id` UInt32, `process.thread.name` String, `user.id` String, `user.name` String,
-        `container.id` String, `container.name` String, `container.runtime` String, `k8s.pod.uid` String,
+        `container.id` String, `container.name` String, `container.runtime` String, `k8s.pod.uid` String, `tcpnewconn.netns` UInt64,
         `network.connection.state` String, `error.code` String, `source.bytes` UInt64, `destination.bytes` UInt64,
         `event.duration` UInt64, `tcpnewconn.connection_id` String, `tcpnewconn.detected_by` String,
         `tcpnewconn.attributed_by` Array(String), `tcpnewconn.accepted_by_unit` String,
@@ -175,6 +176,7 @@ SELECT
     tupleElement(e, 'tcpnewconn.accepted_by_container') AS accepted_by_container,
     tupleElement(e, 'container.runtime') AS runtime,
     tupleElement(e, 'k8s.pod.uid') AS pod,
+    tupleElement(e, 'tcpnewconn.netns') AS netns,
     tupleElement(e, 'process.pid') AS pid,
     tupleElement(e, 'process.thread.id') AS thread,
     tupleElement(e, 'process.thread.name') AS thread_name,
@@ -216,11 +218,13 @@ FROM tcpnewconn.events WHERE direction != 'internal' AND address != toIPv6('::')
 
 -- Hours whose edges are not counted, or may have changed. The last refresh may be at work yet: those since the one before
 -- it, and five minutes for an insert that was under way then. What comes late can be the first of what the next hour repeats.
+-- Never one whose events may have gone: its edges stay as they were.
 CREATE VIEW IF NOT EXISTS tcpnewconn.pending AS
 SELECT DISTINCT host, arrayJoin([hour, hour + INTERVAL 1 HOUR]) AS hour
 FROM tcpnewconn.hours
 WHERE toUnixTimestamp(received) + 300 >= ifNull(
-    (SELECT toUnixTimestamp(version) FROM (SELECT DISTINCT version FROM tcpnewconn.refreshes ORDER BY version DESC LIMIT 2) LIMIT 1 OFFSET 1), 0);
+    (SELECT toUnixTimestamp(version) FROM (SELECT DISTINCT version FROM tcpnewconn.refreshes ORDER BY version DESC LIMIT 2) LIMIT 1 OFFSET 1), 0)
+    AND hour > now('UTC') - INTERVAL 88 DAY;
 
 -- The service logs first and saves its state after that. Killed in between, it logs the same connections again after its
 -- start, with the same ids: those of the ten minutes after a start that were logged around the end of the observation before.

@@ -4,6 +4,11 @@
 
 CREATE SETTINGS PROFILE IF NOT EXISTS tcpnewconn_insert SETTINGS
     max_execution_time = 60,
+    -- A server gathers the inserts of many hosts into one, and answers when that is on disk.
+    async_insert = 1,
+    wait_for_async_insert = 1,
+    async_insert_busy_timeout_max_ms = 1000,
+    async_insert_max_data_size = 100000000,
     -- On a cluster: an insert is answered when it is on its shard.
     distributed_foreground_insert = 1;
 

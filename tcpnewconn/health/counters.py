@@ -23,7 +23,6 @@ from tcpnewconn.model import (
     Reason,
     Recovered,
     Source,
-    family,
 )
 
 FAMILIES = ("ipv4", "ipv6")
@@ -56,7 +55,9 @@ class Counters:
         self.degraded = dict.fromkeys(SOURCES, False)
 
     def connection(self, event: Connection, summarized: bool) -> None:
-        self.connections[event.direction, family(event.source, event.destination)] += 1
+        # As model.family(), without the call: this is done with every connection.
+        address = event.source.address or event.destination.address
+        self.connections[event.direction, "ipv4" if address is not None and len(address) == 4 else "ipv6"] += 1
         self.detected_by[event.detected_by] += 1
         self.summarized += summarized
         for way in event.by:

@@ -237,7 +237,8 @@ class Renderer:
         place = self._place(cgroup)
         user = self._user(uid, place)
         if self._netns is not None:
-            entry["TCPNEWCONN_NETNS"] = self._netns
+            # That of the connection is there already, where it is in another one than the service.
+            entry.setdefault("TCPNEWCONN_NETNS", self._netns)
         if uid is not None:
             entry["USER_ID"] = str(uid)
         if user is not None:

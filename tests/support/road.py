@@ -23,6 +23,8 @@ _ROLES = TREE / "ansible" / "roles"
 _EVERY = {"SYSLOG_IDENTIFIER": "tcpnewconn", "PRIORITY": "6", "EVENT_CATEGORY": "network", "EVENT_TYPE": "info"}
 
 
+# The user of the service, as the journal writes it.
+UID = "998"
 # Events that rsyslog may have in memory, and of one batch: few, so that an outage has more.
 MEMORY, BATCH = 1200, 400
 
@@ -47,6 +49,7 @@ class Road:
             "__tcpnewconn_clickhouse_state": self.state,
             "__tcpnewconn_clickhouse_tls": place / "tls-of-the-host",
             "__tcpnewconn_clickhouse_retry": 1,
+            "__tcpnewconn_clickhouse_uid": UID,
             "__tcpnewconn_clickhouse_memory": MEMORY,
             "__tcpnewconn_clickhouse_batch": BATCH,
             "tcpnewconn_clickhouse_remote": True,
