@@ -54,6 +54,7 @@ def shown(said: dict[str, Any]) -> Group:
     ]
     remarks = [
         f"Linux {said['boot 1']['kernel']}, emulated; accepted by nginx, and the 50 users' by a server of our own",
+        f"not attributed before those, by the metrics: {'; '.join(ways['not attributed'])}",
         f"The 50 users' connections came from {mixed['ports']} local ports ({mixed['used again']:,} were used again), "
         f"and from processes whose ids were used again {mixed['pids used again']:,} times",
     ]

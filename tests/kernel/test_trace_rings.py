@@ -66,6 +66,8 @@ print(json.dumps(dict(read=read, overwritten=sum(ring.overwritten for ring in ri
     assert found["gone"]
 
 
+# Both have the instance and the events of the service.
+@pytest.mark.xdist_group("oneshot")
 def test_the_oneshot_records_the_plain_event_where_it_is_asked_to_and_leaves_nothing() -> None:
     found = in_tracefs("""
 import tempfile
@@ -104,6 +106,7 @@ print(json.dumps(dict(recorded=recorded, groups=sorted(groups), modes=sorted(mod
     assert found["left"] == ["instance"]
 
 
+@pytest.mark.xdist_group("oneshot")
 def test_the_oneshot_records_or_says_why_not_and_leaves_nothing() -> None:
     found = in_tracefs("""
 import tempfile

@@ -77,7 +77,9 @@ def ways() -> None:
             for entry in found
         )
         outcome[name] = {"logged": len({each["TCPNEWCONN_CONNECTION_ID"] for each in found}), "owners": owners}
-    say("ways", {"made": counts, "lost": lost(), **outcome})
+    # The metrics are written after each poll.
+    not_attributed = run("grep -h ^tcpnewconn_connections_not_attributed_total /run/tcpnewconn/*.prom").splitlines()
+    say("ways", {"made": counts, "lost": lost(), "not attributed": not_attributed, **outcome})
 
 
 def lost() -> int:
