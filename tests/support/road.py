@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import socket
@@ -57,8 +58,9 @@ class Road:
             "tcpnewconn_clickhouse_port": self._port,
             "tcpnewconn_clickhouse_wait": wait,
         }
-        for name in ("rsyslog.conf", "rewind.sh"):
-            (place / name).write_text(rendered(f"tcpnewconn_clickhouse/templates/{name}.j2", **values))
+        (place / "rsyslog.conf").write_text(rendered("tcpnewconn_clickhouse/templates/rsyslog.conf.j2", **values))
+        unit = rendered("tcpnewconn_clickhouse/templates/tcpnewconn-clickhouse.service.j2", **values)
+        (self._rewind,) = re.findall(r"(?m)^ExecStartPre=/etc/tcpnewconn-clickhouse/(rewind .*)$", unit)
 
     def _certificates(self) -> None:
         authority = Authority(self.place / "authority")
@@ -104,7 +106,7 @@ class Road:
     def start_rsyslog(self) -> None:
         own_journal = f"mount --bind '{self.place}/journal' /var/log/journal"
         Path("/var/log/journal").mkdir(exist_ok=True)
-        rewind = f"sh '{self.place}/rewind.sh'"
+        rewind = f"'{_ROLES}/tcpnewconn_clickhouse/files'/{self._rewind}"
         command = f"{own_journal}; {rewind}; exec rsyslogd -n -i NONE -f '{self.place}/rsyslog.conf'"
         self._rsyslog = _started("unshare", "--mount", "--propagation=private", "sh", "-euc", command)
 
