@@ -55,15 +55,16 @@ _TIMER_TIME_WAIT = 3  # net/ipv4/inet_diag.c, inet_twsk_diag_fill()
 
 # Offsets in struct tcp_info: of tcpi_last_ack_recv, tcpi_min_rtt, tcpi_bytes_sent (and tcpi_bytes_retrans, since Linux 4.19).
 _LAST_ACK, _MIN_RTT, _SENT = 56, 148, 200
-# From tcpi_last_ack_recv by way of tcpi_rtt, tcpi_total_retrans, tcpi_bytes_acked and tcpi_bytes_received to tcpi_min_rtt.
-_INFO = struct.Struct("=I8xI28xI16xQQ12xI")
+# From tcpi_last_ack_recv by way of tcpi_rtt, tcpi_rcv_space, tcpi_total_retrans, tcpi_bytes_acked and tcpi_bytes_received to
+# tcpi_min_rtt.
+_INFO = struct.Struct("=I8xI24xII16xQQ12xI")
 _INFO_SIZE = _MIN_RTT + 4
 _SENT_BYTES = struct.Struct("=QQ")
 _NEVER = 0xFFFFFFFF
 
 # All of that at once, of IPv4 and in the order of every kernel that was seen: behind the socket INET_DIAG_PROTOCOL, which is one
 # byte, then INET_DIAG_INFO. One call of unpack_from() in place of nine.
-_USUAL = struct.Struct("=IH10xB3x2s2s16s16s4xQ20xHH4xHH56xI8xI28xI16xQQ12xI48xQQ")
+_USUAL = struct.Struct("=IH10xB3x2s2s16s16s4xQ20xHH4xHH56xI8xI24xII16xQQ12xI48xQQ")
 _INET_DIAG_PROTOCOL, _PROTOCOL_SIZE = 10, ATTRIBUTE.size + 1
 _USUAL_INFO_AT = _AFTER_MESSAGE + ATTRIBUTE.size + 4
 _USUAL_INFO_SIZE = ATTRIBUTE.size + _SENT + _SENT_BYTES.size
@@ -182,6 +183,7 @@ def parse_notification(message: bytes | bytearray, size: int | None = None) -> D
             info,
             idle,
             rtt,
+            space,
             retransmits,
             acked,
             received,
@@ -204,7 +206,9 @@ def parse_notification(message: bytes | bytearray, size: int | None = None) -> D
                 (
                     source[:4] + sport + remote[:4] + dport,
                     cookie,
-                    min_rtt != _NEVER or received > 0,
+                    # The round trip may never have been measured: SYN cookies without timestamps, no byte, and a reset. The space
+                    # is set once a socket is established (tcp_init_transfer(), net/ipv4/tcp_input.c).
+                    min_rtt != _NEVER or received > 0 or space > 0,
                     dport == _ZERO_PORT,
                     _tuple(Traffic, (sent - again, acked, received, rtt, retransmits)),
                     idle / 1000,
@@ -232,12 +236,12 @@ def _parse_any(message: bytes | bytearray, size: int) -> DestroyedSocket | None:
     at = attribute(message, _AFTER_MESSAGE, length, _INET_DIAG_INFO, _INFO_SIZE)
     if at is None:
         return None
-    idle, rtt, retransmits, acked, received, min_rtt = _INFO.unpack_from(message, at + _LAST_ACK)
+    idle, rtt, space, retransmits, acked, received, min_rtt = _INFO.unpack_from(message, at + _LAST_ACK)
     # By position: by name takes three times as long.
     return DestroyedSocket(
         source + sport + remote + dport,
         cookie,
-        min_rtt != _NEVER or received > 0,
+        min_rtt != _NEVER or received > 0 or space > 0,
         dport == _ZERO_PORT,
         Traffic(_sent(message, at, acked), acked, received, rtt, retransmits),
         idle / 1000,

@@ -118,3 +118,20 @@ def test_it_is_not_reported_again_after_more_than_a_minute(hosts: tuple[Namespac
         )
         program.poll_again()
     assert sorted(event["source.port"] for event in program.connections) == sources, program.messages()
+
+
+def test_a_connection_whose_round_trip_was_never_measured_is_reported(hosts: tuple[Namespace, Namespace]) -> None:
+    """Accepted by SYN cookies without timestamps, and reset before any byte: a connect() that failed looks nearly the same."""
+    here, there = hosts
+    for host in hosts:
+        host.sysctl("net.ipv4.tcp_timestamps", "0")
+    here.sysctl("net.ipv4.tcp_syncookies", "2")
+    with running(here, interval="1h") as program, listen(here, HERE) as listener:
+        for _ in range(COUNT):
+            opened = connect(there, *listener.getsockname())
+            accepted = listener.accept()[0]
+            reset(opened)
+            with pytest.raises(ConnectionResetError):
+                accepted.recv(1)
+            accepted.close()
+        program.wait_for_connections(COUNT)

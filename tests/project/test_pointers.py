@@ -20,13 +20,13 @@ REPOSITORY = "https://github.com/tcpnewconn/tcpnewconn/"
 OURS = re.compile(r"(?<![\w.])/(?:usr|etc|var/lib|run)/[\w./@-]*tcpnewconn[\w./@-]*\w")
 # They exist while the service runs, and after it (tests/booted looks there).
 MADE_BY_THE_SERVICE = re.compile(
-    r"/(var/lib|run)/tcpnewconn(-ledger)?(/(snapshot|tcpnewconn\.prom|trace\.repair|ledger\.db))?"
+    r"/(var/lib|run)/tcpnewconn(-ledger)?(/(snapshot|state\.tail|tcpnewconn\.prom|trace\.repair|ledger\.db))?"
     r"|/run/tcpnewconn-trace/instance"
 )
 # They exist where an administrator made them.
 MADE_BY_ADMINISTRATORS = re.compile(
     r"/(etc|run|usr/lib|usr/local/lib)/tcpnewconn\.conf(\.d(/[\w-]+\.conf)?)?"
-    r"|/etc/systemd/system/tcpnewconn(-metrics)?\.\w+\.d(/[\w-]+\.conf)?"
+    r"|/etc/systemd/system/tcpnewconn(-metrics|-trace)?\.\w+\.d(/[\w-]+\.conf)?"
     r"|/etc/systemd/system/tcpnewconn-journal-upload\.service|/var/lib/tcpnewconn-journal-upload/state"
     r"|/etc/systemd/journald@tcpnewconn\.conf\.d(/[\w-]+\.conf)?"
     r"|/etc/fail2ban/jail\.d/tcpnewconn-portscan\.local"
