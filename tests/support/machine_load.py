@@ -54,8 +54,8 @@ def prepare() -> None:
             f"way-{name}.service",
             f"[Service]\nType=oneshot\nUser={user}\nExecStart={many if name == 'fork' else repeated}\n",
         )
-    # Busy, and not without any time for others. At the same priority, in a machine emulated on a host that was busy too, the calls
-    # of a third to two thirds were not found (seen twice; why is not known).
+    # Busy, and not without any time for others. At the same priority, in a machine emulated on a host that was busy too, the
+    # calls of a third to two thirds were not found (seen twice; why is not known).
     write_unit("spin@.service", f"[Service]\nNice=10\nExecStart={PROGRAM} spin\n")
     write_unit("load-server.service", f"[Service]\nUser=www-data\nExecStart={PROGRAM} serve {SERVER} 7010\n")
     arguments = (PLAN["mixed"] // UNITS, SERVER, 7010, FIRST_PORT, PLAN["mixed"], "%i", UNITS, USERS, FIRST_UID)
