@@ -52,10 +52,7 @@ class Settling:
         """A destroyed socket can be of this 4-tuple, or be its peer: if the 4-tuple is as it was at the poll, it is."""
         for one in (four_tuple, mirrored(four_tuple)):
             socket = self._sockets.first(one, Phase.ENDED_BEFORE_START)
-            if socket is None:
-                continue
-            info = self._look_up(one) if socket.number > 0 else None
-            if socket.number < 0 or (info is not None and info.cookie == socket.number):
+            if socket is not None and (socket.number < 0 or self._has_its_place(socket)):
                 self._sockets.forget(socket)
 
     def late(self, four_tuple: FourTuple) -> bool:
@@ -65,11 +62,14 @@ class Settling:
         """
         for one in (four_tuple, mirrored(four_tuple)):
             socket = self._sockets.first(one, Phase.CLOSED)
-            if socket is not None and socket.number > 0:
-                info = self._look_up(one)
-                if info is not None and info.cookie == socket.number:
-                    return True
+            if socket is not None and socket.number > 0 and self._has_its_place(socket):
+                return True
         return False
+
+    def _has_its_place(self, socket: Socket) -> bool:
+        """Whether what was in TIME_WAIT at a poll still is: a later connection on its 4-tuple would have another cookie."""
+        info = self._look_up(socket.four_tuple)
+        return info is not None and info.cookie == socket.number
 
     def caught_up(self, now: float) -> None:
         """Every notification that was there by now has been applied."""

@@ -111,9 +111,6 @@ class Sockets:
             one = one.next
         return one
 
-    def is_dying(self, four_tuple: FourTuple) -> bool:
-        return four_tuple in self._dying
-
     def dying_with_cookie(self, cookie: int) -> Socket | None:
         return self._dying_cookies.get(cookie)
 
@@ -157,10 +154,7 @@ class Sockets:
         if socket.phase is not None:
             self.forget(socket)
         if phase is Phase.CLOSED:
-            # One for each 4-tuple, by the time of the latest.
-            for before in self._others[phase].of(socket.four_tuple):
-                socket.number = socket.number or before.number
-                self.forget(before)
+            self._take_the_place_of_closed(socket)
         socket.phase, socket.since = phase, now
         self._add(socket)
         self._record(socket)
@@ -195,6 +189,12 @@ class Sockets:
             if four_tuple not in self._expected:
                 self._expected_index.discard(four_tuple)
             self._write(f'["s","{four_tuple.hex()}",{socket.number}]')
+
+    def _take_the_place_of_closed(self, socket: Socket) -> None:
+        """One is CLOSED for each 4-tuple, by the time of the latest; a notification that can still come stays known."""
+        for before in self._others[Phase.CLOSED].of(socket.four_tuple):
+            socket.number = socket.number or before.number
+            self.forget(before)
 
     def expire(self, now: float, window: float) -> None:
         """Forget the sockets whose time is over. `window` is the beginning of the correlation window."""
@@ -293,12 +293,12 @@ class Sockets:
             number = record[2] if len(record) > 2 else _first(self._expected.of(four_tuple)).number
             self.forget(_first(one for one in self._expected.of(four_tuple) if one.number == number))
         else:
-            for before in self._others[Phase.CLOSED].of(four_tuple):
-                self.forget(before)
             # Version 1 did not write when.
             since = float(record[2]) if len(record) > 2 else float("inf")
             number = int(record[3]) if len(record) > 3 else 0
-            self._add(Socket(four_tuple, Phase.CLOSED, number, since=since))
+            closed = Socket(four_tuple, Phase.CLOSED, number, since=since)
+            self._take_the_place_of_closed(closed)
+            self._add(closed)
 
     def resume(self, now: float, notified: bool, gap: bool) -> None:
         """Continue after a restart: all deadlines start again now.

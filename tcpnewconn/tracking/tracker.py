@@ -110,7 +110,7 @@ class Tracker:
             self._closed(dying, destroyed, now)
         elif known is not None and known.cookie == destroyed.cookie:
             self._closed(known, destroyed, now)
-        elif sockets.is_dying(four_tuple) and (
+        elif sockets.has(four_tuple, Phase.DYING) and (
             dying := sockets.dying_without_cookie(four_tuple, self._since(destroyed, now))
         ):
             # Of several that had these addresses any will do, and the first is the likeliest.
