@@ -16,6 +16,8 @@ FAILED = "f2a2bc9384a24a388b7c94454c74adf4"
 LOSS = "81f4c1b5bfab4e52a63aae3dec8b0438"
 DEGRADED, RECOVERED = "ac71ee2a2e8443a59039d1319c802aa2", "9bd8673752994bd08028b0299ca2c261"
 DEADLINE = 120.0
+# A short connection.
+SHORT = "curl --silent --output /dev/null --header Connection:close"
 # This host and its peer.
 HOST, PEER = "10.71.0.1", "10.71.0.2"
 # Seconds.

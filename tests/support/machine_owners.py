@@ -13,6 +13,7 @@ from tests.support.machine_guest import (
     FAILED,
     HOST,
     RECOVERED,
+    SHORT,
     active,
     connections,
     entries,
@@ -27,7 +28,6 @@ from tests.support.machine_guest import (
 )
 from tests.support.machine_trace import EVENTS, state
 
-SHORT = "curl --silent --output /dev/null --header Connection:close"
 USERS = ("nobody", "www-data", "daemon", "root")
 # Each connection has an entry of its own, with its end; polls come often, so that the steps need not wait for them.
 SETTINGS = "[Poll]\nInterval=2s\n[Report]\nBurstLimit=0\nTotalLimit=0\nFailed=yes\nClosed=yes\n"

@@ -12,6 +12,7 @@ import traceback
 from tests.support import machine_load, machine_owners, machine_programs, machine_trace
 from tests.support.machine_guest import (
     PLAN,
+    SHORT,
     active,
     run,
     say,
@@ -24,7 +25,6 @@ STATE = "/var/lib/tcpnewconn/snapshot"
 UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
 # A client that is still reading when tcpnewconn polls /proc.
 SLOW = "curl --silent --limit-rate 1k --output /dev/null"
-SHORT = "curl --silent --output /dev/null --header Connection:close"
 WARNINGS = "journalctl --quiet --boot --unit=tcpnewconn --priority=warning --output=cat"
 
 
