@@ -12,6 +12,7 @@ from tests.support.machine_guest import (
     FAILED,
     LOSS,
     PLAN,
+    SHORT,
     Entry,
     connections,
     entries,
@@ -28,7 +29,7 @@ from tests.support.machine_trace import OURS, read, write
 PROGRAM = "/srv/connections"
 # Each way to connect has a unit, a user and a server of its own.
 WAYS = {
-    "curl": ("127.0.3.1", "nobody", "curl --silent --output /dev/null --header Connection:close http://127.0.3.1/"),
+    "curl": ("127.0.3.1", "nobody", f"{SHORT} http://127.0.3.1/"),
     "shell": ("127.0.3.2", "www-data", "(exec 3<>/dev/tcp/127.0.3.2/80)"),
     "once": ("127.0.3.3", "daemon", f"{PROGRAM} once 127.0.3.3 80"),
     "fork": ("127.0.3.4", "games", ""),

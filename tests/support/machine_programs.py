@@ -9,6 +9,7 @@ from tests.support.machine_guest import (
     FAILED,
     HOST,
     LISTENER,
+    SHORT,
     Entry,
     connections,
     entries,
@@ -143,7 +144,6 @@ with socket.socket() as client:
     client.connect(("{BLACK_HOLE}", 80))
 """
 
-FETCH = "curl --silent --output /dev/null --header Connection:close"
 UNITS = {
     "by-ssh.service": f"[Unit]\nAfter=ssh.service\n[Service]\nUser={USER}\nType=oneshot\n"
     "ExecStart=ssh -o BatchMode=yes -o StrictHostKeyChecking=no -o KexAlgorithms=curve25519-sha256 127.0.2.1 true\n",
@@ -174,7 +174,7 @@ def prepare() -> None:
             file.write(text)
     os.makedirs("/etc/systemd/user", exist_ok=True)
     with open("/etc/systemd/user/by-session.service", "w", encoding="utf-8") as file:
-        file.write(f"[Service]\nType=oneshot\nExecStart={FETCH} http://127.0.2.5/\n")
+        file.write(f"[Service]\nType=oneshot\nExecStart={SHORT} http://127.0.2.5/\n")
 
 
 def by_ssh() -> None:
@@ -259,7 +259,7 @@ def in_another_namespace() -> None:
     with subprocess.Popen([*there.split(), "python3", "-c", server]):
         once = f'{there} setpriv --reuid=daemon --clear-groups python3 -c "{client}"'
         run(f"until {once}; do sleep 0.1; done 2>/dev/null")
-    run(f"setpriv --reuid={USER} --clear-groups {FETCH} --local-port 21000 --interface 127.0.0.1 http://127.0.2.6/")
+    run(f"setpriv --reuid={USER} --clear-groups {SHORT} --local-port 21000 --interface 127.0.0.1 http://127.0.2.6/")
     wait_for_connections("127.0.2.6")
     run("ip netns delete there")
     say("of two namespaces", short(connections("127.0.2.6"), *OWNER))

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 
-from tests.support.machine_guest import active, run, say, wait_for, wait_for_connections
+from tests.support.machine_guest import SHORT, active, run, say, wait_for, wait_for_connections
 
 TRACEFS = "/sys/kernel/tracing"
 OURS = f"{TRACEFS}/instances/tcpnewconn"
@@ -152,7 +152,7 @@ def steps() -> None:
     say("wrong offset", wrong_offset())
     run("systemctl mask tcpnewconn-trace.service; systemctl start tcpnewconn.service")
     say("trace when masked", state())
-    run("curl --silent --output /dev/null --header Connection:close http://127.0.1.10/")
+    run(f"{SHORT} http://127.0.1.10/")
     say("connection when masked", wait_for_connections("127.0.1.10"))
     run(
         "systemctl stop tcpnewconn.service; systemctl unmask tcpnewconn-trace.service; systemctl start tcpnewconn.service"
