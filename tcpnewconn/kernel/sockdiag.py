@@ -310,7 +310,7 @@ class Lookup:
         at = attribute(message, _AFTER_MESSAGE, length, _INET_DIAG_INFO, _INFO_SIZE)
         if at is None:
             return None
-        acked = _INFO.unpack_from(message, at + _LAST_ACK)[3]
+        _, _, _, _, acked, _, _ = _INFO.unpack_from(message, at + _LAST_ACK)
         sent = _sent(message, at, acked)
         if acked - sent == 1:
             return True

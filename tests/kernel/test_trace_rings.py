@@ -37,8 +37,9 @@ instance.make(64)
 event = f"{{instance.directory}}/events/sock/inet_sock_set_state"
 rings = [Ring(f"{{instance.directory}}/per_cpu/{{cpu}}") for cpu in os.listdir(f"{{instance.directory}}/per_cpu")]
 try:
-    # Of this process alone: CLOSE to LISTEN and back.
-    open(f"{{event}}/filter", "w").write(f"common_pid == {{os.getpid()}} && protocol == 6")
+    # Of this process alone: CLOSE to LISTEN and back. Other changes can be of any socket whose packet comes while it runs.
+    ours = f"common_pid == {{os.getpid()}} && protocol == 6 && (oldstate == 10 || newstate == 10)"
+    open(f"{{event}}/filter", "w").write(ours)
     open(f"{{event}}/enable", "w").write("1")
     for _ in range({count}):
         with socket.socket() as listener:
