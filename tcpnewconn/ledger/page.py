@@ -66,7 +66,7 @@ def html(page: Page) -> str:
     template = environment.from_string((_ASSETS / "page.html.j2").read_text(encoding="utf-8"))
     style = (_ASSETS / "page.css").read_text(encoding="utf-8")
     script = (_ASSETS / "page.js").read_text(encoding="utf-8")
-    return template.render(
+    html: str = template.render(
         version=__version__,
         made=time_text(time.time()),
         title=page.title,
@@ -88,6 +88,7 @@ def html(page: Page) -> str:
         script=Markup(script),
         script_hash=_hash(script),
     )
+    return html
 
 
 def _table(table: Table) -> dict[str, Any]:

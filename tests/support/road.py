@@ -132,8 +132,10 @@ class Road:
 def rendered(template: str, **values: Any) -> str:
     import jinja2
 
-    text = (_ROLES / template).read_text()
-    return jinja2.Template(text, undefined=jinja2.StrictUndefined).render(ansible_managed="by a test", **values) + "\n"
+    source = (_ROLES / template).read_text()
+    # Named with its type: without Jinja's own types, which make check does not need, it would be anything.
+    text: str = jinja2.Template(source, undefined=jinja2.StrictUndefined).render(ansible_managed="by a test", **values)
+    return text + "\n"
 
 
 @contextmanager
