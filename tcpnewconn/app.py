@@ -20,7 +20,9 @@ from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel import host, sockdiag
 from tcpnewconn.kernel.activity import Activity
+from tcpnewconn.kernel.allnamespaces import AllNotifications, open_for_all
 from tcpnewconn.kernel.instance import wanted
+from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.plainevent import PLAIN, PlainTrace
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.kernel.trace import Trace
@@ -74,6 +76,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         threads = Threads(processes, here.users)
         observer.recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
     others = Others(here, observer, outbox.take, units, log)
+    if here.live and not options.once:
+        _receive_from_all(others, settings.include, sources.namespaces)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -82,7 +86,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
         calls.resume()
-        others.resume()
+    others.begin(log is not None and log.resumed)
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
@@ -132,6 +136,7 @@ class _Sources:
     lookup: sockdiag.Lookup | None = None
     notifications: socket.socket | None = None
     inode: int = 0
+    namespaces: socket.socket | None = None
     degraded: Degraded | None = None
 
     @property
@@ -143,15 +148,27 @@ class _Sources:
 
 def _sources(here: host.Host, listen: bool) -> _Sources:
     try:
-        given, asking = sockdiag.received(_passed_descriptors())
+        names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+        given, asking, namespaces = sockdiag.received(_passed_descriptors(), names)
         lookup = sockdiag.Lookup(asking, here.users)
         lookup.check()
         if not listen:
             return _Sources(lookup)
         inode = os.fstat(given.fileno()).st_ino if given is not None else 0
-        return _Sources(lookup, given or sockdiag.open_notifications(), inode)
+        return _Sources(lookup, given or sockdiag.open_notifications(), inode, namespaces)
     except sockdiag.Unavailable as error:
         return _Sources(degraded=_polls_only(str(error)))
+
+
+def _receive_from_all(others: Others, wanted: bool, given: socket.socket | None) -> None:
+    """Let the destroy notifications of other network namespaces be received, where that can be: after a reload, too."""
+    try:
+        if given is None and not wanted:
+            raise sockdiag.Unavailable("tcpnewconn runs without tcpnewconn-namespaces.socket: restart it")
+        source = AllNotifications(given or open_for_all())
+        others.receive(source, Nsids(), os.fstat(given.fileno()).st_ino if given is not None else 0)
+    except (sockdiag.Unavailable, OSError) as error:
+        others.no_notifications = str(error)
 
 
 def _passed_descriptors() -> list[int]:

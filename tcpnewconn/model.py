@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 FourTuple = bytes
+# In place of the number of a network namespace.
+NOT_KNOWN = -1
 _IPV4, _IPV6 = struct.Struct("!4sH4sH"), struct.Struct("!16sH16sH")
 # Of a value that is made with every connection: namedtuple.__new__() takes twice as long (measured).
 _tuple = tuple.__new__
@@ -257,7 +259,8 @@ class Connection(NamedTuple):
     `uid` (None where not known) and `cgroup` (0) are those of the local side, within this host of the side that opened it; `by`
     says where they come from: `socket` (the socket itself), `connect` or `accept` (who called it), `listener`. `caller` called
     connect() or accept() there, `accepted` accepted a connection within this host. `missing`: why no caller is known.
-    `netns` is the inode number of net/tcp of the network namespace that it is in, 0 for the host's.
+    `netns` is the inode number of net/tcp of the network namespace that it is in, 0 for the host's, NOT_KNOWN where it is another
+    one that is not known.
     """
 
     source: Endpoint

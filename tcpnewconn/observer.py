@@ -456,7 +456,8 @@ class Observer:
     # --- what could not be seen --------------------------------------------------------------------------------------
 
     def _check_notifications(self, now: float) -> None:
-        if self._any_destroyed or not self.tracker.run.notified:
+        if self._any_destroyed or not self.tracker.run.notified or self._lookup is None:
+            # Without look-ups this is another namespace: whether it sends notifications is known by its id.
             return
         missing = self.tracker.not_notified(now)
         if missing:

@@ -1,8 +1,8 @@
 """Observes the network namespaces of other processes: which are polled, when, and for how much of the CPU's time.
 
 Each has an Observer of its own, with the same verbs as the host's; all are polled after the host's. A namespace whose counters
-are the same has no new connection: it is polled only now and then, for listeners. There are no destroy notifications of them:
-connections that open and close between two polls are not seen.
+are the same has no new connection: it is polled only now and then, for listeners. Destroy notifications come of those that have an
+id here (notified.py): of the others, connections that open and close between two polls are not seen.
 """
 
 from __future__ import annotations
@@ -18,25 +18,31 @@ from tcpnewconn.attribution.units import Units
 from tcpnewconn.health.counters import NAMESPACE_KINDS, NAMESPACE_RESULTS, NamespaceResult
 from tcpnewconn.kernel.activity import OPENING, Counters, counters_of
 from tcpnewconn.kernel.addresses import Addresses
+from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
 from tcpnewconn.kernel.namespaces import MOST, Gone, Key, Namespaces, local_addresses, tables
+from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.procnet import ProcNet, Unreadable
 from tcpnewconn.model import (
     INTERNAL,
+    NOT_KNOWN,
     SYN_SENT,
     Connection,
     Degraded,
     Event,
+    FourTuple,
     Listener,
     Loss,
     Recovered,
 )
+from tcpnewconn.notified import Notified
 from tcpnewconn.observer import Observer
 from tcpnewconn.pairs import Pairs, Side
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.sections import Section, Sections
+from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.missed import Missed
 from tcpnewconn.tracking.run import Notifications
 
@@ -54,9 +60,14 @@ _LOOPBACK6 = b"\0" * 15 + b"\1"
 _MOST_ASKED = 16
 # So many seconds' share is the most that is made up for in later intervals.
 _LONGEST_DEBT = 60.0
+# For so many seconds after it was found a namespace's processes can still come into their cgroup: it is asked for again with its
+# notifications, but not sooner than after the other time.
+_YOUNG, _ATTRIBUTED_FOR = 5.0, 0.05
+# The section of the state log that says how far notifications were processed.
+_NOTIFICATIONS = "notifications"
 
 
-@dataclass
+@dataclass(eq=False)
 class _Other:
     """One namespace. Times are monotonic, in seconds."""
 
@@ -68,7 +79,9 @@ class _Other:
     # It was there at the first start of the program.
     startup: bool
     missed: Missed
-    # Sockets that the current poll has shown for the first time.
+    # Its id, where it sends destroy notifications.
+    nsid: int | None = None
+    # Sockets that were seen for the first time since the last poll.
     shown: int = 0
     # As of the last poll.
     counters: Counters | None = None
@@ -84,6 +97,8 @@ class _Other:
     # When it was found without a process.
     gone: float | None = None
     paths: dict[int, str] = field(default_factory=dict)
+    found: float = 0.0
+    attributed: float = float("-inf")
 
 
 class Others:
@@ -114,6 +129,10 @@ class Others:
         self._report = report
         self._units = units
         self._root = root
+        # Where destroy notifications of them are received.
+        self.notified: Notified | None = None
+        # Why not, where that is wanted.
+        self.no_notifications: str | None = None
         self._cpu = cpu
         self._namespaces: Namespaces | None = None
         self._others: dict[Key, _Other] = {}
@@ -134,35 +153,71 @@ class Others:
         self._missed = 0
         # How many sockets had been connected in them then.
         self._ended: dict[Key, int | None] = {}
-        self._losses = Seldom()
+        self._losses, self._lost = Seldom(), Seldom()
+        # Notifications that were lost, and are not reported yet.
+        self._not_reported = 0
+        self._unknown = 0
         # How many namespaces are being polled, one because of the other.
         self._depth = 0
         self._sections = Sections(log, self._load) if log is not None else None
 
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
+    def receive(self, source: AllNotifications, nsids: Nsids, inode: int) -> None:
+        """Receive destroy notifications of them; `inode` as in Notified."""
+        self.notified = Notified(source, nsids, self, inode)
+
     def _load(self, name: str, section: Section) -> None:
         """A namespace of the run before."""
+        if name == _NOTIFICATIONS:
+            self._record_notifications(section)
+            return
         number, kernel = map(int, name.split("."))
         key = Key(number, kernel)
         self._loaded[key] = self._new(key, section, False)
 
-    def resume(self) -> None:
-        """The state of this boot was loaded."""
+    def _record_notifications(self, section: Section) -> None:
+        if self.notified is not None:
+            self.notified.record(section)
+        else:
+            # Its records mean nothing.
+            Cursor(section, 0)
+
+    def begin(self, resumed: bool) -> None:
+        """The state log was loaded; `resumed` where it is of this boot."""
+        if self._sections is None:
+            return
+        if _NOTIFICATIONS not in self._sections:
+            self._record_notifications(self._sections.begin(_NOTIFICATIONS, True))
+        if resumed:
+            if self.notified is not None:
+                self.notified.resume()
+            self._resume()
+
+    def _resume(self) -> None:
         assert self._sections is not None
         self._first = not self._sections.used
         self._others = {key: other for key, other in self._loaded.items() if str(key) in self._sections}
         self._loaded.clear()
         for other in self._others.values():
-            other.observer.tracker.resume(time.monotonic(), 0)
+            tracker = other.observer.tracker
+            if self.notified is not None and tracker.cursor.received_before(self.notified.inode):
+                tracker.cursor.receive_from(self.notified.inode)
+                tracker.run.notified = True
+            tracker.resume(time.monotonic(), 0)
             other.gone = time.monotonic()
 
     def _new(self, key: Key, section: Section | None, startup: bool) -> _Other:
         here = Host(self._here.boot, str(key), DEFAULT_PORT_RANGE, False, self._here.users)
         proc, addresses = ProcNet(self._root, users=here.users), Addresses()
+        kind = Notifications.NONE
+        if self.notified is not None:
+            kind = Notifications.KEPT if self.notified.inode else Notifications.OWN
         observer = Observer(
-            proc, here, None, lambda event: self._take(other, event), Notifications.NONE, section, addresses=addresses
+            proc, here, None, lambda event: self._take(other, event), kind, section, addresses=addresses
         )
+        # Not before its id is known.
+        observer.tracker.run.notified = False
         side, missed = Side(key.number, observer=observer), Missed(section)
         other = _Other(key, observer, proc, addresses, side, startup, missed)
         self._by_side[other.side] = other
@@ -209,6 +264,14 @@ class Others:
             self.missing = "this is not the network namespace of process 1"
         if self.missing is None:
             self._namespaces = namespaces
+            if self.notified is not None:
+                self.notified.source.receive(True)
+            elif self.no_notifications is not None:
+                say(
+                    f"{self.no_notifications}: connections in other network namespaces that open and close between two polls are "
+                    "not seen, but counted",
+                    5,
+                )
         else:
             self._drop_all()
             say(f"Include=all has no effect: {self.missing}; the host's network namespace alone is observed", 4)
@@ -218,6 +281,8 @@ class Others:
             self._end(other)
         self._others.clear()
         self._ended.clear()
+        if self.notified is not None:
+            self.notified.source.receive(False)
         self._host.report_to(self._report)
         self._namespaces, self._first = None, True
         if self._sections is not None:
@@ -229,6 +294,8 @@ class Others:
         if len(self._ended) > MOST:
             del self._ended[next(iter(self._ended))]
         self._missed += other.missed.take()
+        if self.notified is not None:
+            self.notified.detach(other)
         self._pairs.assign(other.side, frozenset())
         self._by_side.pop(other.side, None)
         if self._sections is not None and str(other.key) in self._sections:
@@ -251,18 +318,7 @@ class Others:
         if not self._may_poll_one:
             return
         began = self._cpu()
-        self._namespaces.look()
-        self.beyond = self._namespaces.beyond
-        found = self._namespaces.found
-        for key in found:
-            other = self._others.get(key)
-            if other is None:
-                other = self._others[key] = self._begin(key, now)
-            if other.gone is not None or not other.begun:
-                other.begun = True
-                with suppress(Gone), self._namespaces.opened(key) as directory:
-                    self._know_addresses(other, directory)
-            other.gone = None
+        self._find(now)
         self._forget(now)
         if self._first and self._sections is not None:
             self._sections.use(True)
@@ -270,6 +326,24 @@ class Others:
         # Without others the host's events take no way round.
         self._host.report_to(self._take_host if self._others else self._report)
         self._spent(began)
+
+    def _find(self, now: float) -> None:
+        """Look for new processes, and with them for namespaces; what is not known of these yet."""
+        assert self._namespaces is not None
+        self._namespaces.look()
+        self.beyond = self._namespaces.beyond
+        for key in list(self._namespaces.found):
+            other = self._others.get(key)
+            if other is None:
+                other = self._others[key] = self._begin(key, now)
+            if other.gone is not None or not other.begun:
+                other.begun = True
+                with suppress(Gone), self._namespaces.opened(key) as directory:
+                    self._know_addresses(other, directory)
+                self._attribute(other, now)
+            other.gone = None
+            if self.notified is not None and other.nsid is None:
+                self.notified.attach(other, self._namespaces.processes(key))
 
     def _forget(self, now: float) -> None:
         """Forget the namespaces that have had no process for long; where there are too many, those that have gone first."""
@@ -290,6 +364,7 @@ class Others:
         other = self._new(key, section, self._first)
         # Of one that had ended for want of a process, and is back: from then on.
         other.missed.begin(self._ended.pop(key, None if self._first else 0))
+        other.found = now
         if not self._first:
             # Its connections came while this program runs, or after the last run.
             other.observer.tracker.resume(now, 0)
@@ -375,13 +450,15 @@ class Others:
                     other.polls_due = _AFTER_A_CHANGE
                 elif not other.polls_due and self._interval < other.whole_at:
                     return "unchanged"
-                self._attribute(other)
+                self._attribute(other, self._now)
                 with tables(directory, other.key) as (tcp, tcp6):
                     other.proc.move(tcp, tcp6)
                     self._know_addresses(other, directory)
                     other.shown = 0
                     other.observer.poll(self._now)
-                    if found is not None:
+                    if other.nsid is not None and self.notified is not None:
+                        self.notified.watch(other)
+                    elif found is not None:
                         other.missed.polled(found, other.observer.states.get(SYN_SENT, 0), other.shown)
         except (Gone, Unreadable):
             return None
@@ -408,13 +485,89 @@ class Others:
             )
         )
 
+    # --- destroy notifications ---------------------------------------------------------------------------------------
+
+    def take_destroyed(self, most: int, deliver: Callable[[], object], flush: Callable[[], object]) -> int:
+        """Process so many destroyed sockets at most of those that wait: Notified.take()."""
+        if self.notified is None or self._namespaces is None:
+            return 0
+        began = self._cpu()
+        taken = self.notified.take(most, deliver, flush)
+        self.seconds += self._cpu() - began
+        return taken
+
+    def tick(self, now: float, last: bool = False) -> None:
+        """Report what is due by now; all losses if these are the `last`."""
+        notified = self.notified
+        if notified is None or self._namespaces is None:
+            return
+        notified.tick(now)
+        self._not_reported += notified.lost(now)
+        if self._not_reported and self._lost.due(now, last):
+            count, self._not_reported = self._not_reported, 0
+            self._report(
+                Loss(
+                    count,
+                    "notifications",
+                    f"{count} destroy notifications of this or other network namespaces were lost because the receive buffer was "
+                    "full: at most so many connections in other network namespaces are missing here. Set a larger ReceiveBuffer= "
+                    "with systemctl edit tcpnewconn-namespaces.socket",
+                )
+            )
+
+    @property
+    def waiting(self) -> bool:
+        """Whether tick() or take_destroyed() will soon have something to do."""
+        return self.notified is not None and self._namespaces is not None and self.notified.waiting
+
+    @property
+    def descriptors(self) -> list[int]:
+        """They become readable when take_destroyed() has something to do."""
+        if self.notified is None or self._namespaces is None:
+            return []
+        return [self.notified.source.fileno(), self.notified.nsids.fileno()]
+
+    def stop(self) -> None:
+        """As Observer.stop(), of all that are notified: the next poll shows them all."""
+        for other in self._others.values():
+            if other.nsid is not None:
+                other.observer.stop()
+                other.polls_due = _AFTER_A_CHANGE
+        self._earned = None
+
+    def discover(self, now: float) -> None:
+        """Look for new processes, with which an id can be of a namespace that is known."""
+        if self._namespaces is None:
+            return
+        began = self._cpu()
+        self._find(now)
+        self._spent(began)
+
+    def of_last_run(self, four_tuple: FourTuple) -> _Other | None:
+        """As in notified.Directory."""
+        had = [
+            other
+            for other in self._others.values()
+            if other.gone is not None and other.nsid is None and other.observer.tracker.knows(four_tuple)
+        ]
+        return had[0] if len(had) == 1 else None
+
+    def unknown(self) -> _Other:
+        """As in notified.Directory. Nothing of it is on record."""
+        self._unknown += 1
+        other = self._new(Key(NOT_KNOWN, self._unknown), None, False)
+        other.observer.tracker.resume(time.monotonic(), 0)
+        other.observer.tracker.run.notified = True
+        return other
+
     # --- whose it is -------------------------------------------------------------------------------------------------
 
-    def _attribute(self, other: _Other) -> None:
+    def _attribute(self, other: _Other, now: float) -> None:
         """The cgroup that the processes of a namespace share; with it, its unit and container are known."""
         assert self._namespaces is not None
+        other.attributed = now
         paths = self._namespaces.cgroups(other.key)
-        if paths == other.paths:
+        if not paths or paths == other.paths:
             return
         other.paths, other.side.cgroup = paths, self._units.id(shared(paths.values()))
         if not other.side.cgroup:
@@ -432,15 +585,20 @@ class Others:
         if isinstance(event, Degraded | Recovered):
             # Of its tables: it ends.
             return
+        now = time.monotonic()
         if isinstance(event, Connection):
             other.shown += 2 if event.direction == INTERNAL else 1
+            if event.detected_by == "notification" and other.key.number != NOT_KNOWN:
+                young = now < other.found + _YOUNG or not other.side.cgroup
+                if young and now > other.attributed + _ATTRIBUTED_FOR:
+                    self._attribute(other, now)
             event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
         elif isinstance(event, Listener):
             startup = event.startup and other.startup
             event = replace(event, netns=other.key.number, cgroup=event.cgroup or other.side.cgroup, startup=startup)
         elif isinstance(event, Loss):
             event = replace(event, message=f"Network namespace {other.key.number}: {event.message}")
-        self._pairs.take(other.side, event, self._now)
+        self._pairs.take(other.side, event, now)
 
 
 def _kind(place: Place) -> str:

@@ -8,7 +8,7 @@ import select
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tcpnewconn.attribution.names import ContainerNames
@@ -151,6 +151,7 @@ class Service:
             resting.register(wake, select.POLLIN)
             if self.notifications is not None:
                 selector.register(self.notifications.fileno(), selectors.EVENT_READ)
+            watched_namespaces: frozenset[int] = frozenset()
             if self.outbox.pipe is not None:
                 # Nothing can be read there: it wakes the loop when the reader of the output has exited.
                 selector.register(self.outbox.pipe, selectors.EVENT_READ)
@@ -166,7 +167,8 @@ class Service:
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
                 # Everything that was due is done here; a loop that hangs does not get here.
                 now = self._live()
-                watched = self._watch_calls(selector, watched)
+                watched = self._watch(selector, watched, self.observer.call_descriptors)
+                watched_namespaces = self._watch(selector, watched_namespaces, self._namespace_descriptors)
                 if self._rests and not watched:
                     resting.poll(_REST)
                 woken = {key.fd for key, _ in selector.select(self._timeout(now, due))}
@@ -183,9 +185,14 @@ class Service:
             self.notifier.stopping()
             self._stop()
 
-    def _watch_calls(self, selector: selectors.BaseSelector, before: frozenset[int]) -> frozenset[int]:
+    @property
+    def _namespace_descriptors(self) -> Sequence[int]:
+        return self.others.descriptors if self.others is not None else ()
+
+    @staticmethod
+    def _watch(selector: selectors.BaseSelector, before: frozenset[int], descriptors: Sequence[int]) -> frozenset[int]:
         """Wake for what is to be read at once; returns the descriptors."""
-        now = frozenset(self.observer.call_descriptors)
+        now = frozenset(descriptors)
         for descriptor in before - now:
             selector.unregister(descriptor)
         for descriptor in now - before:
@@ -208,7 +215,7 @@ class Service:
         self.outbox.send()
         if (self.outbox.waiting or blocked) and time.monotonic() > self._status_sent + _STATUS_EVERY:
             self._send_status(time.monotonic())
-        self._rests = 0 < self._take_destroyed(_AT_ONCE) < _AT_ONCE
+        self._rests = 0 < self._take_destroyed(_AT_ONCE) + self._take_others(_AT_ONCE) < _AT_ONCE
         now = time.monotonic()
         if self.observer.waiting:
             self.observer.tick(now)
@@ -239,11 +246,14 @@ class Service:
         tracker = self.observer.tracker
         for seconds in (_NOTIFIED_AFTER if tracker.expects else _BETWEEN_LAST_POLLS, _NOTIFIED_AFTER):
             self.observer.stop()
+            if self.others is not None:
+                self.others.stop()
             # Without /proc, what is in TIME_WAIT now may be reported again.
             with contextlib.suppress(Unreadable):
                 self._poll(time.monotonic())
             time.sleep(seconds)
             self._take_destroyed(_BEFORE_POLL)
+            self._take_others(_BEFORE_POLL)
             self.observer.tick(time.monotonic())
         at_the_latest = time.monotonic() + _AT_THE_LATEST
         while tracker.expects and time.monotonic() < at_the_latest:
@@ -256,6 +266,8 @@ class Service:
                 with contextlib.suppress(Unreadable):
                     self._poll(time.monotonic())
         self.observer.tick(time.monotonic() + _AT_THE_LATEST, last=True)
+        if self.others is not None:
+            self.others.tick(time.monotonic() + _AT_THE_LATEST, last=True)
         if self.record_runs:
             self.outbox.take(ObservationStopped())
         self.outbox.deliver()
@@ -283,6 +295,8 @@ class Service:
             timeout = min(timeout, _RETRY)
         if self.observer.waiting:
             timeout = min(timeout, _SOON)
+        if self.others is not None and self.others.waiting:
+            timeout = min(timeout, _RETRY)
         return timeout
 
     def _next(self, due: float, now: float) -> float:
@@ -362,6 +376,18 @@ class Service:
                 self._save()
         return taken
 
+    def _take_others(self, most: int) -> int:
+        """Process so many at most of the destroyed sockets of other network namespaces; returns how many there were."""
+        if self.others is None:
+            return 0
+        flush = self.log.flush if self.log is not None else lambda: None
+        taken = self.others.take_destroyed(most, lambda: self.outbox.deliver(self.redeliverable), flush)
+        self.others.tick(time.monotonic())
+        self.outbox.deliver()
+        if self.log is not None and self.log.filling:
+            self._save()
+        return taken
+
     def _count_losses(self, now: float) -> bool:
         """Whether notifications were lost since the last time."""
         if self.notifications is None:
@@ -395,6 +421,7 @@ class Service:
         self.observer.poll(now)
         self._took = time.perf_counter() - began
         if self.others is not None:
+            self._take_others(_BEFORE_POLL)
             self.others.poll(self._live)
         self._statistics.polls += 1
         self._statistics.seconds += self._took

@@ -11,7 +11,9 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from typing import NamedTuple
 
 from tcpnewconn.kernel.netlink import ATTRIBUTE, HEADER, Client, attribute
 from tcpnewconn.model import (
@@ -28,6 +30,8 @@ from tcpnewconn.model import (
 )
 
 NETLINK_SOCK_DIAG = 4
+# FileDescriptorName= of tcpnewconn-namespaces.socket.
+NAMESPACES = "namespace-notifications"
 _GROUPS = 0b101  # groups 1 and 3, as a mask
 _SOCK_DIAG_BY_FAMILY = 20
 _INET_DIAG_INFO = 2
@@ -38,7 +42,7 @@ _SO_MEMINFO = 55
 _SK_MEMINFO_RMEM_ALLOC, _SK_MEMINFO_DROPS = 0, 8
 
 # The largest notification seen is 432 bytes (Linux 6.18); a message that does not fit is not one of ours.
-_LARGEST = 4096
+LARGEST_NOTIFICATION = 4096
 # For a burst: one notification occupies 1,283 bytes of the buffer (measured).
 _RECEIVE_BUFFER = 64 * 1024 * 1024
 # More than that none does.
@@ -83,6 +87,17 @@ def open_notifications() -> socket.socket:
 
     An unprivileged program is held to net.core.rmem_max. Raises Unavailable.
     """
+    opened = open_socket()
+    try:
+        opened.bind((0, _GROUPS))
+    except OSError as error:
+        opened.close()
+        raise Unavailable(f"no destroy notifications: {error.strerror}") from error
+    return opened
+
+
+def open_socket() -> socket.socket:
+    """A socket in no multicast group, with the largest buffer that is allowed. Raises Unavailable."""
     try:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG)
     except OSError as error:
@@ -91,11 +106,6 @@ def open_notifications() -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     except OSError:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-    try:
-        opened.bind((0, _GROUPS))
-    except OSError as error:
-        opened.close()
-        raise Unavailable(f"no destroy notifications: {error.strerror}") from error
     return opened
 
 
@@ -109,7 +119,7 @@ class Notifications:
     def __init__(self, source: socket.socket) -> None:
         self._socket = source
         self._socket.setblocking(False)
-        self._buffer = bytearray(_LARGEST)
+        self._buffer = bytearray(LARGEST_NOTIFICATION)
         self.ignored = 0
 
     def fileno(self) -> int:
@@ -376,20 +386,31 @@ def _cgroup(message: bytes, length: int) -> int:
     return 0 if cgroup == 1 else cgroup
 
 
-def received(descriptors: Iterable[int]) -> tuple[socket.socket | None, socket.socket | None]:
-    """The sockets that systemd opened (ListenNetlink= of a unit): for notifications, and for look-ups.
+class Received(NamedTuple):
+    """The sockets that systemd opened (ListenNetlink= of a unit)."""
 
-    The multicast groups that they are bound to distinguish them. Raises Unavailable if one is neither.
+    notifications: socket.socket | None = None
+    lookup: socket.socket | None = None
+    # For the notifications of other network namespaces.
+    namespaces: socket.socket | None = None
+
+
+def received(descriptors: Iterable[int], names: Sequence[str] = ()) -> Received:
+    """The sockets of these descriptors, whose names are FileDescriptorName= of their units.
+
+    The multicast groups that they are bound to distinguish those of tcpnewconn.socket. Raises Unavailable if one is none of them.
     """
-    notifications = lookup = None
-    for descriptor in descriptors:
+    found = Received()
+    for descriptor, name in zip(descriptors, chain(names, repeat(""))):  # noqa: B905
         os.set_inheritable(descriptor, False)
         given = socket.socket(fileno=descriptor)
         if given.family != socket.AF_NETLINK or given.getsockopt(socket.SOL_SOCKET, _SO_PROTOCOL) != NETLINK_SOCK_DIAG:
             given.detach()
             raise Unavailable(f"file descriptor {descriptor} is not a NETLINK_SOCK_DIAG socket")
-        if given.getsockname()[1]:
-            notifications = given
+        if name == NAMESPACES:
+            found = found._replace(namespaces=given)
+        elif given.getsockname()[1]:
+            found = found._replace(notifications=given)
         else:
-            lookup = given
-    return notifications, lookup
+            found = found._replace(lookup=given)
+    return found

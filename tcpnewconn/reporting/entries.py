@@ -323,7 +323,7 @@ def _add_endpoints(entry: Entry, source: Endpoint, destination: Endpoint, direct
 
 def _add_namespace(entry: Entry, netns: int) -> None:
     if netns:
-        entry["TCPNEWCONN_NETNS"] = str(netns)
+        entry["TCPNEWCONN_NETNS"] = str(max(0, netns))
 
 
 def _sources_text(event: Summary) -> str:

@@ -64,6 +64,17 @@ class Cursor:
         self._recorded = (self.last, self._reported)
         return unbroken
 
+    def received_before(self, socket: int) -> bool:
+        """Whether the last run received from this socket."""
+        return self._socket_before == socket != 0
+
+    def receive_from(self, socket: int) -> None:
+        """Notifications wait in this socket from now on."""
+        if socket != self._socket:
+            self._socket = socket
+            if self._log is not None:
+                self._log.append(f'["b",{socket}]')
+
     @property
     def _reported(self) -> int:
         """The kernel's counter up to which losses were reported. Later losses will be reported, after a restart too."""

@@ -99,6 +99,13 @@ class Run:
         self.stage = Stage.STARTING if unsettled or not unbroken else Stage.RUNNING
         self.gap = gap or not unbroken
 
+    def notify(self) -> None:
+        """Notifications arrive from now on. Those of sockets that were destroyed before were missed, as before a restart."""
+        self.notified = True
+        if self._count or self._resumed:
+            self._resumed = self.gap = True
+            self.stage, self._count = Stage.STARTING, 0
+
     def record(self) -> None:
         """Write the stage, if it has changed."""
         if self._log is not None and (self.unsettled, self.gap) != self._recorded:

@@ -76,6 +76,11 @@ class Tracker:
         self.sockets.resume(now, self.run.notified, self.run.gap)
         self._unaddressed.resume()
 
+    def notify(self, socket: int) -> None:
+        """Destroy notifications arrive from now on, where they did not; `socket` as in Cursor."""
+        self.cursor.receive_from(socket)
+        self.run.notify()
+
     # --- a poll ------------------------------------------------------------------------------------------------------
 
     def poll(self, poll: Poll, now: float) -> None:
@@ -180,6 +185,13 @@ class Tracker:
     def shown(self, four_tuple: FourTuple) -> Socket | None:
         """The socket of a reported connection that the last polls show: a copy."""
         return self.sockets.shown(four_tuple)
+
+    def knows(self, four_tuple: FourTuple) -> bool:
+        """Whether a socket of this 4-tuple was reported, or is expected, and is not known as destroyed."""
+        sockets = self.sockets
+        return sockets.is_shown(four_tuple) or any(
+            sockets.has(four_tuple, phase) for phase in (Phase.DYING, Phase.EXPECTED)
+        )
 
     def expect(self, four_tuple: FourTuple, now: float, at_once: bool = False) -> None:
         """A connection was reported by another namespace: its socket here is not, `at_once` if its notification is on its way."""

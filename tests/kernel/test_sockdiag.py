@@ -407,7 +407,8 @@ def test_descriptors_are_distinguished_and_not_inherited(turned: bool, here: Nam
     given = [open_in(here).detach(), here.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4).detach()]
     for descriptor in given:
         os.set_inheritable(descriptor, True)
-    notifications, questions = received(given[::-1] if turned else given)
+    notifications, questions, namespaces = received(given[::-1] if turned else given)
+    assert namespaces is None
     assert notifications is not None
     assert questions is not None
     assert [notifications.fileno(), questions.fileno()] == given
@@ -419,8 +420,8 @@ def test_descriptors_are_distinguished_and_not_inherited(turned: bool, here: Nam
 
 
 def test_descriptors_that_were_not_passed_are_none(here: Namespace) -> None:
-    assert received([]) == (None, None)
-    notifications, lookup = received([open_in(here).detach()])
+    assert received([]) == (None, None, None)
+    notifications, lookup, _ = received([open_in(here).detach()])
     assert notifications is not None
     assert lookup is None
     notifications.close()

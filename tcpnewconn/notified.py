@@ -1,0 +1,219 @@
+"""The destroy notifications of other network namespaces: which namespace each is of, and which could not be received.
+
+A notification carries the id of its namespace (kernel/nsids.py). Ids are used again: where one has ended, notifications that have
+waited since before are of the namespace that had it; if another one has it by then, they are of neither for sure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Protocol
+
+from tcpnewconn.kernel.allnamespaces import AllNotifications
+from tcpnewconn.kernel.nsids import Nsids
+from tcpnewconn.model import DestroyedSocket, FourTuple
+from tcpnewconn.observer import Observer
+from tcpnewconn.state.log import Log
+from tcpnewconn.tracking.cursor import Cursor
+
+# Seconds for which the notifications of a namespace wait until a process shows which one it is; and between two looks for one. A
+# container has processes within half a second after its device has come (measured, podman 5.4).
+_WAIT = 1.0
+_LOOK_EVERY = 0.05
+
+
+class Notifying(Protocol):
+    """A namespace, as far as it is needed here. It has no `nsid` where it sends no notifications."""
+
+    @property
+    def observer(self) -> Observer: ...
+
+    nsid: int | None
+
+
+class Directory(Protocol):
+    """All other namespaces, as far as they are needed here."""
+
+    def discover(self, now: float) -> None:
+        """Look for new processes, and attach() the namespaces that they are in."""
+
+    def of_last_run(self, four_tuple: FourTuple) -> Notifying | None:
+        """The one namespace without a process that was notified in the run before and had this socket."""
+
+    def unknown(self) -> Notifying:
+        """One of which nothing is known."""
+
+
+class Notified:
+    """`inode` is that of the socket in which notifications wait while the program does not run; 0 if they do not."""
+
+    def __init__(self, source: AllNotifications, nsids: Nsids, directory: Directory, inode: int) -> None:
+        self.source = source
+        self.nsids = nsids
+        self.inode = inode
+        # How many notifications were of a namespace that is not known.
+        self.unknown = 0
+        self._directory = directory
+        self._cursor = Cursor(None, inode)
+        self._by_nsid: dict[int, Notifying] = {}
+        # Those that have ended, by the id that they had, until no notification of them can wait any more.
+        self._ended: dict[int, Notifying] = {}
+        # Since when another id is known.
+        self._since: dict[int, float] = {}
+        self._looked = float("-inf")
+        self._unknown: dict[int, Notifying] = {}
+        # Those that tick() has something to report of.
+        self._waiting: dict[int, Notifying] = {}
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def record(self, log: Log) -> None:
+        """How far notifications were processed is on record there."""
+        self._cursor = Cursor(log, self.inode)
+
+    def resume(self) -> None:
+        """The state of this boot was loaded."""
+        self._cursor.resume(self.source.dropped())
+
+    # --- which namespace has which id --------------------------------------------------------------------------------
+
+    def attach(self, one: Notifying, processes: Iterable[int]) -> None:
+        """Find the id of a namespace, by one of its processes; it has none where it sends no notifications."""
+        for pid in processes:
+            self._take_changes(monotonic())
+            nsid = self.nsids.of_process(pid)
+            if nsid is not None:
+                self._since.pop(nsid, None)
+                self._unknown.pop(nsid, None)
+                self._by_nsid[nsid] = one
+                one.nsid = nsid
+                if not one.observer.tracker.run.notified:
+                    one.observer.tracker.notify(self.inode)
+            return
+
+    def detach(self, one: Notifying) -> None:
+        """A namespace is not observed any more."""
+        if one.nsid is not None and self._by_nsid.get(one.nsid) is one:
+            del self._by_nsid[one.nsid]
+        one.nsid = None
+        self._waiting.pop(id(one), None)
+
+    def _read_changes(self, now: float) -> None:
+        """Know which ids were given and have ended until now; look for the namespaces of those whose is not known."""
+        self._take_changes(now)
+        if any(now < since + _WAIT for since in self._since.values()) and now >= self._looked + _LOOK_EVERY:
+            self._looked = now
+            self._directory.discover(now)
+
+    def _take_changes(self, now: float) -> None:
+        changes = self.nsids.changes()
+        if changes is None:
+            # Some were lost: none is sure.
+            for one in list(self._by_nsid.values()):
+                self.detach(one)
+            self._ended.clear()
+            self._looked = float("-inf")
+            changes = []
+        for nsid, given in changes:
+            if given:
+                if nsid not in self._by_nsid:
+                    self._since.setdefault(nsid, now)
+                continue
+            self._since.pop(nsid, None)
+            self._unknown.pop(nsid, None)
+            ended = self._by_nsid.pop(nsid, None)
+            if ended is not None:
+                ended.nsid = None
+                self._ended[nsid] = ended
+
+    def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | None:
+        """The namespace of a notification; None where that may be known soon."""
+        ended, current = self._ended.get(nsid), self._by_nsid.get(nsid)
+        if ended is not None:
+            if current is None and nsid not in self._since:
+                return ended
+            if ended.observer.tracker.knows(destroyed.four_tuple):
+                return ended
+            return self._not_known(nsid)
+        if current is not None:
+            return current
+        before = self._directory.of_last_run(destroyed.four_tuple)
+        if before is not None:
+            return before
+        if now < self._since.setdefault(nsid, now) + _WAIT:
+            return None
+        return self._not_known(nsid)
+
+    def _not_known(self, nsid: int) -> Notifying:
+        """One of which nothing is known: the same until its id, or that of the next one, is of a known namespace."""
+        self.unknown += 1
+        if nsid not in self._unknown:
+            self._unknown[nsid] = self._directory.unknown()
+        return self._unknown[nsid]
+
+    # --- notifications -----------------------------------------------------------------------------------------------
+
+    def take(self, most: int, deliver: Callable[[], object], flush: Callable[[], object]) -> int:
+        """Process so many at most of those that wait; returns how many there were.
+
+        Of each, `deliver` delivers the events, and `flush` puts on record that it was processed.
+        """
+        source, cursor = self.source, self._cursor
+        known = taken = 0
+        self._read_changes(monotonic())
+        while taken < most:
+            notification = source.peek()
+            now = monotonic()
+            if notification is None:
+                self._ended.clear()
+                for one in self._waiting.values():
+                    one.observer.tracker.caught_up(now)
+                break
+            destroyed, nsid = notification
+            if nsid is not None and destroyed.cookie != cursor.last:
+                if not known:
+                    # Whatever was sent by now is of a namespace whose id was given before.
+                    known = max(1, source.queued())
+                    self._read_changes(now)
+                of = self._of(nsid, destroyed, now)
+                if of is None:
+                    break
+                of.observer.destroyed(destroyed, now)
+                self.watch(of)
+                deliver()
+                cursor.handled(destroyed.cookie)
+                flush()
+            known = max(0, known - 1)
+            source.consume()
+            taken += 1
+        return taken
+
+    def watch(self, one: Notifying) -> None:
+        """Let tick() report what is due of a namespace."""
+        if one.observer.waiting:
+            self._waiting[id(one)] = one
+
+    def tick(self, now: float) -> None:
+        """Report what is due by now."""
+        for key, one in list(self._waiting.items()):
+            one.observer.tick(now)
+            if not one.observer.waiting:
+                del self._waiting[key]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether tick() or take() will soon have something to do."""
+        now = monotonic()
+        return bool(self._waiting) or any(now < since + _WAIT for since in self._since.values())
+
+    # --- losses ------------------------------------------------------------------------------------------------------
+
+    def lost(self, now: float) -> int:
+        """How many notifications were lost that were not reported yet: they are now."""
+        cursor = self._cursor
+        if cursor.count(self.source.dropped(), now):
+            for one in self._by_nsid.values():
+                one.observer.tracker.run.gap = True
+        cursor.settle(0)
+        return cursor.take()

@@ -1,0 +1,167 @@
+"""Short connections in other network namespaces: by the kernel's destroy notifications of all of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.test_others import cgroup, every, here, number_of
+from tests.support.containers import CONTAINER_ID, Host, container, join
+from tests.support.message_ids import LOSS
+from tests.support.namespace import Namespace, namespace
+from tests.support.program import Event, of_kind, running
+from tests.support.traffic import connect, listen
+
+__all__ = ["cgroup", "every", "here"]
+# Longer than a test: what is logged in time was not seen by a poll.
+SELDOM = ("--interval", "10min")
+
+
+def short(client: Namespace, listener: socket.socket, address: str, count: int = 1) -> list[int]:
+    """Connections that are closed at once, the client first. Returns its ports."""
+    ports = []
+    for _ in range(count):
+        with connect(client, address, listener.getsockname()[1]) as opened:
+            ports.append(opened.getsockname()[1])
+            accepted = listener.accept()[0]
+        accepted.close()
+    return ports
+
+
+def of_ports(events: list[Event], ports: list[int]) -> list[Event]:
+    return [event for event in events if event["source.port"] in ports]
+
+
+@pytest.fixture
+def joined(here: Host) -> Iterator[Namespace]:
+    """A container that is joined with the host."""
+    with container(here) as one:
+        join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+        yield one
+
+
+def test_connections_between_two_polls_are_logged_with_the_namespace(
+    here: Host, joined: Namespace, every: tuple[str, str]
+) -> None:
+    with listen(joined, "127.0.0.1", 8080) as listener, running(here, *every, *SELDOM) as program:
+        ports = short(joined, listener, "127.0.0.1", 23)
+        program.wait_for_connections(23)
+        events = program.connections
+    assert sorted(event["source.port"] for event in events) == sorted(ports)
+    assert {event["tcpnewconn.netns"] for event in events} == {number_of(joined)}
+    assert {event["tcpnewconn.detected_by"] for event in events} == {"notification"}
+    assert {event["network.direction"] for event in events} == {"internal"}
+
+
+def test_one_that_comes_while_the_program_runs_is_known_at_once(
+    here: Host, every: tuple[str, str], cgroup: Path
+) -> None:
+    with running(here, *every, *SELDOM) as program, container(here, cgroup) as one:
+        join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+        with listen(one, "127.0.0.1", 8080) as listener:
+            short(one, listener, "127.0.0.1", 10)
+        program.wait_for_connections(10)
+        assert {event["tcpnewconn.netns"] for event in program.connections} == {number_of(one)}
+        assert {event["container.id"] for event in program.connections} == {CONTAINER_ID}
+
+
+def test_a_connection_with_the_host_is_one_whichever_end_comes_first(
+    here: Host, joined: Namespace, every: tuple[str, str]
+) -> None:
+    with (
+        listen(joined, "10.88.0.5", 8080) as there,
+        listen(here, "10.88.0.1", 8080) as at_host,
+        running(here, *every, *SELDOM) as program,
+    ):
+        ports = short(here, there, "10.88.0.5", 23) + short(joined, at_host, "10.88.0.1", 23)
+        program.wait_for_connections(46)
+    assert sorted(event["source.port"] for event in program.connections) == sorted(ports)
+
+
+def test_a_connection_between_two_is_one(here: Host, every: tuple[str, str]) -> None:
+    with container(here) as one, container(here) as other:
+        join(here, one, ("10.88.0.1/24", "10.88.0.5/24"), "one")
+        join(here, other, ("10.89.0.1/24", "10.89.0.5/24"), "other")
+        join(one, other, ("10.90.0.1/24", "10.90.0.5/24"), "both")
+        with listen(other, "10.90.0.5", 8080) as listener, running(here, *every, *SELDOM) as program:
+            ports = short(one, listener, "10.90.0.5", 23)
+            program.wait_for_connections(23)
+    assert sorted(event["source.port"] for event in program.connections) == sorted(ports)
+
+
+def test_what_is_open_is_logged_once_whether_a_poll_or_its_end_comes_first(
+    here: Host, joined: Namespace, every: tuple[str, str]
+) -> None:
+    with listen(joined, "127.0.0.1", 8080) as listener, running(here, *every) as program:
+        opened, accepted = connect(joined, "127.0.0.1", 8080), listener.accept()[0]
+        program.wait_for_connections(1)
+        ports = short(joined, listener, "127.0.0.1", 23)
+        opened.close()
+        accepted.close()
+        program.wait_for_connections(24)
+        # With what is in TIME_WAIT.
+        program.poll_again(4)
+    assert len(program.connections) == 24
+    assert len(of_ports(program.connections, ports)) == 23
+    assert of_kind(program.events, LOSS) == []
+
+
+def test_nothing_is_repeated_and_nothing_missing_after_a_stop(
+    here: Host, joined: Namespace, every: tuple[str, str], tmp_path: Path
+) -> None:
+    state = ("--state", str(tmp_path / "state"))
+    with listen(joined, "127.0.0.1", 8080) as listener:
+        with running(here, *every, *state) as program:
+            ports = short(joined, listener, "127.0.0.1", 10)
+            program.wait_for_connections(10)
+        more = short(joined, listener, "127.0.0.1", 10)
+        with running(here, *every, *state) as again:
+            again.wait_for_connections(10)
+            more += short(joined, listener, "127.0.0.1", 10)
+            again.wait_for_connections(20)
+            again.poll_again(3)
+    assert sorted(event["source.port"] for event in program.connections) == sorted(ports)
+    assert sorted(event["source.port"] for event in again.connections) == sorted(more)
+
+
+def test_a_namespace_without_an_id_is_polled_alone(here: Host, every: tuple[str, str]) -> None:
+    with (
+        container(here) as one,
+        listen(one, "127.0.0.1", 8080) as listener,
+        running(here, *every) as program,
+    ):
+        short(one, listener, "127.0.0.1", 10)
+        # In TIME_WAIT.
+        program.wait_for_connections(10)
+        join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+        program.poll_again(4)
+        short(one, listener, "127.0.0.1", 10)
+        program.wait_for_connections(20)
+        program.poll_again(4)
+    assert [event["tcpnewconn.detected_by"] for event in program.connections] == ["poll"] * 10 + ["notification"] * 10
+
+
+def test_an_id_that_is_used_again_is_of_the_next_namespace(here: Host, every: tuple[str, str]) -> None:
+    numbers = []
+    with running(here, *every, *SELDOM) as program:
+        for count in range(1, 21):
+            with container(here) as one:
+                join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+                numbers += [number_of(one)] * 3
+                with listen(one, "127.0.0.1", 8080) as listener:
+                    short(one, listener, "127.0.0.1", 3)
+                here.ip("link", "delete", "veth")
+        program.wait_for_connections(3 * count)
+    assert [event["tcpnewconn.netns"] for event in program.connections] == numbers
+
+
+def test_without_processes_it_is_not_known_which_namespace_it_is(here: Host, every: tuple[str, str]) -> None:
+    with running(here, *every, *SELDOM) as program, namespace() as apart:
+        join(here, apart, ("10.88.0.1/24", "10.88.0.5/24"))
+        with listen(apart, "127.0.0.1", 8080) as listener:
+            short(apart, listener, "127.0.0.1", 3)
+        program.wait_for_connections(3)
+        assert [event["tcpnewconn.netns"] for event in program.connections] == [0] * 3
