@@ -19,10 +19,12 @@ override_dh_compress:
 
 # The socket holds the notifications that arrive while the service is down, and starts and stops with the service (Wants=,
 # StopWhenUnneeded=). If the maintainer scripts named it, an upgrade would restart it and so empty it. Metrics over HTTP are off by
-# default; an upgrade restarts the exporter where it runs (postinst). The trace starts and stops with the service, as the socket does.
+# default; an upgrade restarts the exporter where it runs (postinst). The trace, and the notifications of other network namespaces, start
+# and stop with the service, as the socket does.
 # The ledger's timer is enabled and started; it starts the update.
 override_dh_installsystemd:
-	dh_installsystemd --exclude=tcpnewconn.socket --exclude=tcpnewconn-trace.service \
+	dh_installsystemd --exclude=tcpnewconn.socket --exclude=tcpnewconn-namespaces.socket \
+		--exclude=tcpnewconn-namespaces.service --exclude=tcpnewconn-trace.service \
 		--exclude=tcpnewconn-trace-repair.service --exclude=tcpnewconn-trace-repair.path
 	dh_installsystemd --name=tcpnewconn-metrics --no-enable --no-start --no-stop-on-upgrade
 	dh_installsystemd --name=tcpnewconn-ledger tcpnewconn-ledger.timer

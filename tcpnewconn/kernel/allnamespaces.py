@@ -21,6 +21,8 @@ from tcpnewconn.kernel.sockdiag import (
 from tcpnewconn.model import DestroyedSocket
 
 _SOL_NETLINK = 270
+# Set once the option is: Linux 6.1 does not say whether it is. A priority means nothing to a netlink socket.
+_MARK = 1
 _ADD_MEMBERSHIP, _DROP_MEMBERSHIP, _LISTEN_ALL_NSID = 1, 2, 8
 _GROUPS = (1, 3)
 _NSID = struct.Struct("=i")
@@ -28,12 +30,9 @@ _ANCILLARY = socket.CMSG_SPACE(_NSID.size)
 
 
 def listen_to_all(source: socket.socket) -> None:
-    """Let a socket receive the notifications of all namespaces. Raises OSError: EPERM without CAP_NET_BROADCAST.
-
-    That it is in the multicast groups shows whoever receives from it that the option was set.
-    """
+    """Let a socket receive the notifications of all namespaces. Raises OSError: EPERM without CAP_NET_BROADCAST."""
     source.setsockopt(_SOL_NETLINK, _LISTEN_ALL_NSID, 1)
-    _join(source)
+    source.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, _MARK)
 
 
 def open_for_all() -> socket.socket:
@@ -49,34 +48,23 @@ def open_for_all() -> socket.socket:
     return opened
 
 
-def _join(source: socket.socket) -> None:
-    for group in _GROUPS:
-        source.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-
-
 class AllNotifications:
     """The destroy notifications of all network namespaces, one at a time. As Notifications, with the id of the namespace."""
 
     def __init__(self, source: socket.socket) -> None:
         """Raises Unavailable where listen_to_all() was not called for a socket from outside."""
-        if not source.getsockname()[1]:
+        if source.getsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY) != _MARK:
             raise Unavailable("tcpnewconn-namespaces.service has not set up its socket")
         self._source = source
         self._all = Notifications(source)
         self._buffer = bytearray(LARGEST_NOTIFICATION)
-        self._joined = True
 
     def receive(self, wanted: bool) -> None:
-        """Whether notifications are received: else there are none, and those that waited are dropped."""
-        if wanted == self._joined:
-            return
-        self._joined = wanted
-        if wanted:
-            _join(self._source)
-            return
+        """Whether notifications are received. If not, those that have waited are dropped. Raises OSError."""
         for group in _GROUPS:
-            self._source.setsockopt(_SOL_NETLINK, _DROP_MEMBERSHIP, group)
-        while self.peek() is not None:
+            # To join twice is no error.
+            self._source.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP if wanted else _DROP_MEMBERSHIP, group)
+        while not wanted and self.peek() is not None:
             self.consume()
 
     def fileno(self) -> int:

@@ -12,7 +12,9 @@ from tests.kernel.test_others import cgroup, every, here, number_of
 from tests.support.containers import CONTAINER_ID, Host, container, join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import Event, of_kind, running
+from tcpnewconn.kernel.allnamespaces import open_for_all
+from tcpnewconn.kernel.sockdiag import open_notifications
+from tests.support.program import Event, Program, flow, flows, of_kind, running
 from tests.support.traffic import connect, listen
 
 __all__ = ["cgroup", "every", "here"]
@@ -165,3 +167,39 @@ def test_without_processes_it_is_not_known_which_namespace_it_is(here: Host, eve
             short(apart, listener, "127.0.0.1", 3)
         program.wait_for_connections(3)
         assert [event["tcpnewconn.netns"] for event in program.connections] == [0] * 3
+
+
+def test_a_program_that_is_killed_misses_and_repeats_nothing(
+    here: Host, joined: Namespace, every: tuple[str, str], tmp_path: Path
+) -> None:
+    """Each connection is logged, and one that is logged twice has the same id."""
+    options = (*every, "--state", str(tmp_path / "state"))
+    with here.entered():
+        of_host, of_all = open_notifications(), open_for_all()
+    ports: list[int] = []
+    events: list[Event] = []
+
+    def program() -> Program:
+        return Program(here, *options, notifications=of_host, namespaces=of_all, memory=tmp_path)
+
+    with of_host, of_all, listen(joined, "127.0.0.1", 8080) as listener:
+        with connect(joined, "127.0.0.1", 8080) as opened, listener.accept()[0]:
+            ports.append(opened.getsockname()[1])
+            for _ in range(10):
+                one = program()
+                one.ready()
+                ports += short(joined, listener, "127.0.0.1", 20)
+                one.wait_for_connections(1)
+                one.kill()
+                events += one.connections
+                ports += short(joined, listener, "127.0.0.1", 5)
+        last = program()
+        last.ready()
+        last.wait(lambda: len(flows(events + last.connections)) >= len(ports), "connections")
+        last.poll_again(4)
+        last.stop()
+        events += last.connections
+    assert sorted(event["source.port"] for event in {flow(event): event for event in events}.values()) == sorted(ports)
+    assert len({event["tcpnewconn.connection_id"] for event in events}) == len(ports)
+    assert {event["tcpnewconn.netns"] for event in events} == {number_of(joined)}
+    assert of_kind(last.events, LOSS) == []

@@ -23,6 +23,8 @@ ALLOWED: dict[str, set[str]] = {
     "state": set(),
     # The program of tcpnewconn-trace.service.
     "tracesetup": {"model", "text", "kernel", "settings"},
+    # That of tcpnewconn-namespaces.service.
+    "namespacesetup": {"kernel"},
     # Tracking: which connections are new.
     "tracking": {"model", "kernel", "state"},
     # The reports.
@@ -32,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "ledger": {"__init__", "model", "settings", "text", "reporting"},
 }
 # Those that join them, each above the ones before it.
-for joining in ("recorder", "connections", "observer", "pairs", "others", "service", "app", "cli", "__main__"):
+for joining in ("recorder", "connections", "observer", "pairs", "notified", "others", "service", "app", "cli", "__main__"):
     ALLOWED[joining] = set(ALLOWED) - ({"ledger"} if joining != "cli" else set())
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -62,8 +62,8 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 class Program:
     """A running tcpnewconn, in a namespace: its events as they come, and its polls.
 
-    `notifications` is a socket for them that is kept for it, as systemd does, `memory` its runtime directory; `mounts` as in
-    Supervised.
+    `notifications` and `namespaces` are sockets that are kept for it, as systemd does, `memory` its runtime directory; `mounts` as
+    in Supervised.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class Program:
         interval: str = "100ms",
         notifications: socket.socket | None = None,
         memory: Path | None = None,
+        namespaces: socket.socket | None = None,
         mounts: Sequence[str] = (),
     ) -> None:
         self.events: list[Event] = []
@@ -82,7 +83,13 @@ class Program:
         asked = ("--output", "json", "--interval", interval, *options)
         more = {"RUNTIME_DIRECTORY": str(memory)} if memory is not None else None
         self._run = Supervised(
-            *asked, where=where, notifications=notifications, more=more, mounts=mounts, on_line=self._take
+            *asked,
+            where=where,
+            notifications=notifications,
+            namespaces=namespaces,
+            more=more,
+            mounts=mounts,
+            on_line=self._take,
         )
         self.process = self._run.process
 

@@ -35,8 +35,8 @@ class Supervised:
     """Running until the end of the `with` block, where it is killed unless it was stopped before.
 
     `mounts` are shell commands for the mount namespace that the program then has to itself; `watchdog` is in seconds; `where` is
-    its network namespace; `notifications` a socket that is kept for it, as systemd does (sd_listen_fds(3)). Each whole line of
-    its standard output is given to `on_line` too.
+    its network namespace; `notifications` a socket that is kept for it, as systemd does (sd_listen_fds(3)), `namespaces` another
+    one, for those of other namespaces. Each whole line of its standard output is given to `on_line` too.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Supervised:
         auto: bool = False,
         where: Namespace | None = None,
         notifications: socket.socket | None = None,
+        namespaces: socket.socket | None = None,
         on_line: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.notices: list[Notice] = []
@@ -72,10 +73,13 @@ class Supervised:
         if auto:
             # Its stderr is the journal's then, as far as it can tell.
             steps.append(r"export JOURNAL_STREAM=$(stat -L -c %d:%i /proc/$$/fd/2)")
-        descriptors = []
-        if notifications is not None:
-            descriptors = [notifications.fileno()]
-            steps.append(f"exec 3<&{descriptors[0]} && export LISTEN_PID=$$ LISTEN_FDS=1")
+        named = {"destroy-notifications": notifications, "namespace-notifications": namespaces}
+        kept = {name: one.fileno() for name, one in named.items() if one is not None}
+        if kept:
+            # First to where no other one is.
+            steps += [f"exec {number}<&{one}" for number, one in enumerate(kept.values(), 200)]
+            steps += [f"exec {number}<&{number + 197}" for number in range(3, 3 + len(kept))]
+            steps.append(f"export LISTEN_PID=$$ LISTEN_FDS={len(kept)} LISTEN_FDNAMES={':'.join(kept)}")
         script = " && ".join([*steps, 'exec "$@"'])
         asked = [*in_namespace, "bash", "-c", script, "bash", *command(*options)]
         self.process = subprocess.Popen(
@@ -86,7 +90,7 @@ class Supervised:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            pass_fds=descriptors,
+            pass_fds=list(kept.values()),
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
