@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 
 from systemd.daemon import listen_fds
-
 from tcpnewconn.kernel.allnamespaces import listen_to_all
 from tcpnewconn.kernel.sockdiag import NAMESPACES, Unavailable, received
 

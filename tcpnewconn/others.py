@@ -1,8 +1,8 @@
 """Observes the network namespaces of other processes: which are polled, when, and for how much of the CPU's time.
 
 Each has an Observer of its own, with the same verbs as the host's; all are polled after the host's. A namespace whose counters
-are the same has no new connection: it is polled only now and then, for listeners. Destroy notifications come of those that have an
-id here (notified.py): of the others, connections that open and close between two polls are not seen.
+are the same has no new connection: it is polled only now and then, for listeners. Destroy notifications come of those that have
+an id here (notified.py): of the others, connections that open and close between two polls are not seen.
 """
 
 from __future__ import annotations
@@ -201,10 +201,14 @@ class Others:
         self._loaded.clear()
         for other in self._others.values():
             tracker = other.observer.tracker
-            if self.notified is not None and tracker.cursor.received_before(self.notified.inode):
-                tracker.cursor.receive_from(self.notified.inode)
-                tracker.run.notified = True
+            inode = self.notified.inode if self.notified is not None else 0
+            kept = tracker.cursor.received_before(inode)
+            if kept:
+                tracker.cursor.receive_from(inode)
+            # Where notifications arrive, a dying socket is remembered until its own does.
+            tracker.run.notified = self.notified is not None
             tracker.resume(time.monotonic(), 0)
+            tracker.run.notified = kept
             other.gone = time.monotonic()
 
     def _new(self, key: Key, section: Section | None, startup: bool) -> _Other:

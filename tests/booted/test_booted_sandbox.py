@@ -10,8 +10,9 @@ import pytest
 
 from tests.support import booted_probe
 from tests.support.booted import Booted
-from tests.support.booted_package import UNITS, drop_in
+from tests.support.booted_package import EACH, UNITS, drop_in
 
+NAMESPACE_UNITS = ("tcpnewconn-namespaces.service", "tcpnewconn-namespaces.socket")
 PROBE = "/usr/local/lib/probe.py"
 STATE, METRICS = "/var/lib/tcpnewconn", "/run/tcpnewconn"
 # Files that are not on a disk.
@@ -51,7 +52,7 @@ def probe(container: Booted) -> dict[str, Any]:
 
 
 def test_systemd_finds_nothing_to_say_about_the_units(container: Booted) -> None:
-    assert container.run("systemd-analyze", "verify", *UNITS, *TRACE_UNITS) == ""
+    assert container.run("systemd-analyze", "verify", *UNITS, *TRACE_UNITS, *NAMESPACE_UNITS) == ""
 
 
 def exposure(container: Booted, unit: str) -> float:
@@ -165,6 +166,66 @@ def test_a_service_with_a_network_of_its_own_is_observed_too_and_after_sigkill_n
     container.run("systemctl", "stop", "apart.service")
     container.run("rm", setting, "/usr/local/lib/apart.py")
     container.run("systemctl", "restart", "tcpnewconn.service")
+
+
+# As many connections within its network as it is told to make, closed at once. Prints the ports of the clients.
+SHORT = """
+import socket, sys
+listener = socket.create_server(("127.0.0.1", 8124))
+for _ in range(int(sys.argv[1])):
+    client = socket.create_connection(listener.getsockname())
+    accepted = listener.accept()[0]
+    print(client.getsockname()[1])
+    client.close()
+    accepted.close()
+"""
+
+
+def test_short_connections_in_another_namespace_are_all_logged_over_restarts_and_sigkill(container: Booted) -> None:
+    setting, program = "/etc/tcpnewconn.conf.d/namespaces.conf", "/usr/local/lib/short.py"
+    container.write(setting, f"[Namespaces]\nInclude=all\n{EACH.replace('Interval=2s', 'Interval=10min')}")
+    container.run("systemctl", "restart", "tcpnewconn.service")
+    assert container.property("tcpnewconn-namespaces.service", "Result") == "success"
+    container.write(program, SHORT)
+    container.start_unit("apart.service", "/usr/bin/sleep", "infinity", properties=("PrivateNetwork=yes",))
+    pid = container.property("apart.service", "MainPID")
+    container.run("ip", "link", "add", "apart", "type", "veth", "peer", "name", "apart", "netns", pid)
+    ports: list[str] = []
+
+    def make(count: int) -> None:
+        entered = ("nsenter", "--net", f"--target={pid}", "python3", program, str(count))
+        ports.extend(container.run(*entered).split())
+
+    for signal in ("KILL", "", "KILL"):
+        make(20)
+        if signal:
+            container.run("systemctl", "kill", f"--signal={signal}", "tcpnewconn.service")
+        else:
+            container.run("systemctl", "restart", "tcpnewconn.service")
+        make(20)
+
+    def logged() -> list[dict[str, Any]]:
+        return container.journal("EVENT_ACTION=connection-opened", "DESTINATION_PORT=8124")
+
+    container.wait_for(lambda: len({entry["SOURCE_PORT"] for entry in logged()}) >= len(ports), "all connections")
+    entries = {entry["TCPNEWCONN_CONNECTION_ID"]: entry for entry in logged()}
+    assert sorted(entry["SOURCE_PORT"] for entry in entries.values()) == sorted(ports)
+    assert {entry["TCPNEWCONN_NETNS"] for entry in entries.values()} == {
+        container.run("stat", "-c", "%i", f"/proc/{pid}/net/tcp").strip()
+    }
+    assert {entry["OBJECT_SYSTEMD_UNIT"] for entry in entries.values()} == {"apart.service"}
+    assert {entry["TCPNEWCONN_DETECTED_BY"] for entry in entries.values()} == {"notification"}
+    container.run("systemctl", "stop", "apart.service", "tcpnewconn.service")
+    container.wait_for(
+        lambda: {container.property(unit, "ActiveState") for unit in NAMESPACE_UNITS} == {"inactive"},
+        "the socket and the oneshot to stop with the service",
+    )
+    container.run("rm", setting, program)
+    container.run("systemctl", "start", "tcpnewconn.service")
+
+
+def test_the_exposure_of_the_oneshot_for_namespaces_is_at_most_1_2(container: Booted) -> None:
+    assert exposure(container, "tcpnewconn-namespaces.service") <= 1.2
 
 
 def metric(container: Booted, name: str) -> float:

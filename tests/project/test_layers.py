@@ -34,7 +34,18 @@ ALLOWED: dict[str, set[str]] = {
     "ledger": {"__init__", "model", "settings", "text", "reporting"},
 }
 # Those that join them, each above the ones before it.
-for joining in ("recorder", "connections", "observer", "pairs", "notified", "others", "service", "app", "cli", "__main__"):
+for joining in (
+    "recorder",
+    "connections",
+    "observer",
+    "pairs",
+    "notified",
+    "others",
+    "service",
+    "app",
+    "cli",
+    "__main__",
+):
     ALLOWED[joining] = set(ALLOWED) - ({"ledger"} if joining != "cli" else set())
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

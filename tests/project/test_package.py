@@ -136,6 +136,7 @@ def test_files_are_where_policy_wants_them() -> None:
         |/usr/lib/(sysusers|tmpfiles)\.d/tcpnewconn\.conf
         |/usr/lib/systemd/(system/tcpnewconn(-metrics|-ledger)?\.(service|socket|timer)|catalog/tcpnewconn\.catalog)
         |/usr/lib/systemd/system/tcpnewconn-trace(-repair)?\.(service|path)
+        |/usr/lib/systemd/system/tcpnewconn-namespaces\.(service|socket)
         |/usr/share/bash-completion/completions/tcpnewconn
         |/usr/share/fish/vendor_completions\.d/tcpnewconn\.fish
         |/usr/share/zsh/vendor-completions/_tcpnewconn

@@ -62,8 +62,8 @@ def flows(events: Iterable[Event]) -> Counter[Flow]:
 class Program:
     """A running tcpnewconn, in a namespace: its events as they come, and its polls.
 
-    `notifications` and `namespaces` are sockets that are kept for it, as systemd does, `memory` its runtime directory; `mounts` as
-    in Supervised.
+    `notifications` and `namespaces` are sockets that are kept for it, as systemd does, `memory` its runtime directory; `mounts`
+    as in Supervised.
     """
 
     def __init__(
