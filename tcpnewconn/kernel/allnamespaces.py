@@ -1,8 +1,8 @@
 """Destroy notifications of TCP sockets in all network namespaces: NETLINK_LISTEN_ALL_NSID, in a socket of their own.
 
 The kernel takes that option from who has CAP_NET_BROADCAST and keeps it with the socket (net/netlink/af_netlink.c): to receive
-from it needs nothing. A notification carries the id that its namespace has in this one, as ancillary data; those of this namespace
-come without. A namespace without an id here sends none.
+from it needs nothing. A notification carries the id that its namespace has in this one, as ancillary data; those of this one come
+without. A namespace without an id here sends none.
 """
 
 from __future__ import annotations
