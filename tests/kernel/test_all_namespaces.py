@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from tcpnewconn.kernel.allnamespaces import open_for_all
 from tcpnewconn.kernel.sockdiag import open_notifications
 from tests.kernel.test_others import cgroup, every, here, number_of
-from tests.support.containers import CONTAINER_ID, Host, container, join
+from tests.support.containers import CONTAINER_ID, Host, child_of, container, join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
 from tests.support.program import Event, Program, flow, flows, of_kind, running
@@ -203,3 +205,34 @@ def test_a_program_that_is_killed_misses_and_repeats_nothing(
     assert len({event["tcpnewconn.connection_id"] for event in events}) == len(ports)
     assert {event["tcpnewconn.netns"] for event in events} == {number_of(joined)}
     assert of_kind(last.events, LOSS) == []
+
+
+def test_a_container_that_floods_takes_nothing_from_the_host(
+    here: Host, joined: Namespace, every: tuple[str, str], tmp_path: Path
+) -> None:
+    with here.entered():
+        of_host, of_all = open_notifications(), open_for_all()
+    of_all.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    with (
+        of_host,
+        of_all,
+        listen(joined, "127.0.0.1", 8080) as listener,
+        listen(here, "127.0.0.1", 8081) as at_host,
+    ):
+        program = Program(here, *every, *SELDOM, notifications=of_host, namespaces=of_all, memory=tmp_path)
+        program.ready()
+        # What comes meanwhile waits in the buffers.
+        itself = child_of(program.process.pid)
+        os.kill(itself, signal.SIGSTOP)
+        ports = short(here, at_host, "127.0.0.1", 100)
+        short(joined, listener, "127.0.0.1", 300)
+        ports += short(here, at_host, "127.0.0.1", 100)
+        os.kill(itself, signal.SIGCONT)
+        program.wait(lambda: of_kind(program.events, LOSS), "loss")
+        program.wait(lambda: len(of_ports(program.connections, ports)) >= 200, "connections of the host")
+        program.stop()
+    [loss] = of_kind(program.events, LOSS)
+    logged = [event for event in program.connections if event.get("tcpnewconn.netns")]
+    assert loss["tcpnewconn.reason"] == "notifications"
+    assert 300 - len(logged) <= loss["tcpnewconn.count"] <= 1000
+    assert sorted(event["source.port"] for event in program.connections if event not in logged) == sorted(ports)
