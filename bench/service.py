@@ -29,8 +29,13 @@ class Service:
         summarized: bool = False,
         place: str | None = None,
         kept: socket.socket | None = None,
+        more: str = "",
+        written: int = subprocess.DEVNULL,
     ) -> None:
-        """`place` is a directory where the state is kept, `kept` a socket in which notifications wait, as over a restart."""
+        """`place` is a directory where the state is kept, `kept` a socket in which notifications wait, as over a restart.
+
+        `more` are lines of the configuration; `written` is where its standard output goes.
+        """
         self._directory = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-")
         # As /run is: in memory.
         self._memory = tempfile.TemporaryDirectory(prefix="tcpnewconn-bench-", dir="/dev/shm")
@@ -40,7 +45,7 @@ class Service:
         self._notified.bind(str(directory / "notify"))
         self._notified.settimeout(_DEADLINE)
         # Unless `summarized`, every connection is logged one by one: the cost of that is measured.
-        (directory / "conf").write_text("" if summarized else "[Report]\nBurstLimit=0\nTotalLimit=0\n")
+        (directory / "conf").write_text(("" if summarized else "[Report]\nBurstLimit=0\nTotalLimit=0\n") + more)
         begin = time.monotonic()
         with sockdiag.open_notifications() if kept is None else kept.dup() as notifications:
             # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
@@ -57,7 +62,7 @@ class Service:
                     "NOTIFY_SOCKET": str(directory / "notify"),
                     "RUNTIME_DIRECTORY": self._memory.name,
                 },
-                stdout=subprocess.DEVNULL,
+                stdout=written,
                 pass_fds=[notifications.fileno()],
             )
         self._wait_for(b"READY=1")
