@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from tcpnewconn.model import CONNECTED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
+from tcpnewconn.model import CONNECTED, ESTABLISHED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
 
 # Four 32-bit words.
 _BIG, _LITTLE = struct.Struct(">4I"), struct.Struct("<4I")
@@ -22,6 +22,7 @@ _BATCH = 64 * 1024
 # The states as rows write them.
 STATE_NUMBERS = {b"%02X" % number: number for number in range(256)}
 LISTENING = b"%02X" % LISTEN
+IS_ESTABLISHED = b" %02X" % ESTABLISHED
 IN_TIME_WAIT = b"%02X" % TIME_WAIT
 # A timewait socket can be in FIN_WAIT2 too.
 ENDED = (IN_TIME_WAIT, b"%02X" % FIN_WAIT2)
