@@ -39,7 +39,7 @@ from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.answers import Answers
-from tcpnewconn.tracking.direction import accepted_here, arrow, directed, listened
+from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed, listened
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
@@ -315,15 +315,17 @@ class Observer:
         except OSError:
             return {}
 
-    def _ask_for_listeners(self, now: float) -> None:
+    def _ask_for_listeners(self, now: float) -> bool:
+        """Ask for all of them, unless that was done a moment ago; whether there is an answer."""
         if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
-            return
+            return False
         self._listeners_asked = now
         try:
             self._listeners.replace([(row, info.cgroup) for row, info in self._lookup.listeners()])
         except OSError:
             # The known listeners stay.
-            return
+            return False
+        return True
 
     # --- a connection ------------------------------------------------------------------------------------------------
 
@@ -341,7 +343,7 @@ class Observer:
         if accepted is None:
             accepted = self._know_listeners(outcome, now)
         if accepted is None:
-            accepted = accepted_here(outcome.four_tuple, outcome.internal, self._listeners)
+            accepted = accepted_by_ports(outcome.four_tuple, self._listeners)
         if accepted is None:
             opened_here = self._opened_here(outcome)
             if opened_here is not None:
@@ -367,10 +369,10 @@ class Observer:
         return called(calls, new, row, (begin, end), now)
 
     def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
-        """Ask for the listening sockets where those known do not decide; whether they decide that this one accepted."""
+        """Whether the listening sockets decide that this one accepted; they are asked for where those known do not."""
         accepted = listened(new.four_tuple, new.internal, self._listeners)
-        if accepted is None:
-            self._ask_for_listeners(now)
+        if accepted is None and self._ask_for_listeners(now):
+            accepted = listened(new.four_tuple, new.internal, self._listeners)
         return accepted
 
     def _opened_here(self, new: NewConnection) -> bool | None:
@@ -468,8 +470,11 @@ class Observer:
 
     def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
-        row: Row | None = self._poll.row(four_tuple) if self._poll is not None else None
-        return attribution(row, self.look_up(four_tuple))
+        info = self.look_up(four_tuple)
+        row: Row | None = None
+        if self._poll is not None and (info is None or not info.inode):
+            row = self._poll.row(four_tuple)
+        return attribution(row, info)
 
     def _id(self, number: int) -> str:
         """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""

@@ -183,10 +183,11 @@ class Sockets:
     def show(self, socket: Socket) -> None:
         """Let a socket be SHOWN, or be shown as it is now."""
         if socket.phase is not Phase.SHOWN:
-            self.forget(socket)
+            if socket.phase is not None:
+                self.forget(socket)
             socket.phase = Phase.SHOWN
         self._remove_shown(socket.four_tuple)
-        self._add(socket)
+        self._add_shown(socket.four_tuple, packed(socket))
         self._record(socket)
 
     def forget(self, socket: Socket) -> None:
