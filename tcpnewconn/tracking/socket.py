@@ -152,7 +152,7 @@ def loaded_many(record: Record) -> Iterator[tuple[FourTuple, bytes]]:
     size = record[1]
     if size not in _SIZES:
         raise ValueError(f"{size} bytes are no 4-tuple")
-    return struct.Struct(f"{size}s{_PACKED.size}s").iter_unpack(a2b_base64(record[2]))
+    return struct.Struct(f"{size}s{_PACKED.size}s").iter_unpack(a2b_base64(record[2], strict_mode=True))
 
 
 def line(socket: Socket) -> str:
