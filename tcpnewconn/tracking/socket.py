@@ -144,7 +144,7 @@ def lines_of_many(shown: Iterable[tuple[FourTuple, bytes]]) -> Iterator[str]:
     for size, sockets in several.items():
         rest = iter(sockets)
         while together := b"".join(chain.from_iterable(islice(rest, _TOGETHER))):
-            yield f'["p",{size},"{b2a_base64(together, newline=False).decode()}"]'
+            yield f'["p",{size},"{_text(together)}"]'
 
 
 def loaded_many(record: Record) -> Iterator[tuple[FourTuple, bytes]]:
@@ -152,7 +152,14 @@ def loaded_many(record: Record) -> Iterator[tuple[FourTuple, bytes]]:
     size = record[1]
     if size not in _SIZES:
         raise ValueError(f"{size} bytes are no 4-tuple")
-    return struct.Struct(f"{size}s{_PACKED.size}s").iter_unpack(a2b_base64(record[2], strict_mode=True))
+    together = a2b_base64(record[2])
+    if _text(together) != record[2]:
+        raise ValueError("that is no base64")
+    return struct.Struct(f"{size}s{_PACKED.size}s").iter_unpack(together)
+
+
+def _text(together: bytes) -> str:
+    return b2a_base64(together, newline=False).decode()
 
 
 def line(socket: Socket) -> str:
