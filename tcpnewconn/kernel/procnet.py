@@ -94,9 +94,9 @@ class Poll:
         """How many rows are new or changed."""
         return sum(len(part.changed) for _, part in self._parts)
 
-    def inodes(self) -> set[int]:
+    def inodes(self) -> Iterator[int]:
         """The inodes of the established sockets among these."""
-        return {inode for table, part in self._parts for inode in table.inodes(part.changed)}
+        return (inode for table, part in self._parts for inode in table.inodes(part.changed))
 
     def row(self, four_tuple: FourTuple) -> Row | None:
         """The row of a 4-tuple, if it stands in this poll."""

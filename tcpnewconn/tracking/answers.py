@@ -9,7 +9,9 @@ within this host that are known so existed at the same time.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Container, Iterable
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 
 from tcpnewconn.model import ESTABLISHED, FourTuple, SocketInfo, mirrored
 
@@ -26,18 +28,21 @@ class Answers:
 
     def __init__(
         self,
-        inodes: Container[int],
+        inodes: Iterable[int],
         dumped: Iterable[tuple[FourTuple, int, int, int | None, int]],
         internal: Callable[[FourTuple], bool],
     ) -> None:
         """`inodes` are those of established sockets in the rows; `dumped` as Lookup.established(); `internal` as in Tracker."""
         self._internal = internal
+        # A set of them would take ten times the memory.
+        shown = array("I", sorted(inodes))
         pack = _PACKED.pack
         self._packed = {
             four_tuple: pack(cookie, cgroup, _NO_USER if uid is None else uid, inode)
             for four_tuple, cookie, cgroup, uid, inode in dumped
-            if inode in inodes
+            if (at := bisect_left(shown, inode)) < len(shown) and shown[at] == inode
         }
+        self._size = len(self._packed)
 
     def about(self, four_tuple: FourTuple) -> SocketInfo | None:
         """The socket of a 4-tuple; None where the kernel must be asked.
@@ -55,3 +60,7 @@ class Answers:
         """It is not asked for again: nor is the other socket of its connection."""
         self._packed.pop(four_tuple, None)
         self._packed.pop(mirrored(four_tuple), None)
+        if 2 * len(self._packed) < self._size:
+            # A dict keeps the memory of its largest size.
+            self._packed = dict(self._packed)
+            self._size = len(self._packed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, auto
 from itertools import chain, islice
@@ -136,14 +136,11 @@ def serial(packed: bytes) -> int:
     return int(number) if negative else 0
 
 
-def lines_of_many(shown: Iterable[tuple[FourTuple, bytes]]) -> Iterator[str]:
+def lines_of_many(shown: Mapping[FourTuple, bytes]) -> Iterator[str]:
     """Records of SHOWN sockets, by 4-tuple and packed form: a line for each takes ten times as long to write and to load."""
-    several: dict[int, list[tuple[FourTuple, bytes]]] = {size: [] for size in _SIZES}
-    for one in shown:
-        several[len(one[0])].append(one)
-    for size, sockets in several.items():
-        rest = iter(sockets)
-        while together := b"".join(chain.from_iterable(islice(rest, _TOGETHER))):
+    for size in _SIZES:
+        sockets = (one for one in shown.items() if len(one[0]) == size)
+        while together := b"".join(chain.from_iterable(islice(sockets, _TOGETHER))):
             yield f'["p",{size},"{_text(together)}"]'
 
 

@@ -287,7 +287,7 @@ class Sockets:
             for four_tuple, text in self._shown.items():
                 yield line(unpacked(four_tuple, text))
         else:
-            yield from lines_of_many(self._shown.items())
+            yield from lines_of_many(self._shown)
         for phase in (Phase.DYING, Phase.EXPECTED, Phase.CLOSED):
             yield from map(line, self.all_in(phase))
 

@@ -39,6 +39,16 @@ def test_within_this_host_both_sockets_are_known_or_both_are_asked_for() -> None
     assert [info.cookie for each in (WITHIN, mirrored(WITHIN)) if (info := both.about(each))] == [1, 2]
 
 
+def test_many_are_forgotten_one_after_the_other() -> None:
+    many = [(four_tuple_of(HERE, 22, THERE, port), port, 0, 0, port) for port in range(1, 1000)]
+    answers = Answers((port for *_, port in many[::2]), many, internal)
+    for four_tuple, port, *_ in many:
+        info = answers.about(four_tuple)
+        assert (info.cookie if info else None) == (port if port % 2 else None)
+        answers.forget(four_tuple)
+        assert answers.about(four_tuple) is None
+
+
 def test_once_it_is_reported_both_are_forgotten() -> None:
     answers = Answers({7, 8}, [(WITHIN, 1, 0, 0, 7), (mirrored(WITHIN), 2, 0, 0, 8)], internal)
     answers.forget(mirrored(WITHIN))
