@@ -209,7 +209,7 @@ def test_many_sockets_share_a_line_and_are_loaded_as_they_were(state: Path) -> N
     first, second = list(held)[:2]
     owners.log.flush()
     for _ in range(2):
-        # At first a line for each, then the file as it is written anew.
+        # At first a line for each, then the file as it is rewritten.
         owners.log.close()
         again = Owners(state, PLACE)
         loaded = again.tracker.sockets
