@@ -101,4 +101,4 @@ def short_memory(limit: int, hog: int) -> Iterator[Path]:
 def swapped_out() -> int:
     """Pages that the kernel has written to swap since boot."""
     lines = (line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-    return int(dict(lines)["pswpout"])  # type: ignore[arg-type]
+    return int(dict(lines)["pswpout"])
