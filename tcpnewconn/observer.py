@@ -38,7 +38,8 @@ from tcpnewconn.model import (
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import Log
-from tcpnewconn.tracking.direction import accepted_here, arrow, directed, listened
+from tcpnewconn.tracking.answers import Answers
+from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed, listened
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
@@ -48,6 +49,9 @@ from tcpnewconn.tracking.undecided import Undecided
 
 # Seconds between two dumps of the listening sockets.
 _LISTENERS_EVERY = 1.0
+# Where a poll shows so many new rows, and at least this share of all are new, all sockets are asked for at once: that takes a
+# third of the time that asking for one takes, for each that there is (measured).
+_MANY, _SHARE = 1000, 0.25
 # Of so many open connections it is remembered who opened and accepted them, where closed connections are events.
 _MOST_REMEMBERED = 65_536
 
@@ -97,6 +101,8 @@ class Observer:
         self._undecided = Undecided(log)
         self._first = True
         self._poll: Poll | None = None
+        # While the rows of a poll are applied, where many of them are new.
+        self._answers: Answers | None = None
         # When that poll began and ended.
         self._polled = (0.0, 0.0)
         # The callers of connect() and accept() of open connections, by the number of the connection.
@@ -124,7 +130,9 @@ class Observer:
         return self.tracker.cursor.pending > 0
 
     def look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
-        """The socket of a 4-tuple, as the kernel has it now."""
+        """The socket of a 4-tuple, as the kernel has it now, or had it since the tables were read."""
+        if self._answers is not None and (answer := self._answers.about(four_tuple)) is not None:
+            return answer
         return self._lookup.socket_info(four_tuple) if self._lookup is not None else None
 
     def opened_here(self, four_tuple: FourTuple) -> bool | None:
@@ -155,14 +163,26 @@ class Observer:
             self._poll, self.states = poll, poll.states
             self._malformed += poll.malformed
             self._first_malformed = self._first_malformed or poll.first_malformed
+            known = self.tracker.sockets.shown_count if self._first else 0
             self._compare_listeners(poll)
+            self._answers = self._dumped(poll, poll.changed - known)
             self.tracker.poll(poll, now)
+            self._answers = None
         else:
             self.tracker.tick(now)
         self._ticked(now, last=False)
         if self.recorder is not None:
             self.recorder.polled(now, self._report)
             self.recorder.calls.settle()
+
+    def _dumped(self, poll: Poll, new: int) -> Answers | None:
+        """The answers about the sockets of a poll in which so many rows are new, where asking for all takes less time."""
+        if self._lookup is None or new < max(_MANY, poll.count * _SHARE):
+            return None
+        try:
+            return Answers(poll.inodes(), self._lookup.established(), self.addresses.internal)
+        except OSError:
+            return None
 
     def _poll_needed(self) -> bool:
         """Whether the tables can show anything that the last poll did not."""
@@ -295,15 +315,17 @@ class Observer:
         except OSError:
             return {}
 
-    def _ask_for_listeners(self, now: float) -> None:
+    def _ask_for_listeners(self, now: float) -> bool:
+        """Ask for all of them, unless that was done a moment ago; whether there is an answer."""
         if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
-            return
+            return False
         self._listeners_asked = now
         try:
             self._listeners.replace([(row, info.cgroup) for row, info in self._lookup.listeners()])
         except OSError:
             # The known listeners stay.
-            return
+            return False
+        return True
 
     # --- a connection ------------------------------------------------------------------------------------------------
 
@@ -321,7 +343,7 @@ class Observer:
         if accepted is None:
             accepted = self._know_listeners(outcome, now)
         if accepted is None:
-            accepted = accepted_here(outcome.four_tuple, outcome.internal, self._listeners)
+            accepted = accepted_by_ports(outcome.four_tuple, self._listeners)
         if accepted is None:
             opened_here = self._opened_here(outcome)
             if opened_here is not None:
@@ -347,10 +369,10 @@ class Observer:
         return called(calls, new, row, (begin, end), now)
 
     def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
-        """Ask for the listening sockets where those known do not decide; whether they decide that this one accepted."""
+        """Whether the listening sockets decide that this one accepted; they are asked for where those known do not."""
         accepted = listened(new.four_tuple, new.internal, self._listeners)
-        if accepted is None:
-            self._ask_for_listeners(now)
+        if accepted is None and self._ask_for_listeners(now):
+            accepted = listened(new.four_tuple, new.internal, self._listeners)
         return accepted
 
     def _opened_here(self, new: NewConnection) -> bool | None:
@@ -373,6 +395,8 @@ class Observer:
         uid, cgroup = new.uid, new.cgroup
         if new.internal and new.destroyed is None and source != endpoints(four_tuple)[0]:
             uid, cgroup = self._attribution(mirrored(four_tuple))
+        if self._answers is not None:
+            self._answers.forget(four_tuple)
         connection = self._attributed(source, destination, direction, new, (uid, cgroup), found)
         self._report(connection)
         if not self.closed:
@@ -446,8 +470,11 @@ class Observer:
 
     def _attribution(self, four_tuple: FourTuple) -> tuple[int | None, int]:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
-        row: Row | None = self._poll.row(four_tuple) if self._poll is not None else None
-        return attribution(row, self.look_up(four_tuple))
+        info = self.look_up(four_tuple)
+        row: Row | None = None
+        if self._poll is not None and (info is None or not info.inode):
+            row = self._poll.row(four_tuple)
+        return attribution(row, info)
 
     def _id(self, number: int) -> str:
         """Unique among all hosts, boots and namespaces; the number as `ss -e` shows a socket's cookie, where it is one."""

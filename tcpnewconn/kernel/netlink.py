@@ -64,12 +64,13 @@ class Client:
         self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0) + body)
         size = _DUMP if dump else _LARGEST
         while True:
-            answer = self._socket.recv(size)
-            while len(answer) >= HEADER.size:
-                length, answered, _, sequence, _ = HEADER.unpack_from(answer)
-                if not HEADER.size <= length <= len(answer):
+            answer, at = self._socket.recv(size), 0
+            while len(answer) - at >= HEADER.size:
+                length, answered, _, sequence, _ = HEADER.unpack_from(answer, at)
+                if not HEADER.size <= length <= len(answer) - at:
                     return
-                message, answer = answer[:length], answer[(length + 3) & ~3 :]
+                # An answer of a dump holds hundreds of messages: what is left of it is not copied for each.
+                message, at = answer[at : at + length], at + ((length + 3) & ~3)
                 if sequence != self._sequence:
                     continue
                 if answered == NLMSG_DONE:

@@ -11,10 +11,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tcpnewconn.kernel.rowtext import ENDED, IN_TIME_WAIT, LISTENING, STATE_NUMBERS, WANTED, RowText, bodies_of
+from tcpnewconn.kernel.rowtext import (
+    ENDED,
+    IN_TIME_WAIT,
+    IS_ESTABLISHED,
+    LISTENING,
+    STATE_NUMBERS,
+    WANTED,
+    RowText,
+    bodies_of,
+)
 from tcpnewconn.model import FourTuple, Row
 
 # Stands for the columns from uid to inode of a row that the next poll must show, whatever they are.
@@ -79,6 +88,15 @@ class Poll:
                 for head in dict.fromkeys(unchanged + table.ended() if ended else unchanged):
                     if head not in shown:
                         yield table.row(head, part)
+
+    @property
+    def changed(self) -> int:
+        """How many rows are new or changed."""
+        return sum(len(part.changed) for _, part in self._parts)
+
+    def inodes(self) -> Iterator[int]:
+        """The inodes of the established sockets among these."""
+        return (inode for table, part in self._parts for inode in table.inodes(part.changed))
 
     def row(self, four_tuple: FourTuple) -> Row | None:
         """The row of a 4-tuple, if it stands in this poll."""
@@ -258,8 +276,8 @@ class _Table:
         seen = self._known.get(head)
         if seen is None:
             addresses, known = head[:-2], self._known
-            for other in WANTED:
-                if addresses + other in known:
+            for other, count in self.states.items():
+                if count and addresses + other in known:
                     self._replace(addresses + other, part)
             self._keep(head, _Remembered(owner, self._poll))
         else:
@@ -289,6 +307,17 @@ class _Table:
         """The row of a poll that begins with `head`, decoded."""
         seen = self._known.get(head) or part.replaced[head]
         return self._text.row(head, seen.owner)
+
+    def inodes(self, heads: Iterable[bytes]) -> Iterator[int]:
+        """The inodes of those that are established and have one."""
+        known = self._known
+        for head in heads:
+            if (
+                head.endswith(IS_ESTABLISHED)
+                and (seen := known.get(head)) is not None
+                and (inode := int(seen.owner.split()[2]))
+            ):
+                yield inode
 
     def four_tuple(self, head: bytes) -> FourTuple:
         return self._text.four_tuple(head)

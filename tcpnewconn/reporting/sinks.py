@@ -21,6 +21,7 @@ from tcpnewconn.text import printable
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 _JOURNAL_SOCKET = "/run/systemd/journal/socket"
+_IDENTIFIED = f"SYSLOG_IDENTIFIER={SYSLOG_IDENTIFIER}"
 
 
 class Sink(Protocol):
@@ -55,11 +56,14 @@ class Journal:
             raise BlockingIOError(f"{_JOURNAL_SOCKET} does not exist")
         if not self._opened and not _journal_is_writable():
             raise BlockingIOError(f"{_JOURNAL_SOCKET} is full")
-        fields = [f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in entry.items()]
-        fields.append(f"SYSLOG_IDENTIFIER={SYSLOG_IDENTIFIER}".encode())
+        # Of all ways the one that takes least time (measured): sendv() encodes them, where they are valid UTF-8.
+        fields = [*map("=".join, entry.items()), _IDENTIFIED]
         before = set() if self._opened else _datagram_sockets()
         try:
-            self._sendv(*fields)
+            try:
+                self._sendv(*fields)
+            except UnicodeEncodeError:
+                self._sendv(*(field.encode("utf-8", "surrogateescape") for field in fields))
         except BlockingIOError:
             raise
         except OSError as error:

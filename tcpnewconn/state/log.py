@@ -17,7 +17,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from typing import Any, Protocol
 
 from tcpnewconn.state.tail import Damaged, OtherGeneration, Tail, Unusable, blocks_of
@@ -30,8 +30,9 @@ _HEADER_SIZE = 192
 _SMALL = 256 * 1024
 # A larger block goes into the snapshot at once: in the tail it would only be copied.
 _LARGE = 32 * 1024
-# So many lines are loaded together.
+# So many lines are loaded together, unless they are long; so many bytes are written together.
 _AT_ONCE = 1000
+_BLOCK = 128 * 1024
 
 # The exceptions that an owner may raise for a record that has a right checksum and was not written by this program.
 _NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
@@ -128,16 +129,16 @@ class StateLog:
             at = len(header)
             # Many at once: for each of them json.loads() takes twice the time (measured).
             texts: list[bytes] = []
-            number = 1
+            number, begin = 1, at
             for line in file:
                 if at == length:
                     break
                 at += len(line)
                 number += 1
                 texts.append(_verified(line, number))
-                if len(texts) == _AT_ONCE:
+                if len(texts) == _AT_ONCE or at - begin >= _BLOCK:
                     self._give_all(texts, number)
-                    texts = []
+                    texts, begin = [], at
             self._give_all(texts, number)
         if at != length:
             raise Damaged(f"{at} bytes of {length} are there")
@@ -331,9 +332,18 @@ def _checked(line: str) -> bytes:
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[bytes]:
-    lines = iter(lines)
-    while block := b"".join([_checked(line) for line in islice(lines, 1000)]):
-        yield block
+    """The lines, many at a time; some records are some ten kilobytes long."""
+    block: list[bytes] = []
+    size = 0
+    for line in lines:
+        block.append(_checked(line))
+        size += len(block[-1])
+        if size >= _BLOCK:
+            yield b"".join(block)
+            block.clear()
+            size = 0
+    if block:
+        yield b"".join(block)
 
 
 def _write(descriptor: int, block: bytes) -> int:

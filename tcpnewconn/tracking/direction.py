@@ -45,8 +45,11 @@ def arrow(
 def accepted_here(four_tuple: FourTuple, internal: bool, listeners: Listeners) -> bool | None:
     """Whether the socket of a 4-tuple accepted its connection, by listeners and ports; None where they do not decide."""
     accepted = listened(four_tuple, internal, listeners)
-    if accepted is not None:
-        return accepted
+    return accepted_by_ports(four_tuple, listeners) if accepted is None else accepted
+
+
+def accepted_by_ports(four_tuple: FourTuple, listeners: Listeners) -> bool | None:
+    """The same, by the ports alone."""
     half = len(four_tuple) // 2
     opens = listeners.ephemeral(four_tuple[half:])
     return None if listeners.ephemeral(four_tuple[:half]) == opens else opens

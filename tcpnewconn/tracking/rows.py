@@ -42,15 +42,16 @@ class Rows:
     def row(self, row: Row, now: float) -> None:
         """A row that is new or has changed."""
         run, four_tuple = self._run, row.four_tuple
+        if row.inode and self._sockets.is_shown_as(four_tuple, row.inode, row.state):
+            return
         known = self._sockets.shown(four_tuple)
         if known is None and run.notified and in_time_wait(row) and run.stage is not Stage.STARTING:
             if run.stops:
                 self._ended_before_stop(row, now)
             return
         if known is not None and row.inode and row.inode == known.inode and can_be(row, known):
-            if row.state != known.state:
-                known.state = row.state
-                self._sockets.show(known)
+            known.state = row.state
+            self._sockets.show(known)
             return
         current = self._look_up(four_tuple)
         info = current if is_of(row, current, run.notified) else None

@@ -10,24 +10,39 @@
     CLOSED               _TIME_WAIT_LASTS                                forgotten
 
 A socket is CLOSED only while a row in TIME_WAIT on its addresses could be taken for a new connection; otherwise it is forgotten.
-The sockets are written to the state log and loaded from it here, as records of the kinds + - v w o s c.
+The sockets are written to the state log and loaded from it here, as records of the kinds + p - v w o s c.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tcpnewconn.model import TIME_WAIT, DestroyedSocket, FourTuple, mirrored
+from tcpnewconn.model import DestroyedSocket, FourTuple, mirrored
 from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.chains import Chains
 from tcpnewconn.tracking.cleared import Index
-from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, named, packed, unpacked
+from tcpnewconn.tracking.socket import (
+    Phase,
+    Socket,
+    cookie_and_ends,
+    is_as,
+    line,
+    lines_of_many,
+    loaded,
+    loaded_many,
+    named,
+    packed,
+    serial,
+    unpacked,
+)
 
 # Seconds for which a socket can be in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h: 60), and a margin.
 _TIME_WAIT_LASTS = 90.0
 # 4-tuples with dying sockets that are kept: 15 MiB of them. A host with more sockets that were reset and that their
 # programs keep open has some connections logged twice.
 _MOST_DYING = 32_768
+# So many SHOWN sockets are many: they are written to the state log together.
+_MANY = 1000
 # Dying sockets whose notification may have been missed, and 4-tuples with expected peers, that are kept for longer than usual.
 _MOST_OVERDUE = 1024
 
@@ -43,12 +58,12 @@ class Sockets:
         self._log = log
         self.clear()
         if log is not None:
-            log.register("+-vwosc", self)
+            log.register("+p-vwosc", self)
 
     def clear(self) -> None:
         """Start without any socket."""
         self._shown: dict[FourTuple, bytes] = {}
-        # Each open connection counts twice: a socket whose peer was seen once, any other for both.
+        # Each open connection counts twice: see cookie_and_ends().
         self._ends = 0
         self._others: dict[Phase, Chains] = {phase: Chains() for phase in Phase if phase is not Phase.SHOWN}
         self._dying, self._expected = self._others[Phase.DYING], self._others[Phase.EXPECTED]
@@ -67,8 +82,14 @@ class Sockets:
         """How many connections are open; those within this host count once."""
         return self._ends // 2
 
-    def is_shown(self, four_tuple: FourTuple) -> bool:
-        return four_tuple in self._shown
+    @property
+    def shown_count(self) -> int:
+        return len(self._shown)
+
+    def is_shown_as(self, four_tuple: FourTuple, inode: int, state: int) -> bool:
+        """Whether the SHOWN socket of a 4-tuple has this inode and this state."""
+        text = self._shown.get(four_tuple)
+        return text is not None and is_as(text, inode, state)
 
     def shown(self, four_tuple: FourTuple) -> Socket | None:
         """A copy: a change to it counts once it is shown again with `show`."""
@@ -162,10 +183,11 @@ class Sockets:
     def show(self, socket: Socket) -> None:
         """Let a socket be SHOWN, or be shown as it is now."""
         if socket.phase is not Phase.SHOWN:
-            self.forget(socket)
+            if socket.phase is not None:
+                self.forget(socket)
             socket.phase = Phase.SHOWN
         self._remove_shown(socket.four_tuple)
-        self._add(socket)
+        self._add_shown(socket.four_tuple, packed(socket))
         self._record(socket)
 
     def forget(self, socket: Socket) -> None:
@@ -223,12 +245,7 @@ class Sockets:
     def _add(self, socket: Socket) -> None:
         four_tuple = socket.four_tuple
         if socket.phase is Phase.SHOWN:
-            self._shown[four_tuple] = packed(socket)
-            self._ends += _ends(socket)
-            if not socket.cookie:
-                self._shown_without_cookie.add(four_tuple)
-            elif self._shown_cookies is not None:
-                self._shown_cookies[socket.cookie] = four_tuple
+            self._add_shown(four_tuple, packed(socket))
             return
         assert socket.phase is not None
         self._others[socket.phase].add(socket)
@@ -240,24 +257,37 @@ class Sockets:
         elif socket.phase is Phase.EXPECTED:
             self._expected_index.add(four_tuple)
 
+    def _add_shown(self, four_tuple: FourTuple, text: bytes) -> None:
+        """Add a SHOWN socket in its packed form."""
+        self._shown[four_tuple] = text
+        cookie, ends = cookie_and_ends(text)
+        self._ends += ends
+        if not cookie:
+            self._shown_without_cookie.add(four_tuple)
+        elif self._shown_cookies is not None:
+            self._shown_cookies[cookie] = four_tuple
+
     def _remove_shown(self, four_tuple: FourTuple) -> bool:
         """Remove the SHOWN socket of a 4-tuple; whether there was one."""
         text = self._shown.pop(four_tuple, None)
         if text is None:
             return False
-        socket = unpacked(four_tuple, text)
-        self._ends -= _ends(socket)
-        if not socket.cookie:
+        cookie, ends = cookie_and_ends(text)
+        self._ends -= ends
+        if not cookie:
             self._shown_without_cookie.discard(four_tuple)
-        elif self._shown_cookies is not None and self._shown_cookies.get(socket.cookie) == four_tuple:
-            del self._shown_cookies[socket.cookie]
+        elif self._shown_cookies is not None and self._shown_cookies.get(cookie) == four_tuple:
+            del self._shown_cookies[cookie]
         return True
 
     # --- the state log -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
-        for four_tuple, text in self._shown.items():
-            yield line(unpacked(four_tuple, text))
+        if len(self._shown) < _MANY:
+            for four_tuple, text in self._shown.items():
+                yield line(unpacked(four_tuple, text))
+        else:
+            yield from lines_of_many(self._shown)
         for phase in (Phase.DYING, Phase.EXPECTED, Phase.CLOSED):
             yield from map(line, self.all_in(phase))
 
@@ -270,7 +300,13 @@ class Sockets:
             self._log.append(line)
 
     def load(self, record: Record) -> None:
-        kind, four_tuple = record[0], named(record[1])
+        kind = record[0]
+        if kind == "p":
+            for four_tuple, text in loaded_many(record):
+                self._remove_shown(four_tuple)
+                self._add_shown(four_tuple, text)
+            return
+        four_tuple = named(record[1])
         if kind == "+":
             self._remove_shown(four_tuple)
             self._add(loaded(Phase.SHOWN, four_tuple, record[2:8], record[8:]))
@@ -300,6 +336,11 @@ class Sockets:
             self._take_the_place_of_closed(closed)
             self._add(closed)
 
+    def largest_serial(self) -> int:
+        """The largest serial number of a SHOWN or DYING socket; 0 if none has one."""
+        shown = max(map(serial, self._shown.values()), default=0)
+        return max(shown, max((-one.number for one in self._dying), default=0))
+
     def resume(self, now: float, notified: bool, gap: bool) -> None:
         """Continue after a restart: all deadlines start again now.
 
@@ -316,12 +357,6 @@ class Sockets:
         for socket in self.all_in(Phase.CLOSED):
             socket.since = min(socket.since, now)
         self.expire(now, float("-inf"))
-
-
-def _ends(socket: Socket) -> int:
-    if socket.state == TIME_WAIT:
-        return 0
-    return 1 if socket.paired else 2
 
 
 def _first(several: Iterator[Socket]) -> Socket:

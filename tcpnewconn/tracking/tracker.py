@@ -20,7 +20,6 @@ Four verbs: apply a poll, apply a destroyed socket, tick, stop. The rules, with 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import chain
 
 from tcpnewconn.kernel.procnet import Poll
 from tcpnewconn.model import CLOSE, DestroyedSocket, FourTuple, SocketInfo
@@ -70,9 +69,7 @@ class Tracker:
 
     def resume(self, now: float, counter: int) -> None:
         """Continue the last run; `counter` is the kernel's count of lost notifications."""
-        known = chain(self.sockets.all_shown(), self.sockets.all_in(Phase.DYING))
-        largest_serial = max((-one.number for one in known), default=0)
-        self.run.resume(self.cursor.resume(counter), largest_serial)
+        self.run.resume(self.cursor.resume(counter), self.sockets.largest_serial())
         self.sockets.resume(now, self.run.notified, self.run.gap)
         self._unaddressed.resume()
 
@@ -189,7 +186,7 @@ class Tracker:
     def knows(self, four_tuple: FourTuple) -> bool:
         """Whether a socket of this 4-tuple was reported, or is expected, and is not known as destroyed."""
         sockets = self.sockets
-        return sockets.is_shown(four_tuple) or any(
+        return sockets.shown(four_tuple) is not None or any(
             sockets.has(four_tuple, phase) for phase in (Phase.DYING, Phase.EXPECTED)
         )
 

@@ -507,6 +507,51 @@ def test_a_socket_that_was_asked_for_keeps_its_cookie_to_its_end(here: Namespace
     assert not first.timewait
 
 
+@pytest.mark.parametrize("family", ["ipv4", "ipv6", "mapped"])
+def test_all_established_sockets_are_had_at_once_as_each_of_them_is(
+    family: str, here: Namespace, lookup: Lookup
+) -> None:
+    listener, *first = addressed(here, family)
+    os.fchown(first[0].fileno(), 4711, -1)
+    others = [connected(here, listening(here)) for _ in range(300)]
+    both = [*first, *(each for pair in others for each in pair)]
+    dumped = {one: more for one, *more in lookup.established()}
+    assert set(dumped) == {four_tuple(each) for each in both}
+    for one, (cookie, cgroup, uid, inode) in dumped.items():
+        info = lookup.socket_info(one)
+        assert info is not None
+        assert (info.cookie, info.cgroup, info.uid, info.inode) == (cookie, cgroup, uid, inode)
+    assert dumped[four_tuple(first[0])][2] == 4711
+    assert len({cookie for cookie, *_ in dumped.values()}) == len(both)
+    for each in (listener, *both):
+        each.close()
+
+
+def test_a_socket_that_was_dumped_keeps_its_cookie_to_its_end(here: Namespace, lookup: Lookup) -> None:
+    notifications = Notifications(open_in(here))
+    with listening(here) as listener:
+        client, accepted = connected(here, listener)
+        dumped = {one: cookie for one, cookie, *_ in lookup.established()}
+        closing = four_tuple(client)
+        client.close()
+        accepted.close()
+        found: list[DestroyedSocket] = []
+        until(lambda: not found.extend(take_all(notifications)) and len(found) == 2)  # type: ignore[func-returns-value]
+    assert {destroyed.four_tuple: destroyed.cookie for destroyed in found} == dumped
+    waiting = lookup.socket_info(closing)
+    assert waiting is not None
+    assert (waiting.cookie, waiting.timewait) == (dumped[closing], True)
+
+
+def test_a_socket_that_is_bound_to_an_interface_is_not_found_either_way(here: Namespace, lookup: Lookup) -> None:
+    with listening(here) as listener, here.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+        client.connect(listener.getsockname())
+        with listener.accept()[0] as accepted:
+            assert [one for one, *_ in lookup.established()] == [four_tuple(accepted)]
+            assert lookup.socket_info(four_tuple(client)) is None
+
+
 def test_the_listeners_are_listed_and_nothing_else(here: Namespace, lookup: Lookup) -> None:
     listeners = [listening(here), listening(here, "::1"), listening(here, "::")]
     both = connected(here, listeners[0])

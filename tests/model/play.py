@@ -10,6 +10,7 @@ from tcpnewconn.kernel.procnet import Poll as PolledTables
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import FourTuple, SocketInfo, mirrored
 from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.answers import Answers
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tcpnewconn.tracking.tracker import Tracker
@@ -33,7 +34,8 @@ class Play:
     """The program, what was reported, and a log that a failing example prints.
 
     `notifications` as in Tracker. `room`: the number of notifications that the receive buffer holds. `small` as in StateLog,
-    `tail` the path of its tail.
+    `tail` the path of its tail. `dumped`: all established sockets are asked for at once after each poll, as they are where many
+    rows are new.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Play:
         room: int = PLENTY,
         small: int = _ALWAYS,
         tail: Path | None = None,
+        dumped: bool = False,
     ) -> None:
         self.log: list[str] = []
         self.kernel = self.made_kernel(room)
@@ -68,6 +71,10 @@ class Play:
         self._applied: PolledTables | None = None
         self._poll_began = 0.0
         self._look_ups_fail = False
+        self._dumped = dumped
+        # The answers to that, and the connection of each cookie.
+        self._answers: Answers | None = None
+        self._answered: dict[int, Connection] = {}
         # Whether every connection of the first poll with notifications was reported.
         self._settled = False
         self._starting = False
@@ -110,7 +117,20 @@ class Play:
         self._polls = 0
 
     def _look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
-        return None if self._look_ups_fail else self.kernel.look_up(four_tuple)
+        if self._look_ups_fail:
+            return None
+        if self._answers is not None and (answer := self._answers.about(four_tuple)) is not None:
+            self._answered[answer.cookie].looked_up = True
+            return answer
+        return self.kernel.look_up(four_tuple)
+
+    def _dump(self, poll: PolledTables, between: Iterable[Step]) -> None:
+        """Ask for all sockets, with something happening while half of them are dumped."""
+        dumped = self.kernel.established(0)
+        self._several(between)
+        dumped += self.kernel.established(1)
+        self._answered = {one[1]: connection for one, connection in dumped}
+        self._answers = Answers(poll.inodes(), [one for one, _ in dumped], is_internal)
 
     def _outcome(self, outcome: NewConnection | ClosedSocket, now: float) -> None:
         if isinstance(outcome, ClosedSocket):
@@ -118,6 +138,8 @@ class Play:
         else:
             self.log.append(f"REPORTED {outcome}")
             self.reported.append(outcome)
+            if self._answers is not None:
+                self._answers.forget(outcome.four_tuple)
 
     def _tick(self) -> None:
         self.tracker.tick(self.kernel.now)
@@ -264,12 +286,15 @@ class Play:
         if self.notified:
             # Between a row and the look-up of its socket there are microseconds. A socket that takes its place differs from it
             # by its notification; without any, the rows are looked up at once here.
-            self._several(step.before_look_up)
+            if self._dumped:
+                self._dump(poll, step.before_look_up)
+            else:
+                self._several(step.before_look_up)
         self._polling = False
         self._look_ups_fail = step.look_ups_fail
         self._applied = poll
         self.tracker.poll(poll, self.kernel.now)
-        self._look_ups_fail = False
+        self._look_ups_fail, self._answers = False, None
         self._calls_polled()
         self.lost += self.tracker.cursor.take()
         self._looked_up |= {id(connection) for connection in self.kernel.connections if connection.in_rows}
@@ -422,9 +447,10 @@ def played(
     room: int = PLENTY,
     small: int = _ALWAYS,
     tail: Path | None = None,
+    dumped: bool = False,
 ) -> Play:
     """A history, and then everything until nothing is open that can be notified."""
-    play = Play(directory, notifications, room, small, tail)
+    play = Play(directory, notifications, room, small, tail, dumped)
     play.log += ["", printed(history)]
     play.perform(history)
     play.settle()

@@ -11,7 +11,7 @@ import pytest
 
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import TIME_WAIT, DestroyedSocket, Traffic, four_tuple_of
-from tcpnewconn.tracking.socket import Phase
+from tcpnewconn.tracking.socket import Phase, Socket
 from tests.support.owners import Owners
 from tests.support.state_file import PLACE, SSH, incoming, once, reported
 from tests.support.table import Tables, line, listener
@@ -189,6 +189,58 @@ def test_text_behind_its_length_is_a_write_that_was_cut(tmp_path: Path) -> None:
     for tail in (b"x", b"\n", further[:40], further, further * 3 + further[:-1], b"\0" * 5000):
         path.write_bytes(content + tail)
         assert load(path) == HELD_BY_VERSION_1
+
+
+def test_many_sockets_share_a_line_and_are_loaded_as_they_were(state: Path) -> None:
+    owners = Owners(state, PLACE)
+    owners.log.save()
+    sockets = owners.tracker.sockets
+    for number in range(2500):
+        address = bytes([203, 0, *divmod(number, 256)]) if number % 3 else b"\x20\x01" + number.to_bytes(14, "big")
+        four_tuple = four_tuple_of(bytes(len(address)), 22, address, 1024)
+        cookie = 0 if number % 5 == 0 else 2**64 - 1 - number
+        name = cookie or -1 - number
+        state_number = TIME_WAIT if number % 7 == 0 else 1
+        uid = None if number % 2 else number
+        sockets.show(
+            Socket(four_tuple, None, name, cookie, number, state_number, number % 4 == 0, number / 8, uid, number)
+        )
+    held, connections = {one.four_tuple: one for one in sockets.all_shown()}, sockets.open
+    first, second = list(held)[:2]
+    owners.log.flush()
+    for _ in range(2):
+        # At first a line for each, then the file as it is rewritten.
+        owners.log.close()
+        again = Owners(state, PLACE)
+        loaded = again.tracker.sockets
+        assert {one.four_tuple: str(one) for one in loaded.all_shown()} == {
+            name: str(one) for name, one in held.items()
+        }
+        assert (loaded.open, loaded.largest_serial()) == (connections, 1 + 2495)
+        assert [loaded.was_gone_when_looked_up(one) for one in held] == [not one.cookie for one in held.values()]
+        again.log.save()
+        owners = again
+    assert len(state.read_bytes().splitlines()) < 50
+    # What changes later is read behind it.
+    gone = again.tracker.sockets.shown(first)
+    assert gone is not None
+    again.tracker.sockets.forget(gone)
+    again.log.flush()
+    again.log.close()
+    last = Owners(state, PLACE).tracker.sockets
+    assert (last.shown(first), str(last.shown(second))) == (None, str(held[second]))
+
+
+@pytest.mark.parametrize(
+    "record", ['["p"]', '["p",12]', '["p",13,""]', '["p",12,7]', '["p",12,"?"]', '["p",12,"AAAA"]', '["p","12",""]']
+)
+def test_a_line_of_many_that_makes_no_sense_is_not_believed(record: str, state: Path) -> None:
+    owners = Owners(state, PLACE)
+    owners.log.save()
+    owners.log.append(record)
+    owners.log.flush()
+    owners.log.close()
+    assert load(state) is None
 
 
 # --- its size --------------------------------------------------------------------------------------------------------
