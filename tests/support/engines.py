@@ -30,12 +30,19 @@ PACKAGES = (
     "systemd-container",
     "uidmap",
 )
-ONLY = {"trixie": ("docker.io", "passt"), "bookworm": ("slirp4netns",)}
+ONLY = {"trixie": ("docker-cli", "docker.io", "passt"), "bookworm": ("slirp4netns",)}
 # The tests start what they need.
 NOT_ENABLED = (
-    *("containerd.service", "docker.service", "docker.socket", "lxc.service", "lxc-net.service", "lxc-monitord.service"),
+    *(
+        "containerd.service",
+        "docker.service",
+        "docker.socket",
+        "lxc.service",
+        "lxc-net.service",
+        "lxc-monitord.service",
+    ),
     *("podman.service", "podman.socket", "podman-auto-update.service", "podman-auto-update.timer"),
-    *("podman-clean-transient.service", "podman-restart.service", "machines.target"),
+    *("podman-clean-transient.service", "podman-restart.service", "machines.target", "netavark-dhcp-proxy.socket"),
 )
 HOOKS = (
     f'for unit in {" ".join(NOT_ENABLED)}; do rm -f "$1"/etc/systemd/system/*.wants/$unit; done',
@@ -44,8 +51,8 @@ HOOKS = (
     # Her manager runs without a session.
     f'mkdir -p "$1/var/lib/systemd/linger" && touch "$1/var/lib/systemd/linger/{USER}"',
 )
-# Containers in a container: programs of the kernel decide about devices, keys are kept for each.
-FREEDOMS = ("--capability=all", "--system-call-filter=@keyring bpf")
+# Containers in a container: programs in the kernel decide about devices, and each has its keys.
+FREEDOMS = ("--system-call-filter=@keyring bpf",)
 # No overlay is on another one; and no controllers are here for limits of resources.
 SETTINGS = {
     "/etc/containers/storage.conf": '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n',
@@ -71,7 +78,10 @@ def booted_with_engines(distribution: str) -> Iterator[Booted]:
             host.write(path, text)
         _make_image(host)
         # Of the user's containers: nothing hides parts of these two.
-        host.run("sh", "-ec", "mkdir -p /run/proc /run/sys; mount -t proc proc /run/proc; mount -t sysfs sysfs /run/sys")
+        host.run(
+            "sh", "-ec", "mkdir -p /run/proc /run/sys; mount -t proc proc /run/proc; mount -t sysfs sysfs /run/sys"
+        )
+        host.run("chmod", "0666", "/dev/net/tun")
         host.run("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
         yield host
 
@@ -98,7 +108,9 @@ class Talker:
 
     def do(self, *commands: str) -> None:
         """Commands of talker.c."""
-        self.host.run("sh", "-c", 'pipe=$1; shift; printf "%s\\n" "$@" >"$pipe"', "-", f"{PIPES}/{self.pipe}", *commands)
+        self.host.run(
+            "sh", "-c", 'pipe=$1; shift; printf "%s\\n" "$@" >"$pipe"', "-", f"{PIPES}/{self.pipe}", *commands
+        )
 
 
 def _pipe(host: Booted, name: str) -> str:
@@ -110,7 +122,9 @@ def _pipe(host: Booted, name: str) -> str:
 def _output(host: Booted, *command: str, user: str | None = None) -> str:
     """Of a command that runs as a unit, of root or of a user."""
     settings = (f"User={user}", f"Environment=XDG_RUNTIME_DIR=/run/user/{USER_NUMBER}") if user else ()
-    return host.unit(f"engine-{next(_numbers)}", *command, properties=settings, within=180)
+    # podman takes a service for one that keeps the container in its own cgroup.
+    outside = ("env", "--unset=INVOCATION_ID")
+    return host.unit(f"engine-{next(_numbers)}", *outside, *command, properties=settings, within=180)
 
 
 def podman(host: Booted, *command: str, user: str | None = None) -> str:
@@ -126,6 +140,19 @@ def run_podman(host: Booted, name: str, *options: str, commands: tuple[str, ...]
     said = podman(host, "run", "--detach", f"--name={name}", mount, *options, "talker", FROM_PIPE, *commands, user=user)
     address = podman(host, "inspect", "--format={{.NetworkSettings.IPAddress}}", name, user=user).strip()
     return Talker(host, name, "podman", _only_id(said), name, address or None)
+
+
+def run_quadlet(host: Booted, name: str, publish: str) -> Talker:
+    """A service that is a container of podman."""
+    host.write(
+        f"/etc/containers/systemd/{name}.container",
+        f"[Container]\nImage=localhost/talker\nContainerName={name}\nPublishPort={publish}\n"
+        f'Volume={_pipe(host, name)}:/commands\nExec="{FROM_PIPE}"\n',
+    )
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", f"{name}.service")
+    shown = podman(host, "inspect", "--format={{.Id}} {{.NetworkSettings.IPAddress}}", name).split()
+    return Talker(host, name, "podman", shown[0], name, shown[1])
 
 
 def docker(host: Booted, *command: str) -> str:
@@ -187,7 +214,10 @@ def run_nspawn(host: Booted, name: str, address: str, beside: str) -> Talker:
     )
     host.run("machinectl", "start", name)
     leader = host.run("machinectl", "show", "--property=Leader", "--value", name).strip()
-    for where, device, own in (((), f"ve-{name}", beside), (("nsenter", f"--target={leader}", "--net"), "host0", address)):
+    for where, device, own in (
+        ((), f"ve-{name}", beside),
+        (("nsenter", f"--target={leader}", "--net"), "host0", address),
+    ):
         host.run(*where, "ip", "address", "add", f"{own}/30", "dev", device)
         host.run(*where, "ip", "link", "set", device, "up")
     host.run("nsenter", f"--target={leader}", "--net", "ip", "route", "add", "default", "via", beside)
