@@ -20,6 +20,7 @@ from tests.support.message_ids import CONNECTION, LOSS
 
 HERE, OUTSIDE = CONTAINER_ADDRESS, PEER_ADDRESS
 LISTENER = 9000
+MANUAL = built.TREE / "man/tcpnewconn.conf.5.scd"
 NAMES = "/run/container-names"
 METRICS = "/run/tcpnewconn/tcpnewconn.prom"
 CONFIGURATION = f"""
@@ -73,6 +74,11 @@ class System:
         own = next(self.ports)
         self[name].do(f"open {address} {port} {own}")
         return own
+
+    def from_proxy(self, name: str) -> list[dict[str, Any]]:
+        """The connections of docker-proxy to a container."""
+        gateway = (f"SOURCE_ADDRESS={GATEWAYS[name]}", f"DESTINATION_ADDRESS={self[name].address}")
+        return events(self.host, CONNECTION, *gateway)
 
     def poll_again(self, times: int = 3) -> None:
         """What a poll shows next is logged, too, if it is logged at all."""
@@ -142,6 +148,13 @@ def start_lxc(system: System) -> None:
         system[name].do(WEB)
 
 
+def write_names() -> str:
+    """The command of tcpnewconn.conf(5), for this file."""
+    [line] = [line for line in MANUAL.read_text().splitlines() if line.lstrip().startswith("docker ps ")]
+    assert line.rstrip().endswith(NAMES)
+    return line.strip()
+
+
 @pytest.fixture(scope="module", params=on_each_distribution("engines"))
 def system(request: pytest.FixtureRequest) -> Iterator[System]:
     with engines.booted_with_engines(request.param) as host:
@@ -157,6 +170,9 @@ def system(request: pytest.FixtureRequest) -> Iterator[System]:
             if request.param == "trixie":
                 starts.append(start_docker)
             engines.at_once(*(partial(start, system) for start in starts))
+            if request.param == "trixie":
+                host.run("sh", "-ec", write_names())
+            system.poll_again()
             yield system
 
 
@@ -257,7 +273,43 @@ def test_connections_within_a_container_without_a_network_are_logged(system: Sys
     ports = {name: system.open(name, "127.0.0.1", 80) for name in ("lonely", "chest-2")}
     for name, [entry] in zip(ports, system.seen(*ports.values()).values(), strict=True):
         flow = f"127.0.0.1:{ports[name]} -> 127.0.0.1:80"
-        assert entry == Seen(flow, "internal", *of(system[name]), accepts(system[name]))
+        assert entry == Seen(flow, "internal", *of(system[name]))
+
+
+def test_from_the_host_a_published_port_of_podman_has_two_connections(system: System) -> None:
+    """The rules of podman translate the address; tcpnewconn(8) has these two lines."""
+    port = system.open("here", "127.0.0.1", PUBLISHED["web"])
+    assert set(system.seen(port)[port]) == {
+        Seen(f"127.0.0.1:{port} -> 127.0.0.1:8081", "internal"),
+        Seen(f"10.88.0.1:{port} -> {system['web'].address}:80", "ingress", *of(system["web"])),
+    }
+
+
+def test_from_the_host_a_published_port_of_docker_has_one_with_docker_proxy_and_one_of_it(system: System) -> None:
+    if "dweb" not in system.talkers:
+        pytest.skip("docker is tested on Debian 13")
+    container, before = f"{system['dweb'].address}:80", system.from_proxy("dweb")
+    port = system.open("here", "127.0.0.1", PUBLISHED["dweb"])
+    [entry] = system.logged(port)[port]
+    assert seen(entry) == Seen(f"127.0.0.1:{port} -> 127.0.0.1:8082", "internal")
+    assert entry["TCPNEWCONN_ACCEPTED_BY_UNIT"] == "docker.service"
+    [forwarded] = [entry for entry in system.from_proxy("dweb") if entry not in before]
+    assert forwarded["MESSAGE"].endswith(f" -> {container}")
+    assert seen(forwarded)[1:] == ("internal", None, None, system["dweb"].id)
+    assert forwarded["OBJECT_SYSTEMD_UNIT"] == "docker.service"
+
+
+def test_a_user_s_container_has_its_own_connections_and_the_forwarder_s(system: System) -> None:
+    """pasta, or slirp4netns on Debian 12, is a program on the host that makes each connection of the container once more."""
+    out = system.open("own", OUTSIDE, LISTENER)
+    [entry] = system.logged(out)[out]
+    assert seen(entry)[1:] == ("egress", *of(system["own"]), None)
+    assert entry["MESSAGE"].endswith(f":{out} -> {OUTSIDE}:{LISTENER}")
+    assert entry["CONTAINER_ID"] == system["own"].id
+    assert entry["OBJECT_SYSTEMD_USER_UNIT"] == f"libpod-{system['own'].id}.scope"
+    came = system.open("outside", HERE, 8085)
+    entries = [seen(entry) for entry in system.logged(came)[came]]
+    assert Seen(f"{OUTSIDE}:{came} -> {HERE}:8085", "ingress") in entries
 
 
 def test_the_connections_of_a_pod_have_none_of_its_containers(system: System) -> None:

@@ -1,6 +1,6 @@
 """A booted Debian that has the engines of containers: podman, LXC, systemd-nspawn, and docker on Debian 13; and containers in it.
 
-Each container runs one program (talker.c), which makes connections when it is asked to. Nothing is pulled: the images are made here.
+Each container runs one program (talker.c), which makes connections when it is asked to. Nothing is pulled: images are made here.
 """
 
 import itertools
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support import root_image
-from tests.support.booted import Booted, booted
+from tests.support.booted import PEER_ADDRESS, Booted, booted
 
 HERE = Path(__file__).parent
 USER, USER_NUMBER = "alice", 1000
@@ -55,7 +55,9 @@ HOOKS = (
 FREEDOMS = ("--system-call-filter=@keyring bpf",)
 # No overlay is on another one; and no controllers are here for limits of resources.
 SETTINGS = {
-    "/etc/containers/storage.conf": '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n',
+    "/etc/containers/storage.conf": (
+        '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n'
+    ),
     "/etc/containers/containers.conf": "[containers]\npids_limit = 0\n",
     "/etc/docker/daemon.json": '{"storage-driver": "vfs"}\n',
 }
@@ -82,6 +84,8 @@ def booted_with_engines(distribution: str) -> Iterator[Booted]:
             "sh", "-ec", "mkdir -p /run/proc /run/sys; mount -t proc proc /run/proc; mount -t sysfs sysfs /run/sys"
         )
         host.run("chmod", "0666", "/dev/net/tun")
+        # pasta takes the addresses of the device that the default route has.
+        host.run("ip", "route", "add", "default", "via", PEER_ADDRESS)
         host.run("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
         yield host
 
