@@ -25,7 +25,7 @@ NAMES = "/run/container-names"
 METRICS = "/run/tcpnewconn/tcpnewconn.prom"
 CONFIGURATION = f"""
 [Poll]
-Interval=1s
+Interval=500ms
 [Namespaces]
 Include=all
 CPUQuota=100%
