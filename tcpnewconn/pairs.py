@@ -108,7 +108,8 @@ class Pairs:
         remote = four_tuple[half:-2]
         others = [other for other in self._by_address.get(remote, ()) if other is not side]
         if side is not self._host and self._host.observes.addresses.has(remote):
-            return self._with_host(side, event, four_tuple, now) if not others else event
+            at_host = not others or self._is_at_host(mirrored(four_tuple), others)
+            return self._with_host(side, event, four_tuple, now) if at_host else event
         if not others:
             return event
         if event.detected_by == "notification":
@@ -117,6 +118,11 @@ class Pairs:
                 others[0].observes.tracker.expect(other_end, now)
             return event
         return self._with_namespace(side, event, four_tuple, others, now)
+
+    def _is_at_host(self, other_end: FourTuple, others: list[Side]) -> bool:
+        """Whether the host has that socket, and none of the other namespaces that have its address: pasta gives them the host's."""
+        info = self._host.observes.look_up(other_end)
+        return info is not None and not info.timewait and not any(one.observes.stands(other_end) for one in others)
 
     def _with_host(self, side: Side, event: Connection, four_tuple: FourTuple, now: float) -> Connection | None:
         """A connection of another namespace with the host."""

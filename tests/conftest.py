@@ -30,6 +30,7 @@ ORDER = (
     "fleet/test_fleet",
     "fleet/test_monitoring",
     "machine/test_vm",
+    "booted/test_booted_engines",
     "booted/test_booted_restart",
     "booted/test_booted_crashes",
     "booted/test_booted_flood",

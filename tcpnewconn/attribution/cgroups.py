@@ -26,7 +26,12 @@ _SCOPE = re.compile(
 _RUNTIMES = {"libpod": "podman", "docker": "docker", "cri-containerd": "containerd", "crio": "cri-o"}
 _BARE_ID = re.compile(_ID)
 _LIBPOD = re.compile(rf"libpod-{_ID}")
-_POD = re.compile(r"pod(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})")
+_POD_UID = r"pod(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})"
+_POD = re.compile(_POD_UID)
+# CRI-O where systemd makes no cgroups.
+_CRIO = re.compile(rf"crio-{_ID}")
+# kubelet lets systemd make cgroups, and containerd does not: what it would ask systemd for is the name.
+_UNMADE_SCOPE = re.compile(rf"kubepods(?:-[a-z]+)?-{_POD_UID}\.slice:(?P<engine>cri-containerd):{_ID}")
 _NSPAWN = re.compile(r"systemd-nspawn@(?P<service>.+)\.service|machine-(?P<scope>.+)\.scope")
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
@@ -81,6 +86,8 @@ def container(names: Sequence[str]) -> Container | None:
     for position, name in enumerate(names):
         above = names[position - 1] if position else ""
         below = names[position + 1] if position + 1 < len(names) else ""
+        if (match := _UNMADE_SCOPE.fullmatch(name)) and names[0] in ("system.slice", name):
+            return Container(match["id"], _RUNTIMES[match["engine"]], None, match["uid"].replace("_", "-"))
         if kubernetes and (match := _POD.search(name)):
             pod = match["uid"].replace("_", "-")
         elif match := _SCOPE.fullmatch(name):
@@ -91,6 +98,8 @@ def container(names: Sequence[str]) -> Container | None:
             return Container(match["id"], "podman")
         elif pod is not None and (match := _BARE_ID.fullmatch(name)):
             return Container(match["id"], None, None, pod)
+        elif pod is not None and (match := _CRIO.fullmatch(name)):
+            return Container(match["id"], "cri-o", None, pod)
         elif below == "payload" and (match := _NSPAWN.fullmatch(name)):
             return Container(None, "systemd-nspawn", _unescaped(match["service"] or match["scope"]))
         elif name.startswith("lxc.payload.") and len(name) > len("lxc.payload."):

@@ -23,6 +23,7 @@ from tests.support.traffic import connect, listen
 
 AT_HOST, AT_ONE, AT_OTHER = "10.88.0.1", "10.88.0.5", "10.88.0.6"
 KILLS = 15
+COPIED = 60
 Both = tuple[socket.socket, socket.socket]
 
 
@@ -181,6 +182,25 @@ def test_addresses_alone_make_no_pair(network: Network, every: tuple[str, str]) 
             accepted.close()
         [event] = [event for event in program.connections if event["source.address"] == AT_ONE]
         assert whose(event) == ("internal", CONTAINER_ID, None)
+
+
+def test_a_container_that_has_the_host_s_address_too_does_not_stand_between(
+    network: Network, every: tuple[str, str]
+) -> None:
+    """pasta gives a user's container the addresses of the host."""
+    with container(network.host) as copied:
+        copied.address(f"{AT_HOST}/32")
+        # Some are opened after the poll of the host, and before that of the container.
+        with running(network.host, *every) as program:
+            kept = []
+            for number in range(1, COPIED + 1):
+                kept.append(network.open(network.one, network.host))
+                program.wait_for_connections(number)
+            program.poll_again(3)
+            for client, accepted in kept:
+                end(client, accepted)
+    assert {whose(event) for event in program.connections} == {("internal", CONTAINER_ID, None)}
+    assert len(program.connections) == COPIED
 
 
 class Traffic(threading.Thread):

@@ -46,8 +46,10 @@ _numbers = itertools.count(1)
 class Booted:
     """A running container. Every command that fails raises, with the end of the container's journal."""
 
-    def __init__(self, distribution: str, place: Path) -> None:
+    def __init__(self, distribution: str, place: Path, freedoms: tuple[str, ...] = ()) -> None:
+        """`freedoms` are more options of systemd-nspawn(1)."""
         self.distribution = distribution
+        self._freedoms = freedoms
         self.root = place / "root"
         self.name = f"tcpnewconn-{distribution}-{os.getpid()}-{next(_numbers)}"
         self._console = place / "console"
@@ -63,6 +65,7 @@ class Booted:
         # The container ends with the test worker that started it, however that ends.
         command = ["setpriv", "--pdeathsig", "TERM", "systemd-nspawn", "--quiet", "--boot", f"--directory={self.root}"]
         command += [f"--machine={self.name}", "--private-network", "--register=no", "--console=passive"]
+        command += self._freedoms
         if self._cgroup:
             # There is no systemd here that would give each container a cgroup of its own.
             command = ["sh", "-c", 'echo $$ >"$1/cgroup.procs" && shift && exec "$@"', "-", str(self._cgroup), *command]
@@ -265,11 +268,11 @@ class Booted:
 
 
 @contextlib.contextmanager
-def booted(distribution: str, tar: Path | None = None) -> Iterator[Booted]:
+def booted(distribution: str, tar: Path | None = None, freedoms: tuple[str, ...] = ()) -> Iterator[Booted]:
     """From the usual root, or from another one of this distribution."""
     with place_of_its_own() as place:
         make_root(tar or root_image.container_tar(distribution), place)
-        container = Booted(distribution, place)
+        container = Booted(distribution, place, freedoms)
         try:
             container.boot()
             yield container

@@ -14,6 +14,8 @@ from tests.support.clock import Clock
 ID = "0123456789abcdef" * 4
 UID = "01234567-89ab-cdef-0123-456789abcdef"
 _USERS = "user.slice/user-1000.slice/user@1000.service"
+_PODS = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice"
+_UNMADE = f"kubepods-burstable-pod{UID.replace('-', '_')}.slice"
 
 
 @pytest.mark.parametrize(("path", "unit"), PATHS)
@@ -44,12 +46,17 @@ def test_a_user_s_unit_is_one_of_that_user_s_own_manager(path: str, unit: str | 
         (f"machine.slice/libpod-{ID}.scope/container", Container(ID, "podman")),
         (f"machine.slice/machine-libpod_pod_{ID}.slice/libpod-{ID}.scope/container", Container(ID, "podman")),
         (f"{_USERS}/user.slice/libpod-{ID}.scope/container", Container(ID, "podman")),
+        # By runc; crun has one more below.
+        (f"machine.slice/libpod-{ID}.scope", Container(ID, "podman")),
+        (f"{_USERS}/user.slice/libpod-{ID}.scope", Container(ID, "podman")),
         (f"system.slice/web.service/libpod-payload-{ID}", Container(ID, "podman")),
         (f"libpod_parent/libpod-{ID}", Container(ID, "podman")),
         (f"system.slice/docker-{ID}.scope", Container(ID, "docker")),
         (f"docker/{ID}", Container(ID, "docker")),
         ("machine.slice/systemd-nspawn@a\\x2db.service/payload", Container(None, "systemd-nspawn", "a-b")),
         ("machine.slice/machine-web.scope/payload/system.slice", Container(None, "systemd-nspawn", "web")),
+        (r"machine.slice/machine-chest\x2d2.scope/payload", Container(None, "systemd-nspawn", "chest-2")),
+        ("machine.slice/systemd-nspawn@crate-1.service/payload", Container(None, "systemd-nspawn", "crate-1")),
         ("lxc.payload.web", Container(None, "lxc", "web")),
         ("lxc/web", Container(None, "lxc", "web")),
         (f"kubepods/burstable/pod{UID}/{ID}", Container(ID, None, None, UID)),
@@ -63,6 +70,13 @@ def test_a_user_s_unit_is_one_of_that_user_s_own_manager(path: str, unit: str | 
             for engine, runtime in (("cri-containerd", "containerd"), ("crio", "cri-o"), ("docker", "docker"))
         ),
         (f"kubepods.slice/kubepods-pod{UID.replace('-', '_')}.slice", Container(None, None, None, UID)),
+        # CRI-O with kubelet's cgroup driver cgroupfs; with crun below the scope.
+        (f"kubepods/besteffort/pod{UID}/crio-{ID}", Container(ID, "cri-o", None, UID)),
+        (f"{_PODS}/crio-{ID}.scope/container", Container(ID, "cri-o", None, UID)),
+        # kubelet has the cgroup driver systemd, containerd has not (SystemdCgroup = false).
+        (f"system.slice/{_UNMADE}:cri-containerd:{ID}", Container(ID, "containerd", None, UID)),
+        (f"system.slice/containerd.service/{_UNMADE}:cri-containerd:{ID}", Container(ID, "containerd", None, UID)),
+        (f"{_UNMADE}:cri-containerd:{ID}", Container(ID, "containerd", None, UID)),
         # The outermost: what this host runs.
         (f"lxc.payload.web/system.slice/docker-{ID}.scope", Container(None, "lxc", "web")),
     ],
@@ -81,7 +95,14 @@ def test_a_container_is_what_the_path_says(path: str, container: Container) -> N
         # A virtual machine: its sockets are those of the program that runs it.
         "machine.slice/machine-qemu\\x2d1\\x2dweb.scope/libvirt/emulator",
         "system.slice/docker.service",
+        # conmon of a quadlet, of a pod; pasta, slirp4netns and rootlessport; LXC's own process.
+        "system.slice/web.service/runtime",
+        f"machine.slice/machine-libpod_pod_{ID}.slice/libpod-conmon-{ID}.scope",
+        f"{_USERS}/user.slice/podman-302.scope",
+        "lxc.monitor.web",
         f"system.slice/pod{UID}/{ID}",
+        # Whoever has a cgroup to make others in.
+        f"user.slice/user-1000.slice/user@1000.service/{_UNMADE}:cri-containerd:{ID}",
         "docker/buildkit",
         "lxc.payload.",
     ],
