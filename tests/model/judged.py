@@ -12,13 +12,8 @@ from tests.model.simulated_kernel import Connection
 
 def judge(play: Play) -> None:
     """Raises AssertionError, with the history and its outcome."""
-    connections = play.kernel.connections
-    # A connection that a poll has shown and whose notification was not received may be reported, or not.
-    must = _similar(one for one in connections if one.in_rows or one.notified or one.dropped)
-    may = _similar(one for one in connections if one.shown or one.looked_up or one.notified)
-    reported = Counter(_what_is_left(new.four_tuple) for new in play.reported)
+    missing, twice = compared(play)
     numbers = Counter(new.number for new in play.reported)
-    missing, twice = must - reported, reported - may
     what = [f"not reported {dict(missing)}, of which {play.lost} as lost; reported twice {dict(twice)}", *play.log]
     assert numbers.total() == len(numbers), "\n".join(["one id was reported twice", *what])
     assert not twice, "\n".join(what)
@@ -29,6 +24,16 @@ def judge(play: Play) -> None:
     sockets = sum(1 if is_internal(one) else 2 for one in play.kernel.sockets)
     wrong = abs(play.tracker.sockets.open - sockets // 2)
     assert wrong <= play.dropped, "\n".join([f"{play.tracker.sockets.open} open", *what])
+
+
+def compared(play: Play) -> tuple[Counter[bytes], Counter[bytes]]:
+    """The connections that were not reported, and those that were reported twice."""
+    connections = play.kernel.connections
+    # A connection that a poll has shown and whose notification was not received may be reported, or not.
+    must = _similar(one for one in connections if one.in_rows or one.notified or one.dropped)
+    may = _similar(one for one in connections if one.shown or one.looked_up or one.notified)
+    reported = Counter(_what_is_left(new.four_tuple) for new in play.reported)
+    return must - reported, reported - may
 
 
 def _similar(connections: Iterable[Connection]) -> Counter[bytes]:
