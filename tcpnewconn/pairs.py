@@ -120,7 +120,7 @@ class Pairs:
         return self._with_namespace(side, event, four_tuple, others, now)
 
     def _is_at_host(self, other_end: FourTuple, others: list[Side]) -> bool:
-        """Whether the host has that socket, and no other namespace with its address: pasta gives them the host's."""
+        """Whether the host has that socket, and no other namespace with its address has it: pasta gives containers the host's."""
         info = self._host.observes.look_up(other_end)
         return info is not None and not info.timewait and not any(one.observes.stands(other_end) for one in others)
 
