@@ -52,8 +52,9 @@ _OLDEST = 150.0
 _LATEST_ACCEPT = 600.0
 # Destroy notifications are some milliseconds late; on a starved machine more, and not more than so many seconds.
 _LATE = 2.0
-# tcpi_last_ack_recv is counted in ticks of the kernel, at most so many seconds long (CONFIG_HZ=100).
-_TICK = 0.01
+# tcpi_last_ack_recv is counted in ticks of the kernel. In a virtual machine whose host is busy the ticks come late, and several at
+# once: what was acknowledged in the meantime seems to be older than it is, by not more than so many seconds.
+_TICKS_LATE = 1.0
 # Beyond so many calls it costs too much to look for one without its whole 4-tuple.
 _MOST_SEARCHED = 2_000
 
@@ -198,9 +199,9 @@ class Calls:
             known = self._calls.get(four_tuple)
             if known is None:
                 return NOT_RECORDED
-            if len(known) == 1 and self._can_be_of_destroyed(known[0], now - idle + _TICK):
+            if len(known) == 1 and self._can_be_of_destroyed(known[0], now - idle + _TICKS_LATE):
                 return self._without_old(self._decided(four_tuple, known, four_tuple, []))
-        here = self._of_destroyed(four_tuple, now - idle + _TICK)
+        here = self._of_destroyed(four_tuple, now - idle + _TICKS_LATE)
         other = mirrored(four_tuple) if internal else four_tuple
         there = self._of_destroyed(other, now) if other != four_tuple else []
         found = self._decided(four_tuple, here, other, there)
@@ -267,7 +268,7 @@ class Calls:
         (whole,) = matching
         if any(call.by == "accept" for call in self._calls[whole]):
             return AMBIGUOUS
-        found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, []))
+        found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICKS_LATE), whole, []))
         return found._replace(four_tuple=whole) if found.accepted_here is not None else found
 
     def shown(
