@@ -54,6 +54,10 @@ _AT_THE_LATEST = 5.0
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
 
+# Calls that no connection has taken after so many seconds are put on record meanwhile: a starved machine processes a handful of
+# notifications per second. Otherwise a batch takes milliseconds.
+_ON_RECORD_AFTER = 0.5
+
 # Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
 _REST_AFTER_CALLS = 0.001
 
@@ -160,7 +164,8 @@ class Service:
             self._started(since, before)
             self._write_metrics()
             self.notifier.ready(self._status())
-            self._sign_of_life = due
+            if self.notifier.watchdog is not None:
+                self._sign_of_life = due
             due = self._next(due, time.monotonic())
             watched: frozenset[int] = frozenset()
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
@@ -331,30 +336,38 @@ class Service:
         cursor, redeliverable = observer.tracker.cursor, self.redeliverable
         # The calls of so many of those that wait have been read.
         called = 0 if observer.records else most
+        # When what is left of them is put on record, if they have not been taken by then.
+        settle = float("inf")
         taken = 0
         while taken < most:
             destroyed = notifications.peek()
             if destroyed is None:
                 observer.tracker.caught_up(time.monotonic())
                 break
+            now = time.monotonic()
+            if now >= self._sign_of_life:
+                # On a starved machine a few hundred can take longer than the watchdog waits.
+                self._live()
             if not called:
                 # SIGKILL loses no more than what is read at once.
-                self.observer.settle_calls()
-                called = max(1, notifications.queued())
+                observer.settle_calls()
+                called, settle = max(1, notifications.queued()), now + _ON_RECORD_AFTER
                 observer.read_calls()
+                now = time.monotonic()
+            elif now >= settle:
+                # Nor what was read long ago.
+                observer.settle_calls()
+                settle = float("inf")
             called -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
-                observer.destroyed(destroyed, time.monotonic())
+                observer.destroyed(destroyed, now)
                 outbox.deliver(redeliverable)
                 cursor.handled(destroyed.cookie)
                 if log is not None:
                     log.flush()
             notifications.consume()
             taken += 1
-            if taken % _AT_ONCE == 0:
-                # On a starved machine, those before a poll can take longer than the watchdog waits.
-                self._live()
         observer.settle_calls()
         if log is not None:
             log.flush()

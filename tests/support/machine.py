@@ -26,7 +26,15 @@ WITHIN = 1800.0
 HERE = Path(__file__).parent
 STEPS = "machine_steps.py"
 # Imported by the steps, inside.
-MODULES = ("machine_guest", "machine_load", "machine_owners", "machine_programs", "machine_trace")
+MODULES = (
+    "machine_guest",
+    "machine_load",
+    "machine_many",
+    "machine_owners",
+    "machine_plain",
+    "machine_programs",
+    "machine_trace",
+)
 # How many connections in each of the ways of machine_load; of many users and units, in how many rounds how many. The bench makes
 # more.
 LOAD = {"curl": 10, "shell": 20, "once": 20, "fork": 300}
