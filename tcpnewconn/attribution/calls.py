@@ -52,7 +52,7 @@ _OLDEST = 150.0
 _LATEST_ACCEPT = 600.0
 # Destroy notifications are some milliseconds late; on a starved machine more, and not more than so many seconds.
 _LATE = 2.0
-# tcpi_last_ack_recv is counted in ticks of the kernel. In a virtual machine whose host is busy they come late, and several at once:
+# tcpi_last_ack_recv is counted in ticks of the kernel. In a virtual machine whose host is busy they come late, several at once:
 # what was acknowledged in the meantime seems to be older than it is, by not more than so many seconds.
 _TICKS_LATE = 1.0
 # Beyond so many calls it costs too much to look for one without its whole 4-tuple.
