@@ -17,6 +17,8 @@ DISTRIBUTION = "trixie"
 # In each of the ways of tests/support/machine_load.py.
 LOAD = {"curl": 500, "shell": 1000, "once": 1000, "fork": 5000}
 ROUNDS, MIXED = 20, 5_000
+# Seconds: a deadline for what hangs.
+WITHIN = 7200.0
 WAYS = {
     "curl": "curl",
     "shell": "a shell's /dev/tcp",
@@ -29,7 +31,7 @@ def owners(small: bool) -> Group:
     load, mixed = (dict.fromkeys(LOAD, 10), (2, 100)) if small else (LOAD, (ROUNDS, MIXED))
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         make_repository(Path(place), built.deb())
-        return shown(machine.outcomes(DISTRIBUTION, Path(place), "many", load, mixed).said)
+        return shown(machine.outcomes(DISTRIBUTION, Path(place), "many", load, mixed, within=WITHIN).said)
 
 
 def shown(said: dict[str, Any]) -> Group:

@@ -88,8 +88,9 @@ def outcomes(
     load: dict[str, int] | None = None,
     mixed: tuple[int, int] = (ROUNDS, MIXED),
     architecture: str = "amd64",
+    within: float = WITHIN,
 ) -> Outcomes:
-    """Boots with an apt repository, and does these steps (machine_steps.STEPS)."""
+    """Boots with an apt repository, and does these steps (machine_steps.STEPS) within so many seconds."""
     disk, kernel = root_image.machine_disk(distribution, architecture)
     emulator = EMULATORS[architecture]
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
@@ -106,6 +107,7 @@ def outcomes(
             *("-device", "nvme,drive=disk,serial=disk", "-device", "virtio-blk-pci,drive=brought"),
             *("-kernel", str(kernel), "-append", f"{COMMAND_LINE} console={emulator.console}"),
             log=console,
+            within=within,
         )
         lines = [json.loads(line) for line in said.read_text().splitlines()]
         outcome = {line["name"]: line["outcome"] for line in lines}
@@ -136,7 +138,7 @@ def _compiled(place: Path) -> Path:
     return program
 
 
-def _run_to_the_end(*command: str, log: Path) -> None:
+def _run_to_the_end(*command: str, log: Path, within: float) -> None:
     # It ends with the test worker, however that ends.
     qemu = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command],
@@ -146,12 +148,12 @@ def _run_to_the_end(*command: str, log: Path) -> None:
         text=True,
     )
     try:
-        complaint, _ = qemu.communicate(timeout=WITHIN)
+        complaint, _ = qemu.communicate(timeout=within)
     except subprocess.TimeoutExpired:
         qemu.kill()
         qemu.wait()
         console = log.read_text(errors="replace")[-4000:]
-        raise AssertionError(f"the machine did not end within {WITHIN:.0f} s\n--- console\n{console}") from None
+        raise AssertionError(f"the machine did not end within {within:.0f} s\n--- console\n{console}") from None
     if qemu.returncode != 0:
         raise AssertionError(f"qemu ended with {qemu.returncode}: {complaint}")
 

@@ -92,6 +92,14 @@ def many_connections() -> None:
     machine_load.small_rings()
 
 
+def plain_event() -> None:
+    """The kernel's own event of connect() alone."""
+    machine_plain.prepare()
+    install()
+    machine_owners.set_up()
+    machine_plain.steps()
+
+
 def few_connections() -> None:
     """For an architecture that is emulated slowly."""
     machine_owners.prepare()
@@ -137,7 +145,12 @@ def second_boot() -> None:
 
 
 # The steps of each boot.
-STEPS = {"all": (first_boot, second_boot), "many": (many_connections,), "few": (few_connections,)}
+STEPS = {
+    "all": (first_boot, second_boot),
+    "many": (many_connections,),
+    "few": (few_connections,),
+    "plain": (plain_event,),
+}
 
 
 def main() -> None:
