@@ -81,7 +81,12 @@ def ways() -> None:
         outcome[name] = {"logged": len({each["TCPNEWCONN_CONNECTION_ID"] for each in found}), "owners": owners}
     # The metrics are written after each poll.
     not_attributed = run("grep -h ^tcpnewconn_connections_not_attributed_total /run/tcpnewconn/*.prom").splitlines()
-    say("ways", {"made": counts, "lost": lost(), "not attributed": not_attributed, **outcome})
+    # By its watchdog, which does not fire on a busy machine either.
+    restarts = run("systemctl show --value --property=NRestarts tcpnewconn.service")
+    say(
+        "ways",
+        {"made": counts, "lost": lost(), "restarts": restarts, "not attributed": not_attributed, **outcome},
+    )
 
 
 def lost() -> int:
