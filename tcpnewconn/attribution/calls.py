@@ -25,10 +25,10 @@ an attributed connection would cost 1.42 times one that is not, with two sockets
 The service would see the kernel's addresses. It would name the thread of connections that are ambiguous today, whose ports were
 used again before their notification was read; it would take nothing back that is wrong.
 
-What can still go wrong: after SIGKILL, the calls that were read and not yet recorded are missing, those of some milliseconds, on a
-starved machine of half a second. If another connection opens on the same two ports, and its call is read before the notification
-of the first was, that would be taken for the first's. And a call that was lost, whose connection was still in SYN_SENT at the poll
-after the loss, followed by another on its ports within the time of a notification.
+What can still go wrong: after SIGKILL, the calls that were read and not yet recorded are missing, those of some milliseconds; of
+half a second on a starved machine. If another connection opens on the same two ports, and its call is read before the
+notification of the first was, that would be taken for the first's. And a call that was lost, whose connection was still in
+SYN_SENT at the poll after the loss, followed by another on its ports within the time of a notification.
 
 Record r is its own: calls that no connection has taken by the end of a batch of notifications, so that a restart finds them.
 """
