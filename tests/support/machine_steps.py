@@ -9,7 +9,15 @@ import os
 import subprocess
 import traceback
 
-from tests.support import machine_load, machine_many, machine_owners, machine_plain, machine_programs, machine_trace
+from tests.support import (
+    machine_load,
+    machine_many,
+    machine_owners,
+    machine_peers,
+    machine_plain,
+    machine_programs,
+    machine_trace,
+)
 from tests.support.machine_guest import (
     PLAN,
     SHORT,
@@ -100,6 +108,14 @@ def plain_event() -> None:
     machine_plain.steps()
 
 
+def beside_peers() -> None:
+    """For a measurement."""
+    machine_peers.prepare()
+    install()
+    machine_owners.set_up()
+    machine_peers.steps()
+
+
 def few_connections() -> None:
     """For an architecture that is emulated slowly."""
     machine_owners.prepare()
@@ -150,6 +166,7 @@ STEPS = {
     "many": (many_connections,),
     "few": (few_connections,),
     "plain": (plain_event,),
+    "peers": (beside_peers,),
 }
 
 
