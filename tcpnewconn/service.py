@@ -58,6 +58,9 @@ _CALLS_EVERY = 1.0
 # notifications per second. Otherwise a batch takes milliseconds.
 _ON_RECORD_AFTER = 0.5
 
+# Seconds that systemd waits for a start from each sign of life on.
+_STARTS_WITHIN = 60.0
+
 # Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
 _REST_AFTER_CALLS = 0.001
 
@@ -103,7 +106,8 @@ class Service:
         self._rests = False
         self._calls_taken = 0.0
         self._poll_began = 0.0
-        # Not before it is ready.
+        # Before it is ready, systemd waits longer where it is notified.
+        self._ready = False
         self._sign_of_life = float("inf")
         self._state_problem = Problem(
             say,
@@ -160,12 +164,14 @@ class Service:
                 selector.register(self.outbox.pipe, selectors.EVENT_READ)
             due, since = time.monotonic(), time.time()
             before = self.observation.until
+            # A backlog of notifications comes first: on a starved machine, that takes longer than a start may.
+            self._sign_of_life = due + _STARTS_WITHIN / 4
             self._first_poll(due)
             self._started(since, before)
             self._write_metrics()
             self.notifier.ready(self._status())
-            if self.notifier.watchdog is not None:
-                self._sign_of_life = due
+            self._ready = True
+            self._sign_of_life = due if self.notifier.watchdog is not None else float("inf")
             due = self._next(due, time.monotonic())
             watched: frozenset[int] = frozenset()
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
@@ -274,7 +280,10 @@ class Service:
     def _live(self) -> float:
         """Notify the watchdog, if there is one, after work was done. Returns the time."""
         now = time.monotonic()
-        if now >= self._sign_of_life and self.notifier.watchdog is not None:
+        if now >= self._sign_of_life and not self._ready:
+            self.notifier.starting(_STARTS_WITHIN)
+            self._sign_of_life = now + _STARTS_WITHIN / 4
+        elif now >= self._sign_of_life and self.notifier.watchdog is not None:
             self.notifier.alive()
             self._sign_of_life = now + self.notifier.watchdog
         return now

@@ -21,8 +21,10 @@ class Machine:
     seconds: float
     waiting: int = 300
     now: float = 1000.0
+    ready: bool = True
     # What happened, and when.
     alive: list[float] = field(default_factory=list)
+    longer: list[float] = field(default_factory=list)
     settled: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)
 
@@ -58,10 +60,18 @@ class Machine:
             observation=cast(Any, None),
             log=None,
             notifications=cast(Any, self),
-            notifier=cast(Any, SimpleNamespace(watchdog=WATCHDOG, alive=lambda: self.alive.append(self.now))),
+            notifier=cast(
+                Any,
+                SimpleNamespace(
+                    watchdog=WATCHDOG,
+                    alive=lambda: self.alive.append(self.now),
+                    starting=lambda _: self.longer.append(self.now),
+                ),
+            ),
             reload=cast(Any, None),
         )
         made._sign_of_life = self.now + WATCHDOG
+        made._ready = self.ready
         return made
 
 
@@ -81,6 +91,12 @@ def test_the_watchdog_is_notified_while_notifications_that_take_long_are_process
 ) -> None:
     machine = taken_on(Machine(0.2), monkeypatch)
     assert longest(machine.alive, until=machine.now) <= WATCHDOG + 0.2
+
+
+def test_a_start_that_processes_a_backlog_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = taken_on(Machine(0.5, ready=False), monkeypatch)
+    assert longest(machine.longer, until=machine.now) < 60.0
+    assert machine.alive == []
 
 
 def test_calls_are_on_record_soon_after_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
