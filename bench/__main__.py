@@ -40,6 +40,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
     "ended": cost.ended,
     "attribution": attribution.compared,
     "owners": owners.owners,
+    "callers": owners.peers,
     "short": plain.shares,
     "recorded": plain.throughput,
     "rest": rest.at_rest,
@@ -64,7 +65,7 @@ GROUPS: dict[str, Callable[[bool], Group]] = {
 # What the kernel records has the process ids of the host.
 WITH_PIDS = {"short", "recorded"}
 # A booted system has its own namespaces; the engine is reached over the loopback interface.
-NOT_APART = {"journald", "owners", "clickhouse", "clickhouse-year"}
+NOT_APART = {"journald", "owners", "callers", "clickhouse", "clickhouse-year"}
 
 
 def main() -> int:

@@ -17,6 +17,11 @@ DISTRIBUTION = "trixie"
 # In each of the ways of tests/support/machine_load.py.
 LOAD = {"curl": 500, "shell": 1000, "once": 1000, "fork": 5000}
 ROUNDS, MIXED = 20, 5_000
+PEERS = ("tcpconnect-libbpf", "bpftrace")
+_ROOT = "root (CAP_BPF, CAP_PERFMON), while it runs"
+NEEDS = {"tcpconnect (libbpf-tools)": _ROOT, "bpftrace": f"{_ROOT}; a compiler"}
+# Seconds: a deadline for what hangs.
+WITHIN = 7200.0
 WAYS = {
     "curl": "curl",
     "shell": "a shell's /dev/tcp",
@@ -29,7 +34,34 @@ def owners(small: bool) -> Group:
     load, mixed = (dict.fromkeys(LOAD, 10), (2, 100)) if small else (LOAD, (ROUNDS, MIXED))
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         make_repository(Path(place), built.deb())
-        return shown(machine.outcomes(DISTRIBUTION, Path(place), "many", load, mixed).said)
+        return shown(machine.outcomes(DISTRIBUTION, Path(place), "many", load, mixed, within=WITHIN).said)
+
+
+def peers(small: bool) -> Group:
+    """Other programs that show who opens a connection, on the same load. They need kprobes, too."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+        make_repository(Path(place), built.deb())
+        said = machine.outcomes(
+            DISTRIBUTION, Path(place), "peers", programs=PEERS, peers=20 if small else 1000, within=WITHIN
+        ).said
+    rows = [["", "seen", "with user", "with thread", "with unit", "CPU time of each", "needs"]]
+    made = said["peers"].pop("made")
+    for name, found in said["peers"].items():
+        needs = NEEDS.get(name, "nothing; a root oneshot defines the events")
+        if "failed" in found:
+            rows.append([name, "", "", "", "", "", found["failed"]])
+            continue
+        shares = [f"{found[what] / made:.1%}" for what in ("seen", "user", "thread", "unit")]
+        rows.append([name, *shares, f"{found['cpu'] / made * 1e3:.2f} ms", needs])
+    return Group(
+        "Who opened short connections, seen by other programs",
+        table=rows,
+        remarks=[
+            f"{made:,} connections of a process each, as fast as they come; Linux {said['boot 1']['kernel']}, emulated: CPU "
+            "times are many times those of a real machine, and are to be compared with each other alone",
+            "tcpnewconn logs each, and its end, to the journal; the others print a line to a file, and do not see who accepts",
+        ],
+    )
 
 
 def shown(said: dict[str, Any]) -> Group:

@@ -54,6 +54,13 @@ _AT_THE_LATEST = 5.0
 # The trace is read after so many seconds where nothing else asks for it: when something wakes the loop.
 _CALLS_EVERY = 1.0
 
+# Calls that no connection has taken after so many seconds are put on record meanwhile: a starved machine processes a handful of
+# notifications per second. Otherwise a batch takes milliseconds.
+_ON_RECORD_AFTER = 0.5
+
+# Seconds that systemd waits for a start from each sign of life on.
+_STARTS_WITHIN = 60.0
+
 # Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
 _REST_AFTER_CALLS = 0.001
 
@@ -99,7 +106,8 @@ class Service:
         self._rests = False
         self._calls_taken = 0.0
         self._poll_began = 0.0
-        # Not before it is ready.
+        # Before it is ready, systemd waits longer where it is notified.
+        self._ready = False
         self._sign_of_life = float("inf")
         self._state_problem = Problem(
             say,
@@ -157,11 +165,14 @@ class Service:
                 selector.register(self.outbox.pipe, selectors.EVENT_READ)
             due, since = time.monotonic(), time.time()
             before = self.observation.until
+            # A backlog of notifications comes first: on a starved machine, that takes longer than a start may.
+            self._sign_of_life = due + _STARTS_WITHIN / 4
             self._first_poll(due)
             self._started(since, before)
             self._write_metrics()
             self.notifier.ready(self._status())
-            self._sign_of_life = due
+            self._ready = True
+            self._sign_of_life = due if self.notifier.watchdog is not None else float("inf")
             due = self._next(due, time.monotonic())
             watched: frozenset[int] = frozenset()
             while not self._signals & {signal.SIGTERM, signal.SIGINT}:
@@ -281,7 +292,10 @@ class Service:
     def _live(self) -> float:
         """Notify the watchdog, if there is one, after work was done. Returns the time."""
         now = time.monotonic()
-        if now >= self._sign_of_life and self.notifier.watchdog is not None:
+        if now >= self._sign_of_life and not self._ready:
+            self.notifier.starting(_STARTS_WITHIN)
+            self._sign_of_life = now + _STARTS_WITHIN / 4
+        elif now >= self._sign_of_life and self.notifier.watchdog is not None:
             self.notifier.alive()
             self._sign_of_life = now + self.notifier.watchdog
         return now
@@ -345,30 +359,38 @@ class Service:
         cursor, redeliverable = observer.tracker.cursor, self.redeliverable
         # The calls of so many of those that wait have been read.
         called = 0 if observer.records else most
+        # When what is left of them is put on record, if they have not been taken by then.
+        settle = float("inf")
         taken = 0
         while taken < most:
             destroyed = notifications.peek()
             if destroyed is None:
                 observer.tracker.caught_up(time.monotonic())
                 break
+            now = time.monotonic()
+            if now >= self._sign_of_life:
+                # On a starved machine a few hundred can take longer than the watchdog waits.
+                self._live()
             if not called:
                 # SIGKILL loses no more than what is read at once.
-                self.observer.settle_calls()
-                called = max(1, notifications.queued())
+                observer.settle_calls()
+                called, settle = max(1, notifications.queued()), now + _ON_RECORD_AFTER
                 observer.read_calls()
+                now = time.monotonic()
+            elif now >= settle:
+                # Nor what was read long ago.
+                observer.settle_calls()
+                settle = float("inf")
             called -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
-                observer.destroyed(destroyed, time.monotonic())
+                observer.destroyed(destroyed, now)
                 outbox.deliver(redeliverable)
                 cursor.handled(destroyed.cookie)
                 if log is not None:
                     log.flush()
             notifications.consume()
             taken += 1
-            if taken % _AT_ONCE == 0:
-                # On a starved machine, those before a poll can take longer than the watchdog waits.
-                self._live()
         observer.settle_calls()
         if log is not None:
             log.flush()

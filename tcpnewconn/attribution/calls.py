@@ -25,10 +25,10 @@ an attributed connection would cost 1.42 times one that is not, with two sockets
 The service would see the kernel's addresses. It would name the thread of connections that are ambiguous today, whose ports were
 used again before their notification was read; it would take nothing back that is wrong.
 
-What can still go wrong: after SIGKILL, the calls that were read and not yet recorded are missing, those of some milliseconds. If
-another connection opens on the same two ports, and its call is read before the notification of the first was, that would be
-taken for the first's. And a call that was lost, whose connection was still in SYN_SENT at the poll after the loss, followed by
-another on its ports within the time of a notification.
+What can still go wrong: after SIGKILL, the calls that were read and not yet recorded are missing, those of some milliseconds; of
+half a second on a starved machine. If another connection opens on the same two ports, and its call is read before the
+notification of the first was, that would be taken for the first's. And a call that was lost, whose connection was still in
+SYN_SENT at the poll after the loss, followed by another on its ports within the time of a notification.
 
 Record r is its own: calls that no connection has taken by the end of a batch of notifications, so that a restart finds them.
 """
@@ -52,8 +52,9 @@ _OLDEST = 150.0
 _LATEST_ACCEPT = 600.0
 # Destroy notifications are some milliseconds late; on a starved machine more, and not more than so many seconds.
 _LATE = 2.0
-# tcpi_last_ack_recv is counted in ticks of the kernel, at most so many seconds long (CONFIG_HZ=100).
-_TICK = 0.01
+# tcpi_last_ack_recv is counted in ticks of the kernel. In a virtual machine whose host is busy they come late, several at once:
+# what was acknowledged in the meantime seems to be older than it is, by not more than so many seconds.
+_TICKS_LATE = 1.0
 # Beyond so many calls it costs too much to look for one without its whole 4-tuple.
 _MOST_SEARCHED = 2_000
 
@@ -198,9 +199,9 @@ class Calls:
             known = self._calls.get(four_tuple)
             if known is None:
                 return NOT_RECORDED
-            if len(known) == 1 and self._can_be_of_destroyed(known[0], now - idle + _TICK):
+            if len(known) == 1 and self._can_be_of_destroyed(known[0], now - idle + _TICKS_LATE):
                 return self._without_old(self._decided(four_tuple, known, four_tuple, []))
-        here = self._of_destroyed(four_tuple, now - idle + _TICK)
+        here = self._of_destroyed(four_tuple, now - idle + _TICKS_LATE)
         other = mirrored(four_tuple) if internal else four_tuple
         there = self._of_destroyed(other, now) if other != four_tuple else []
         found = self._decided(four_tuple, here, other, there)
@@ -267,7 +268,7 @@ class Calls:
         (whole,) = matching
         if any(call.by == "accept" for call in self._calls[whole]):
             return AMBIGUOUS
-        found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICK), whole, []))
+        found = self._without_old(self._decided(whole, self._of_destroyed(whole, now - idle + _TICKS_LATE), whole, []))
         return found._replace(four_tuple=whole) if found.accepted_here is not None else found
 
     def shown(

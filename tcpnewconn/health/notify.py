@@ -28,6 +28,10 @@ class Notifier:
     def status(self, status: str) -> None:
         self.send(f"STATUS={status}")
 
+    def starting(self, seconds: float) -> None:
+        """It goes on: the start may take so many seconds from now on."""
+        self.send(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
+
     def alive(self) -> None:
         self.send("WATCHDOG=1")
 

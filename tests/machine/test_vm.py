@@ -126,6 +126,37 @@ def test_a_masked_oneshot_records_nothing_until_it_is_unmasked(outcomes: dict[st
     assert without(outcomes["trace when unmasked"], "others") == RECORDED
 
 
+# --- the kernel's own event of connect()
+
+
+def test_with_the_drop_in_a_kernel_without_types_records_its_own_event(outcomes: dict[str, Any]) -> None:
+    recorded = outcomes["plain event"]["recorded"]
+    assert (recorded["plain"], recorded["ours"]) == ("1", [])
+    assert "connect() is recorded by the kernel's own event" in recorded["said"]
+
+
+@pytest.mark.parametrize("way", ["curl", "shell", "once"])
+def test_by_the_kernels_own_event_each_has_its_thread_and_none_a_wrong_owner(
+    outcomes: dict[str, Any], way: str
+) -> None:
+    found = outcomes["plain event"][way]
+    assert found["wrong"] == []
+    assert found["logged"] == found["made"]
+    assert found["known"]["PROCESS_THREAD_ID"] == found["made"]
+
+
+def test_by_the_kernels_own_event_most_curls_have_unit_and_user(outcomes: dict[str, Any]) -> None:
+    found = outcomes["plain event"]["curl"]
+    assert found["known"].get("OBJECT_SYSTEMD_UNIT", 0) > found["made"] / 2
+    # PrivateUsers=identity: systemd 257.
+    if outcomes["distribution"] == "trixie":
+        assert found["known"].get("USER_NAME", 0) > found["made"] / 2
+
+
+def test_without_the_drop_in_our_own_events_are_recorded_again(outcomes: dict[str, Any]) -> None:
+    assert without(outcomes["trace after the plain event"], "others") == RECORDED
+
+
 # --- who opened and accepted
 
 
@@ -302,7 +333,7 @@ def test_trace_cmd_records_at_the_same_time(outcomes: dict[str, Any]) -> None:
 
 def test_every_way_to_connect_has_user_and_unit_also_on_busy_cores(outcomes: dict[str, Any]) -> None:
     ways = outcomes["ways"]
-    assert ways["lost"] == 0
+    assert (ways["lost"], ways["restarts"]) == (0, "0")
     for way, user, thread in (
         ("curl", "nobody", "curl"),
         ("shell", "www-data", "bash"),

@@ -9,11 +9,14 @@ of them is read from a serial port.
 import argparse
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,16 @@ WITHIN = 1800.0
 HERE = Path(__file__).parent
 STEPS = "machine_steps.py"
 # Imported by the steps, inside.
-MODULES = ("machine_guest", "machine_load", "machine_owners", "machine_programs", "machine_trace")
+MODULES = (
+    "machine_guest",
+    "machine_load",
+    "machine_many",
+    "machine_owners",
+    "machine_peers",
+    "machine_plain",
+    "machine_programs",
+    "machine_trace",
+)
 # How many connections in each of the ways of machine_load; of many users and units, in how many rounds how many. The bench makes
 # more.
 LOAD = {"curl": 10, "shell": 20, "once": 20, "fork": 300}
@@ -80,14 +92,21 @@ def outcomes(
     load: dict[str, int] | None = None,
     mixed: tuple[int, int] = (ROUNDS, MIXED),
     architecture: str = "amd64",
+    within: float = WITHIN,
+    programs: Sequence[str] = (),
+    peers: int = 0,
 ) -> Outcomes:
-    """Boots with an apt repository, and does these steps (machine_steps.STEPS)."""
+    """Boots with an apt repository, and does these steps (machine_steps.STEPS) within so many seconds.
+
+    `programs` of this machine are brought, with what they need; `peers`: the connections of machine_peers.
+    """
     disk, kernel = root_image.machine_disk(distribution, architecture)
     emulator = EMULATORS[architecture]
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         brought, said, console = Path(place) / "brought.tar", Path(place) / "said", Path(place) / "console"
         plan = {"steps": steps, "said": emulator.said, "load": load or LOAD, "rounds": mixed[0], "mixed": mixed[1]}
-        _bring(brought, repository, plan, _compiled(Path(place)) if architecture == "amd64" else None)
+        plan["peers"] = peers
+        _bring(brought, repository, plan, _compiled(Path(place)) if architecture == "amd64" else None, programs)
         _run_to_the_end(
             *(*emulator.command, "-m", "1024", "-smp", "2"),
             *("-display", "none", "-nodefaults", "-no-user-config"),
@@ -98,6 +117,7 @@ def outcomes(
             *("-device", "nvme,drive=disk,serial=disk", "-device", "virtio-blk-pci,drive=brought"),
             *("-kernel", str(kernel), "-append", f"{COMMAND_LINE} console={emulator.console}"),
             log=console,
+            within=within,
         )
         lines = [json.loads(line) for line in said.read_text().splitlines()]
         outcome = {line["name"]: line["outcome"] for line in lines}
@@ -107,17 +127,28 @@ def outcomes(
         return Outcomes(outcome, [(line["name"], line["at"]) for line in lines])
 
 
-def _bring(target: Path, repository: Path, plan: dict[str, Any], program: Path | None) -> None:
+def _bring(target: Path, repository: Path, plan: dict[str, Any], program: Path | None, others: Sequence[str]) -> None:
     with tarfile.open(target, "w") as tar:
         tar.add(repository, "repository", filter=_readable)
         if program is not None:
             tar.add(program, "connections")
+        for path in {path for name in others for path in _with_libraries(name)}:
+            tar.add(path.resolve(), f"peers/{path.name}")
         _add(tar, "plan.json", json.dumps(plan))
         _add(tar, "steps.py", (HERE / STEPS).read_text())
         for package in ("tests", "tests/support"):
             _add(tar, f"{package}/__init__.py", "")
         for module in MODULES:
             _add(tar, f"tests/support/{module}.py", (HERE / f"{module}.py").read_text())
+
+
+def _with_libraries(name: str) -> list[Path]:
+    """A program of this machine and its libraries, but those of the C library: the machine has the same."""
+    program = shutil.which(name)
+    assert program is not None, name
+    needed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    found = re.findall(r"^\t(\S+) => (/\S+)", needed, re.MULTILINE)
+    return [Path(program), *(Path(path) for name, path in found if not re.match(r"lib(c|m|dl|pthread|rt)\.so", name))]
 
 
 def _compiled(place: Path) -> Path:
@@ -128,7 +159,7 @@ def _compiled(place: Path) -> Path:
     return program
 
 
-def _run_to_the_end(*command: str, log: Path) -> None:
+def _run_to_the_end(*command: str, log: Path, within: float) -> None:
     # It ends with the test worker, however that ends.
     qemu = subprocess.Popen(
         ["setpriv", "--pdeathsig", "KILL", *command],
@@ -138,12 +169,12 @@ def _run_to_the_end(*command: str, log: Path) -> None:
         text=True,
     )
     try:
-        complaint, _ = qemu.communicate(timeout=WITHIN)
+        complaint, _ = qemu.communicate(timeout=within)
     except subprocess.TimeoutExpired:
         qemu.kill()
         qemu.wait()
         console = log.read_text(errors="replace")[-4000:]
-        raise AssertionError(f"the machine did not end within {WITHIN:.0f} s\n--- console\n{console}") from None
+        raise AssertionError(f"the machine did not end within {within:.0f} s\n--- console\n{console}") from None
     if qemu.returncode != 0:
         raise AssertionError(f"qemu ended with {qemu.returncode}: {complaint}")
 

@@ -21,7 +21,7 @@ SHORT = "curl --silent --output /dev/null --header Connection:close"
 # This host and its peer.
 HOST, PEER = "10.71.0.1", "10.71.0.2"
 # Seconds.
-LOOK_AGAIN = 0.2
+LOOK_AGAIN, LOOK_AT_LEAST = 0.2, 5.0
 
 Entry = dict[str, str]
 
@@ -53,7 +53,7 @@ def wait_for(condition: Callable[[], object], what: str, within: float = DEADLIN
         if now > began + within:
             raise RuntimeError(f"waited {within:.0f} s for {what}")
         # A look takes time, too, which it takes from what is waited for.
-        time.sleep(max(LOOK_AGAIN, 4 * (now - looked)))
+        time.sleep(max(LOOK_AGAIN, min(4 * (now - looked), LOOK_AT_LEAST)))
         looked = time.monotonic()
 
 

@@ -9,7 +9,15 @@ import os
 import subprocess
 import traceback
 
-from tests.support import machine_load, machine_owners, machine_programs, machine_trace
+from tests.support import (
+    machine_load,
+    machine_many,
+    machine_owners,
+    machine_peers,
+    machine_plain,
+    machine_programs,
+    machine_trace,
+)
 from tests.support.machine_guest import (
     PLAN,
     SHORT,
@@ -61,8 +69,8 @@ def with_default_settings() -> None:
 
 
 def first_boot() -> None:
-    for prepare in (machine_owners.prepare, machine_programs.prepare, machine_load.prepare):
-        prepare()
+    for steps in (machine_owners, machine_programs, machine_load, machine_plain):
+        steps.prepare()
     install()
     with_default_settings()
     machine_owners.set_up()
@@ -78,21 +86,34 @@ def first_boot() -> None:
     machine_load.small_rings()
     machine_owners.beside_trace_cmd()
     machine_owners.restarted_underneath()
+    machine_plain.steps()
     machine_trace.steps()
 
 
 def many_connections() -> None:
     """For a measurement."""
-    os.makedirs("/etc/systemd/journald.conf.d", exist_ok=True)
-    with open("/etc/systemd/journald.conf.d/size.conf", "w", encoding="utf-8") as file:
-        file.write("[Journal]\nSystemMaxUse=1G\n")
-    run("systemctl restart systemd-journald.service")
     machine_load.prepare()
     install()
     machine_owners.set_up()
     machine_load.ways()
-    machine_load.mixed()
+    machine_many.mixed()
     machine_load.small_rings()
+
+
+def plain_event() -> None:
+    """The kernel's own event of connect() alone."""
+    machine_plain.prepare()
+    install()
+    machine_owners.set_up()
+    machine_plain.steps()
+
+
+def beside_peers() -> None:
+    """For a measurement."""
+    machine_peers.prepare()
+    install()
+    machine_owners.set_up()
+    machine_peers.steps()
 
 
 def few_connections() -> None:
@@ -140,7 +161,13 @@ def second_boot() -> None:
 
 
 # The steps of each boot.
-STEPS = {"all": (first_boot, second_boot), "many": (many_connections,), "few": (few_connections,)}
+STEPS = {
+    "all": (first_boot, second_boot),
+    "many": (many_connections,),
+    "few": (few_connections,),
+    "plain": (plain_event,),
+    "peers": (beside_peers,),
+}
 
 
 def main() -> None:

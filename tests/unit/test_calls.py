@@ -82,6 +82,31 @@ def test_a_socket_that_was_reset_long_ago_is_not_that_of_a_later_call() -> None:
     assert threads(calls.destroyed(OUT, False, 1060.0, idle=0.0)) == (8, None)
 
 
+def test_a_late_tick_of_the_kernel_does_not_make_a_call_later_than_its_connection() -> None:
+    # Acknowledged at 1000.01, while the kernel's ticks stood at 999.8: idle for 0.2 s more than it was.
+    calls = known(connect(1000.0, 7))
+    assert threads(calls.destroyed(OUT, False, 1000.03, idle=0.23)) == (7, None)
+    calls = known(connect(1000.0, 7, OPENER), accept(1000.01, 8, ACCEPTOR))
+    assert threads(calls.destroyed(OPENER, True, 1000.03, idle=0.23)) == (7, 8)
+    # One that can be the next connection's is not taken for it either.
+    calls = known(connect(999.5, 7), connect(1000.0, 8))
+    assert calls.destroyed(OUT, False, 1000.03, idle=0.23).missing == "ambiguous"
+
+
+def test_a_notification_that_comes_seconds_late_has_its_call_among_many_others() -> None:
+    calls = known(connect(1000.0, 7), most=1000)
+    calls.add(
+        [
+            connect(1000.0 + number / 1000, 8, four_tuple(f"10.0.0.5:{number}", "192.0.2.7:80"))
+            for number in range(1, 900)
+        ]
+    )
+    assert threads(calls.destroyed(OUT, False, 1003.5, idle=3.5)) == (7, None)
+    # The kernel's work queue was late, not the reader: it says how long the socket was idle when the work was done.
+    calls = known(connect(1000.0, 7))
+    assert threads(calls.destroyed(OUT, False, 1003.5, idle=0.0)) == (7, None)
+
+
 def test_a_connect_that_failed_is_no_connection_s() -> None:
     calls = known(connect(1000.0, 7))
     assert calls.add([failed(1000.1)]) == [(failed(1000.1), Caller("connect", 1007, 107, 7, "thread-7", 1000.0))]

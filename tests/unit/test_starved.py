@@ -1,0 +1,111 @@
+"""Destroy notifications on a machine where each takes long: the watchdog is notified, and calls that were read are on record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tcpnewconn.service import Service
+from tcpnewconn.settings import config
+
+WATCHDOG = 15.0
+
+
+@dataclass
+class Machine:
+    """300 notifications wait, and each takes so many seconds."""
+
+    seconds: float
+    waiting: int = 300
+    now: float = 1000.0
+    ready: bool = True
+    # What happened, and when.
+    alive: list[float] = field(default_factory=list)
+    longer: list[float] = field(default_factory=list)
+    settled: list[float] = field(default_factory=list)
+    read: list[float] = field(default_factory=list)
+
+    def peek(self) -> object:
+        return SimpleNamespace(cookie=self.waiting) if self.waiting else None
+
+    def consume(self) -> None:
+        self.waiting -= 1
+
+    def queued(self) -> int:
+        return self.waiting // 2
+
+    def destroyed(self, *_: object) -> None:
+        self.now += self.seconds
+
+    def service(self) -> Service:
+        """Of a service that has just notified the watchdog."""
+        nothing = lambda *_: None  # noqa: E731
+        observer = SimpleNamespace(
+            tracker=SimpleNamespace(
+                cursor=SimpleNamespace(last=0, handled=nothing, lost=0, count=lambda *_: False), caught_up=nothing
+            ),
+            records=True,
+            waiting=False,
+            destroyed=self.destroyed,
+            settle_calls=lambda: self.settled.append(self.now),
+            read_calls=lambda: self.read.append(self.now),
+        )
+        made = Service(
+            settings=config.load("/dev/null"),
+            observer=cast(Any, observer),
+            outbox=cast(Any, SimpleNamespace(deliver=nothing, set=nothing, connections=0)),
+            observation=cast(Any, None),
+            log=None,
+            notifications=cast(Any, self),
+            notifier=cast(
+                Any,
+                SimpleNamespace(
+                    watchdog=WATCHDOG,
+                    alive=lambda: self.alive.append(self.now),
+                    starting=lambda _: self.longer.append(self.now),
+                ),
+            ),
+            reload=cast(Any, None),
+        )
+        made._sign_of_life = self.now + WATCHDOG
+        made._ready = self.ready
+        return made
+
+
+def longest(times: list[float], *, until: float) -> float:
+    """The longest time between two of them."""
+    return max(after - before for before, after in zip([1000.0, *times], [*times, until], strict=True))
+
+
+def taken_on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr("tcpnewconn.service.time", SimpleNamespace(monotonic=lambda: machine.now))
+    assert machine.service()._take_destroyed(500) == 300
+    return machine
+
+
+def test_the_watchdog_is_notified_while_notifications_that_take_long_are_processed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = taken_on(Machine(0.2), monkeypatch)
+    assert longest(machine.alive, until=machine.now) <= WATCHDOG + 0.2
+
+
+def test_a_start_that_processes_a_backlog_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = taken_on(Machine(0.5, ready=False), monkeypatch)
+    assert longest(machine.longer, until=machine.now) < 60.0
+    assert machine.alive == []
+
+
+def test_calls_are_on_record_soon_after_they_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = taken_on(Machine(0.2), monkeypatch)
+    for read in machine.read:
+        assert any(read < settled <= read + 1.0 for settled in machine.settled)
+
+
+def test_where_that_is_soon_done_they_are_on_record_after_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = taken_on(Machine(0.00002), monkeypatch)
+    assert len(machine.settled) == len(machine.read) + 1
+    assert machine.alive == []
