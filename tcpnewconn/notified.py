@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.nsids import Nsids
@@ -41,8 +41,8 @@ class Directory(Protocol):
     def of_last_run(self, four_tuple: FourTuple) -> Notifying | None:
         """The one namespace without a process that was notified in the run before and had this socket."""
 
-    def unknown(self) -> Notifying:
-        """One of which nothing is known."""
+    def unknown(self) -> Notifying | None:
+        """One of which nothing is known; None where it can be of processes that are not of this host."""
 
 
 class Notified:
@@ -62,7 +62,7 @@ class Notified:
         # Since when another id is known.
         self._since: dict[int, float] = {}
         self._looked = float("-inf")
-        self._unknown: dict[int, Notifying] = {}
+        self._unknown: dict[int, Notifying | None] = {}
         # Those that tick() has something to report of.
         self._waiting: dict[int, Notifying] = {}
 
@@ -127,8 +127,8 @@ class Notified:
                 ended.nsid = None
                 self._ended[nsid] = ended
 
-    def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | None:
-        """The namespace of a notification; None where that may be known soon."""
+    def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | Literal["later"] | None:
+        """The namespace of a notification, or that it may be known later; None where it is none of this host's."""
         ended, current = self._ended.get(nsid), self._by_nsid.get(nsid)
         if ended is not None:
             if current is None and nsid not in self._since:
@@ -142,10 +142,10 @@ class Notified:
         if before is not None:
             return before
         if now < self._since.setdefault(nsid, now) + _WAIT:
-            return None
+            return "later"
         return self._not_known(nsid)
 
-    def _not_known(self, nsid: int) -> Notifying:
+    def _not_known(self, nsid: int) -> Notifying | None:
         """One of which nothing is known: the same until its id, or that of the next one, is of a known namespace."""
         self.unknown += 1
         if nsid not in self._unknown:
@@ -177,10 +177,11 @@ class Notified:
                     known = max(1, source.queued())
                     self._read_changes(now)
                 of = self._of(nsid, destroyed, now)
-                if of is None:
+                if of == "later":
                     break
-                of.observer.destroyed(destroyed, now)
-                self.watch(of)
+                if of is not None:
+                    of.observer.destroyed(destroyed, now)
+                    self.watch(of)
                 deliver()
                 cursor.handled(destroyed.cookie)
                 flush()

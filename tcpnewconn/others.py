@@ -556,8 +556,12 @@ class Others:
         ]
         return had[0] if len(had) == 1 else None
 
-    def unknown(self) -> _Other:
+    def unknown(self) -> _Other | None:
         """As in notified.Directory. Nothing of it is on record."""
+        assert self._namespaces is not None
+        if not self._namespaces.shows_all:
+            # This host is a container, and that namespace is joined with it from outside.
+            return None
         self._unknown += 1
         other = self._new(Key(NOT_KNOWN, self._unknown), None, False)
         other.observer.tracker.resume(time.monotonic(), 0)

@@ -403,12 +403,17 @@ class Service:
         if self.others is None:
             return 0
         flush = self.log.flush if self.log is not None else lambda: None
-        taken = self.others.take_destroyed(most, lambda: self.outbox.deliver(self.redeliverable), flush)
+        taken = self.others.take_destroyed(most, self._deliver_of_others, flush)
         self.others.tick(time.monotonic())
         self.outbox.deliver()
         if self.log is not None and self.log.filling:
             self._save()
         return taken
+
+    def _deliver_of_others(self) -> None:
+        self.outbox.deliver(self.redeliverable)
+        if time.monotonic() >= self._sign_of_life:
+            self._live()
 
     def _count_losses(self, now: float) -> bool:
         """Whether notifications were lost since the last time."""

@@ -19,6 +19,9 @@ _AGAIN_AFTER = 8
 # More namespaces are not taken, whoever makes them: the rest is counted.
 MOST = 1_024
 
+# PROC_PID_INIT_INO (include/linux/proc_ns.h).
+_INITIAL_PIDS = "pid:[4026531836]"
+
 _PAGE = 65_536
 # A container has a few routes. A longer list is not read: it would take longer than the tables.
 _LARGEST = 262_144
@@ -60,6 +63,14 @@ class Namespaces:
         """Whether this program is in the namespace of process 1; None where that is hidden (ProtectProc=, hidepid=)."""
         first = _table(f"{self.root}/1/net")
         return None if first is None else first == self._own
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether the processes of all namespaces are in this /proc: it is that of the initial pid namespace."""
+        try:
+            return os.readlink(f"{self.root}/self/ns/pid") == _INITIAL_PIDS
+        except OSError:
+            return False
 
     def look(self) -> None:
         """Bring `found` up to date: look at new processes, at those of the last look, and at some of the others again."""

@@ -162,13 +162,20 @@ def test_an_id_that_is_used_again_is_of_the_next_namespace(here: Host, every: tu
     assert [event["tcpnewconn.netns"] for event in program.connections] == numbers
 
 
-def test_without_processes_it_is_not_known_which_namespace_it_is(here: Host, every: tuple[str, str]) -> None:
-    with running(here, *every, *SELDOM) as program, namespace() as apart:
-        join(here, apart, ("10.88.0.1/24", "10.88.0.5/24"))
-        with listen(apart, "127.0.0.1", 8080) as listener:
+def test_a_namespace_of_no_process_of_this_host_is_another_host_s(here: Host, every: tuple[str, str]) -> None:
+    """Where the host is a container, what it is joined with from outside is not its own."""
+    with (
+        running(here, *every, *SELDOM) as program,
+        namespace() as apart,
+        container(here) as one,
+    ):
+        join(here, apart, ("10.88.0.1/24", "10.88.0.5/24"), "apart")
+        join(here, one, ("10.89.0.1/24", "10.89.0.5/24"), "one")
+        with listen(apart, "127.0.0.1", 8080) as listener, listen(one, "127.0.0.1", 8080) as inside:
             short(apart, listener, "127.0.0.1", 3)
+            ports = short(one, inside, "127.0.0.1", 3)
         program.wait_for_connections(3)
-        assert [event["tcpnewconn.netns"] for event in program.connections] == [0] * 3
+    assert sorted(event["source.port"] for event in program.connections) == sorted(ports)
 
 
 def test_a_program_that_is_killed_misses_and_repeats_nothing(

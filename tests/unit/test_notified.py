@@ -1,0 +1,198 @@
+"""Which namespace a destroy notification is of, while ids come, end and are used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from tcpnewconn import notified
+from tcpnewconn.kernel.nsids import Change
+from tcpnewconn.model import DestroyedSocket, FourTuple, Traffic, four_tuple_of
+from tcpnewconn.notified import Notified
+
+HERE, THERE = bytes([10, 88, 0, 5]), bytes([10, 88, 0, 6])
+
+
+class Tracker:
+    def __init__(self, known: Iterable[FourTuple]) -> None:
+        self.known = set(known)
+        self.run = self
+        self.notified = False
+
+    def knows(self, four_tuple: FourTuple) -> bool:
+        return four_tuple in self.known
+
+    def notify(self, socket: int) -> None:
+        self.notified = True
+
+    def caught_up(self, now: float) -> None:
+        pass
+
+
+class Observer:
+    waiting = False
+
+    def __init__(self, known: Iterable[FourTuple]) -> None:
+        self.tracker = Tracker(known)
+        self.ports: list[int] = []
+
+    def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
+        self.ports.append(int.from_bytes(destroyed.four_tuple[4:6], "big"))
+
+
+class Namespace:
+    def __init__(self, *known: FourTuple) -> None:
+        self.observer: Any = Observer(known)
+        self.nsid: int | None = None
+
+
+class Kernel:
+    """The socket of notifications, the ids, and what /proc shows."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[DestroyedSocket, int | None]] = []
+        self.changed: list[Change] = []
+        self.ids: dict[int, int] = {}
+        self.found: list[tuple[Namespace, int]] = []
+        self.not_known: Namespace | None = Namespace()
+        self.last_run: Namespace | None = None
+        self.tested: Notified | None = None
+
+    # As AllNotifications.
+
+    def peek(self) -> tuple[DestroyedSocket, int | None] | None:
+        return self.waiting[0] if self.waiting else None
+
+    def consume(self) -> None:
+        del self.waiting[0]
+
+    def queued(self) -> int:
+        return len(self.waiting)
+
+    def dropped(self) -> int:
+        return 0
+
+    # As Nsids.
+
+    def changes(self) -> list[Change]:
+        changed, self.changed = self.changed, []
+        return changed
+
+    def of_process(self, pid: int) -> int | None:
+        return self.ids.get(pid)
+
+    # As Directory.
+
+    def discover(self, now: float) -> None:
+        assert self.tested is not None
+        for one, pid in self.found:
+            if one.nsid is None:
+                self.tested.attach(one, [pid])
+
+    def of_last_run(self, four_tuple: FourTuple) -> Namespace | None:
+        return self.last_run if self.last_run is not None and self.last_run.observer.tracker.knows(four_tuple) else None
+
+    def unknown(self) -> Namespace | None:
+        return self.not_known
+
+    # What happens.
+
+    def notify(self, port: int, nsid: int | None) -> None:
+        destroyed = DestroyedSocket(socket(port), 1000 + port, True, False, Traffic(0, 0, 0, 0, 0))
+        self.waiting.append((destroyed, nsid))
+
+    def process(self, one: Namespace, pid: int, nsid: int) -> None:
+        self.found.append((one, pid))
+        self.ids[pid] = nsid
+
+
+def socket(port: int) -> FourTuple:
+    return four_tuple_of(HERE, port, THERE, 80)
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    made = Kernel()
+    whole: Any = made
+    made.tested = Notified(whole, whole, whole, 0)
+    return made
+
+
+def take(kernel: Kernel) -> int:
+    assert kernel.tested is not None
+    return kernel.tested.take(100, lambda: None, lambda: None)
+
+
+def test_one_of_a_known_namespace_is_its_own_and_those_of_the_host_are_left_out(kernel: Kernel) -> None:
+    one = Namespace()
+    kernel.process(one, 42, 0)
+    kernel.discover(0.0)
+    kernel.notify(1, 0)
+    kernel.notify(2, None)
+    assert take(kernel) == 2
+    assert one.observer.ports == [1]
+    assert one.observer.tracker.notified
+
+
+def test_it_waits_for_the_namespace_to_be_found(kernel: Kernel) -> None:
+    kernel.changed = [Change(3, True)]
+    kernel.notify(1, 3)
+    assert take(kernel) == 0
+    one = Namespace()
+    kernel.process(one, 42, 3)
+    kernel.discover(0.0)
+    assert take(kernel) == 1
+    assert one.observer.ports == [1]
+
+
+def test_where_it_is_not_found_in_time_nothing_is_known_of_it(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notified, "_WAIT", 0.0)
+    kernel.notify(1, 3)
+    kernel.notify(2, 3)
+    assert take(kernel) == 2
+    assert kernel.not_known is not None
+    assert kernel.not_known.observer.ports == [1, 2]
+
+
+def test_where_it_can_be_of_another_host_it_is_left_out(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notified, "_WAIT", 0.0)
+    kernel.not_known = None
+    kernel.notify(1, 3)
+    assert take(kernel) == 1
+
+
+def test_after_the_end_of_an_id_what_has_waited_is_of_the_namespace_that_had_it(kernel: Kernel) -> None:
+    one = Namespace()
+    kernel.process(one, 42, 3)
+    kernel.discover(0.0)
+    kernel.notify(1, 3)
+    kernel.changed = [Change(3, False)]
+    assert take(kernel) == 1
+    assert one.observer.ports == [1]
+
+
+def test_an_id_that_was_used_again_meanwhile_is_of_neither_but_for_a_socket_that_was_known(kernel: Kernel) -> None:
+    one, next_one = Namespace(socket(1)), Namespace()
+    kernel.process(one, 42, 3)
+    kernel.discover(0.0)
+    kernel.notify(1, 3)
+    kernel.notify(2, 3)
+    kernel.changed = [Change(3, False), Change(3, True)]
+    kernel.process(next_one, 43, 3)
+    kernel.found.pop(0)
+    assert take(kernel) == 2
+    assert kernel.not_known is not None
+    assert (one.observer.ports, next_one.observer.ports, kernel.not_known.observer.ports) == ([1], [], [2])
+    kernel.discover(0.0)
+    kernel.notify(4, 3)
+    assert take(kernel) == 1
+    assert next_one.observer.ports == [4]
+
+
+def test_after_a_restart_a_socket_that_was_known_is_of_its_namespace(kernel: Kernel) -> None:
+    kernel.last_run = Namespace(socket(1))
+    kernel.notify(1, 3)
+    assert take(kernel) == 1
+    assert kernel.last_run.observer.ports == [1]
