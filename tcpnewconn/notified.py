@@ -1,12 +1,15 @@
 """The destroy notifications of other network namespaces: which namespace each is of, and which could not be received.
 
 A notification carries the id of its namespace (kernel/nsids.py). Ids are used again: where one has ended, notifications that have
-waited since before are of the namespace that had it; if another one has it by then, they are of neither for sure.
+waited since before are of the namespace that had it; if another one has it by then, they are of neither for sure. So are those
+that have waited while this program did not run, where another namespace has their id now. Record q is its own: which one has which
+id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Literal, Protocol
 
@@ -14,7 +17,7 @@ from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.model import DestroyedSocket, FourTuple
 from tcpnewconn.observer import Observer
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.cursor import Cursor
 
 # Seconds for which the notifications of a namespace wait until a process shows which one it is; and between two looks for one. A
@@ -29,6 +32,10 @@ class Notifying(Protocol):
     @property
     def observer(self) -> Observer: ...
 
+    @property
+    def name(self) -> str:
+        """Unique on this host, until it is booted again."""
+
     nsid: int | None
 
 
@@ -41,8 +48,15 @@ class Directory(Protocol):
     def of_last_run(self, four_tuple: FourTuple) -> Notifying | None:
         """The one namespace without a process that was notified in the run before and had this socket."""
 
-    def unknown(self) -> Notifying | None:
-        """One of which nothing is known; None where it can be of processes that are not of this host."""
+    def unknown(self) -> Notifying:
+        """One of which nothing is known."""
+
+    @property
+    def shows_all(self) -> bool:
+        """Whether the processes of all namespaces are in sight. If not, one without any can be another host's."""
+
+    def prepare(self, one: Notifying) -> None:
+        """Poll a namespace that was not polled yet: what listens there shows who opened a connection."""
 
 
 class Notified:
@@ -56,13 +70,17 @@ class Notified:
         self.unknown = 0
         self._directory = directory
         self._cursor = Cursor(None, inode)
+        self._log: Log | None = None
+        # Those that the last run knew, by id; whether notifications can have waited since then.
+        self._before: dict[int, str] = {}
+        self._backlog = False
         self._by_nsid: dict[int, Notifying] = {}
         # Those that have ended, by the id that they had, until no notification of them can wait any more.
         self._ended: dict[int, Notifying] = {}
         # Since when another id is known.
         self._since: dict[int, float] = {}
         self._looked = float("-inf")
-        self._unknown: dict[int, Notifying | None] = {}
+        self._unknown: dict[int, Notifying] = {}
         # Those that tick() has something to report of.
         self._waiting: dict[int, Notifying] = {}
 
@@ -71,10 +89,23 @@ class Notified:
     def record(self, log: Log) -> None:
         """How far notifications were processed is on record there."""
         self._cursor = Cursor(log, self.inode)
+        self._log = log
+        log.register("q", self)
 
     def resume(self) -> None:
         """The state of this boot was loaded."""
-        self._cursor.resume(self.source.dropped())
+        self._backlog = self._cursor.resume(self.source.dropped())
+
+    def clear(self) -> None:
+        """Start without any state."""
+        self._before.clear()
+
+    def records(self) -> Iterator[str]:
+        for nsid, one in self._by_nsid.items():
+            yield json.dumps(["q", nsid, one.name])
+
+    def load(self, record: Record) -> None:
+        self._before[int(record[1])] = str(record[2])
 
     # --- which namespace has which id --------------------------------------------------------------------------------
 
@@ -88,6 +119,8 @@ class Notified:
                 self._unknown.pop(nsid, None)
                 self._by_nsid[nsid] = one
                 one.nsid = nsid
+                if self._log is not None:
+                    self._log.append(json.dumps(["q", nsid, one.name]))
                 if not one.observer.tracker.run.notified:
                     one.observer.tracker.notify(self.inode)
             return
@@ -136,16 +169,16 @@ class Notified:
             if ended.observer.tracker.knows(destroyed.four_tuple):
                 return ended
             return self._not_known(nsid)
-        if current is not None:
-            return current
-        before = self._directory.of_last_run(destroyed.four_tuple)
+        before = self._directory.of_last_run(destroyed.four_tuple) if self._backlog or current is None else None
         if before is not None:
             return before
+        if current is not None:
+            return self._not_known(nsid) if self._backlog and self._before.get(nsid) != current.name else current
         if now < self._since.setdefault(nsid, now) + _WAIT:
             return "later"
-        return self._not_known(nsid)
+        return self._not_known(nsid) if self._directory.shows_all else None
 
-    def _not_known(self, nsid: int) -> Notifying | None:
+    def _not_known(self, nsid: int) -> Notifying:
         """One of which nothing is known: the same until its id, or that of the next one, is of a known namespace."""
         self.unknown += 1
         if nsid not in self._unknown:
@@ -167,6 +200,7 @@ class Notified:
             now = monotonic()
             if notification is None:
                 self._ended.clear()
+                self._backlog = False
                 for one in self._waiting.values():
                     one.observer.tracker.caught_up(now)
                 break
@@ -180,6 +214,7 @@ class Notified:
                 if of == "later":
                     break
                 if of is not None:
+                    self._directory.prepare(of)
                     of.observer.destroyed(destroyed, now)
                     self.watch(of)
                 deliver()

@@ -35,7 +35,7 @@ from tcpnewconn.model import (
     Loss,
     Recovered,
 )
-from tcpnewconn.notified import Notified
+from tcpnewconn.notified import Notified, Notifying
 from tcpnewconn.observer import Observer
 from tcpnewconn.pairs import Pairs, Side
 from tcpnewconn.reporting.seldom import Seldom
@@ -99,6 +99,10 @@ class _Other:
     paths: dict[int, str] = field(default_factory=dict)
     found: float = 0.0
     attributed: float = float("-inf")
+
+    @property
+    def name(self) -> str:
+        return str(self.key)
 
 
 class Others:
@@ -520,6 +524,11 @@ class Others:
             )
 
     @property
+    def redeliverable(self) -> bool:
+        """Whether notifications outlive the program and are received again after SIGKILL."""
+        return self.notified is not None and self.notified.inode > 0
+
+    @property
     def waiting(self) -> bool:
         """Whether tick() or take_destroyed() will soon have something to do."""
         return self.notified is not None and self._namespaces is not None and self.notified.waiting
@@ -556,12 +565,27 @@ class Others:
         ]
         return had[0] if len(had) == 1 else None
 
-    def unknown(self) -> _Other | None:
+    @property
+    def shows_all(self) -> bool:
+        """As in notified.Directory. In a container, a namespace can be joined with it from outside."""
+        return self._namespaces is not None and self._namespaces.shows_all
+
+    def prepare(self, other: Notifying) -> None:
+        """As in notified.Directory."""
+        assert isinstance(other, _Other)
+        if other.side.read or other.polling or other.gone is not None or other.key.number == NOT_KNOWN:
+            return
+        self._read(other.side)
+        began = self._cpu()
+        other.polling = True
+        try:
+            self._poll_one(other)
+        finally:
+            other.polling = False
+            self._left -= self._cpu() - began
+
+    def unknown(self) -> _Other:
         """As in notified.Directory. Nothing of it is on record."""
-        assert self._namespaces is not None
-        if not self._namespaces.shows_all:
-            # This host is a container, and that namespace is joined with it from outside.
-            return None
         self._unknown += 1
         other = self._new(Key(NOT_KNOWN, self._unknown), None, False)
         other.observer.tracker.resume(time.monotonic(), 0)

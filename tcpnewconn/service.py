@@ -411,7 +411,8 @@ class Service:
         return taken
 
     def _deliver_of_others(self) -> None:
-        self.outbox.deliver(self.redeliverable)
+        assert self.others is not None
+        self.outbox.deliver(self.others.redeliverable)
         if time.monotonic() >= self._sign_of_life:
             self._live()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,7 +44,8 @@ class Observer:
 
 
 class Namespace:
-    def __init__(self, *known: FourTuple) -> None:
+    def __init__(self, *known: FourTuple, name: str = "1.2") -> None:
+        self.name = name
         self.observer: Any = Observer(known)
         self.nsid: int | None = None
 
@@ -56,7 +58,8 @@ class Kernel:
         self.changed: list[Change] = []
         self.ids: dict[int, int] = {}
         self.found: list[tuple[Namespace, int]] = []
-        self.not_known: Namespace | None = Namespace()
+        self.not_known = Namespace()
+        self.shows_all = True
         self.last_run: Namespace | None = None
         self.tested: Notified | None = None
 
@@ -94,8 +97,11 @@ class Kernel:
     def of_last_run(self, four_tuple: FourTuple) -> Namespace | None:
         return self.last_run if self.last_run is not None and self.last_run.observer.tracker.knows(four_tuple) else None
 
-    def unknown(self) -> Namespace | None:
+    def unknown(self) -> Namespace:
         return self.not_known
+
+    def prepare(self, one: Namespace) -> None:
+        pass
 
     # What happens.
 
@@ -152,15 +158,15 @@ def test_where_it_is_not_found_in_time_nothing_is_known_of_it(kernel: Kernel, mo
     kernel.notify(1, 3)
     kernel.notify(2, 3)
     assert take(kernel) == 2
-    assert kernel.not_known is not None
     assert kernel.not_known.observer.ports == [1, 2]
 
 
 def test_where_it_can_be_of_another_host_it_is_left_out(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notified, "_WAIT", 0.0)
-    kernel.not_known = None
+    kernel.shows_all = False
     kernel.notify(1, 3)
     assert take(kernel) == 1
+    assert kernel.not_known.observer.ports == []
 
 
 def test_after_the_end_of_an_id_what_has_waited_is_of_the_namespace_that_had_it(kernel: Kernel) -> None:
@@ -183,7 +189,6 @@ def test_an_id_that_was_used_again_meanwhile_is_of_neither_but_for_a_socket_that
     kernel.process(next_one, 43, 3)
     kernel.found.pop(0)
     assert take(kernel) == 2
-    assert kernel.not_known is not None
     assert (one.observer.ports, next_one.observer.ports, kernel.not_known.observer.ports) == ([1], [], [2])
     kernel.discover(0.0)
     kernel.notify(4, 3)
@@ -196,3 +201,43 @@ def test_after_a_restart_a_socket_that_was_known_is_of_its_namespace(kernel: Ker
     kernel.notify(1, 3)
     assert take(kernel) == 1
     assert kernel.last_run.observer.ports == [1]
+
+
+class Log:
+    """The state log of two runs."""
+
+    def __init__(self, *records: str) -> None:
+        self.lines = list(records)
+        self.owners: dict[str, Any] = {}
+
+    def register(self, kinds: str, owner: Any) -> None:
+        self.owners |= dict.fromkeys(kinds, owner)
+
+    def append(self, line: str) -> None:
+        self.lines.append(line)
+
+    def load(self) -> None:
+        for line in self.lines:
+            record = json.loads(line)
+            self.owners[record[0]].load(record)
+
+
+@pytest.mark.parametrize(("name", "own"), [("1.2", [7]), ("5.6", [])])
+def test_what_has_waited_since_the_run_before_is_of_a_namespace_that_had_the_id_then(
+    kernel: Kernel, name: str, own: list[int]
+) -> None:
+    log: Any = Log('["b",9]', '["q",3,"1.2"]')
+    kernel.tested = Notified(kernel, kernel, kernel, 9)  # type: ignore[arg-type]
+    kernel.tested.record(log)
+    log.load()
+    kernel.tested.resume()
+    one = Namespace(name=name)
+    kernel.process(one, 42, 3)
+    kernel.discover(0.0)
+    kernel.notify(7, 3)
+    take(kernel)
+    assert one.observer.ports == own
+    assert own + kernel.not_known.observer.ports == [7]
+    kernel.notify(8, 3)
+    take(kernel)
+    assert one.observer.ports == [*own, 8]
