@@ -77,7 +77,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
         observer.recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
     others = Others(here, observer, outbox.take, units, log)
     if here.live and not options.once:
-        _receive_from_all(others, settings.include, sources.namespaces)
+        _receive_from_all(others, sources.namespaces)
     observation = Observation(log)
     notifications = sockdiag.Notifications(sources.notifications) if sources.notifications is not None else None
     warning = log.load() if log is not None else None
@@ -160,11 +160,9 @@ def _sources(here: host.Host, listen: bool) -> _Sources:
         return _Sources(degraded=_polls_only(str(error)))
 
 
-def _receive_from_all(others: Others, wanted: bool, given: socket.socket | None) -> None:
-    """Let the destroy notifications of other network namespaces be received, where that can be: after a reload, too."""
+def _receive_from_all(others: Others, given: socket.socket | None) -> None:
+    """Let the destroy notifications of other network namespaces be received where that is wanted: after a reload, too."""
     try:
-        if given is None and not wanted:
-            raise sockdiag.Unavailable("tcpnewconn runs without tcpnewconn-namespaces.socket: restart it")
         source = AllNotifications(given or open_for_all())
         others.receive(source, Nsids(), os.fstat(given.fileno()).st_ino if given is not None else 0)
     except (sockdiag.Unavailable, OSError) as error:

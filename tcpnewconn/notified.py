@@ -2,8 +2,7 @@
 
 A notification carries the id of its namespace (kernel/nsids.py). Ids are used again: where one has ended, notifications that have
 waited since before are of the namespace that had it; if another one has it by then, they are of neither for sure. So are those
-that have waited while this program did not run, where another namespace has their id now. Record q is its own: which one has which
-id.
+that have waited while this program did not run, where another namespace has their id now. Record q is its own: the id of each.
 """
 
 from __future__ import annotations
