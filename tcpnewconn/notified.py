@@ -80,6 +80,8 @@ class Notified:
         self._since: dict[int, float] = {}
         self._looked = float("-inf")
         self._unknown: dict[int, Notifying] = {}
+        # The next notification is of a namespace that may be known later: there is nothing to do before it is looked for again.
+        self._later = False
         # Those that tick() has something to report of.
         self._waiting: dict[int, Notifying] = {}
 
@@ -193,6 +195,7 @@ class Notified:
         """
         source, cursor = self.source, self._cursor
         known = taken = 0
+        self._later = False
         self._read_changes(monotonic())
         while taken < most:
             notification = source.peek()
@@ -211,6 +214,7 @@ class Notified:
                     self._read_changes(now)
                 of = self._of(nsid, destroyed, now)
                 if of == "later":
+                    self._later = True
                     break
                 if of is not None:
                     self._directory.prepare(of)
@@ -223,6 +227,12 @@ class Notified:
             source.consume()
             taken += 1
         return taken
+
+    @property
+    def descriptors(self) -> list[int]:
+        """They become readable when take() has something to do at once."""
+        changes = self.nsids.fileno()
+        return [changes] if self._later else [self.source.fileno(), changes]
 
     def watch(self, one: Notifying) -> None:
         """Let tick() report what is due of a namespace."""

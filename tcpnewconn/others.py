@@ -335,10 +335,10 @@ class Others:
         self._host.report_to(self._take_host if self._others else self._report)
         self._spent(began)
 
-    def _find(self, now: float) -> None:
-        """Look for new processes, and with them for namespaces; what is not known of these yet."""
+    def _find(self, now: float, again: bool = False) -> None:
+        """Look for new processes (`again` as in Namespaces), and with them for namespaces; what is not known of these yet."""
         assert self._namespaces is not None
-        self._namespaces.look()
+        self._namespaces.look(again)
         self.beyond = self._namespaces.beyond
         for key in list(self._namespaces.found):
             other = self._others.get(key)
@@ -538,7 +538,7 @@ class Others:
         """They become readable when take_destroyed() has something to do."""
         if self.notified is None or self._namespaces is None:
             return []
-        return [self.notified.source.fileno(), self.notified.nsids.fileno()]
+        return self.notified.descriptors
 
     def stop(self) -> None:
         """As Observer.stop(), of all that are notified: the next poll shows them all."""
@@ -553,7 +553,7 @@ class Others:
         if self._namespaces is None:
             return
         began = self._cpu()
-        self._find(now)
+        self._find(now, again=True)
         self._spent(began)
 
     def of_last_run(self, four_tuple: FourTuple) -> _Other | None:

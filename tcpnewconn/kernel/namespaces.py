@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 # A process can enter another namespace, and a pid be used again: each is looked at again after so many looks.
 _AGAIN_AFTER = 8
+# Seconds for which a process is new.
+_NEW_FOR = 10.0
 # More namespaces are not taken, whoever makes them: the rest is counted.
 MOST = 1_024
 
@@ -58,6 +61,8 @@ class Namespaces:
         self._looks = 0
         # The processes that are to be looked at again, by the number of the look.
         self._due: dict[int, list[int]] = {}
+        # When the newest processes were found (monotonic seconds), the first of them first.
+        self._new: dict[int, float] = {}
 
     def of_first_process(self) -> bool | None:
         """Whether this program is in the namespace of process 1; None where that is hidden (ProtectProc=, hidepid=)."""
@@ -72,19 +77,29 @@ class Namespaces:
         except OSError:
             return False
 
-    def look(self) -> None:
-        """Bring `found` up to date: look at new processes, at those of the last look, and at some of the others again."""
+    def look(self, again: bool = False) -> None:
+        """Bring `found` up to date: look at new processes, at those of the last look, and at some of the others again.
+
+        With `again`, also at all that were new a short time ago: a container's can have gone into its namespace since.
+        """
         self._looks += 1
+        now = time.monotonic()
         there = {int(name) for name in os.listdir(self.root) if name.isdecimal()}
         for pid in self._processes.keys() - there:
             self.forget(pid)
         # The kernel's socket, by the number of the table: within one look no number is used again.
         kernel: dict[int, int | None] = {}
         new = there - self._processes.keys()
+        self._new.update(dict.fromkeys(new, now))
+        while self._new and (oldest := next(iter(self._new.items())))[1] < now - _NEW_FOR:
+            del self._new[oldest[0]]
+        once_more = self._new.keys() - new if again else ()
+        for pid in sorted(there.intersection(once_more)):
+            self._place(pid, self._key(pid, kernel))
         for pid in sorted(new.union(self._due.pop(self._looks, ())) & there):
             # It may not be where it will stay, when it is seen for the first time. The others take turns.
-            again = self._looks + (1 if pid in new else _AGAIN_AFTER - pid % 2)
-            self._due.setdefault(again, []).append(pid)
+            next_look = self._looks + (1 if pid in new else _AGAIN_AFTER - pid % 2)
+            self._due.setdefault(next_look, []).append(pid)
             self._place(pid, self._key(pid, kernel))
 
     def _place(self, pid: int, key: Key | None) -> None:
