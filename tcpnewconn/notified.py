@@ -54,6 +54,9 @@ class Directory(Protocol):
     def shows_all(self) -> bool:
         """Whether the processes of all namespaces are in sight. If not, one without any can be another host's."""
 
+    def ended(self, one: Notifying, now: float) -> None:
+        """A namespace has ended, and everything of it was received."""
+
     def prepare(self, one: Notifying) -> None:
         """Poll a namespace that was not polled yet: what listens there shows who opened a connection."""
 
@@ -74,8 +77,8 @@ class Notified:
         self._before: dict[int, str] = {}
         self._backlog = False
         self._by_nsid: dict[int, Notifying] = {}
-        # Those that have ended, by the id that they had, until no notification of them can wait any more.
-        self._ended: dict[int, Notifying] = {}
+        # Those that have ended, by the id that they had, until no notification of them can wait any more; None: not known.
+        self._ended: dict[int, Notifying | None] = {}
         # Since when another id is known.
         self._since: dict[int, float] = {}
         self._looked = float("-inf")
@@ -153,23 +156,26 @@ class Notified:
             if given:
                 if nsid not in self._by_nsid:
                     self._since.setdefault(nsid, now)
+                    # At once: a container can end within some milliseconds.
+                    self._looked = float("-inf")
                 continue
             self._since.pop(nsid, None)
             self._unknown.pop(nsid, None)
             ended = self._by_nsid.pop(nsid, None)
             if ended is not None:
                 ended.nsid = None
-                self._ended[nsid] = ended
+            self._ended[nsid] = ended
 
     def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | Literal["later"] | None:
         """The namespace of a notification, or that it may be known later; None where it is none of this host's."""
-        ended, current = self._ended.get(nsid), self._by_nsid.get(nsid)
-        if ended is not None:
-            if current is None and nsid not in self._since:
+        current = self._by_nsid.get(nsid)
+        if nsid in self._ended:
+            ended = self._ended[nsid]
+            alone = current is None and nsid not in self._since
+            if ended is not None and (alone or ended.observer.tracker.knows(destroyed.four_tuple)):
                 return ended
-            if ended.observer.tracker.knows(destroyed.four_tuple):
-                return ended
-            return self._not_known(nsid)
+            # None where it can only be of one that no process was seen of.
+            return self._not_known(nsid) if self._directory.shows_all or not alone else None
         before = self._directory.of_last_run(destroyed.four_tuple) if self._backlog or current is None else None
         if before is not None:
             return before
@@ -201,7 +207,10 @@ class Notified:
             notification = source.peek()
             now = monotonic()
             if notification is None:
-                self._ended.clear()
+                ended, self._ended = self._ended, {}
+                for over in ended.values():
+                    if over is not None:
+                        self._directory.ended(over, now)
                 self._backlog = False
                 for one in self._waiting.values():
                     one.observer.tracker.caught_up(now)

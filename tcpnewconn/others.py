@@ -584,6 +584,14 @@ class Others:
             other.polling = False
             self._left -= self._cpu() - began
 
+    def ended(self, one: Notifying, now: float) -> None:
+        """As in notified.Directory."""
+        assert isinstance(one, _Other)
+        if self._others.get(one.key) is one and not one.polling:
+            one.observer.tick(now + _REMEMBERED)
+            del self._others[one.key]
+            self._end(one)
+
     def unknown(self) -> _Other:
         """As in notified.Directory. Nothing of it is on record."""
         self._unknown += 1

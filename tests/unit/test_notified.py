@@ -60,6 +60,7 @@ class Kernel:
         self.found: list[tuple[Namespace, int]] = []
         self.not_known = Namespace()
         self.shows_all = True
+        self.over: list[Namespace] = []
         self.last_run: Namespace | None = None
         self.tested: Notified | None = None
 
@@ -102,6 +103,9 @@ class Kernel:
 
     def prepare(self, one: Namespace) -> None:
         pass
+
+    def ended(self, one: Namespace, now: float) -> None:
+        self.over.append(one)
 
     # What happens.
 
@@ -177,6 +181,7 @@ def test_after_the_end_of_an_id_what_has_waited_is_of_the_namespace_that_had_it(
     kernel.changed = [Change(3, False)]
     assert take(kernel) == 1
     assert one.observer.ports == [1]
+    assert kernel.over == [one]
 
 
 def test_an_id_that_was_used_again_meanwhile_is_of_neither_but_for_a_socket_that_was_known(kernel: Kernel) -> None:
