@@ -68,8 +68,6 @@ class Notified:
         self.source = source
         self.nsids = nsids
         self.inode = inode
-        # How many notifications were of a namespace that is not known.
-        self.unknown = 0
         self._directory = directory
         self._cursor = Cursor(None, inode)
         self._log: Log | None = None
@@ -187,7 +185,6 @@ class Notified:
 
     def _not_known(self, nsid: int) -> Notifying:
         """One of which nothing is known: the same until its id, or that of the next one, is of a known namespace."""
-        self.unknown += 1
         if nsid not in self._unknown:
             self._unknown[nsid] = self._directory.unknown()
         return self._unknown[nsid]
