@@ -168,7 +168,7 @@ def test_a_service_with_a_network_of_its_own_is_observed_too_and_after_sigkill_n
     container.run("systemctl", "restart", "tcpnewconn.service")
 
 
-# As many connections within its network as it is told to make, closed at once. Prints the ports of the clients.
+# So many connections within its network, closed at once. Prints the ports of the clients.
 SHORT = """
 import socket, sys
 listener = socket.create_server(("127.0.0.1", 8124))
