@@ -8,8 +8,8 @@ that have waited while this program did not run, where another namespace has the
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
-from time import monotonic
 from typing import Literal, Protocol
 
 from tcpnewconn.kernel.allnamespaces import AllNotifications
@@ -114,7 +114,7 @@ class Notified:
     def attach(self, one: Notifying, processes: Iterable[int]) -> None:
         """Find the id of a namespace, by one of its processes; it has none where it sends no notifications."""
         for pid in processes:
-            self._take_changes(monotonic())
+            self._take_changes(time.monotonic())
             nsid = self.nsids.of_process(pid)
             if nsid is not None:
                 self._since.pop(nsid, None)
@@ -199,10 +199,10 @@ class Notified:
         source, cursor = self.source, self._cursor
         known = taken = 0
         self._later = False
-        self._read_changes(monotonic())
+        self._read_changes(time.monotonic())
         while taken < most:
             notification = source.peek()
-            now = monotonic()
+            now = time.monotonic()
             if notification is None:
                 ended, self._ended = self._ended, {}
                 for over in ended.values():
@@ -255,7 +255,7 @@ class Notified:
     @property
     def waiting(self) -> bool:
         """Whether tick() or take() will soon have something to do."""
-        now = monotonic()
+        now = time.monotonic()
         return bool(self._waiting) or any(now < since + _WAIT for since in self._since.values())
 
     # --- losses ------------------------------------------------------------------------------------------------------
