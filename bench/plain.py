@@ -89,6 +89,7 @@ def _service(trace: bool, printed: Path, metrics: Path, small: bool) -> Iterator
     marker.write_text(PLAIN if trace else "")
     configuration = printed.with_suffix(".conf")
     configuration.write_text("[Report]\nBurstLimit=0\nTotalLimit=0\nListeners=no\nExisting=no\n[PortScan]\nPorts=off\n")
+    metrics.unlink(missing_ok=True)
     with printed.open("wb") as output:
         program = subprocess.Popen(
             [
@@ -106,7 +107,12 @@ def _service(trace: bool, printed: Path, metrics: Path, small: bool) -> Iterator
             stdout=output,
         )
         try:
-            time.sleep(0.5 if small else _ATTRIBUTES_AFTER)
+            while not metrics.exists():
+                # It has not polled yet.
+                if program.poll() is not None:
+                    raise RuntimeError(f"it ended with exit status {program.returncode}")
+                time.sleep(0.01)
+            time.sleep(0 if small else _ATTRIBUTES_AFTER)
             yield program
         finally:
             program.send_signal(signal.SIGTERM)
