@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 from tcpnewconn.kernel.allnamespaces import AllNotifications
@@ -111,21 +111,20 @@ class Notified:
 
     # --- which namespace has which id --------------------------------------------------------------------------------
 
-    def attach(self, one: Notifying, processes: Iterable[int]) -> None:
+    def attach(self, one: Notifying, process: int) -> None:
         """Find the id of a namespace, by one of its processes; it has none where it sends no notifications."""
-        for pid in processes:
-            self._take_changes(time.monotonic())
-            nsid = self.nsids.of_process(pid)
-            if nsid is not None:
-                self._since.pop(nsid, None)
-                self._unknown.pop(nsid, None)
-                self._by_nsid[nsid] = one
-                one.nsid = nsid
-                if self._log is not None:
-                    self._log.append(json.dumps(["q", nsid, one.name]))
-                if not one.observer.tracker.run.notified:
-                    one.observer.tracker.notify(self.inode)
+        self._take_changes(time.monotonic())
+        nsid = self.nsids.of_process(process)
+        if nsid is None:
             return
+        self._since.pop(nsid, None)
+        self._unknown.pop(nsid, None)
+        self._by_nsid[nsid] = one
+        one.nsid = nsid
+        if self._log is not None:
+            self._log.append(json.dumps(["q", nsid, one.name]))
+        if not one.observer.tracker.run.notified:
+            one.observer.tracker.notify(self.inode)
 
     def detach(self, one: Notifying) -> None:
         """A namespace is not observed any more."""
@@ -137,9 +136,13 @@ class Notified:
     def _read_changes(self, now: float) -> None:
         """Know which ids were given and have ended until now; look for the namespaces of those whose is not known."""
         self._take_changes(now)
-        if any(now < since + _WAIT for since in self._since.values()) and now >= self._looked + _LOOK_EVERY:
+        if self._seeks(now) and now >= self._looked + _LOOK_EVERY:
             self._looked = now
             self._directory.discover(now)
+
+    def _seeks(self, now: float) -> bool:
+        """Whether there is an id whose namespace may be known soon."""
+        return any(now < since + _WAIT for since in self._since.values())
 
     def _take_changes(self, now: float) -> None:
         changes = self.nsids.changes()
@@ -255,8 +258,7 @@ class Notified:
     @property
     def waiting(self) -> bool:
         """Whether tick() or take() will soon have something to do."""
-        now = time.monotonic()
-        return bool(self._waiting) or any(now < since + _WAIT for since in self._since.values())
+        return bool(self._waiting) or self._seeks(time.monotonic())
 
     # --- losses ------------------------------------------------------------------------------------------------------
 

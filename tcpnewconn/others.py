@@ -351,7 +351,9 @@ class Others:
                 self._attribute(other, now)
             other.gone = None
             if self.notified is not None and other.nsid is None:
-                self.notified.attach(other, self._namespaces.processes(key))
+                process = self._namespaces.process(key)
+                if process is not None:
+                    self.notified.attach(other, process)
 
     def _forget(self, now: float) -> None:
         """Forget the namespaces that have had no process for long; where there are too many, those that have gone first."""
@@ -554,7 +556,8 @@ class Others:
             return
         began = self._cpu()
         self._find(now, again=True)
-        self._spent(began)
+        # It is part of take_destroyed(), which counts all of its time.
+        self._left -= self._cpu() - began
 
     def of_last_run(self, four_tuple: FourTuple) -> _Other | None:
         """As in notified.Directory."""

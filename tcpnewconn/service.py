@@ -400,7 +400,8 @@ class Service:
 
     def _take_others(self, most: int) -> int:
         """Process so many at most of the destroyed sockets of other network namespaces; returns how many there were."""
-        if self.others is None:
+        if self.others is None or not self.others.descriptors:
+            # Nothing is received from them.
             return 0
         flush = self.log.flush if self.log is not None else lambda: None
         taken = self.others.take_destroyed(most, self._deliver_of_others, flush)

@@ -160,11 +160,10 @@ class Namespaces:
             self.forget(pid)
         raise Gone
 
-    def processes(self, key: Key) -> Iterator[int]:
-        """The processes that are in a namespace now."""
-        for pid in list(self.found.get(key, ())):
-            if _table(f"{self.root}/{pid}/net") == key.number:
-                yield pid
+    def process(self, key: Key) -> int | None:
+        """A process that is in a namespace now."""
+        found = self.found.get(key, ())
+        return next((pid for pid in found if _table(f"{self.root}/{pid}/net") == key.number), None)
 
     def cgroups(self, key: Key) -> dict[int, str]:
         """The path of the cgroup of each process in a namespace (version 2), below the root: /system.slice/nginx.service."""

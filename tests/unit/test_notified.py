@@ -93,7 +93,7 @@ class Kernel:
         assert self.tested is not None
         for one, pid in self.found:
             if one.nsid is None:
-                self.tested.attach(one, [pid])
+                self.tested.attach(one, pid)
 
     def of_last_run(self, four_tuple: FourTuple) -> Namespace | None:
         return self.last_run if self.last_run is not None and self.last_run.observer.tracker.knows(four_tuple) else None
