@@ -50,10 +50,10 @@ def start(tracefs: Tracefs, runtime: str, events: tuple[str, ...], group: int, b
     text = "".join(f"{' '.join(definition)}\n" for definition in wanted)
     ours = tracefs.instance(GROUP)
     try:
+        # Of a start with another kernel configuration, or another drop-in; the instance stays where the service reads it.
         if ours.enabled(_PLAIN_EVENT):
-            # Of a start with another kernel configuration, or another drop-in.
             ours.disable()
-            ours.unshare(_PLAIN_EVENT)
+        ours.unshare(_PLAIN_EVENT)
         recorded = _read(f"{runtime}/{WANTED}").split()
         if text != _read(f"{runtime}/{_DEFINED}") or not _records(tracefs, recorded):
             _forget(runtime)

@@ -144,9 +144,15 @@ class Instance:
                 self._set(f"per_cpu/{cpu}/{name}", group, _FILE_MODE)
 
     def unshare(self, event: str) -> None:
-        """Let no group read the files of an event any more that share() was called with. Raises TracefsError."""
+        """Let nobody but root read the files of an event any more, if share() was called with it. Raises TracefsError."""
         for name in _OF_AN_EVENT:
-            self._set(f"events/{event}/{name}", 0, 0o640)
+            path = f"{self.directory}/events/{event}/{name}"
+            try:
+                os.chmod(path, 0o600)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise TracefsError(f"{path}: {error.strerror}") from None
 
     def _set(self, name: str, group: int, mode: int) -> None:
         path = f"{self.directory}/{name}"

@@ -61,7 +61,8 @@ class System:
     def __init__(self, host: Booted, outside: Talker) -> None:
         self.host = host
         self.talkers = {"outside": outside}
-        self.ports = itertools.count(41_001)
+        # The kernel chooses none of these: net.ipv4.ip_local_port_range begins at 32768.
+        self.ports = itertools.count(21_001)
 
     def __getitem__(self, name: str) -> Talker:
         return self.talkers[name]
@@ -383,6 +384,6 @@ def test_killed_at_any_moment_it_logs_every_connection_of_containers_that_come_a
     found = system.logged(*made.values())
     for name, port in made.items():
         # One that is repeated after SIGKILL has the same ID.
-        assert len({entry["TCPNEWCONN_CONNECTION_ID"] for entry in found[port]}) == 1
-        assert {entry.get("CONTAINER_RUNTIME") for entry in found[port]} <= {"podman", "docker"}
-        assert {entry.get("CONTAINER_NAME", name) for entry in found[port]} == {name}
+        assert len({entry["TCPNEWCONN_CONNECTION_ID"] for entry in found[port]}) == 1, found[port]
+        assert {entry.get("CONTAINER_RUNTIME") for entry in found[port]} <= {"podman", "docker"}, found[port]
+        assert {entry.get("CONTAINER_NAME", name) for entry in found[port]} == {name}, found[port]

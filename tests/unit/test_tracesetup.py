@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ def test_definitions_are_appended_to_those_of_others(tracefs: Tracefs, tmp_path:
     lines = (tmp_path / "tracing" / "dynamic_events").read_text().splitlines()
     assert lines[0] == "p:others/theirs tcp_close"
     assert lines[1].startswith("p:tcpnewconn/connect tcp_connect ")
+
+
+def test_the_plain_event_of_an_earlier_start_is_open_to_no_group_any_more(tracefs: Tracefs, tmp_path: Path) -> None:
+    """Of an instance that a stop could not remove, because the service reads it: nothing is enabled there."""
+    event = tmp_path / "tracing/instances/tcpnewconn/events/sock/inet_sock_set_state"
+    event.mkdir(parents=True)
+    for name in ("enable", "format"):
+        (event / name).write_text("0")
+        (event / name).chmod(0o440)
+    with pytest.raises(tracesetup.Unavailable):
+        tracesetup.start(tracefs, str(tmp_path), EVENTS, 0, str(BTF))
+    assert [stat.S_IMODE((event / name).stat().st_mode) for name in ("enable", "format")] == [0o600, 0o600]
 
 
 def test_a_definition_that_is_not_taken_leaves_the_others_only_if_it_is_not_connect(
