@@ -76,7 +76,7 @@ class Notified:
         self._backlog = False
         self._by_nsid: dict[int, Notifying] = {}
         # Those that have ended, by the id that they had, until no notification of them can wait any more; None: not known.
-        self._ended: dict[int, Notifying | None] = {}
+        self._ended: dict[int, list[Notifying | None]] = {}
         # Since when another id is known.
         self._since: dict[int, float] = {}
         self._looked = float("-inf")
@@ -165,26 +165,35 @@ class Notified:
             ended = self._by_nsid.pop(nsid, None)
             if ended is not None:
                 ended.nsid = None
-            self._ended[nsid] = ended
+            self._ended.setdefault(nsid, []).append(ended)
 
     def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | Literal["later"] | None:
         """The namespace of a notification, or that it may be known later; None where it is none of this host's."""
         current = self._by_nsid.get(nsid)
-        if nsid in self._ended:
-            ended = self._ended[nsid]
-            alone = current is None and nsid not in self._since
-            if ended is not None and (alone or ended.observer.tracker.knows(destroyed.four_tuple)):
-                return ended
-            # None where it can only be of one that no process was seen of.
-            return self._not_known(nsid) if self._directory.shows_all or not alone else None
+        ended = self._ended.get(nsid)
         before = self._directory.of_last_run(destroyed.four_tuple) if self._backlog or current is None else None
         if before is not None:
             return before
+        if ended is not None:
+            return self._of_ended(nsid, ended, current, destroyed)
         if current is not None:
             return self._not_known(nsid) if self._backlog and self._before.get(nsid) != current.name else current
         if now < self._since.setdefault(nsid, now) + _WAIT:
             return "later"
         return self._not_known(nsid) if self._directory.shows_all else None
+
+    def _of_ended(
+        self, nsid: int, ended: list[Notifying | None], current: Notifying | None, destroyed: DestroyedSocket
+    ) -> Notifying | None:
+        """The namespace of a notification whose id has ended since it was sent, or before."""
+        knowing = [one for one in ended if one is not None and one.observer.tracker.knows(destroyed.four_tuple)]
+        if len(knowing) == 1:
+            return knowing[0]
+        alone = current is None and nsid not in self._since and len(ended) == 1
+        if alone and ended[0] is not None and not (self._backlog and self._before.get(nsid) != ended[0].name):
+            return ended[0]
+        # None where it can only be of one that no process was seen of.
+        return self._not_known(nsid) if self._directory.shows_all or not alone else None
 
     def _not_known(self, nsid: int) -> Notifying:
         """One of which nothing is known: the same until its id, or that of the next one, is of a known namespace."""
@@ -208,9 +217,8 @@ class Notified:
             now = time.monotonic()
             if notification is None:
                 ended, self._ended = self._ended, {}
-                for over in ended.values():
-                    if over is not None:
-                        self._directory.ended(over, now)
+                for over in (one for each in ended.values() for one in each if one is not None):
+                    self._directory.ended(over, now)
                 self._backlog = False
                 for one in self._waiting.values():
                     one.observer.tracker.caught_up(now)

@@ -208,6 +208,25 @@ def test_after_a_restart_a_socket_that_was_known_is_of_its_namespace(kernel: Ker
     assert kernel.last_run.observer.ports == [1]
 
 
+def test_an_id_that_has_ended_several_times_is_of_that_namespace_which_had_the_socket(kernel: Kernel) -> None:
+    first, second = Namespace(socket(1)), Namespace(socket(2))
+    kernel.changed = [Change(7, True)]
+    # What waits in front of all keeps the rest waiting.
+    kernel.notify(9, 7)
+    for one, pid in ((first, 42), (second, 43)):
+        kernel.process(one, pid, 3)
+        kernel.discover(0.0)
+        kernel.found.clear()
+        kernel.notify(pid - 41, 3)
+        kernel.changed.append(Change(3, False))
+        assert take(kernel) == 0
+    kernel.notify(5, 3)
+    kernel.changed = [Change(7, False)]
+    assert take(kernel) == 4
+    assert (first.observer.ports, second.observer.ports) == ([1], [2])
+    assert sorted(kernel.not_known.observer.ports) == [5, 9]
+
+
 class Log:
     """The state log of two runs."""
 
@@ -246,3 +265,42 @@ def test_what_has_waited_since_the_run_before_is_of_a_namespace_that_had_the_id_
     kernel.notify(8, 3)
     take(kernel)
     assert one.observer.ports == [*own, 8]
+
+
+def resumed(kernel: Kernel, *records: str) -> None:
+    """A run in whose socket notifications have waited since the run before."""
+    log: Any = Log('["b",9]', *records)
+    kernel.tested = Notified(kernel, kernel, kernel, 9)  # type: ignore[arg-type]
+    kernel.tested.record(log)
+    log.load()
+    kernel.tested.resume()
+
+
+@pytest.mark.parametrize("given_again", [False, True])
+def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_has_ended_again(
+    kernel: Kernel, given_again: bool
+) -> None:
+    resumed(kernel, '["q",3,"1.2"]')
+    kernel.last_run = Namespace(socket(1))
+    kernel.notify(1, 3)
+    now = Namespace(name="5.6")
+    kernel.process(now, 42, 3)
+    kernel.discover(0.0)
+    kernel.found.clear()
+    kernel.changed = [Change(3, False), *([Change(3, True)] if given_again else [])]
+    assert take(kernel) == 1
+    assert kernel.last_run.observer.ports == [1]
+    assert (now.observer.ports, kernel.not_known.observer.ports) == ([], [])
+
+
+def test_what_has_waited_since_the_run_before_is_not_of_one_that_had_the_id_for_the_first_time_since(
+    kernel: Kernel,
+) -> None:
+    resumed(kernel, '["q",3,"1.2"]')
+    kernel.notify(1, 3)
+    now = Namespace(name="5.6")
+    kernel.process(now, 42, 3)
+    kernel.discover(0.0)
+    kernel.changed = [Change(3, False)]
+    assert take(kernel) == 1
+    assert (now.observer.ports, kernel.not_known.observer.ports) == ([], [1])
