@@ -22,6 +22,7 @@ from tcpnewconn.kernel import host, sockdiag
 from tcpnewconn.kernel.activity import Activity
 from tcpnewconn.kernel.allnamespaces import AllNotifications, open_for_all
 from tcpnewconn.kernel.instance import wanted
+from tcpnewconn.kernel.namespaces import kernel_socket
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.plainevent import PLAIN, PlainTrace
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     outbox = Outbox(sink, log, renderer, settings)
     observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode)
     # Also where there is no trace: the state can hold what an earlier run read of one.
-    netns = int(here.namespace) if here.namespace.isdecimal() else 0
+    netns = kernel_socket(directory) or 0
     calls = Calls(netns, began, log)
     if here.live and sources.notifications is not None:
         observer.activity = Activity(directory)

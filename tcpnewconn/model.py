@@ -196,8 +196,8 @@ class Call(NamedTuple):
     `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected,
     or of the new one that accept() returned. User (None where not known) and cgroup are those of the socket; `cgroup_names` are
     the names of the cgroup's directory and of its parents, the innermost first, as far as they were recorded: "" is the root's,
-    and the last; none where the cgroup is not known. `netns` is the inode number of the network namespace (that of
-    /proc/PID/ns/net). Thread id and name are those of the calling thread, in the host's PID namespace; no name where it is not
+    and the last; none where the cgroup is not known. `netns` is the inode number of the kernel's own NETLINK_ROUTE
+    socket in the network namespace (kernel/namespaces.py). Thread id and name are those of the calling thread, in the host's PID namespace; no name where it is not
     known.
     """
 
@@ -215,12 +215,11 @@ class Call(NamedTuple):
 class Thread(NamedTuple):
     """A thread as /proc shows it. Uncertain values are None, a cgroup 0.
 
-    It has been there since `since` (CLOCK_MONOTONIC, in seconds), and maybe longer. `here`: in the network namespace of this
-    program. `cgroup_names` as in Call.
+    It has been there since `since` (CLOCK_MONOTONIC, in seconds), and maybe longer. `netns` and `cgroup_names` as in Call.
     """
 
     since: float
-    here: bool
+    netns: int
     uid: int | None
     cgroup: int
     cgroup_names: tuple[str, ...]

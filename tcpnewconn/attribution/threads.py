@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from tcpnewconn.attribution.processes import Processes, content, directory, stat
 from tcpnewconn.attribution.units import tree
+from tcpnewconn.kernel.namespaces import kernel_socket, kernel_socket_of
 from tcpnewconn.model import Thread
 
 # /proc/PID/schedstat counts by another clock than the events have; adjusted, that one goes faster or slower by half a thousandth.
@@ -35,7 +36,7 @@ class Threads:
         self._tree = tree(cgroups)
         self._clock = clock
         self._ids: dict[str, int] = {}
-        self._here = _netns(f"{root}/self/net/tcp")
+        self._here, self._netns = _table(f"{root}/self/net/tcp"), kernel_socket(f"{root}/self/net") or 0
 
     def look(self, thread_id: int) -> Thread | None:
         """The thread that has this id now; None where there is none, or /proc does not show it."""
@@ -48,11 +49,17 @@ class Threads:
                 since = min(self._processes.since(started, now), now - ran)
                 uid = _filesystem_uid(content(there, "status"))
                 path = _cgroup(content(there, "cgroup"))
-                here = self._here is not None and os.stat("net/tcp", dir_fd=there).st_ino == self._here
+                netns = self._network_namespace(there)
         except (OSError, ValueError, IndexError):
             return None
         names = (*reversed(path.strip("/").split("/")), "") if path else ()
-        return Thread(since, here, uid if self._users or uid != _OVERFLOW else None, self._id(path), names, name)
+        return Thread(since, netns, uid if self._users or uid != _OVERFLOW else None, self._id(path), names, name)
+
+    def _network_namespace(self, there: int) -> int:
+        if os.stat("net/tcp", dir_fd=there).st_ino == self._here:
+            # Of a namespace that lives, as this program's does, no other has the number.
+            return self._netns
+        return kernel_socket_of(content(there, "net/netlink")) or 0
 
     @staticmethod
     def _ran(there: int) -> float:
@@ -79,8 +86,7 @@ class Threads:
         return known
 
 
-def _netns(table: str) -> int | None:
-    """Of a namespace that lives, as this program's does, no other has the number."""
+def _table(table: str) -> int | None:
     try:
         return os.stat(table).st_ino
     except OSError:

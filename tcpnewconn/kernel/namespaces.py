@@ -133,7 +133,7 @@ class Namespaces:
         if number is None or number == self._own:
             return None
         if number not in kernel:
-            kernel[number] = _kernel_socket(f"{self.root}/{pid}/net")
+            kernel[number] = kernel_socket(f"{self.root}/{pid}/net")
         inode = kernel[number]
         return None if inode is None else Key(number, inode)
 
@@ -201,7 +201,7 @@ def tables(directory: str, key: Key) -> Iterator[tuple[str, str]]:
 
 def is_in(directory: str, key: Key) -> bool:
     """Whether the directory `net` of a process is that of a namespace."""
-    return _table(directory) == key.number and _kernel_socket(directory) == key.kernel
+    return _table(directory) == key.number and kernel_socket(directory) == key.kernel
 
 
 def local_addresses(directory: str) -> set[bytes]:
@@ -226,15 +226,20 @@ def _table(directory: str) -> int | None:
         return None
 
 
-def _kernel_socket(directory: str) -> int | None:
-    """The inode number of the kernel's own NETLINK_ROUTE socket: protocol 0, port id 0 (net/netlink/af_netlink.c)."""
+def kernel_socket(directory: str) -> int | None:
+    """The inode number of the kernel's own NETLINK_ROUTE socket, from the directory `net` of a process."""
     try:
-        for line in _content(f"{directory}/netlink").split(b"\n"):
-            columns = line.split()
-            if columns[1:3] == [b"0", b"0"]:
-                return int(columns[-1])
+        return kernel_socket_of(_content(f"{directory}/netlink"))
     except (OSError, ValueError):
-        pass
+        return None
+
+
+def kernel_socket_of(table: bytes) -> int | None:
+    """As kernel_socket(), from the file `netlink`: protocol 0, port id 0 (net/netlink/af_netlink.c). Raises ValueError."""
+    for line in table.split(b"\n"):
+        columns = line.split()
+        if columns[1:3] == [b"0", b"0"]:
+            return int(columns[-1])
     return None
 
 

@@ -97,7 +97,7 @@ class PlainTrace:
         directory: str = DIRECTORY,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Raises TraceMissing. `netns` is the network namespace that connections are said to be of."""
+        """Raises TraceMissing. `netns` is the network namespace of connections whose thread has gone."""
         self._look = look
         self._netns = netns
         self._directory = directory
@@ -160,8 +160,8 @@ class PlainTrace:
 
     def _called(self, begun: Change, thread: Thread | None, change: Change) -> list[Call | FailedAttempt]:
         seconds, four_tuple = begun.nanoseconds / 1e9, change.four_tuple
-        if thread is not None and not thread.here:
-            # In another network namespace.
+        if thread is not None and not thread.netns:
+            # In a network namespace that is not known.
             return []
         if thread is None and change.new == _CLOSE:
             # Maybe in another network namespace; and no connection in any.
@@ -177,12 +177,12 @@ class PlainTrace:
                 thread.uid,
                 thread.cgroup,
                 thread.cgroup_names,
-                self._netns,
+                thread.netns,
                 begun.thread_id,
                 thread.name,
             )
         if change.new == _CLOSE:
-            return [call, FailedAttempt(change.nanoseconds / 1e9, four_tuple, self._netns, 0)]
+            return [call, FailedAttempt(change.nanoseconds / 1e9, four_tuple, call.netns, 0)]
         return [call]
 
     def stale(self) -> bool:

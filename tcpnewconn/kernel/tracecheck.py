@@ -9,6 +9,7 @@ import threading
 from typing import NamedTuple
 
 from tcpnewconn.kernel.instance import TraceMissing
+from tcpnewconn.kernel.namespaces import kernel_socket
 from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.kernel.traceevents import ACCEPT, CONNECT, FAILED, NAMES
 from tcpnewconn.model import Call, FailedAttempt, FourTuple, four_tuple_of, mirrored
@@ -103,7 +104,7 @@ def _complaint(event: str, attempt: Attempt, recorded: list[Call | FailedAttempt
 
 
 def _ours(event: Call | FailedAttempt, four_tuple: FourTuple) -> bool:
-    return event.four_tuple == four_tuple and event.netns == os.stat("/proc/self/ns/net").st_ino
+    return event.four_tuple == four_tuple and event.netns == kernel_socket("/proc/self/net")
 
 
 def _facts(call: Call) -> str:

@@ -84,9 +84,18 @@ def _socket(btf: Btf, base: str, local_port: str = "") -> str:
             # A kernel without IPv6.
             continue
         fetched += [_fetch(f"{name}_high", base, "u64", offset), _fetch(f"{name}_low", base, "u64", offset + 8)]
-    net = common(_POINTER, "skc_net", "net")
-    fetched.append(_fetch("netns", base, "u32", _at(btf, 4, "net", "ns", "inum"), net))
+    fetched.append(_namespace(btf, base, common(_POINTER, "skc_net", "net")))
     return " ".join(fetched)
+
+
+def _namespace(btf: Btf, base: str, net: int) -> str:
+    """The inode number of the kernel's own NETLINK_ROUTE socket: /proc/PID/net/netlink shows it, too, and none has it again.
+
+    struct socket and its inode are in one struct socket_alloc (include/net/sock.h).
+    """
+    inode = _at(btf, _POINTER, "socket_alloc", "vfs_inode", "i_ino") - btf.member("socket_alloc", "socket").offset
+    kernel_socket = (_at(btf, _POINTER, "sock", "sk_socket"), _at(btf, _POINTER, "net", "rtnl"), net)
+    return _fetch("netns", base, f"u{8 * _POINTER}", inode, *kernel_socket)
 
 
 def _owner(btf: Btf, base: str) -> str:

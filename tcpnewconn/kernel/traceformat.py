@@ -49,9 +49,11 @@ class Texts(NamedTuple):
 # Numbers of a record in the order in which Layout unpacks them: name, code of struct, size.
 _SOCKET = (
     *(("pid", "i", 4), ("family", "H", 2), ("protocol", "H", 2), ("local_port", "H", 2), ("remote_port", "2s", 2)),
-    *(("local4", "4s", 4), ("remote4", "4s", 4), ("netns", "I", 4)),
+    *(("local4", "4s", 4), ("remote4", "4s", 4)),
 )
 _SIX = (("local6_high", "8s", 8), ("local6_low", "8s", 8), ("remote6_high", "8s", 8), ("remote6_low", "8s", 8))
+# As large as a pointer of the kernel.
+_NETNS = {4: (("netns", "I", 4),), 8: (("netns", "Q", 8),)}
 _OWNER = (("uid", "I", 4), ("cgroup", "Q", 8))
 _ERROR = (("error", "i", 4),)
 
@@ -63,7 +65,8 @@ class Layout:
         """Raises FormatError."""
         self.event = event
         self.id, fields = fields_of(event, format_file)
-        wanted = [*_SOCKET, *(_ERROR if event == FAILED else _OWNER)]
+        netns = fields["netns"].size if "netns" in fields else 0
+        wanted = [*_SOCKET, *_NETNS.get(netns, _NETNS[8]), *(_ERROR if event == FAILED else _OWNER)]
         self._has_six = "local6_high" in fields
         if self._has_six:
             wanted += _SIX
