@@ -73,10 +73,11 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     calls = Calls(netns, began, log)
     if here.live and sources.notifications is not None:
         observer.activity = Activity(directory)
+    recorder = None
     if here.live and netns and not options.once:
         threads = Threads(processes, here.users)
-        observer.recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
-    others = Others(here, observer, outbox.take, units, log)
+        observer.recorder = recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
+    others = Others(here, observer, outbox.take, units, log, recorder)
     if here.live and not options.once:
         _receive_from_all(others, sources.namespaces)
     observation = Observation(log)
@@ -91,9 +92,9 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     attended = terminal.attended() and not options.once
     if attended:
         terminal.tell(terminal.greeting(settings.interval, notifications is not None))
-    if observer.recorder is not None and under_journal():
+    if recorder is not None and under_journal():
         # A person in a terminal has no part in what systemd sets up.
-        observer.recorder.say_missing()
+        recorder.say_missing()
     # Entries that an earlier run did not deliver.
     outbox.send()
     if sources.degraded is not None and not options.once:

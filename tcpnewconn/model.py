@@ -197,8 +197,8 @@ class Call(NamedTuple):
     or of the new one that accept() returned. User (None where not known) and cgroup are those of the socket; `cgroup_names` are
     the names of the cgroup's directory and of its parents, the innermost first, as far as they were recorded: "" is the root's,
     and the last; none where the cgroup is not known. `netns` is the inode number of the kernel's own NETLINK_ROUTE
-    socket in the network namespace (kernel/namespaces.py). Thread id and name are those of the calling thread, in the host's PID namespace; no name where it is not
-    known.
+    socket in the network namespace (kernel/namespaces.py). Thread id and name are those of the calling thread, in the host's PID
+    namespace; no name where it is not known.
     """
 
     by: str
@@ -320,7 +320,7 @@ class Closed:
 class Failed:
     """An attempt to open a connection that failed: who tried, and the errno (0 where the kernel says none).
 
-    With a `count` it stands for so many, and has what they share.
+    With a `count` it stands for so many, and has what they share. `netns` as in Connection.
     """
 
     source: Endpoint
@@ -332,6 +332,7 @@ class Failed:
     by: tuple[str, ...] = ()
     caller: Caller | None = None
     count: int | None = None
+    netns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +366,7 @@ class PortScan:
 
 
 # How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
-DETECTED_BY = ("startup", "poll", "notification")
+DETECTED_BY = ("startup", "poll", "notification", "trace")
 # The reasons of a loss.
 Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution", "namespaces"]
 # Where connections are seen; who opens and accepts them.

@@ -57,6 +57,9 @@ class Directory(Protocol):
     def ended(self, one: Notifying, now: float) -> None:
         """A namespace has ended, and everything of it was received."""
 
+    def read_calls(self) -> None:
+        """Take who opened and accepted connections until now."""
+
     def prepare(self, one: Notifying) -> None:
         """Poll a namespace that was not polled yet: what listens there shows who opened a connection."""
 
@@ -210,6 +213,7 @@ class Notified:
         """
         source, cursor = self.source, self._cursor
         known = taken = 0
+        touched: dict[int, Notifying] = {}
         self._later = False
         self._read_changes(time.monotonic())
         while taken < most:
@@ -229,6 +233,9 @@ class Notified:
                     # Whatever was sent by now is of a namespace whose id was given before.
                     known = max(1, source.queued())
                     self._read_changes(now)
+                    _settle(touched)
+                    self._directory.read_calls()
+                    now = time.monotonic()
                 of = self._of(nsid, destroyed, now)
                 if of == "later":
                     self._later = True
@@ -237,12 +244,14 @@ class Notified:
                     self._directory.prepare(of)
                     of.observer.destroyed(destroyed, now)
                     self.watch(of)
+                    touched[id(of)] = of
                 deliver()
                 cursor.handled(destroyed.cookie)
                 flush()
             known = max(0, known - 1)
             source.consume()
             taken += 1
+        _settle(touched)
         return taken
 
     @property
@@ -276,5 +285,13 @@ class Notified:
         if cursor.count(self.source.dropped(), now):
             for one in self._by_nsid.values():
                 one.observer.tracker.run.gap = True
+                one.observer.lost_notifications(now)
         cursor.settle(0)
         return cursor.take()
+
+
+def _settle(touched: dict[int, Notifying]) -> None:
+    """A batch of notifications of these namespaces has been applied."""
+    for one in touched.values():
+        one.observer.settle_calls()
+    touched.clear()

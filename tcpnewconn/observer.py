@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
 from tcpnewconn.connections import closed as closed_event
@@ -16,6 +17,7 @@ from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import (
+    CLOSE,
     EGRESS,
     INGRESS,
     INTERNAL,
@@ -35,7 +37,7 @@ from tcpnewconn.model import (
     endpoints,
     mirrored,
 )
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.recorder import Recorded, Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.answers import Answers
@@ -80,7 +82,7 @@ class Observer:
         # Failed attempts are events, too.
         self.failed = False
         # Where who opens and accepts connections is recorded.
-        self.recorder: Recorder | None = None
+        self.recorder: Recorder | Recorded | None = None
         # Polls where nothing has happened are saved where this is set.
         self.activity: Activity | None = None
         # Whether a socket was destroyed since the last poll.
@@ -361,12 +363,39 @@ class Observer:
         calls = self.recorder.calls
         if new.destroyed is not None:
             return called(calls, new, None, self._polled, now)
+        found = self._called_of_row(new, calls, now)
+        if not calls.notified:
+            # With the next delivery: after SIGKILL its call is not left for a connection of its own.
+            calls.settle()
+        return found
+
+    def _called_of_row(self, new: NewConnection, calls: Calls, now: float) -> Found:
+        assert self.recorder is not None
         row = self._poll.row(new.four_tuple) if self._poll is not None else None
         begin, end = self._polled
         if row is not None and not row.inode:
             # Only an inode shows that the socket that was looked up is that of the row: it can be a later one.
             end = self.recorder.read()
         return called(calls, new, row, (begin, end), now)
+
+    def report_left(self, now: float, last: bool = False) -> int:
+        """Report the connections that only the trace has shown (Calls.left()), where there are no notifications.
+
+        Returns how many sockets they had in the last poll's counters.
+        """
+        if self.recorder is None:
+            return 0
+        calls, counted = self.recorder.calls, 0
+        for four_tuple, found in calls.left(self.stands, self.addresses.internal, last):
+            # Before its entry: neither is on record without the other.
+            calls.settle()
+            internal = self.addresses.internal(four_tuple)
+            new = NewConnection(four_tuple, self.tracker.run.next_serial(), "trace", CLOSE, None, 0, internal)
+            self._connection_within(new, found.accepted_here, found)
+            caller = found.opened or found.accepted
+            if caller is not None and caller.time is not None and caller.time < self._polled[0]:
+                counted += 2 if internal else 1
+        return counted
 
     def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
         """Whether the listening sockets decide that this one accepted; they are asked for where those known do not."""

@@ -2,7 +2,7 @@
 
 Each has an Observer of its own, with the same verbs as the host's; all are polled after the host's. A namespace whose counters
 are the same has no new connection: it is polled only now and then, for listeners. Destroy notifications come of those that have
-an id here (notified.py): of the others, connections that open and close between two polls are not seen.
+an id here (notified.py): of the others, connections that open and close between two polls are seen in the trace alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.cgroups import Place
 from tcpnewconn.attribution.containers import podman_name, shared
 from tcpnewconn.attribution.units import Units
@@ -30,6 +31,7 @@ from tcpnewconn.model import (
     Connection,
     Degraded,
     Event,
+    Failed,
     FourTuple,
     Listener,
     Loss,
@@ -38,6 +40,7 @@ from tcpnewconn.model import (
 from tcpnewconn.notified import Notified, Notifying
 from tcpnewconn.observer import Observer
 from tcpnewconn.pairs import Pairs, Side
+from tcpnewconn.recorder import Recorded, Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.state.log import StateLog
@@ -106,7 +109,10 @@ class _Other:
 
 
 class Others:
-    """All namespaces but the host's, which `host` observes. `report` takes the events of all."""
+    """All namespaces but the host's, which `host` observes. `report` takes the events of all.
+
+    `recorder`: where who opens and accepts connections is recorded.
+    """
 
     def __init__(
         self,
@@ -115,6 +121,7 @@ class Others:
         report: Callable[[Event], None],
         units: Units,
         log: StateLog | None,
+        recorder: Recorder | None = None,
         root: str = "/proc",
         cpu: Callable[[], float] = time.thread_time,
     ) -> None:
@@ -128,6 +135,9 @@ class Others:
         self.seconds = 0.0
         # How many were late in the last interval, and how many are not observed at all.
         self.late = self.beyond = 0
+        # Failed attempts are events, too.
+        self.failed = False
+        self._recorder = recorder
         self._here = here
         self._host = host
         self._report = report
@@ -209,6 +219,8 @@ class Others:
             kept = tracker.cursor.received_before(inode)
             if kept:
                 tracker.cursor.receive_from(inode)
+            if other.observer.recorder is not None:
+                other.observer.recorder.calls.resume()
             # Where notifications arrive, a dying socket is remembered until its own does.
             tracker.run.notified = self.notified is not None
             tracker.resume(time.monotonic(), 0)
@@ -226,10 +238,22 @@ class Others:
         )
         # Not before its id is known.
         observer.tracker.run.notified = False
+        observer.failed = self.failed
+        observer.recorder = self._recorded(key, section)
         side, missed = Side(key.number, observer=observer), Missed(section)
         other = _Other(key, observer, proc, addresses, side, startup, missed)
         self._by_side[other.side] = other
         return other
+
+    def _recorded(self, key: Key, section: Section | None) -> Recorded | None:
+        if key.number == NOT_KNOWN:
+            return None
+        if self._recorder is not None:
+            return self._recorder.of(key.kernel, section)
+        if section is not None:
+            # The state can hold what an earlier run read of a trace.
+            Calls(key.kernel, 0.0, section)
+        return None
 
     # --- which there are ---------------------------------------------------------------------------------------------
 
@@ -252,9 +276,11 @@ class Others:
             kinds[_kind(self._units.place(other.side.cgroup)) if other.side.cgroup else "other"] += 1
         return kinds
 
-    def include(self, included: bool, share: float) -> None:
-        """Whether they are observed, and for which share of the time of one CPU."""
-        self.share = share
+    def include(self, included: bool, share: float, failed: bool = False) -> None:
+        """Whether they are observed, and for which share of the time of one CPU; whether failed attempts are events."""
+        self.share, self.failed = share, failed
+        for other in self._others.values():
+            other.observer.failed = failed
         if included == self.included:
             return
         self.included = included
@@ -272,6 +298,8 @@ class Others:
             self.missing = "this is not the network namespace of process 1"
         if self.missing is None:
             self._namespaces = namespaces
+            if self._recorder is not None:
+                self._recorder.take_others(True)
             if self.notified is not None:
                 self.notified.source.receive(True)
             elif self.no_notifications is not None:
@@ -291,6 +319,8 @@ class Others:
         self._ended.clear()
         if self.notified is not None:
             self.notified.source.receive(False)
+        if self._recorder is not None:
+            self._recorder.take_others(False)
         self._host.report_to(self._report)
         self._namespaces, self._first = None, True
         if self._sections is not None:
@@ -298,6 +328,8 @@ class Others:
         self.late = self.beyond = 0
 
     def _end(self, other: _Other) -> None:
+        if self._recorder is not None:
+            self._recorder.forget(other.key.kernel)
         self._ended[other.key] = other.missed.end()
         if len(self._ended) > MOST:
             del self._ended[next(iter(self._ended))]
@@ -366,6 +398,8 @@ class Others:
         gone.sort(key=lambda other: other.gone or 0.0)
         for position, other in enumerate(gone):
             if now >= (other.gone or 0.0) + _REMEMBERED or position < len(gone) - MOST:
+                if other.nsid is None:
+                    other.missed.saw(other.observer.report_left(now, last=True))
                 del self._others[other.key]
                 self._end(other)
 
@@ -453,11 +487,15 @@ class Others:
     def _poll_one(self, other: _Other) -> NamespaceResult | None:
         """None where it has ended."""
         assert self._namespaces is not None
+        if other.observer.recorder is not None:
+            other.observer.recorder.calls.notified = other.nsid is not None
         try:
             with self._namespaces.opened(other.key) as directory:
                 found = counters_of(directory)
                 if found is None or found != other.counters:
                     other.polls_due = _AFTER_A_CHANGE
+                elif other.observer.wants_poll:
+                    other.polls_due = max(1, other.polls_due)
                 elif not other.polls_due and self._interval < other.whole_at:
                     return "unchanged"
                 self._attribute(other, self._now)
@@ -468,7 +506,9 @@ class Others:
                     other.observer.poll(self._now)
                     if other.nsid is not None and self.notified is not None:
                         self.notified.watch(other)
-                    elif found is not None:
+                    else:
+                        other.observer.report_left(self._now)
+                    if other.nsid is None and found is not None:
                         other.missed.polled(found, other.observer.states.get(SYN_SENT, 0), other.shown)
         except (Gone, Unreadable):
             return None
@@ -559,6 +599,18 @@ class Others:
         # It is part of take_destroyed(), which counts all of its time.
         self._left -= self._cpu() - began
 
+    def find_callers(self, now: float) -> None:
+        """Look for new processes where something was recorded in a namespace that is not known: it can end soon."""
+        if self._recorder is not None and self._recorder.strange:
+            self._recorder.strange = False
+            self.discover(now)
+
+    def read_calls(self) -> None:
+        """As in notified.Directory."""
+        if self._recorder is not None:
+            self._host.read_calls()
+            self.find_callers(time.monotonic())
+
     def of_last_run(self, four_tuple: FourTuple) -> _Other | None:
         """As in notified.Directory."""
         had = [
@@ -639,6 +691,8 @@ class Others:
         elif isinstance(event, Listener):
             startup = event.startup and other.startup
             event = replace(event, netns=other.key.number, cgroup=event.cgroup or other.side.cgroup, startup=startup)
+        elif isinstance(event, Failed):
+            event = replace(event, netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
         elif isinstance(event, Loss):
             event = replace(event, message=f"Network namespace {other.key.number}: {event.message}")
         self._pairs.take(other.side, event, now)

@@ -112,7 +112,7 @@ class Pairs:
             return self._with_host(side, event, four_tuple, now) if at_host else event
         if not others:
             return event
-        if event.detected_by == "notification":
+        if event.detected_by in ("notification", "trace"):
             if len(others) == 1:
                 # It is closed. Its other end can be in TIME_WAIT there.
                 others[0].observes.tracker.expect(other_end, now)

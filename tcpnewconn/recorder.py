@@ -16,9 +16,12 @@ from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, Loss, Recovered
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
+from tcpnewconn.state.log import Log
 
 # Seconds between two requests to define the events again: the path unit gives up above 20 in 10 minutes.
 _REPAIR_EVERY = 60.0
+# Calls that are kept of each other network namespace; and of all that are not known, for so many seconds after the last.
+_MOST_OF_ANOTHER, _MOST_WAITING, _WAITS = 16_384, 16_384, 150.0
 
 
 class Rings(Protocol):
@@ -48,6 +51,36 @@ class Trace(Protocol):
     def stale(self) -> bool: ...
 
 
+class Recorded:
+    """What was recorded in another network namespace, for the Observer there."""
+
+    stale = False
+    descriptors: Sequence[int] = ()
+
+    def __init__(self, recorder: Recorder, calls: Calls) -> None:
+        self.calls = calls
+        self.failed: list[tuple[FailedAttempt, Caller | None]] = []
+        self._recorder = recorder
+
+    @property
+    def records(self) -> bool:
+        return self._recorder.records
+
+    def read(self) -> float:
+        """As Recorder.read()."""
+        return self._recorder.read()
+
+    def polled(self, now: float, report: Callable[[Event], None]) -> None:
+        """A poll that began now has been applied."""
+        self.calls.polled(now)
+
+    def look_after(self, now: float, report: Callable[[Event], None]) -> None:
+        """The trace is looked after once."""
+
+    def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
+        """What was lost is reported once."""
+
+
 class Recorder:
     """`open_trace` opens the trace, or raises TraceMissing; `learn` takes the names of a cgroup; `repair` asks root's unit.
 
@@ -75,6 +108,12 @@ class Recorder:
         self._stale = False
         # The cgroups whose names were passed on.
         self._learned: dict[int, None] = {}
+        # What is taken of other network namespaces, by Call.netns; what was recorded in those that are not known yet, since then.
+        self._others: dict[int, Recorded] = {}
+        self._waiting: dict[int, list[Call | FailedAttempt]] = {}
+        self._waiting_since: float | None = None
+        # Whether something was recorded in a namespace that is not known, and was not before.
+        self.strange = False
         self.missing = self._try()
 
     @property
@@ -115,11 +154,62 @@ class Recorder:
         if lost != self._lost:
             self._not_reported += lost - self._lost
             self._lost = lost
-            self.calls.lost(rings.lost_until)
+            self._lose(rings.lost_until)
         if recorded:
             self._learn_from(recorded)
             self.failed += self.calls.add(recorded)
+            if self._waiting_since is not None:
+                self._add_to_others(recorded, now)
         return now
+
+    def _lose(self, until: float) -> None:
+        """As Calls.lost(), in all namespaces."""
+        self.calls.lost(until)
+        for other in self._others.values():
+            other.calls.lost(until)
+
+    # --- other network namespaces ------------------------------------------------------------------------------------
+
+    def take_others(self, wanted: bool) -> None:
+        """Whether what is recorded in other network namespaces is kept."""
+        self._waiting.clear()
+        self._waiting_since = self._clock() if wanted else None
+        if not wanted:
+            self._others.clear()
+
+    def of(self, netns: int, log: Log | None) -> Recorded:
+        """What is recorded in another network namespace from now on, and was while it was not known; `log` as in Calls."""
+        since = self._clock() if self._waiting_since is None else self._waiting_since
+        calls = Calls(netns, since, log, _MOST_OF_ANOTHER, notified=False)
+        other = self._others[netns] = Recorded(self, calls)
+        other.failed += calls.add(self._waiting.pop(netns, ()))
+        return other
+
+    def forget(self, netns: int) -> None:
+        self._others.pop(netns, None)
+
+    def _add_to_others(self, recorded: Iterable[Call | FailedAttempt], now: float) -> None:
+        by_netns: dict[int, list[Call | FailedAttempt]] = {}
+        for call in recorded:
+            if not self.calls.are_of(call.netns):
+                by_netns.setdefault(call.netns, []).append(call)
+        for netns, calls in by_netns.items():
+            other = self._others.get(netns)
+            if other is not None:
+                other.failed += other.calls.add(calls)
+                continue
+            self.strange = self.strange or netns not in self._waiting
+            self._waiting.setdefault(netns, []).extend(calls)
+        if self._waiting and sum(map(len, self._waiting.values())) > _MOST_WAITING:
+            self._waiting.clear()
+            self._waiting_since = now
+
+    def _forget_waiting(self, now: float) -> None:
+        """Forget what was recorded in a namespace that nobody has found."""
+        for netns in [one for one, calls in self._waiting.items() if calls[-1].time < now - _WAITS]:
+            del self._waiting[netns]
+
+    # --- looking after the trace -------------------------------------------------------------------------------------
 
     def _learn_from(self, recorded: Iterable[Call | FailedAttempt]) -> None:
         learned = self._learned
@@ -133,11 +223,12 @@ class Recorder:
     def polled(self, now: float, report: Callable[[Event], None]) -> None:
         """A poll that began now has been applied: look after the trace."""
         self.calls.polled(now)
+        self._forget_waiting(now)
         if self._trace is None:
             if self._try() is None:
                 self.missing = None
                 # Connections that are open were opened before.
-                self.calls.lost(self._clock())
+                self._lose(self._clock())
                 say("the trace is there: short outgoing connections have a user and a unit", 6)
             return
         self.look_after(now, report)
@@ -167,9 +258,9 @@ class Recorder:
         stale = self._trace.stale()
         if stale:
             # Of what comes until somebody looks again, some is recorded and some is not.
-            self.calls.lost(float("inf"))
+            self._lose(float("inf"))
         else:
-            self.calls.lost(self._clock() if self.calls.losing else self._trace.rings.lost_until)
+            self._lose(self._clock() if self.calls.losing else self._trace.rings.lost_until)
         if stale and not self._stale:
             report(
                 Degraded(

@@ -134,7 +134,7 @@ class Service:
         if self.names is not None:
             self.names.path = settings.container_names
         if self.others is not None:
-            self.others.include(settings.include, settings.cpuquota)
+            self.others.include(settings.include, settings.cpuquota, settings.failed)
 
     # --- once --------------------------------------------------------------------------------------------------------
 
@@ -237,6 +237,8 @@ class Service:
             self.observer.read_calls()
             self.observer.look_after_calls(now)
             self.observer.settle_calls()
+            if self.others is not None:
+                self.others.find_callers(now)
             self.outbox.deliver()
         if self.observer.wants_poll:
             due = min(due, self._poll_began + _AFTER_LOSS)

@@ -36,11 +36,11 @@ Record r is its own: calls that no connection has taken by the end of a batch of
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, loaded, shared_by, written
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Missing, mirrored
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import Log, Record
 
 # Calls that are kept, about 400 bytes each; with more, the oldest half is dropped.
 _MOST = 32_768
@@ -62,11 +62,15 @@ _MOST_SEARCHED = 2_000
 class Calls:
     """The calls that no connection has taken yet. All times are CLOCK_MONOTONIC, in seconds.
 
-    `netns` is the inode number of the network namespace whose connections are asked about. Before `since` nobody took calls,
-    unless the log says so.
+    `netns` is the network namespace whose connections are asked about, as in Call. Before `since` nobody took calls, unless the
+    log says so. `notified`: destroy notifications show the connections that no poll shows; where there are none, each call that
+    is left() is a connection of its own.
     """
 
-    def __init__(self, netns: int, since: float, log: StateLog | None = None, most: int = _MOST) -> None:
+    def __init__(
+        self, netns: int, since: float, log: Log | None = None, most: int = _MOST, notified: bool = True
+    ) -> None:
+        self.notified = notified
         self._netns = netns
         self._most = most
         self._calls: dict[FourTuple, list[Call]] = {}
@@ -98,6 +102,10 @@ class Calls:
 
     def __len__(self) -> int:
         return self._count
+
+    def are_of(self, netns: int) -> bool:
+        """Whether calls of this network namespace are taken."""
+        return netns == self._netns
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
@@ -288,18 +296,18 @@ class Calls:
             for call in self._calls.get(four_tuple, ())
             if lost < call.time <= end and (call.by == "connect" or accepted)
         ]
+        other = mirrored(four_tuple) if internal else four_tuple
         if unsure and not (own and own[0].time <= begin):
             # Its own may be one of those that were lost.
-            return OVERWRITTEN
+            return self._unknown_of(four_tuple, other, OVERWRITTEN)
         if own and own[-1].time > begin:
             # It may have come after the row was read.
             here = own
             if own[0].time > begin and begin < self._since + _LATE:
                 # Another can have stood there at the start.
-                return AMBIGUOUS
+                return self._unknown_of(four_tuple, other, AMBIGUOUS)
         else:
             here = own[-1:]
-        other = mirrored(four_tuple) if internal else four_tuple
         latest = begin if unsure else end
         there = (
             [call for call in self._calls.get(other, ()) if lost < call.time <= latest] if other != four_tuple else []
@@ -313,6 +321,46 @@ class Calls:
         ):
             self._accepted_later(other, now)
         return found
+
+    def _unknown_of(self, four_tuple: FourTuple, other: FourTuple, found: Found) -> Found:
+        """A connection is reported without its calls: where others are connections of their own, they are taken all the same."""
+        if not self.notified:
+            for name in {four_tuple, other}:
+                self._take(name, list(self._calls.get(name, ())))
+        return found
+
+    def left(
+        self, stands: Callable[[FourTuple], bool], internal: Callable[[FourTuple], bool], last: bool = False
+    ) -> Iterator[tuple[FourTuple, Found]]:
+        """The connections that neither of the two last polls has shown, although they began after the call: one by one.
+
+        They were opened and closed in between. `stands`: whether the last poll has a row there, where connect() waits for its
+        answer. With `last`, no further poll comes. The calls of each are taken.
+        """
+        until = float("inf") if last else self._polled_before
+        for by in ("connect", "accept"):
+            # Of a connection within the namespace: both, before the other end's own turn comes.
+            for four_tuple in [one for one, calls in self._calls.items() if any(call.time < until for call in calls)]:
+                for call in [one for one in self._calls[four_tuple] if one.by == by and one.time < until]:
+                    known = self._calls.get(four_tuple, ())
+                    if call not in known or stands(four_tuple):
+                        continue
+                    if call.time <= self._lost_until:
+                        # That it failed may be among what was lost.
+                        self._remove(four_tuple, call)
+                        continue
+                    caller = shared_by(list(known) if four_tuple in self._taken else [call])
+                    self._remove(four_tuple, call)
+                    if by == "accept":
+                        yield four_tuple, Found(None, caller, True)
+                        continue
+                    other = mirrored(four_tuple)
+                    accepts = self._accepts_after(call, other) if internal(four_tuple) and other != four_tuple else []
+                    self._take(other, accepts)
+                    yield four_tuple, Found(caller, shared_by(accepts) if len(accepts) == 1 else None, False)
+
+    def _accepts_after(self, call: Call, four_tuple: FourTuple) -> list[Call]:
+        return [one for one in self._calls.get(four_tuple, ()) if one.by == "accept" and one.time > call.time]
 
     def closed(self, four_tuple: FourTuple) -> None:
         """A socket of a reported connection was destroyed: nobody will accept it."""

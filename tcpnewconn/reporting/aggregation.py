@@ -88,7 +88,7 @@ class Aggregation:
         `crowded`: no further entry can be queued, whatever the limits are. `now` in seconds of a monotonic clock.
         """
         source, destination = connection.source, connection.destination
-        netns = connection.netns if isinstance(connection, Connection) else 0
+        netns = connection.netns
         if not crowded:
             key = (
                 connection.direction,
@@ -224,7 +224,7 @@ def _summary(key: Key, group: Group) -> Summary:
 
 
 def _failed(key: Key, group: Group) -> Failed:
-    direction, source, destination, port, cgroup, _ = key
+    direction, source, destination, port, cgroup, netns = key
     uid = group.uid if group.uid != _SEVERAL else None
     return Failed(
         Endpoint(source, None),
@@ -236,6 +236,7 @@ def _failed(key: Key, group: Group) -> Failed:
         ("connect",) if uid is not None or cgroup else (),
         None,
         group.count,
+        netns,
     )
 
 

@@ -201,6 +201,7 @@ class Renderer:
             del entry["NETWORK_TYPE"]
         self._add_attribution(entry, event.uid, event.cgroup)
         self._add_caller(entry, event)
+        _add_namespace(entry, event.netns)
         if event.error:
             entry["ERROR_CODE"] = errorcode.get(event.error, str(event.error))
         if event.count is not None:

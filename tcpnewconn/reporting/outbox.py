@@ -165,7 +165,7 @@ class Outbox:
                 event.caller.thread_name if event.caller is not None else None,
                 (container.name, container.id) if container is not None else (),
                 container.runtime if container is not None else None,
-                event.netns if isinstance(event, Connection) else 0,
+                event.netns,
             )
         if isinstance(event, Listener):
             return settings.listeners and (settings.existing or not event.startup)

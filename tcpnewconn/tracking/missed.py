@@ -52,6 +52,10 @@ class Missed:
         if (last, connected) != (more, before):
             self._record()
 
+    def saw(self, sockets: int) -> None:
+        """So many sockets that the last poll has counted were seen in another way since."""
+        self._more -= min(sockets, max(0, self._more))
+
     def end(self) -> int | None:
         """No further poll comes. Returns how many sockets have been connected, for begin()."""
         self.count += max(0, self._more)

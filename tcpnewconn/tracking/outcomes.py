@@ -9,7 +9,7 @@ from tcpnewconn.model import DestroyedSocket, FourTuple
 
 
 class NewConnection(NamedTuple):
-    """A connection to be reported, by one of its sockets. `detected_by` is startup, poll or notification.
+    """A connection to be reported, by one of its sockets. `detected_by` is startup, poll, notification or trace.
 
     `destroyed` is the socket of the notification that it was detected by. Where that is unaddressed, the local address in the
     4-tuple may be zero, and the remote port is.

@@ -1,0 +1,233 @@
+"""Connections of other network namespaces that the trace alone has shown, and who made those that others have shown.
+
+By the kernel's own event of connect(), on this machine: the program runs in its network namespace, as on a host.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.containers import join
+from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tests.support.message_ids import LOSS
+from tests.support.namespace import Namespace, namespace
+from tests.support.plain_event import recorded
+from tests.support.program import Event, Program, of_kind, running
+from tests.support.terminal import TESTS
+from tests.support.traffic import connect, listen
+
+pytestmark = pytest.mark.skipif(
+    os.readlink("/proc/self/ns/pid") != "pid:[4026531836]", reason="in a PID namespace the event has other ids"
+)
+
+# Accepts, and resets: no end is in TIME_WAIT then. With an address of another end, it connects there.
+PROGRAM = """
+import socket, struct, sys, threading, time
+address, port = sys.argv[1], 8080
+listener = socket.create_server(("", port), backlog=64)
+def serve():
+    while True:
+        accepted = listener.accept()[0]
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.recv(1)
+        accepted.close()
+threading.Thread(target=serve, daemon=True).start()
+def make(count):
+    open("/proc/thread-self/comm", "w").write("makes them")
+    for _ in range(count):
+        with socket.create_connection((address, port)) as made:
+            made.send(b"x")
+            try:
+                made.recv(1)
+            except ConnectionResetError:
+                pass
+    with socket.socket() as refused:
+        refused.connect_ex((address, 9))
+    print(threading.get_native_id(), flush=True)
+    done.wait()
+print("listening", flush=True)
+for line in sys.stdin:
+    # A thread is surely that of a call if it is older by a tick of /proc; and it is there until it was looked up.
+    done = threading.Event()
+    threading.Thread(target=make, args=(int(line),), daemon=True).start()
+"""
+
+
+class Machine(Namespace):
+    """The network namespace of this machine."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+
+class Maker:
+    """A process in a network namespace that makes short connections there."""
+
+    def __init__(self, where: Namespace, address: str) -> None:
+        command = where.command(sys.executable, "-c", PROGRAM, address)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._line() == "listening"
+        with where.entered():
+            self.netns = os.stat("/proc/thread-self/net/tcp").st_ino
+        self.pid = self._process.pid
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def make(self, count: int) -> int:
+        """Make so many connections, one after the other, and an attempt that is refused. Returns the id of the thread."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return int(self._line())
+
+    def close(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait(60)
+
+
+@contextmanager
+def maker(where: Namespace, address: str = "127.0.0.1") -> Iterator[Maker]:
+    made = Maker(where, address)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    made = Machine()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def every(tmp_path: Path) -> tuple[str, str]:
+    file = tmp_path / "all.conf"
+    text = (TESTS / "fixtures/every.conf").read_text()
+    file.write_text(f"{text}\n[Report]\nFailed=yes\n[Namespaces]\nInclude=all\nCPUQuota=100%\n")
+    return "--config", str(file)
+
+
+def of(program: Program, one: Maker) -> list[Event]:
+    return [event for event in program.connections if event.get("tcpnewconn.netns") == one.netns]
+
+
+def test_short_connections_of_a_namespace_without_an_id_are_logged_from_the_trace(
+    machine: Machine, every: tuple[str, str]
+) -> None:
+    with recorded() as mounts, namespace() as apart, maker(apart) as one:
+        with running(machine, *every, interval="500ms", mounts=mounts) as program:
+            program.poll_again(2)
+            thread = one.make(30)
+            program.wait(lambda: len(of(program, one)) >= 30, "30 connections")
+            program.poll_again(4)
+            events = of(program, one)
+            failed = [
+                event for event in of_kind(program.events, MESSAGE_IDS["connection-failed"]) if event.get("tcpnewconn.netns") == one.netns
+            ]
+            losses = [event for event in of_kind(program.events, LOSS) if event["tcpnewconn.reason"] == "namespaces"]
+    assert len(events) == 30
+    assert len({event["source.port"] for event in events}) == 30
+    assert len({event["tcpnewconn.connection_id"] for event in events}) == 30
+    assert "trace" in {event["tcpnewconn.detected_by"] for event in events}
+    assert {event["process.thread.id"] for event in events} == {thread}
+    assert {event["process.thread.name"] for event in events} == {"makes them"}
+    assert {event["network.direction"] for event in events} == {"internal"}
+    assert {event["destination.port"] for event in events} == {8080}
+    assert [event["destination.port"] for event in failed] == [9]
+    assert failed[0]["process.thread.id"] == thread
+    assert losses == []
+
+
+def test_a_connection_that_a_poll_has_shown_is_not_logged_again_from_the_trace(
+    machine: Machine, every: tuple[str, str]
+) -> None:
+    with recorded() as mounts, namespace() as apart, maker(apart) as one:
+        with running(machine, *every, interval="200ms", mounts=mounts) as program:
+            program.poll_again(2)
+            with listen(apart, "127.0.0.1", 7070) as listener:
+                with connect(apart, "127.0.0.1", 7070), listener.accept()[0]:
+                    program.wait(lambda: of(program, one), "the connection")
+                    program.poll_again(3)
+            one.make(1)
+            program.wait(lambda: len(of(program, one)) >= 2, "a connection of the maker")
+            program.poll_again(4)
+            assert sorted(event["destination.port"] for event in of(program, one)) == [7070, 8080]
+
+
+def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
+    machine: Machine, every: tuple[str, str]
+) -> None:
+    """It has one because a device of the machine leads there; its connections are with a third one, without an id."""
+    with recorded() as mounts, namespace() as apart, namespace() as there:
+        join(apart, there, ("10.78.0.1/24", "10.78.0.2/24"))
+        machine.ip("link", "add", "tnc-test0", "type", "veth", "peer", "name", "tnc-test1", "netns", apart.path)
+        try:
+            with maker(there, "10.78.0.2"), maker(apart, "10.78.0.2") as one:
+                with running(machine, *every, interval="500ms", mounts=mounts) as program:
+                    # Until notifications from before the start are no longer expected.
+                    until = time.monotonic() + 60.0
+                    while not any("process.thread.id" in event for event in of(program, one)):
+                        assert time.monotonic() < until
+                        one.make(1)
+                        program.poll_again(1)
+                    before = len(of(program, one))
+                    thread = one.make(20)
+                    program.wait(lambda: len(of(program, one)) >= before + 20, "20 connections")
+                    program.poll_again(3)
+                    events = of(program, one)[before:]
+        finally:
+            machine.ip("link", "delete", "tnc-test0")
+    assert len(events) == 20
+    assert {event["process.thread.id"] for event in events} == {thread}
+    assert {event["process.thread.name"] for event in events} == {"makes them"}
+
+
+def test_killed_at_any_moment_each_is_logged_once_or_counted(
+    machine: Machine, every: tuple[str, str], tmp_path: Path
+) -> None:
+    chance = random.Random(15)
+    options = (*every, "--state", str(tmp_path / "state"))
+    events: list[Event] = []
+    made = 0
+    with recorded() as mounts, namespace() as apart, maker(apart) as one:
+        for number in range(12):
+            program = Program(machine, *options, interval="200ms", mounts=mounts)
+            program.ready()
+            one.make(10)
+            made += 10
+            until = time.monotonic() + chance.uniform(0.0, 0.6)
+            if number == 11:
+                program.poll_again(6)
+                program.signal(signal.SIGTERM)
+                program.ended()
+            else:
+                program.wait(lambda until=until: time.monotonic() >= until, "a moment") if until else None
+                program.kill()
+            events += program.events
+    own = [
+        event for event in events if event.get("tcpnewconn.netns") == one.netns and "tcpnewconn.connection_id" in event
+    ]
+    ports = [event["source.port"] for event in {event["tcpnewconn.connection_id"]: event for event in own}.values()]
+    lost = sum(event["tcpnewconn.count"] for event in of_kind(events, LOSS))
+    print(f"{made} made, {len(ports)} logged, {len(set(ports))} different, {lost} lost")
+    assert len(ports) == len(set(ports))
+    assert len(ports) <= made
+    assert len(ports) + lost >= made
+    assert len(ports) > made / 2
