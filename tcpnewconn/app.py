@@ -15,6 +15,7 @@ from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.threads import Threads
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
+from tcpnewconn.attribution.waiting import Waiting
 from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
@@ -40,6 +41,9 @@ from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.tail import FILE as TAIL
 from tcpnewconn.tracking.run import Notifications
+
+# Calls of connect() and accept() that wait for their network namespace to be found.
+_MOST_WAITING = 16_384
 
 
 class CannotRun(Exception):
@@ -73,10 +77,11 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     calls = Calls(netns, began, log)
     if here.live and sources.notifications is not None:
         observer.activity = Activity(directory)
+    waiting = Waiting(log, _MOST_WAITING)
     recorder = None
     if here.live and netns and not options.once:
         threads = Threads(processes, here.users)
-        observer.recorder = recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn)
+        observer.recorder = recorder = Recorder(calls, waiting, lambda: _trace(threads, netns), units.learn)
     others = Others(here, observer, outbox.take, units, log, recorder)
     if here.live and not options.once:
         _receive_from_all(others, sources.namespaces)

@@ -175,7 +175,7 @@ class Observer:
         self._ticked(now, last=False)
         if self.recorder is not None:
             self.recorder.polled(now, self._report)
-            self.recorder.calls.settle()
+            self.recorder.settle()
 
     def _dumped(self, poll: Poll, new: int) -> Answers | None:
         """The answers about the sockets of a poll in which so many rows are new, where asking for all takes less time."""
@@ -230,7 +230,7 @@ class Observer:
     def settle_calls(self) -> None:
         """A batch of destroyed sockets has been applied: put on record what is left of what was read."""
         if self.recorder is not None:
-            self.recorder.calls.settle()
+            self.recorder.settle()
 
     @property
     def records(self) -> bool:

@@ -30,6 +30,7 @@ from tcpnewconn.model import (
     SYN_SENT,
     Connection,
     Degraded,
+    Endpoint,
     Event,
     Failed,
     FourTuple,
@@ -171,6 +172,8 @@ class Others:
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
         self._unknown = 0
+        # Connections of namespaces that are not known: how many were notified, and when the last was.
+        self._notified_unseen: dict[frozenset[Endpoint], tuple[int, float]] = {}
         # How many namespaces are being polled, one because of the other.
         self._depth = 0
         self._sections = Sections(log, self._load) if log is not None else None
@@ -360,6 +363,7 @@ class Others:
         began = self._cpu()
         self._find(now)
         self._forget(now)
+        self._report_unseen(now)
         if self._first and self._sections is not None:
             self._sections.use(True)
         self._first = False
@@ -599,6 +603,40 @@ class Others:
         # It is part of take_destroyed(), which counts all of its time.
         self._left -= self._cpu() - began
 
+    def _report_unseen(self, now: float) -> None:
+        """Report the connections of namespaces that have ended before anybody found them: the trace alone has shown them.
+
+        Those that were notified are known, but not their namespace.
+        """
+        if self._recorder is None:
+            return
+        for netns in self._recorder.waiting.over(now - _REMEMBERED):
+            recorded = self._recorder.ended(netns)
+            first = min((call.time for call in recorded.calls), default=0.0)
+            # Unique until the next boot, and the same after SIGKILL.
+            other = self._new(Key(NOT_KNOWN, netns * 10**12 + int(first * 1000)), None, False)
+            # Local is what a call says to be local.
+            other.addresses.assign(call.four_tuple[: len(call.four_tuple) // 2 - 2] for call in recorded.calls)
+            other.observer.recorder = recorded
+            other.observer.read_calls()
+            other.observer.report_left(now, last=True)
+            self._missed += recorded.calls.uncertain
+            self._by_side.pop(other.side)
+        self._missed, self._recorder.dropped = self._missed + self._recorder.dropped, 0
+        for flow in [one for one, (_, at) in self._notified_unseen.items() if at < now - 2 * _REMEMBERED]:
+            del self._notified_unseen[flow]
+
+    def _is_known(self, event: Connection, now: float) -> bool:
+        """Whether a connection of a namespace that is not known was logged by its notification, and this is the trace's word."""
+        flow = frozenset((event.source, event.destination))
+        count, at = self._notified_unseen.get(flow, (0, now))
+        if event.detected_by == "notification":
+            self._notified_unseen[flow] = (count + 1, now)
+            return False
+        if count:
+            self._notified_unseen[flow] = (count - 1, at)
+        return count > 0
+
     def find_callers(self, now: float) -> None:
         """Look for new processes where something was recorded in a namespace that is not known: it can end soon."""
         if self._recorder is not None and self._recorder.strange:
@@ -687,6 +725,8 @@ class Others:
                 young = now < other.found + _YOUNG or not other.side.cgroup
                 if young and now > other.attributed + _ATTRIBUTED_FOR:
                     self._attribute(other, now)
+            if other.key.number == NOT_KNOWN and self._recorder is not None and self._is_known(event, now):
+                return
             event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
         elif isinstance(event, Listener):
             startup = event.startup and other.startup

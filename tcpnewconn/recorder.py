@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.waiting import Strange, Waiting
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, Loss, Recovered
@@ -20,8 +21,8 @@ from tcpnewconn.state.log import Log
 
 # Seconds between two requests to define the events again: the path unit gives up above 20 in 10 minutes.
 _REPAIR_EVERY = 60.0
-# Calls that are kept of each other network namespace; and of all that are not known, for so many seconds after the last.
-_MOST_OF_ANOTHER, _MOST_WAITING, _WAITS = 16_384, 16_384, 150.0
+# Calls that are kept of each other network namespace.
+_MOST_OF_ANOTHER = 16_384
 
 
 class Rings(Protocol):
@@ -70,6 +71,10 @@ class Recorded:
         """As Recorder.read()."""
         return self._recorder.read()
 
+    def settle(self) -> None:
+        """Put on record what is left of what was read."""
+        self.calls.settle()
+
     def polled(self, now: float, report: Callable[[Event], None]) -> None:
         """A poll that began now has been applied."""
         self.calls.polled(now)
@@ -82,7 +87,9 @@ class Recorded:
 
 
 class Recorder:
-    """`open_trace` opens the trace, or raises TraceMissing; `learn` takes the names of a cgroup; `repair` asks root's unit.
+    """`waiting` has the calls of namespaces that are not found yet. `open_trace` opens the trace, or raises TraceMissing.
+
+    `learn` takes the names of a cgroup; `repair` asks root's unit.
 
     `failed` holds the attempts that have failed since somebody last took them, each with who made it.
     """
@@ -90,6 +97,7 @@ class Recorder:
     def __init__(
         self,
         calls: Calls,
+        waiting: Waiting,
         open_trace: Callable[[], Trace],
         learn: Callable[[int, Sequence[str]], None],
         repair: Callable[[], None] = request_repair,
@@ -108,12 +116,14 @@ class Recorder:
         self._stale = False
         # The cgroups whose names were passed on.
         self._learned: dict[int, None] = {}
-        # What is taken of other network namespaces, by Call.netns; what was recorded in those that are not known yet, since then.
+        # What is taken of other network namespaces, by Call.netns; what was recorded in those that are not found yet, since then.
         self._others: dict[int, Recorded] = {}
-        self._waiting: dict[int, list[Call | FailedAttempt]] = {}
+        self.waiting = waiting
         self._waiting_since: float | None = None
         # Whether something was recorded in a namespace that is not known, and was not before.
         self.strange = False
+        # How many calls of such namespaces were dropped, because there were too many.
+        self.dropped = 0
         self.missing = self._try()
 
     @property
@@ -162,6 +172,12 @@ class Recorder:
                 self._add_to_others(recorded, now)
         return now
 
+    def settle(self) -> None:
+        """Put on record what is left of what was read, in all namespaces."""
+        self.calls.settle()
+        for other in self._others.values():
+            other.calls.settle()
+
     def _lose(self, until: float) -> None:
         """As Calls.lost(), in all namespaces."""
         self.calls.lost(until)
@@ -172,17 +188,32 @@ class Recorder:
 
     def take_others(self, wanted: bool) -> None:
         """Whether what is recorded in other network namespaces is kept."""
-        self._waiting.clear()
         self._waiting_since = self._clock() if wanted else None
         if not wanted:
             self._others.clear()
+            for netns in self.waiting.over(float("inf")):
+                self.waiting.take(netns)
 
     def of(self, netns: int, log: Log | None) -> Recorded:
         """What is recorded in another network namespace from now on, and was while it was not known; `log` as in Calls."""
         since = self._clock() if self._waiting_since is None else self._waiting_since
-        calls = Calls(netns, since, log, _MOST_OF_ANOTHER, notified=False)
+        calls, strange = Calls(netns, since, log, _MOST_OF_ANOTHER, notified=False), self.waiting.take(netns)
         other = self._others[netns] = Recorded(self, calls)
-        other.failed += calls.add(self._waiting.pop(netns, ()))
+        self._fill(other, strange)
+        # It waits no longer: both on record at once.
+        calls.settle()
+        return other
+
+    def _fill(self, other: Recorded, strange: Strange) -> None:
+        if self.calls.lost_until > float("-inf"):
+            other.calls.lost(self.calls.lost_until)
+        other.calls.add(strange.calls)
+        other.failed += strange.failed
+
+    def ended(self, netns: int) -> Recorded:
+        """What was recorded in another network namespace that nobody has found, and nobody will."""
+        other = Recorded(self, Calls(netns, 0.0, notified=False))
+        self._fill(other, self.waiting.take(netns))
         return other
 
     def forget(self, netns: int) -> None:
@@ -198,16 +229,10 @@ class Recorder:
             if other is not None:
                 other.failed += other.calls.add(calls)
                 continue
-            self.strange = self.strange or netns not in self._waiting
-            self._waiting.setdefault(netns, []).extend(calls)
-        if self._waiting and sum(map(len, self._waiting.values())) > _MOST_WAITING:
-            self._waiting.clear()
-            self._waiting_since = now
-
-    def _forget_waiting(self, now: float) -> None:
-        """Forget what was recorded in a namespace that nobody has found."""
-        for netns in [one for one, calls in self._waiting.items() if calls[-1].time < now - _WAITS]:
-            del self._waiting[netns]
+            self.strange = self.strange or netns not in self.waiting
+            if dropped := self.waiting.add(netns, calls):
+                self.dropped += dropped
+                self._waiting_since = now
 
     # --- looking after the trace -------------------------------------------------------------------------------------
 
@@ -223,7 +248,6 @@ class Recorder:
     def polled(self, now: float, report: Callable[[Event], None]) -> None:
         """A poll that began now has been applied: look after the trace."""
         self.calls.polled(now)
-        self._forget_waiting(now)
         if self._trace is None:
             if self._try() is None:
                 self.missing = None

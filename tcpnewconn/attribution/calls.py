@@ -87,6 +87,8 @@ class Calls:
         # poll has shown what was open at `_lost_until`.
         self._unsure = since + _LATE
         self._since = since
+        # How many calls left() has dropped, because it is not known whether they made a connection.
+        self.uncertain = 0
         self._log = log
         # 4-tuples of which something has changed since settle(); those that are on record.
         self._changed: set[FourTuple] = set()
@@ -149,6 +151,11 @@ class Calls:
         self._lost_until, self._unsure = until, float("inf")
         if self._log is not None:
             self._log.append(self._loss())
+
+    @property
+    def lost_until(self) -> float:
+        """Before this time calls may be missing; infinite while they are."""
+        return self._lost_until
 
     @property
     def losing(self) -> bool:
@@ -341,13 +348,14 @@ class Calls:
         for by in ("connect", "accept"):
             # Of a connection within the namespace: both, before the other end's own turn comes.
             for four_tuple in [one for one, calls in self._calls.items() if any(call.time < until for call in calls)]:
-                for call in [one for one in self._calls[four_tuple] if one.by == by and one.time < until]:
+                for call in [one for one in self._calls.get(four_tuple, ()) if one.by == by and one.time < until]:
                     known = self._calls.get(four_tuple, ())
                     if call not in known or stands(four_tuple):
                         continue
                     if call.time <= self._lost_until:
                         # That it failed may be among what was lost.
                         self._remove(four_tuple, call)
+                        self.uncertain += 1
                         continue
                     caller = shared_by(list(known) if four_tuple in self._taken else [call])
                     self._remove(four_tuple, call)

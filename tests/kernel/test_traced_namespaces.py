@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.containers import join
 from tcpnewconn.reporting.entries import MESSAGE_IDS
+from tests.support.containers import join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
 from tests.support.plain_event import recorded
@@ -139,7 +139,9 @@ def test_short_connections_of_a_namespace_without_an_id_are_logged_from_the_trac
             program.poll_again(4)
             events = of(program, one)
             failed = [
-                event for event in of_kind(program.events, MESSAGE_IDS["connection-failed"]) if event.get("tcpnewconn.netns") == one.netns
+                event
+                for event in of_kind(program.events, MESSAGE_IDS["connection-failed"])
+                if event.get("tcpnewconn.netns") == one.netns
             ]
             losses = [event for event in of_kind(program.events, LOSS) if event["tcpnewconn.reason"] == "namespaces"]
     assert len(events) == 30

@@ -448,3 +448,77 @@ def test_that_calls_were_lost_outlives_a_restart(tmp_path: Path) -> None:
 def test_a_record_that_makes_no_sense_is_refused(record: list[object]) -> None:
     with pytest.raises((ValueError, LookupError, TypeError)):
         Calls(NETNS, 0.0).load(record)
+
+
+# --- where there are no destroy notifications: what is left is a connection of its own --------------------------------
+
+
+def without_notifications(*recorded: Call | FailedAttempt) -> Calls:
+    calls = Calls(NETNS, 0.0, notified=False)
+    calls.add(recorded)
+    return calls
+
+
+def is_internal(four_tuple: FourTuple) -> bool:
+    return four_tuple in (OPENER, ACCEPTOR)
+
+
+def left(
+    calls: Calls, *standing: FourTuple, last: bool = False
+) -> list[tuple[FourTuple, tuple[int | None, int | None], bool | None]]:
+    found = calls.left(lambda four_tuple: four_tuple in standing, is_internal, last)
+    return [(four_tuple, threads(one), one.accepted_here) for four_tuple, one in found]
+
+
+def test_a_call_whose_connection_two_polls_have_not_shown_is_left() -> None:
+    calls = without_notifications(connect(1000.0, 7), accept(1000.1, 8))
+    calls.polled(1001.0)
+    assert left(calls) == []
+    calls.polled(1002.0)
+    assert left(calls) == [(OUT, (7, None), False), (IN, (None, 8), True)]
+    assert left(calls) == []
+    assert len(calls) == 0
+
+
+def test_at_the_end_no_further_poll_is_waited_for() -> None:
+    assert left(without_notifications(connect(1000.0, 7)), last=True) == [(OUT, (7, None), False)]
+
+
+def test_connect_and_accept_of_a_connection_within_the_namespace_are_one() -> None:
+    calls = without_notifications(connect(1000.0, 7, OPENER), accept(1000.1, 8, ACCEPTOR), connect(1000.2, 9, OPENER))
+    assert left(calls, last=True) == [(OPENER, (7, 8), False), (OPENER, (9, None), False)]
+
+
+def test_what_a_poll_shows_is_not_left_nor_one_that_waits_for_an_answer() -> None:
+    calls = without_notifications(connect(1000.0, 7), accept(1000.0, 8))
+    calls.shown(IN, False, 1001.0, 1001.1, True, 1001.2)
+    for begin in (1001.0, 1002.0, 1003.0):
+        calls.polled(begin)
+    assert left(calls, OUT) == []
+    assert left(calls) == [(OUT, (7, None), False)]
+
+
+def test_an_attempt_that_failed_is_not_left() -> None:
+    assert left(without_notifications(connect(1000.0, 7), failed(1000.5)), last=True) == []
+
+
+def test_what_can_have_failed_unseen_is_counted_and_not_left() -> None:
+    calls = without_notifications(connect(1000.0, 7), connect(1002.0, 8, OPENER))
+    calls.lost(1001.0)
+    assert left(calls, last=True) == [(OPENER, (8, None), False)]
+    assert calls.uncertain == 1
+
+
+def test_a_connection_that_was_reported_without_its_calls_leaves_none() -> None:
+    """They are not known for sure because others were lost; but one of them is its own."""
+    calls = without_notifications(connect(1000.0, 7, OPENER), accept(1000.1, 8, ACCEPTOR))
+    calls.lost(999.0)
+    assert calls.shown(OPENER, True, 999.5, 1001.0, True, 1001.0).missing == "overwritten"
+    calls.lost(998.0)
+    assert left(calls, last=True) == []
+
+
+def test_of_several_that_cannot_be_told_apart_those_that_no_poll_has_shown_are_left() -> None:
+    calls = without_notifications(connect(1000.0, 7), connect(1000.5, 8), connect(1001.0, 9))
+    assert calls.shown(OUT, False, 999.0, 1002.0, True, 1002.0).missing == "ambiguous"
+    assert left(calls, last=True) == [(OUT, (0, None), False)] * 2

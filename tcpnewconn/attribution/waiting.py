@@ -1,0 +1,114 @@
+"""Calls of connect() and accept() in network namespaces that nobody has found yet. Pure.
+
+They wait until their namespace is found, or until it has surely ended unseen. Record u is its own: a call; of a namespace and a
+4-tuple without more, that its last connect() has failed; of a namespace alone, that nothing of it waits any more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from tcpnewconn.attribution.found import loaded, shared_by, written
+from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
+from tcpnewconn.state.log import Log, Record
+
+
+class Strange:
+    """What waits of one namespace: its calls in order of time, and the attempts that failed, each with who made it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.failed: list[tuple[FailedAttempt, Caller | None]] = []
+        # When the last of them was recorded.
+        self.last = float("-inf")
+
+
+class Waiting:
+    """By the number of their namespace (Call.netns); not more than `most` calls."""
+
+    def __init__(self, log: Log | None, most: int) -> None:
+        self._log = log
+        self._most = most
+        self._count = 0
+        self._strange: dict[int, Strange] = {}
+        if log is not None:
+            log.register("u", self)
+
+    def __contains__(self, netns: int) -> bool:
+        return netns in self._strange
+
+    def add(self, netns: int, calls: Iterable[Call | FailedAttempt]) -> int:
+        """How many calls were dropped: all that wait, where they are more than there is room for."""
+        strange = self._strange.setdefault(netns, Strange())
+        for call in calls:
+            strange.last = call.time
+            if isinstance(call, FailedAttempt):
+                strange.failed.append((call, self._failed(strange, call.four_tuple)))
+                self._append(json.dumps(["u", netns, call.four_tuple.hex()]))
+                continue
+            strange.calls.append(call)
+            self._count += 1
+            self._append(_line(netns, call))
+        if self._count <= self._most:
+            return 0
+        dropped = self._count
+        for each in list(self._strange):
+            self.take(each)
+        return dropped
+
+    def _failed(self, strange: Strange, four_tuple: FourTuple) -> Caller | None:
+        for call in reversed(strange.calls):
+            if call.by == "connect" and call.four_tuple == four_tuple:
+                strange.calls.remove(call)
+                self._count -= 1
+                return shared_by([call])
+        return None
+
+    def take(self, netns: int) -> Strange:
+        """What waits of a namespace: it does not any more."""
+        strange = self._strange.pop(netns, None)
+        if strange is None:
+            return Strange()
+        self._count -= len(strange.calls)
+        self._append(json.dumps(["u", netns]))
+        return strange
+
+    def over(self, before: float) -> list[int]:
+        """The namespaces of which nothing was recorded since then (CLOCK_MONOTONIC, in seconds)."""
+        return [netns for netns, strange in self._strange.items() if strange.last < before]
+
+    def _append(self, line: str) -> None:
+        if self._log is not None:
+            self._log.append(line)
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def clear(self) -> None:
+        self._strange.clear()
+        self._count = 0
+
+    def records(self) -> Iterator[str]:
+        for netns, strange in self._strange.items():
+            for call in strange.calls:
+                yield _line(netns, call)
+
+    def load(self, record: Record) -> None:
+        netns = int(record[1])
+        if len(record) == 2:
+            self._count -= len(self._strange.pop(netns, Strange()).calls)
+            return
+        strange, four_tuple = self._strange.setdefault(netns, Strange()), bytes.fromhex(record[2])
+        if len(four_tuple) not in (12, 36):
+            raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+        if len(record) == 3:
+            self._failed(strange, four_tuple)
+            return
+        call = loaded(four_tuple, *record[3])
+        strange.calls.append(call)
+        strange.last = call.time
+        self._count += 1
+
+
+def _line(netns: int, call: Call) -> str:
+    return json.dumps(["u", netns, call.four_tuple.hex(), written(call)], separators=(",", ":"))
