@@ -42,9 +42,6 @@ from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.tail import FILE as TAIL
 from tcpnewconn.tracking.run import Notifications
 
-# Calls of connect() and accept() that wait for their network namespace to be found.
-_MOST_WAITING = 16_384
-
 
 class CannotRun(Exception):
     """The reason, and what to do, in one line."""
@@ -77,12 +74,12 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     calls = Calls(netns, began, log)
     if here.live and sources.notifications is not None:
         observer.activity = Activity(directory)
-    waiting = Waiting(log, _MOST_WAITING)
+    waiting = Waiting(log)
     recorder = None
     if here.live and netns and not options.once:
         threads = Threads(processes, here.users)
-        observer.recorder = recorder = Recorder(calls, waiting, lambda: _trace(threads, netns), units.learn)
-    others = Others(here, observer, outbox.take, units, log, recorder)
+        observer.recorder = recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn, waiting=waiting)
+    others = Others(here, observer, outbox.take, units, log, recorder=recorder)
     if here.live and not options.once:
         _receive_from_all(others, sources.namespaces)
     observation = Observation(log)

@@ -122,9 +122,9 @@ class Others:
         report: Callable[[Event], None],
         units: Units,
         log: StateLog | None,
-        recorder: Recorder | None = None,
         root: str = "/proc",
         cpu: Callable[[], float] = time.thread_time,
+        recorder: Recorder | None = None,
     ) -> None:
         self.included: bool | None = None
         # The share of the time of one CPU that may be taken.

@@ -97,11 +97,11 @@ class Recorder:
     def __init__(
         self,
         calls: Calls,
-        waiting: Waiting,
         open_trace: Callable[[], Trace],
         learn: Callable[[int, Sequence[str]], None],
         repair: Callable[[], None] = request_repair,
         clock: Callable[[], float] = time.monotonic,
+        waiting: Waiting | None = None,
     ) -> None:
         self.calls = calls
         self.failed: list[tuple[FailedAttempt, Caller | None]] = []
@@ -118,7 +118,7 @@ class Recorder:
         self._learned: dict[int, None] = {}
         # What is taken of other network namespaces, by Call.netns; what was recorded in those that are not found yet, since then.
         self._others: dict[int, Recorded] = {}
-        self.waiting = waiting
+        self.waiting = waiting if waiting is not None else Waiting()
         self._waiting_since: float | None = None
         # Whether something was recorded in a namespace that is not known, and was not before.
         self.strange = False

@@ -13,6 +13,8 @@ from tcpnewconn.attribution.found import loaded, shared_by, written
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
 from tcpnewconn.state.log import Log, Record
 
+_MOST = 16_384
+
 
 class Strange:
     """What waits of one namespace: its calls in order of time, and the attempts that failed, each with who made it."""
@@ -27,7 +29,7 @@ class Strange:
 class Waiting:
     """By the number of their namespace (Call.netns); not more than `most` calls."""
 
-    def __init__(self, log: Log | None, most: int) -> None:
+    def __init__(self, log: Log | None = None, most: int = _MOST) -> None:
         self._log = log
         self._most = most
         self._count = 0

@@ -131,19 +131,23 @@ def of(program: Program, one: Maker) -> list[Event]:
 def test_short_connections_of_a_namespace_without_an_id_are_logged_from_the_trace(
     machine: Machine, every: tuple[str, str]
 ) -> None:
-    with recorded() as mounts, namespace() as apart, maker(apart) as one:
-        with running(machine, *every, interval="500ms", mounts=mounts) as program:
-            program.poll_again(2)
-            thread = one.make(30)
-            program.wait(lambda: len(of(program, one)) >= 30, "30 connections")
-            program.poll_again(4)
-            events = of(program, one)
-            failed = [
-                event
-                for event in of_kind(program.events, MESSAGE_IDS["connection-failed"])
-                if event.get("tcpnewconn.netns") == one.netns
-            ]
-            losses = [event for event in of_kind(program.events, LOSS) if event["tcpnewconn.reason"] == "namespaces"]
+    with (
+        recorded() as mounts,
+        namespace() as apart,
+        maker(apart) as one,
+        running(machine, *every, interval="500ms", mounts=mounts) as program,
+    ):
+        program.poll_again(2)
+        thread = one.make(30)
+        program.wait(lambda: len(of(program, one)) >= 30, "30 connections")
+        program.poll_again(4)
+        events = of(program, one)
+        failed = [
+            event
+            for event in of_kind(program.events, MESSAGE_IDS["connection-failed"])
+            if event.get("tcpnewconn.netns") == one.netns
+        ]
+        losses = [event for event in of_kind(program.events, LOSS) if event["tcpnewconn.reason"] == "namespaces"]
     assert len(events) == 30
     assert len({event["source.port"] for event in events}) == 30
     assert len({event["tcpnewconn.connection_id"] for event in events}) == 30
@@ -160,17 +164,24 @@ def test_short_connections_of_a_namespace_without_an_id_are_logged_from_the_trac
 def test_a_connection_that_a_poll_has_shown_is_not_logged_again_from_the_trace(
     machine: Machine, every: tuple[str, str]
 ) -> None:
-    with recorded() as mounts, namespace() as apart, maker(apart) as one:
-        with running(machine, *every, interval="200ms", mounts=mounts) as program:
-            program.poll_again(2)
-            with listen(apart, "127.0.0.1", 7070) as listener:
-                with connect(apart, "127.0.0.1", 7070), listener.accept()[0]:
-                    program.wait(lambda: of(program, one), "the connection")
-                    program.poll_again(3)
-            one.make(1)
-            program.wait(lambda: len(of(program, one)) >= 2, "a connection of the maker")
-            program.poll_again(4)
-            assert sorted(event["destination.port"] for event in of(program, one)) == [7070, 8080]
+    with (
+        recorded() as mounts,
+        namespace() as apart,
+        maker(apart) as one,
+        running(machine, *every, interval="200ms", mounts=mounts) as program,
+    ):
+        program.poll_again(2)
+        with (
+            listen(apart, "127.0.0.1", 7070) as listener,
+            connect(apart, "127.0.0.1", 7070),
+            listener.accept()[0],
+        ):
+            program.wait(lambda: of(program, one), "the connection")
+            program.poll_again(3)
+        one.make(1)
+        program.wait(lambda: len(of(program, one)) >= 2, "a connection of the maker")
+        program.poll_again(4)
+        assert sorted(event["destination.port"] for event in of(program, one)) == [7070, 8080]
 
 
 def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
@@ -181,19 +192,22 @@ def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
         join(apart, there, ("10.78.0.1/24", "10.78.0.2/24"))
         machine.ip("link", "add", "tnc-test0", "type", "veth", "peer", "name", "tnc-test1", "netns", apart.path)
         try:
-            with maker(there, "10.78.0.2"), maker(apart, "10.78.0.2") as one:
-                with running(machine, *every, interval="500ms", mounts=mounts) as program:
-                    # Until notifications from before the start are no longer expected.
-                    until = time.monotonic() + 60.0
-                    while not any("process.thread.id" in event for event in of(program, one)):
-                        assert time.monotonic() < until
-                        one.make(1)
-                        program.poll_again(1)
-                    before = len(of(program, one))
-                    thread = one.make(20)
-                    program.wait(lambda: len(of(program, one)) >= before + 20, "20 connections")
-                    program.poll_again(3)
-                    events = of(program, one)[before:]
+            with (
+                maker(there, "10.78.0.2"),
+                maker(apart, "10.78.0.2") as one,
+                running(machine, *every, interval="500ms", mounts=mounts) as program,
+            ):
+                # Until notifications from before the start are no longer expected.
+                until = time.monotonic() + 60.0
+                while not any("process.thread.id" in event for event in of(program, one)):
+                    assert time.monotonic() < until
+                    one.make(1)
+                    program.poll_again(1)
+                before = len(of(program, one))
+                thread = one.make(20)
+                program.wait(lambda: len(of(program, one)) >= before + 20, "20 connections")
+                program.poll_again(3)
+                events = of(program, one)[before:]
         finally:
             machine.ip("link", "delete", "tnc-test0")
     assert len(events) == 20
@@ -214,13 +228,12 @@ def test_killed_at_any_moment_each_is_logged_once_or_counted(
             program.ready()
             one.make(10)
             made += 10
-            until = time.monotonic() + chance.uniform(0.0, 0.6)
             if number == 11:
                 program.poll_again(6)
                 program.signal(signal.SIGTERM)
                 program.ended()
             else:
-                program.wait(lambda until=until: time.monotonic() >= until, "a moment") if until else None
+                time.sleep(chance.uniform(0.0, 0.6))
                 program.kill()
             events += program.events
     own = [

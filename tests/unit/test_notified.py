@@ -39,6 +39,9 @@ class Observer:
         self.tracker = Tracker(known)
         self.ports: list[int] = []
 
+    def settle_calls(self) -> None:
+        pass
+
     def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
         self.ports.append(int.from_bytes(destroyed.four_tuple[4:6], "big"))
 
@@ -100,6 +103,9 @@ class Kernel:
 
     def unknown(self) -> Namespace:
         return self.not_known
+
+    def read_calls(self) -> None:
+        pass
 
     def prepare(self, one: Namespace) -> None:
         pass

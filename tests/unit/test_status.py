@@ -81,7 +81,7 @@ def test_a_service_that_runs_is_ok_and_fits_on_a_screen_and_one_that_was_stopped
     assert len(lines) <= 24
     assert all(len(line) <= 100 for line in lines)
     assert "    direction    1 ingress, 0 egress, 0 internal, 0 unknown" in lines
-    assert "    detected by  1 startup, 0 poll, 0 notification" in lines
+    assert "    detected by  1 startup, 0 poll, 0 notification, 0 trace" in lines
     assert "  sockets        1 established, 1 listen" in lines
     assert "  lost           nothing" in lines
     assert 0 <= found["last_poll_age_seconds"] < 60
