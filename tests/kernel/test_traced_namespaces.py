@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 
 # Accepts, and resets: no end is in TIME_WAIT then. With an address of another end, it connects there.
 PROGRAM = """
-import socket, struct, sys, threading, time
+import os, socket, struct, sys, threading, time
 address, port = sys.argv[1], 8080
 listener = socket.create_server(("", port), backlog=64)
 def serve():
@@ -44,6 +44,10 @@ def serve():
 threading.Thread(target=serve, daemon=True).start()
 def make(count):
     open("/proc/thread-self/comm", "w").write("makes them")
+    # A thread is surely that of a call if it is older by a tick of /proc; and it is there until it was looked up.
+    older = time.monotonic() + 2 / os.sysconf("SC_CLK_TCK")
+    while time.monotonic() < older:
+        pass
     for _ in range(count):
         with socket.create_connection((address, port)) as made:
             made.send(b"x")
@@ -57,7 +61,6 @@ def make(count):
     done.wait()
 print("listening", flush=True)
 for line in sys.stdin:
-    # A thread is surely that of a call if it is older by a tick of /proc; and it is there until it was looked up.
     done = threading.Event()
     threading.Thread(target=make, args=(int(line),), daemon=True).start()
 """
