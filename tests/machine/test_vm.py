@@ -157,6 +157,35 @@ def test_without_the_drop_in_our_own_events_are_recorded_again(outcomes: dict[st
     assert without(outcomes["trace after the plain event"], "others") == RECORDED
 
 
+# --- other network namespaces
+
+
+@pytest.mark.parametrize("step", ["an unseen namespace", "other namespaces"])
+def test_every_connection_of_every_namespace_is_logged_once_with_who_made_it(
+    outcomes: dict[str, Any], step: str
+) -> None:
+    found = outcomes[step]
+    assert (found["missing"], found["more"]) == ([], [])
+    assert found["logged"] == found["made"] > 20
+    assert found["in none"] == 0
+    assert set(found["threads"]) == {"connections"}
+    assert {unit.partition("@")[0] for unit in found["units"]} <= {"apart", "joined"}
+
+
+def test_of_a_namespace_that_nobody_has_seen_the_trace_alone_shows_the_connections(outcomes: dict[str, Any]) -> None:
+    found = outcomes["an unseen namespace"]
+    assert set(found["detected by"]) == {"trace"}
+    assert found["in an unknown one"] == found["made"]
+    assert set(found["units"]) == {"apart@0.service"}
+
+
+def test_where_the_service_was_killed_what_is_missing_is_counted(outcomes: dict[str, Any]) -> None:
+    found = outcomes["namespaces and a killed service"]
+    assert found["more"] == []
+    assert found["made"] > 40
+    assert found["made"] - found["logged"] <= found["lost"]
+
+
 # --- who opened and accepted
 
 

@@ -33,6 +33,7 @@ MODULES = (
     "machine_guest",
     "machine_load",
     "machine_many",
+    "machine_namespaces",
     "machine_owners",
     "machine_peers",
     "machine_plain",

@@ -12,6 +12,7 @@ import traceback
 from tests.support import (
     machine_load,
     machine_many,
+    machine_namespaces,
     machine_owners,
     machine_peers,
     machine_plain,
@@ -69,7 +70,7 @@ def with_default_settings() -> None:
 
 
 def first_boot() -> None:
-    for steps in (machine_owners, machine_programs, machine_load, machine_plain):
+    for steps in (machine_owners, machine_programs, machine_load, machine_namespaces, machine_plain):
         steps.prepare()
     install()
     with_default_settings()
@@ -86,6 +87,7 @@ def first_boot() -> None:
     machine_load.small_rings()
     machine_owners.beside_trace_cmd()
     machine_owners.restarted_underneath()
+    machine_namespaces.steps()
     machine_plain.steps()
     machine_trace.steps()
 
@@ -106,6 +108,14 @@ def plain_event() -> None:
     install()
     machine_owners.set_up()
     machine_plain.steps()
+
+
+def namespaces() -> None:
+    """Other network namespaces alone."""
+    machine_namespaces.prepare()
+    install()
+    machine_owners.set_up()
+    machine_namespaces.steps()
 
 
 def beside_peers() -> None:
@@ -166,6 +176,7 @@ STEPS = {
     "many": (many_connections,),
     "few": (few_connections,),
     "plain": (plain_event,),
+    "namespaces": (namespaces,),
     "peers": (beside_peers,),
 }
 
