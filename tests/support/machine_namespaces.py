@@ -95,11 +95,15 @@ def _unseen(instance: Instance) -> None:
 def _killed(instance: Instance) -> None:
     run("systemctl start --no-block apart@3 joined@3")
     for _ in range(KILLS):
-        before = _pid()
-        run("systemctl kill --signal=KILL tcpnewconn.service")
-        wait_for(lambda: active("tcpnewconn.service") and _pid() not in ("0", before), "the service")
+        _kill_the_service()
     wait_for(lambda: not active("apart@3") and not active("joined@3"), "the units to end")
     _compared("namespaces and a killed service", instance, 30.0)
+
+
+def _kill_the_service() -> None:
+    before = _pid()
+    run("systemctl kill --signal=KILL tcpnewconn.service")
+    wait_for(lambda: active("tcpnewconn.service") and _pid() not in ("0", before), "the service")
 
 
 def _pid() -> str:
