@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     # The sources, and the settings.
     "settings": {"model", "text"},
     "kernel": {"model", "text"},
-    "attribution": {"model", "text", "state"},
+    "attribution": {"model", "text", "state", "kernel"},
     # The state log: record kinds, no meanings. Each owner writes and reads its own records.
     "state": set(),
     # The program of tcpnewconn-trace.service.

@@ -295,7 +295,7 @@ def test_a_file_that_cannot_be_written_stops_nothing(world: World, capfd: pytest
     def repair() -> None:
         raise PermissionError(13, "Permission denied", "/run/tcpnewconn/trace.repair")
 
-    assert world.observer.recorder is not None
+    assert isinstance(world.observer.recorder, Recorder)
     world.observer.recorder._repair = repair
     world.trace.gone = True
     world.poll(1010.0)

@@ -518,7 +518,7 @@ def test_a_connection_that_was_reported_without_its_calls_leaves_none() -> None:
     assert left(calls, last=True) == []
 
 
-def test_of_several_that_cannot_be_told_apart_those_that_no_poll_has_shown_are_left() -> None:
+def test_of_several_that_cannot_be_distinguished_those_that_no_poll_has_shown_are_left() -> None:
     calls = without_notifications(connect(1000.0, 7), connect(1000.5, 8), connect(1001.0, 9))
     assert calls.shown(OUT, False, 999.0, 1002.0, True, 1002.0).missing == "ambiguous"
     assert left(calls, last=True) == [(OUT, (0, None), False)] * 2
