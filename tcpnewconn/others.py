@@ -16,6 +16,7 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.cgroups import Place
 from tcpnewconn.attribution.containers import podman_name, shared
 from tcpnewconn.attribution.units import Units
+from tcpnewconn.budget import Budget
 from tcpnewconn.health.counters import NAMESPACE_KINDS, NAMESPACE_RESULTS, NamespaceResult
 from tcpnewconn.kernel.activity import OPENING, Counters, counters_of
 from tcpnewconn.kernel.addresses import Addresses
@@ -30,7 +31,6 @@ from tcpnewconn.model import (
     SYN_SENT,
     Connection,
     Degraded,
-    Endpoint,
     Event,
     Failed,
     FourTuple,
@@ -49,6 +49,7 @@ from tcpnewconn.state.sections import Section, Sections
 from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.missed import Missed
 from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.unseen import Unseen
 
 # Seconds for which a namespace is remembered that has no process any more: its sockets can be in TIME_WAIT (60), and its next
 # process can come.
@@ -62,8 +63,6 @@ _DEEPEST = 20
 _LOOPBACK6 = b"\0" * 15 + b"\1"
 # So many of its processes are asked for the one that has started them.
 _MOST_ASKED = 16
-# So many seconds' share is the most that is made up for in later intervals.
-_LONGEST_DEBT = 60.0
 # For so many seconds after it was found a namespace's processes can still come into their cgroup: it is asked for again with its
 # notifications, but not sooner than after the other time.
 _YOUNG, _ATTRIBUTED_FOR = 5.0, 0.05
@@ -127,13 +126,9 @@ class Others:
         recorder: Recorder | None = None,
     ) -> None:
         self.included: bool | None = None
-        # The share of the time of one CPU that may be taken.
-        self.share = 0.01
         # Why there are none, where they are wanted.
         self.missing: str | None = None
         self.results = dict.fromkeys(NAMESPACE_RESULTS, 0)
-        # CPU time that was taken.
-        self.seconds = 0.0
         # How many were late in the last interval, and how many are not observed at all.
         self.late = self.beyond = 0
         # Failed attempts are events, too.
@@ -148,7 +143,8 @@ class Others:
         self.notified: Notified | None = None
         # Why not, where that is wanted.
         self.no_notifications: str | None = None
-        self._cpu = cpu
+        self.budget = Budget(cpu)
+        self._unseen = Unseen(recorder, _REMEMBERED)
         self._namespaces: Namespaces | None = None
         self._others: dict[Key, _Other] = {}
         self._loaded: dict[Key, _Other] = {}
@@ -159,11 +155,6 @@ class Others:
         self._first = True
         self._interval = self._reads = 0
         self._now = 0.0
-        # Seconds of CPU time that may be spent in this interval; below zero where more was.
-        self._left = 0.0
-        self._earned: float | None = None
-        # One is polled after each look, whatever that took.
-        self._may_poll_one = False
         # Connections of namespaces that have ended that no poll has shown.
         self._missed = 0
         # How many sockets had been connected in them then.
@@ -172,8 +163,6 @@ class Others:
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
         self._unknown = 0
-        # Connections of namespaces that are not known: how many were notified, and when the last was.
-        self._notified_unseen: dict[frozenset[Endpoint], tuple[int, float]] = {}
         # How many namespaces are being polled, one because of the other.
         self._depth = 0
         self._sections = Sections(log, self._load) if log is not None else None
@@ -281,7 +270,7 @@ class Others:
 
     def include(self, included: bool, share: float, failed: bool = False) -> None:
         """Whether they are observed, and for which share of the time of one CPU; whether failed attempts are events."""
-        self.share, self.failed = share, failed
+        self.budget.share, self.failed = share, failed
         for other in self._others.values():
             other.observer.failed = failed
         if included == self.included:
@@ -348,19 +337,14 @@ class Others:
         """An interval begins, before the host is polled: find out which namespaces there are, and of new ones their addresses."""
         if self._namespaces is None:
             return
-        if self._earned is None:
-            # The first time, whatever it takes.
-            self._left = float("inf")
-        else:
-            self._left = min(0.0, self._left) + self.share * (now - self._earned)
-        self._earned = self._now = now
+        # Where looking takes longer than an interval's share, it waits until that is made up for.
+        there_is_time = self.budget.begin(now)
+        self._now = now
         self._interval += 1
         self._read(self._side)
-        # Where looking takes longer than an interval's share, it waits until that is made up for.
-        self._may_poll_one = self._left > 0
-        if not self._may_poll_one:
+        if not there_is_time:
             return
-        began = self._cpu()
+        began = self.budget.started()
         self._find(now)
         self._forget(now)
         self._report_unseen(now)
@@ -369,7 +353,7 @@ class Others:
         self._first = False
         # Without others the host's events take no way round.
         self._host.report_to(self._take_host if self._others else self._report)
-        self._spent(began)
+        self.budget.spent(began)
 
     def _find(self, now: float, again: bool = False) -> None:
         """Look for new processes (`again` as in Namespaces), and with them for namespaces; what is not known of these yet."""
@@ -432,12 +416,6 @@ class Others:
         self._reads += 1
         side.read = self._reads
 
-    def _spent(self, began: float) -> float:
-        took = self._cpu() - began
-        self.seconds += took
-        self._left -= took
-        return took
-
     # --- polls -------------------------------------------------------------------------------------------------------
 
     def poll(self, live: Callable[[], object] = lambda: None) -> None:
@@ -455,7 +433,7 @@ class Others:
                 self.results["late"] += 1
             live()
         self._report_losses()
-        self._left = 0.0 if self._left == float("inf") else max(-self.share * _LONGEST_DEBT, self._left)
+        self.budget.end()
 
     def _bring_up_to_date(self, side: Side, since: int) -> bool:
         other = self._by_side[side]
@@ -467,11 +445,10 @@ class Others:
             return True
         if self._now < other.not_before or self._depth >= _DEEPEST:
             return False
-        if self._left <= 0 and not self._may_poll_one:
+        if not self.budget.turn():
             return False
-        self._may_poll_one = False
         self._read(other.side)
-        began = self._cpu()
+        began = self.budget.started()
         self._depth += 1
         other.polling = True
         try:
@@ -482,10 +459,10 @@ class Others:
         if result is not None:
             self.results[result] += 1
         if not self._depth:
-            budget, took = self._left, self._spent(began)
-            if took > budget / 2:
+            left, took = self.budget.left, self.budget.spent(began)
+            if took > left / 2:
                 # One that takes long does not keep the others waiting.
-                other.not_before = self._now + took / self.share
+                other.not_before = self._now + took / self.budget.share
         return True
 
     def _poll_one(self, other: _Other) -> NamespaceResult | None:
@@ -545,9 +522,9 @@ class Others:
         """Process so many destroyed sockets at most of those that wait: Notified.take()."""
         if self.notified is None or self._namespaces is None:
             return 0
-        began = self._cpu()
+        began = self.budget.started()
         taken = self.notified.take(most, deliver, flush)
-        self.seconds += self._cpu() - began
+        self.budget.counted(began)
         return taken
 
     def tick(self, now: float, last: bool = False) -> None:
@@ -592,50 +569,28 @@ class Others:
             if other.nsid is not None:
                 other.observer.stop()
                 other.polls_due = _AFTER_A_CHANGE
-        self._earned = None
+        self.budget.forget()
 
     def discover(self, now: float) -> None:
         """Look for new processes, with which an id can be of a namespace that is known."""
         if self._namespaces is None:
             return
-        began = self._cpu()
+        began = self.budget.started()
         self._find(now, again=True)
         # It is part of take_destroyed(), which counts all of its time.
-        self._left -= self._cpu() - began
+        self.budget.spent_within(began)
 
     def _report_unseen(self, now: float) -> None:
-        """Report the connections of namespaces that have ended before anybody found them: the trace alone has shown them.
-
-        Those that were notified are known, but not their namespace.
-        """
-        if self._recorder is None:
-            return
-        for netns in self._recorder.waiting.over(now - _REMEMBERED):
-            recorded = self._recorder.ended(netns)
-            first = min((call.time for call in recorded.calls), default=0.0)
-            # Unique until the next boot, and the same after SIGKILL.
-            other = self._new(Key(NOT_KNOWN, netns * 10**12 + int(first * 1000)), None, False)
+        """Report the connections of namespaces that have ended before anybody found them: the trace alone has shown them."""
+        for key, recorded in self._unseen.over(now):
+            other = self._new(key, None, False)
             # Local is what a call says to be local.
             other.addresses.assign(call.four_tuple[: len(call.four_tuple) // 2 - 2] for call in recorded.calls)
             other.observer.recorder = recorded
             other.observer.read_calls()
             other.observer.report_left(now, last=True)
-            self._missed += recorded.calls.uncertain
             self._by_side.pop(other.side)
-        self._missed, self._recorder.dropped = self._missed + self._recorder.dropped, 0
-        for flow in [one for one, (_, at) in self._notified_unseen.items() if at < now - 2 * _REMEMBERED]:
-            del self._notified_unseen[flow]
-
-    def _is_known(self, event: Connection, now: float) -> bool:
-        """Whether a connection of a namespace that is not known was logged by its notification, and this is the trace's word."""
-        flow = frozenset((event.source, event.destination))
-        count, at = self._notified_unseen.get(flow, (0, now))
-        if event.detected_by == "notification":
-            self._notified_unseen[flow] = (count + 1, now)
-            return False
-        if count:
-            self._notified_unseen[flow] = (count - 1, at)
-        return count > 0
+        self._missed += self._unseen.take()
 
     def find_callers(self, now: float) -> None:
         """Look for new processes where something was recorded in a namespace that is not known: it can end soon."""
@@ -669,13 +624,13 @@ class Others:
         if other.side.read or other.polling or other.gone is not None or other.key.number == NOT_KNOWN:
             return
         self._read(other.side)
-        began = self._cpu()
+        began = self.budget.started()
         other.polling = True
         try:
             self._poll_one(other)
         finally:
             other.polling = False
-            self._left -= self._cpu() - began
+            self.budget.spent_within(began)
 
     def ended(self, one: Notifying, now: float) -> None:
         """As in notified.Directory."""
@@ -725,7 +680,7 @@ class Others:
                 young = now < other.found + _YOUNG or not other.side.cgroup
                 if young and now > other.attributed + _ATTRIBUTED_FOR:
                     self._attribute(other, now)
-            if other.key.number == NOT_KNOWN and self._recorder is not None and self._is_known(event, now):
+            if other.key.number == NOT_KNOWN and self._unseen.is_known(event, now):
                 return
             event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
         elif isinstance(event, Listener):

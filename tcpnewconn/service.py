@@ -482,7 +482,7 @@ class Service:
         statistics.states = self.observer.states
         if (others := self.others) is not None:
             statistics.namespaces, statistics.namespaces_beyond = others.kinds(), others.beyond
-            statistics.namespace_results, statistics.namespace_seconds = others.results, others.seconds
+            statistics.namespace_results, statistics.namespace_seconds = others.results, others.budget.seconds
         statistics.measure()
         self.metrics.write(exposition(self.outbox.counters, statistics))
         self._metrics_problem.set(self.metrics.problem)

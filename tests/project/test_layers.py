@@ -40,6 +40,8 @@ for joining in (
     "observer",
     "pairs",
     "notified",
+    "budget",
+    "unseen",
     "others",
     "service",
     "app",

@@ -7,11 +7,8 @@ import contextlib
 import os
 import socket
 from collections import Counter
+from typing import TYPE_CHECKING
 
-from tcpnewconn.kernel.namespaces import kernel_socket
-from tcpnewconn.kernel.trace import Trace
-from tcpnewconn.kernel.tracefs import Instance, Tracefs
-from tcpnewconn.model import Call, endpoints
 from tests.support.machine_guest import (
     CONNECTION,
     LOSS,
@@ -25,6 +22,9 @@ from tests.support.machine_guest import (
     write_unit,
 )
 from tests.support.machine_load import PROGRAM
+
+if TYPE_CHECKING:
+    from tcpnewconn.kernel.tracefs import Instance
 
 SETTINGS = "/etc/tcpnewconn.conf.d/namespaces.conf"
 TRUTH = "truth"
@@ -77,7 +77,10 @@ def steps() -> None:
         run("systemctl reload tcpnewconn")
 
 
-def _recording() -> Instance:
+def _recording() -> "Instance":
+    # The package is installed by now.
+    from tcpnewconn.kernel.tracefs import Tracefs
+
     instance = Tracefs().instance(TRUTH)
     instance.make(4096)
     instance.enable("tcpnewconn/connect")
@@ -85,14 +88,14 @@ def _recording() -> Instance:
     return instance
 
 
-def _unseen(instance: Instance) -> None:
+def _unseen(instance: "Instance") -> None:
     """Of a namespace that has ended before the service could see it."""
     run("systemctl kill --signal=STOP tcpnewconn.service && systemctl start apart@0")
     run("systemctl kill --signal=CONT tcpnewconn.service")
     _compared("an unseen namespace", instance, UNSEEN_WITHIN)
 
 
-def _killed(instance: Instance) -> None:
+def _killed(instance: "Instance") -> None:
     run("systemctl start --no-block apart@3 joined@3")
     for _ in range(KILLS):
         _kill_the_service()
@@ -110,7 +113,7 @@ def _pid() -> str:
     return run("systemctl show --value --property=MainPID tcpnewconn.service")
 
 
-def _compared(name: str, instance: Instance, within: float) -> None:
+def _compared(name: str, instance: "Instance", within: float) -> None:
     """What was made since the last time, and what was logged of it."""
     made = _made(instance)
     count = sum(made.values())
@@ -136,8 +139,12 @@ def _compared(name: str, instance: Instance, within: float) -> None:
     )
 
 
-def _made(instance: Instance) -> Counter[Flow]:
+def _made(instance: "Instance") -> Counter[Flow]:
     """The connections that were opened in other namespaces, and did not fail."""
+    from tcpnewconn.kernel.namespaces import kernel_socket
+    from tcpnewconn.kernel.trace import Trace
+    from tcpnewconn.model import Call, endpoints
+
     here, made = kernel_socket("/proc/self/net"), Counter[Flow]()
     trace = Trace(instance.directory)
     for each in trace.read():
