@@ -66,6 +66,8 @@ _MOST_ASKED = 16
 # For so many seconds after it was found a namespace's processes can still come into their cgroup: it is asked for again with its
 # notifications, but not sooner than after the other time.
 _YOUNG, _ATTRIBUTED_FOR = 5.0, 0.05
+# Seconds between two looks for the processes of those in which something was recorded.
+_LOOK_EVERY = 0.1
 # The section of the state log that says how far notifications were processed.
 _NOTIFICATIONS = "notifications"
 
@@ -157,6 +159,8 @@ class Others:
         self._now = 0.0
         # Connections of namespaces that have ended that no poll has shown.
         self._missed = 0
+        # When find_callers() did.
+        self._looked = float("-inf")
         # How many sockets had been connected in them then.
         self._ended: dict[Key, int | None] = {}
         self._losses, self._lost = Seldom(), Seldom()
@@ -594,8 +598,8 @@ class Others:
 
     def find_callers(self, now: float) -> None:
         """Look for new processes where something was recorded in a namespace that is not known: it can end soon."""
-        if self._recorder is not None and self._recorder.strange:
-            self._recorder.strange = False
+        if self._recorder is not None and self._recorder.strange and now >= self._looked + _LOOK_EVERY:
+            self._recorder.strange, self._looked = False, now
             self.discover(now)
 
     def read_calls(self) -> None:

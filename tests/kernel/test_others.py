@@ -18,8 +18,6 @@ from tests.support.supervised import Supervised
 from tests.support.terminal import TESTS
 from tests.support.traffic import connect, listen, opened, reset
 
-CGROUPS = Path("/sys/fs/cgroup")
-
 
 @pytest.fixture
 def here() -> Iterator[Host]:
@@ -38,18 +36,6 @@ def configuration(tmp_path: Path, *lines: str) -> tuple[str, str]:
     text = (TESTS / "fixtures/every.conf").read_text()
     file.write_text("\n".join([text, "[Namespaces]", "Include=all", *lines, ""]))
     return "--config", str(file)
-
-
-@pytest.fixture
-def cgroup() -> Iterator[Path]:
-    """A place of the test's own in the real tree of version 2, taken away afterwards."""
-    [root] = [root for root in (CGROUPS, CGROUPS / "unified") if (root / "cgroup.controllers").exists()]
-    place = root / f"tcpnewconn_others_{os.getpid()}.slice"
-    inner = place / f"libpod-{CONTAINER_ID}.scope" / "container"
-    inner.mkdir(parents=True)
-    yield inner
-    for directory, _, _ in os.walk(place, topdown=False):
-        os.rmdir(directory)
 
 
 def number_of(network: Namespace) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.reporting.entries import MESSAGE_IDS
-from tests.support.containers import join
+from tests.support.containers import CONTAINER_ID, join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
 from tests.support.plain_event import recorded
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 # Accepts, and resets: no end is in TIME_WAIT then. With an address of another end, it connects there.
 PROGRAM = """
 import os, socket, struct, sys, threading, time
-address, port = sys.argv[1], 8080
+address, port = sys.argv[1], int(sys.argv[2])
 listener = socket.create_server(("", port), backlog=64)
 def serve():
     while True:
@@ -77,8 +77,8 @@ class Machine(Namespace):
 class Maker:
     """A process in a network namespace that makes short connections there."""
 
-    def __init__(self, where: Namespace, address: str) -> None:
-        command = where.command(sys.executable, "-c", PROGRAM, address)
+    def __init__(self, where: Namespace, address: str, port: int) -> None:
+        command = where.command(sys.executable, "-c", PROGRAM, address, str(port))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._line() == "listening"
         with where.entered():
@@ -88,6 +88,9 @@ class Maker:
     def _line(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
+
+    def enter(self, cgroup: Path) -> None:
+        (cgroup / "cgroup.procs").write_text(str(self.pid))
 
     def make(self, count: int) -> int:
         """Make so many connections, one after the other, and an attempt that is refused. Returns the id of the thread."""
@@ -104,8 +107,8 @@ class Maker:
 
 
 @contextmanager
-def maker(where: Namespace, address: str = "127.0.0.1") -> Iterator[Maker]:
-    made = Maker(where, address)
+def maker(where: Namespace, address: str = "127.0.0.1", port: int = 8080) -> Iterator[Maker]:
+    made = Maker(where, address, port)
     try:
         yield made
     finally:
@@ -185,6 +188,28 @@ def test_a_connection_that_a_poll_has_shown_is_not_logged_again_from_the_trace(
         program.wait(lambda: len(of(program, one)) >= 2, "a connection of the maker")
         program.poll_again(4)
         assert sorted(event["destination.port"] for event in of(program, one)) == [7070, 8080]
+
+
+def test_of_several_containers_in_one_namespace_it_is_that_of_who_called(
+    machine: Machine, every: tuple[str, str], cgroup: Path
+) -> None:
+    second = cgroup.parents[1] / f"libpod-{'f' * 64}.scope"
+    second.mkdir()
+    with (
+        recorded() as mounts,
+        namespace() as apart,
+        maker(apart) as one,
+        maker(apart, port=8081) as other,
+        running(machine, *every, interval="300ms", mounts=mounts) as program,
+    ):
+        one.enter(cgroup)
+        other.enter(second)
+        program.poll_again(2)
+        one.make(5)
+        other.make(5)
+        program.wait(lambda: len(of(program, one)) >= 10, "10 connections")
+        containers = {(event["destination.port"], event.get("container.id")) for event in of(program, one)}
+    assert containers == {(8080, CONTAINER_ID), (8081, "f" * 64)}
 
 
 def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
