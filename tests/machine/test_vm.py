@@ -167,6 +167,7 @@ def test_every_connection_of_every_namespace_is_logged_once_with_who_made_it(
     found = outcomes[step]
     assert (found["missing"], found["more"]) == ([], [])
     assert found["logged"] == found["made"] > 20
+    assert found["lost"] == 0
     assert found["in none"] == 0
     assert set(found["threads"]) == {"connections"}
     assert {unit.partition("@")[0] for unit in found["units"]} <= {"apart", "joined"}

@@ -121,3 +121,22 @@ def test_the_number_outlives_a_restart(tmp_path: Path) -> None:
     log.flush()
     log.close()
     assert begun()[1].count == 0
+
+
+def test_what_was_seen_in_another_way_since_the_last_poll_is_not_missed_at_the_end() -> None:
+    missed = Missed(None)
+    missed.begin(0)
+    missed.polled(counters(5), 0, 2)
+    missed.saw(2)
+    missed.end()
+    assert missed.take() == 1
+
+
+def test_more_that_was_seen_than_the_counters_said_hides_none_that_is_missed_later() -> None:
+    missed = Missed(None)
+    missed.begin(0)
+    missed.polled(counters(2), 0, 2)
+    missed.saw(3)
+    missed.polled(counters(5), 0, 0)
+    missed.end()
+    assert missed.take() == 3
