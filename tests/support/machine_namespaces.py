@@ -33,32 +33,43 @@ EACH, PORT = 20, 7030
 APART = f"""
 sysctl --quiet --write net.ipv4.tcp_max_tw_buckets=0
 {PROGRAM} serve 127.0.0.1 {PORT} &
+sleep $PAUSE
 until {PROGRAM} once 127.0.0.1 {PORT} 2>/dev/null; do sleep 0.05; done
 {PROGRAM} fork {EACH} 127.0.0.1 {PORT}
+sleep $PAUSE
 kill %1
 """
-# Joined with the host, where nginx listens.
+# Joined with the host, where nginx listens, and polled before it connects.
 JOINED = f"""
 ip netns add joined; ip link add there type veth peer name inside netns joined
 ip address add 10.72.0.1/24 dev there; ip link set there up
 ip -n joined address add 10.72.0.2/24 dev inside; ip -n joined link set inside up
+ip netns exec joined sleep 600 &
+sleep $PAUSE
 ip netns exec joined {PROGRAM} fork {EACH} 10.72.0.1 80
+kill %1
 ip link delete there; ip netns delete joined
 """
+# Seconds in which a namespace is found and polled: two intervals, and the time that an emulated machine takes.
+PAUSE = 6
+UNITS = {
+    "apart": (APART, "PrivateNetwork=yes", 0),
+    "long": (APART, "PrivateNetwork=yes", PAUSE),
+    "joined": (JOINED, "", PAUSE),
+}
 # Those that nobody has found are logged when they have surely ended.
-UNSEEN_WITHIN = 240.0
-KILLS = 3
+WITHIN = 240.0
 
 Flow = tuple[str, str, str, str]
 
 
 def prepare() -> None:
     """Before the package is installed: its installation has systemd load the units."""
-    for name, script, more in (("apart", APART, "PrivateNetwork=yes\n"), ("joined", JOINED, "")):
+    for name, (script, more, pause) in UNITS.items():
         path = f"/srv/{name}.sh"
         with open(path, "w", encoding="utf-8") as file:
-            file.write(f"set -e -m\n{script}")
-        write_unit(f"{name}@.service", f"[Service]\nType=oneshot\n{more}ExecStart=/bin/bash {path}\n")
+            file.write(f"set -e -m\nPAUSE={pause}\n{script}")
+        write_unit(f"{name}@.service", f"[Service]\nType=oneshot\n{more}\nExecStart=/bin/bash {path}\n")
 
 
 def steps() -> None:
@@ -67,10 +78,13 @@ def steps() -> None:
     run("systemctl reload tcpnewconn")
     instance = _recording()
     try:
-        _unseen(instance)
-        run("systemctl start apart@1 joined@1 && systemctl start apart@2 joined@2")
-        _compared("other namespaces", instance, 120.0)
-        _killed(instance)
+        made = {
+            "an unseen namespace": _unseen(instance),
+            "other namespaces": _seen(instance),
+            "killed": _killed(instance),
+        }
+        for name, flows in made.items():
+            _compared(name, flows)
     finally:
         instance.remove()
         os.unlink(SETTINGS)
@@ -88,19 +102,25 @@ def _recording() -> "Instance":
     return instance
 
 
-def _unseen(instance: "Instance") -> None:
+def _unseen(instance: "Instance") -> Counter[Flow]:
     """Of a namespace that has ended before the service could see it."""
     run("systemctl kill --signal=STOP tcpnewconn.service && systemctl start apart@0")
     run("systemctl kill --signal=CONT tcpnewconn.service")
-    _compared("an unseen namespace", instance, UNSEEN_WITHIN)
+    return _made(instance)
 
 
-def _killed(instance: "Instance") -> None:
-    run("systemctl start --no-block apart@3 joined@3")
-    for _ in range(KILLS):
+def _seen(instance: "Instance") -> Counter[Flow]:
+    """The second ones get the numbers and the id of the first."""
+    run("systemctl start long@1 joined@1 apart@1 && systemctl start joined@2 apart@2")
+    return _made(instance)
+
+
+def _killed(instance: "Instance") -> Counter[Flow]:
+    run("systemctl start --no-block long@3 joined@3")
+    wait_for(lambda: active("long@3") or active("joined@3"), "the units to start")
+    while active("long@3") or active("joined@3"):
         _kill_the_service()
-    wait_for(lambda: not active("apart@3") and not active("joined@3"), "the units to end")
-    _compared("namespaces and a killed service", instance, 30.0)
+    return _made(instance)
 
 
 def _kill_the_service() -> None:
@@ -113,13 +133,12 @@ def _pid() -> str:
     return run("systemctl show --value --property=MainPID tcpnewconn.service")
 
 
-def _compared(name: str, instance: "Instance", within: float) -> None:
-    """What was made since the last time, and what was logged of it."""
-    made = _made(instance)
+def _compared(name: str, made: Counter[Flow]) -> None:
+    """What was made, and what was logged of it."""
     count = sum(made.values())
     # The test outside says what is missing.
     with contextlib.suppress(RuntimeError):
-        wait_for(lambda: sum(_logged(made).values()) >= count, name, within)
+        wait_for(lambda: sum(_logged(made).values()) >= count, name, WITHIN)
     logged = _logged(made)
     found = [entry for entry in entries(CONNECTION) if _flow(entry) in made]
     say(
@@ -133,14 +152,13 @@ def _compared(name: str, instance: "Instance", within: float) -> None:
             "detected by": Counter(entry["TCPNEWCONN_DETECTED_BY"] for entry in found),
             "units": Counter(entry.get("OBJECT_SYSTEMD_UNIT", "-") for entry in found),
             "threads": Counter(entry.get("PROCESS_THREAD_NAME", "-") for entry in found),
-            "in none": sum("TCPNEWCONN_NETNS" not in entry for entry in found),
             "in an unknown one": sum(entry.get("TCPNEWCONN_NETNS") == "0" for entry in found),
         },
     )
 
 
 def _made(instance: "Instance") -> Counter[Flow]:
-    """The connections that were opened in other namespaces, and did not fail."""
+    """The connections that were opened in other namespaces since the last time, and did not fail."""
     from tcpnewconn.kernel.namespaces import kernel_socket
     from tcpnewconn.kernel.trace import Trace
     from tcpnewconn.model import Call, endpoints
