@@ -117,10 +117,14 @@ def _seen(instance: "Instance") -> Counter[Flow]:
 
 def _killed(instance: "Instance") -> Counter[Flow]:
     run("systemctl start --no-block long@3 joined@3")
-    wait_for(lambda: active("long@3") or active("joined@3"), "the units to start")
-    while active("long@3") or active("joined@3"):
+    wait_for(lambda: _starting("long@3") or _starting("joined@3"), "the units to start")
+    while _starting("long@3") or _starting("joined@3"):
         _kill_the_service()
     return _made(instance)
+
+
+def _starting(unit: str) -> bool:
+    return run(f"systemctl is-active {unit}", check=False) == "activating"
 
 
 def _kill_the_service() -> None:
