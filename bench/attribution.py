@@ -7,6 +7,7 @@ connections that nginx has really accepted, in pages that the service's own read
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import statistics
 import struct
@@ -26,6 +27,7 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel import sockdiag
+from tcpnewconn.kernel.namespaces import kernel_socket
 from tcpnewconn.kernel.ringpage import parse
 from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.kernel.traceevents import EVENTS, GROUP
@@ -83,7 +85,9 @@ class _Service:
 
 
 def _netns() -> int:
-    return int(os.readlink("/proc/self/ns/net")[5:-1])
+    number = kernel_socket("/proc/self/net")
+    assert number is not None
+    return number
 
 
 class _Records:
@@ -99,6 +103,9 @@ class _Records:
             for name in ("local_port", "remote_port", "local4", "remote4", "netns")
             if f" {name};" in line
         }
+        # As large as a pointer of the kernel that was captured.
+        [size] = re.findall(r" netns;.*size:(\d);", text)
+        self._netns = {"4": "=I", "8": "=Q"}[size]
 
     def _captured(self) -> bytes:
         """A record over IPv4, of a real kernel."""
@@ -115,7 +122,7 @@ class _Records:
 
     def pages(self, connections: Iterable[FourTuple]) -> bytes:
         """One record for each, all of this moment."""
-        now = time.monotonic_ns()
+        now, netns = time.monotonic_ns(), _netns()
         length = len(self._record)
         # A record of more than 112 bytes has its length in a word of its own.
         head = struct.pack("=I", length // 4) if length <= 112 else struct.pack("=II", 0, length + 4)
@@ -131,7 +138,7 @@ class _Records:
                 ("remote_port", four_tuple[10:]),
             ):
                 record[self._offsets[name] : self._offsets[name] + len(value)] = value
-            struct.pack_into("=I", record, self._offsets["netns"], _netns())
+            struct.pack_into(self._netns, record, self._offsets["netns"], netns)
             page += head + record
             count += 1
             if count == most:

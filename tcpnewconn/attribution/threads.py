@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tcpnewconn.attribution.processes import Processes, content, directory, stat
 from tcpnewconn.attribution.units import tree
-from tcpnewconn.kernel.namespaces import kernel_socket, kernel_socket_of
+from tcpnewconn.kernel.namespaces import kernel_socket
 from tcpnewconn.model import Thread
 
 # /proc/PID/schedstat counts by another clock than the events have; adjusted, that one goes faster or slower by half a thousandth.
@@ -59,7 +59,7 @@ class Threads:
         if os.stat("net/tcp", dir_fd=there).st_ino == self._here:
             # Of a namespace that lives, as this program's does, no other has the number.
             return self._netns
-        return kernel_socket_of(content(there, "net/netlink")) or 0
+        return kernel_socket(f"/proc/self/fd/{there}/net") or 0
 
     @staticmethod
     def _ran(there: int) -> float:

@@ -227,19 +227,17 @@ def _table(directory: str) -> int | None:
 
 
 def kernel_socket(directory: str) -> int | None:
-    """The inode number of the kernel's own NETLINK_ROUTE socket, from the directory `net` of a process."""
+    """The inode number of the kernel's own NETLINK_ROUTE socket, from the directory `net` of a process.
+
+    It has protocol 0 and port id 0 (net/netlink/af_netlink.c).
+    """
     try:
-        return kernel_socket_of(_content(f"{directory}/netlink"))
+        for line in _content(f"{directory}/netlink").split(b"\n"):
+            columns = line.split()
+            if columns[1:3] == [b"0", b"0"]:
+                return int(columns[-1])
     except (OSError, ValueError):
-        return None
-
-
-def kernel_socket_of(table: bytes) -> int | None:
-    """As kernel_socket(), from the file `netlink`: protocol 0, port id 0 (net/netlink/af_netlink.c). Raises ValueError."""
-    for line in table.split(b"\n"):
-        columns = line.split()
-        if columns[1:3] == [b"0", b"0"]:
-            return int(columns[-1])
+        pass
     return None
 
 

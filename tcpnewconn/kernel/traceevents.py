@@ -89,9 +89,10 @@ def _socket(btf: Btf, base: str, local_port: str = "") -> str:
 
 
 def _namespace(btf: Btf, base: str, net: int) -> str:
-    """The inode number of the kernel's own NETLINK_ROUTE socket: /proc/PID/net/netlink shows it, too, and none has it again.
+    """The inode number of the kernel's own NETLINK_ROUTE socket: /proc/PID/net/netlink shows it, too.
 
-    struct socket and its inode are in one struct socket_alloc (include/net/sock.h).
+    struct socket and its inode are in one struct socket_alloc (include/net/sock.h). The number of a namespace that has gone comes
+    again only after all sockets and pipes have used up 32 bits (fs/inode.c, get_next_ino()).
     """
     inode = _at(btf, _POINTER, "socket_alloc", "vfs_inode", "i_ino") - btf.member("socket_alloc", "socket").offset
     kernel_socket = (_at(btf, _POINTER, "sock", "sk_socket"), _at(btf, _POINTER, "net", "rtnl"), net)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from tcpnewconn.attribution.processes import Processes
+from tcpnewconn.attribution.threads import Threads
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support.events import Event
 from tests.support.namespace import Namespace, namespace
@@ -240,3 +242,47 @@ def test_of_a_connection_that_is_not_accepted_at_once_nothing_is_said_of_its_acc
             accepted.close()
             found = to(program, port)
     assert "tcpnewconn.accepted_by_process" not in found
+
+
+# --- the network namespace of a thread -------------------------------------------------------------------------------
+
+
+@contextmanager
+def process_in(where: Namespace) -> Iterator[int]:
+    with subprocess.Popen(where.command("cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as made:
+        assert made.stdin is not None
+        assert made.stdout is not None
+        # It is in the namespace once it answers.
+        made.stdin.write(b"\n")
+        made.stdin.flush()
+        made.stdout.read(1)
+        yield made.pid
+        made.stdin.close()
+
+
+def number_of(where: Namespace) -> int:
+    """The inode number of the kernel's own socket: protocol 0, port id 0."""
+    rows = [line.split() for line in where.table("netlink").decode().splitlines()]
+    [number] = [int(row[-1]) for row in rows if row[1:3] == ["0", "0"]]
+    return number
+
+
+def netns_of(thread: int) -> int:
+    found = Threads(Processes("boot"), True).look(thread)
+    assert found is not None
+    return found.netns
+
+
+def test_threads_in_two_network_namespaces_have_the_numbers_of_these() -> None:
+    with namespace() as one, namespace() as other, process_in(one) as first, process_in(other) as second:
+        assert [netns_of(first), netns_of(second)] == [number_of(one), number_of(other)]
+        assert len({netns_of(os.getpid()), netns_of(first), netns_of(second)}) == 3
+
+
+def test_a_network_namespace_with_many_netlink_sockets_has_its_number() -> None:
+    """The kernel's own is anywhere among them, and one read() shows some forty."""
+    with ExitStack() as stack:
+        where = stack.enter_context(namespace())
+        for _ in range(500):
+            stack.enter_context(where.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)).bind((0, 0))
+        assert netns_of(stack.enter_context(process_in(where))) == number_of(where)

@@ -15,7 +15,7 @@ from tests.model.histories import NAMES
 from tests.model.play import Play, is_internal
 from tests.model.simulated_kernel import Connection, Kernel, Socket
 
-NETNS = 4026531840
+NETNS = 430_314
 # Between two calls, in seconds: they have an order.
 _STEP = 1e-6
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tcpnewconn.model import Call, FailedAttempt, FourTuple, four_tuple_of, mirrored, unmapped
 from tests.support.table import packed
 
-NETNS = 4026531840
+NETNS = 430_314
 
 
 def four_tuple(local: str, remote: str) -> FourTuple:

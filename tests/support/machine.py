@@ -23,6 +23,7 @@ from typing import Any
 
 from tests.support import built, root_image
 from tests.support.booted_package import make_repository
+from tests.support.terminal import TREE
 
 # Emulation is slow, and the machine may be shared: a deadline for what hangs, not for what is slow.
 WITHIN = 1800.0
@@ -96,10 +97,12 @@ def outcomes(
     within: float = WITHIN,
     programs: Sequence[str] = (),
     peers: int = 0,
+    files: Sequence[str] = (),
 ) -> Outcomes:
     """Boots with an apt repository, and does these steps (machine_steps.STEPS) within so many seconds.
 
-    `programs` of this machine are brought, with what they need; `peers`: the connections of machine_peers.
+    `programs` of this machine are brought, with what they need; `peers`: the connections of machine_peers. `files` of this
+    tree are brought, too.
     """
     disk, kernel = root_image.machine_disk(distribution, architecture)
     emulator = EMULATORS[architecture]
@@ -107,7 +110,7 @@ def outcomes(
         brought, said, console = Path(place) / "brought.tar", Path(place) / "said", Path(place) / "console"
         plan = {"steps": steps, "said": emulator.said, "load": load or LOAD, "rounds": mixed[0], "mixed": mixed[1]}
         plan["peers"] = peers
-        _bring(brought, repository, plan, _compiled(Path(place)) if architecture == "amd64" else None, programs)
+        _bring(brought, repository, plan, _compiled(Path(place)) if architecture == "amd64" else None, programs, files)
         _run_to_the_end(
             *(*emulator.command, "-m", "1024", "-smp", "2"),
             *("-display", "none", "-nodefaults", "-no-user-config"),
@@ -128,7 +131,14 @@ def outcomes(
         return Outcomes(outcome, [(line["name"], line["at"]) for line in lines])
 
 
-def _bring(target: Path, repository: Path, plan: dict[str, Any], program: Path | None, others: Sequence[str]) -> None:
+def _bring(
+    target: Path,
+    repository: Path,
+    plan: dict[str, Any],
+    program: Path | None,
+    others: Sequence[str],
+    files: Sequence[str],
+) -> None:
     with tarfile.open(target, "w") as tar:
         tar.add(repository, "repository", filter=_readable)
         if program is not None:
@@ -141,6 +151,8 @@ def _bring(target: Path, repository: Path, plan: dict[str, Any], program: Path |
             _add(tar, f"{package}/__init__.py", "")
         for module in MODULES:
             _add(tar, f"tests/support/{module}.py", (HERE / f"{module}.py").read_text())
+        for file in files:
+            tar.add(TREE / file, file)
 
 
 def _with_libraries(name: str) -> list[Path]:

@@ -5,6 +5,7 @@ Writes a line of JSON for each thing that was done, to the machine's second seri
 The tests outside judge it.
 """
 
+import base64
 import os
 import subprocess
 import traceback
@@ -126,6 +127,14 @@ def beside_peers() -> None:
     machine_peers.steps()
 
 
+def trace_fixture() -> None:
+    """For tests/fixtures: the directory that capture_trace.py makes, as a tar. In a network namespace of its own."""
+    run("unshare --net sh -c 'ip link set lo up && exec python3 /srv/tests/fixtures/capture_trace.py'")
+    run("tar -C /srv/tests/fixtures/trace -czf /tmp/fixture.tar.gz .")
+    with open("/tmp/fixture.tar.gz", "rb") as file:
+        say("fixture", base64.b64encode(file.read()).decode())
+
+
 def few_connections() -> None:
     """For an architecture that is emulated slowly."""
     machine_owners.prepare()
@@ -178,6 +187,7 @@ STEPS = {
     "plain": (plain_event,),
     "namespaces": (namespaces,),
     "peers": (beside_peers,),
+    "fixture": (trace_fixture,),
 }
 
 

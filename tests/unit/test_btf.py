@@ -47,7 +47,11 @@ def test_members_are_found_in_structures_unions_and_typedefs(fixture: Path) -> N
     assert types.member("sock", "__sk_common", "skc_num") == Member(14, 2)
     assert types.member("sock", "sk_uid").size == 4
     assert types.member("sock", "sk_uid") == types.member("sock", "sk_uid", "val")
-    assert types.member("net", "ns", "inum").size == 4
+    assert types.member("net", "rtnl").size == 8
+    # struct socket, and behind it the inode of the same socket.
+    assert types.member("socket_alloc", "socket").offset == 0
+    assert types.member("socket_alloc", "vfs_inode").offset == types.member("socket_alloc", "socket").size
+    assert types.member("socket_alloc", "vfs_inode", "i_ino").size == 8
     assert types.member("kernfs_node", "name").size == 8
 
 
@@ -109,7 +113,7 @@ def looked_at(data: bytes) -> None:
         definitions(types)
     except BtfError:
         return
-    for path in (("sock", "sk_uid"), ("net", "ns", "inum")):
+    for path in (("sock", "sk_uid"), ("socket_alloc", "vfs_inode", "i_ino")):
         assert 0 <= types.member(*path).offset < 1 << 24
 
 

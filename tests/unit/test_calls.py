@@ -51,7 +51,7 @@ def test_a_call_is_taken_once() -> None:
 
 
 def test_a_call_in_another_network_namespace_is_another_connection_s() -> None:
-    calls = known(connect(1000.0, 7, netns=4026532000))
+    calls = known(connect(1000.0, 7, netns=430_414))
     assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "not-recorded"
 
 

@@ -25,7 +25,7 @@ from tests.unit.test_trace_captured import PAGE, packed, pages
 FORMAT = (FIXTURE / "format").read_text()
 LATER = 1 << 62
 CLOSE, SYN_SENT, ESTABLISHED = 7, 2, 1
-CURL = Thread(0.0, True, 1000, 77, ("curl.service", ""), "curl")
+CURL = Thread(0.0, NETNS, 1000, 77, ("curl.service", ""), "curl")
 
 
 def truth(scene: str) -> dict[str, Any]:
@@ -89,9 +89,18 @@ def test_a_thread_that_has_gone_leaves_its_id(tmp_path: Path) -> None:
     trace.close()
 
 
-def test_calls_in_another_network_namespace_are_left_out(tmp_path: Path) -> None:
-    elsewhere = CURL._replace(here=False)
+def test_calls_and_failed_attempts_in_another_network_namespace_have_its_number(tmp_path: Path) -> None:
+    elsewhere = CURL._replace(netns=500_000)
     trace = PlainTrace(lambda thread: elsewhere, NETNS, str(instance(tmp_path, "whole")), lambda: LATER)
+    found = trace.read()
+    assert len(found) == len(truth("whole")["scene"]) + 1
+    assert {each.netns for each in found} == {500_000}
+    trace.close()
+
+
+def test_calls_in_a_network_namespace_that_is_not_known_are_left_out(tmp_path: Path) -> None:
+    nowhere = CURL._replace(netns=0)
+    trace = PlainTrace(lambda thread: nowhere, NETNS, str(instance(tmp_path, "whole")), lambda: LATER)
     assert trace.read() == []
     trace.close()
 

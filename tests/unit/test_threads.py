@@ -11,10 +11,14 @@ import pytest
 
 from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.threads import Threads
+from tcpnewconn.kernel.namespaces import kernel_socket
 from tcpnewconn.model import Thread
 from tests.support.cgroups import tree
 from tests.support.processes import process
+from tests.support.terminal import TESTS
 
+# Of a namespace whose kernel socket is 430314.
+NETLINK = next((TESTS / "fixtures").glob("linux-*")) / "counters/netlink"
 STATUS = b"Name:\tcurl\nTgid:\t4711\nPid:\t4711\nUid:\t%d\t%d\t%d\t%d\n"
 
 
@@ -29,6 +33,7 @@ def made(
     for one in ("self", "4711"):
         (root / "proc" / one / "net").mkdir(parents=True, exist_ok=True)
     (root / "proc/self/net/tcp").touch()
+    (root / "proc/self/net/netlink").write_bytes(NETLINK.read_bytes())
     os.link(root / "proc/self/net/tcp", there / "net/tcp")
     (tree(root / "cgroups") / "a.slice/b.service").mkdir(parents=True)
     return root
@@ -42,7 +47,7 @@ def threads(root: Path, users: bool = True, now: float = 20.0) -> Threads:
 def test_a_thread_that_is_older_than_the_event_has_user_cgroup_and_name(tmp_path: Path) -> None:
     cgroup = os.stat(made(tmp_path) / "cgroups/a.slice/b.service").st_ino
     # The user is that of new sockets: the file system's.
-    assert threads(tmp_path).look(4711) == Thread(10.01, True, 4, cgroup, ("b.service", "a.slice", ""), "curl")
+    assert threads(tmp_path).look(4711) == Thread(10.01, 430314, 4, cgroup, ("b.service", "a.slice", ""), "curl")
 
 
 def test_the_names_of_a_cgroup_that_has_gone_are_known_and_its_id_is_not(tmp_path: Path) -> None:
@@ -52,13 +57,28 @@ def test_the_names_of_a_cgroup_that_has_gone_are_known_and_its_id_is_not(tmp_pat
     assert found.cgroup == 0
 
 
-def test_in_another_network_namespace_it_says_so(tmp_path: Path) -> None:
-    there = made(tmp_path) / "proc/4711/net/tcp"
-    there.unlink()
-    there.touch()
+def elsewhere(root: Path, netlink: bytes | None) -> None:
+    """The thread is in another namespace, whose file `netlink` is this."""
+    there = root / "proc/4711/net"
+    (there / "tcp").unlink()
+    (there / "tcp").touch()
+    if netlink is not None:
+        (there / "netlink").write_bytes(netlink)
+
+
+def test_a_thread_in_another_network_namespace_has_the_number_of_that_one(tmp_path: Path) -> None:
+    elsewhere(made(tmp_path), NETLINK.read_bytes().replace(b"430314", b"500000"))
     found = threads(tmp_path).look(4711)
     assert found is not None
-    assert not found.here
+    assert found.netns == 500000
+
+
+@pytest.mark.parametrize("netlink", [None, b"", b"sk Eth Pid\n", b"0 0 0 no number\n"])
+def test_a_network_namespace_that_is_not_known_has_no_number(tmp_path: Path, netlink: bytes | None) -> None:
+    elsewhere(made(tmp_path), netlink)
+    found = threads(tmp_path).look(4711)
+    assert found is not None
+    assert found.netns == 0
 
 
 @pytest.mark.parametrize(("users", "uid", "expected"), [(False, 65534, None), (True, 65534, 65534), (False, 0, 0)])
@@ -115,7 +135,7 @@ def test_on_this_kernel_a_thread_is_found_and_one_that_has_gone_is_not() -> None
     thread.join()
     (one,) = found
     assert one is not None
-    assert (one.here, one.uid, one.name) == (True, os.getuid(), "looked up")
+    assert (one.netns, one.uid, one.name) == (kernel_socket("/proc/self/net"), os.getuid(), "looked up")
     assert before < one.since < time.monotonic()
     assert thread.native_id is not None
     assert look(thread.native_id) is None

@@ -175,6 +175,24 @@ def test_a_format_without_one_of_the_fields_is_refused(fixture: Path, event: str
 
 
 @OF_A_KERNEL
+def test_the_number_of_the_network_namespace_has_the_size_of_a_pointer(fixture: Path) -> None:
+    text = (fixture / "accept.format").read_text()
+    of_64_bits = re.compile(r"u64 netns;\toffset:(\d+);\tsize:8;")
+    layout = Layout("accept", of_64_bits.sub(r"u32 netns;\toffset:\1;\tsize:4;", text))
+    found = [
+        layout.record(page, at, length, nanoseconds).netns
+        for ring in (fixture / "whole").glob("*.pages")
+        for page in pages(ring)
+        for nanoseconds, at, length in parse(page).records
+        if int.from_bytes(page[at : at + 2], "little") == layout.id
+    ]
+    assert set(found) == {truth(fixture, "whole")["netns"]}
+    for other in ("1", "2", "16"):
+        with pytest.raises(FormatError):
+            Layout("accept", of_64_bits.sub(rf"u32 netns;\toffset:\1;\tsize:{other};", text))
+
+
+@OF_A_KERNEL
 @given(changes=st.lists(st.tuples(st.integers(0, 2500), st.text(max_size=5)), min_size=1, max_size=8))
 def test_a_damaged_format_is_refused_or_read_within_its_records(fixture: Path, changes: list[tuple[int, str]]) -> None:
     for event in EVENTS:
