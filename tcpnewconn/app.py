@@ -90,6 +90,8 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if log is not None and log.resumed:
         observer.tracker.resume(time.monotonic(), notifications.dropped() if notifications is not None else 0)
         calls.resume()
+        if recorder is not None:
+            recorder.resume()
     others.begin(log is not None and log.resumed)
     attended = terminal.attended() and not options.once
     if attended:

@@ -109,6 +109,15 @@ class _Other:
     def name(self) -> str:
         return str(self.key)
 
+    @property
+    def notified(self) -> bool:
+        """Whether its notifications arrive, or did before the program was started again."""
+        return self.observer.tracker.run.notified
+
+    def recorded(self, four_tuple: FourTuple) -> bool:
+        """Whether connect() or accept() of a socket that no connection has taken was recorded there."""
+        return self.observer.recorder is not None and four_tuple in self.observer.recorder.calls
+
 
 class Others:
     """All namespaces but the host's, which `host` observes. `report` takes the events of all.
@@ -390,7 +399,7 @@ class Others:
         gone.sort(key=lambda other: other.gone or 0.0)
         for position, other in enumerate(gone):
             if now >= (other.gone or 0.0) + _REMEMBERED or position < len(gone) - MOST:
-                if other.nsid is None:
+                if not other.notified:
                     other.missed.saw(other.observer.report_left(now, last=True))
                 del self._others[other.key]
                 self._end(other)
@@ -473,7 +482,7 @@ class Others:
         """None where it has ended."""
         assert self._namespaces is not None
         if other.observer.recorder is not None:
-            other.observer.recorder.calls.notified = other.nsid is not None
+            other.observer.recorder.calls.notified = other.notified
         try:
             with self._namespaces.opened(other.key) as directory:
                 found = counters_of(directory)
@@ -489,10 +498,10 @@ class Others:
                     self._know_addresses(other, directory)
                     other.shown = 0
                     other.observer.poll(self._now)
-                    if other.nsid is not None and self.notified is not None:
-                        self.notified.watch(other)
-                    else:
+                    if not other.notified:
                         other.observer.report_left(self._now)
+                    elif other.nsid is not None and self.notified is not None:
+                        self.notified.watch(other)
                     if other.nsid is None and found is not None:
                         other.missed.polled(found, other.observer.states.get(SYN_SENT, 0), other.shown)
         except (Gone, Unreadable):
@@ -610,11 +619,11 @@ class Others:
 
     def of_last_run(self, four_tuple: FourTuple) -> _Other | None:
         """As in notified.Directory."""
-        had = [
-            other
-            for other in self._others.values()
-            if other.gone is not None and other.nsid is None and other.observer.tracker.knows(four_tuple)
-        ]
+        gone = [other for other in self._others.values() if other.gone is not None and other.nsid is None]
+        had = [other for other in gone if other.observer.tracker.knows(four_tuple)]
+        if not had:
+            # No poll has shown it; but the trace says where it was opened or accepted.
+            had = [other for other in gone if other.notified and other.recorded(four_tuple)]
         return had[0] if len(had) == 1 else None
 
     @property

@@ -126,6 +126,11 @@ class Recorder:
         self.dropped = 0
         self.missing = self._try()
 
+    def resume(self) -> None:
+        """The calls that the run before had read are loaded: their units can have gone, but not their names."""
+        for calls in (self.calls, self.waiting, *(other.calls for other in self._others.values())):
+            self._learn_from(calls)
+
     @property
     def records(self) -> bool:
         """Whether there is a trace."""

@@ -105,6 +105,9 @@ class Calls:
     def __len__(self) -> int:
         return self._count
 
+    def __contains__(self, four_tuple: FourTuple) -> bool:
+        return four_tuple in self._calls
+
     def are_of(self, netns: int) -> bool:
         """Whether calls of this network namespace are taken."""
         return netns == self._netns

@@ -80,6 +80,9 @@ class Waiting:
         """The namespaces of which nothing was recorded since then (CLOCK_MONOTONIC, in seconds)."""
         return [netns for netns, strange in self._strange.items() if strange.last < before]
 
+    def __iter__(self) -> Iterator[Call]:
+        return (call for strange in self._strange.values() for call in strange.calls)
+
     def _append(self, line: str) -> None:
         if self._log is not None:
             self._log.append(line)

@@ -12,14 +12,14 @@ import pytest
 
 from tcpnewconn.kernel.allnamespaces import open_for_all
 from tcpnewconn.kernel.sockdiag import open_notifications
-from tests.kernel.test_others import cgroup, every, here, number_of
+from tests.kernel.test_others import every, here, number_of
 from tests.support.containers import CONTAINER_ID, Host, child_of, container, join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
 from tests.support.program import Event, Program, flow, flows, of_kind, running
 from tests.support.traffic import connect, listen
 
-__all__ = ["cgroup", "every", "here"]
+__all__ = ["every", "here"]
 # Longer than a test: what is logged in time was not seen by a poll.
 SELDOM = ("--interval", "10min")
 

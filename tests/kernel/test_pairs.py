@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.kernel.sockdiag import open_notifications
-from tests.kernel.test_others import cgroup, configuration, number_of  # noqa: F401
+from tests.kernel.test_others import configuration, number_of
 from tests.support.containers import CONTAINER_ID, Host, container, host, join
 from tests.support.message_ids import CLOSED
 from tests.support.namespace import Namespace
@@ -36,7 +36,7 @@ def every(tmp_path: Path) -> tuple[str, str]:
 class Network:
     """A host, and two containers, each joined with it, and with the other."""
 
-    def __init__(self, stack: ExitStack, cgroup: Path) -> None:  # noqa: F811
+    def __init__(self, stack: ExitStack, cgroup: Path) -> None:
         self.host: Host = stack.enter_context(host())
         self.one = stack.enter_context(container(self.host, cgroup))
         self.other = stack.enter_context(container(self.host))
@@ -63,7 +63,7 @@ class Network:
 
 
 @pytest.fixture
-def network(cgroup: Path) -> Iterator[Network]:  # noqa: F811
+def network(cgroup: Path) -> Iterator[Network]:
     with ExitStack() as stack:
         yield Network(stack, cgroup)
 

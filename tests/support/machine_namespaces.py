@@ -183,9 +183,16 @@ def _made(instance: "Instance") -> Counter[Flow]:
 
 
 def _logged(made: Counter[Flow]) -> Counter[Flow]:
-    """How many connections with these addresses and ports were logged; one that is repeated after SIGKILL has the same id."""
-    ids = {(_flow(entry), entry["TCPNEWCONN_CONNECTION_ID"]) for entry in one_by_one(CONNECTION)}
-    return Counter(flow for flow, _ in ids if flow in made)
+    """How many connections with these addresses and ports were logged; one that is repeated after SIGKILL has the same id.
+
+    One between host and namespace can have an entry of either, where the service was killed before both were known to be joined.
+    """
+    ids = {
+        (_flow(entry), "TCPNEWCONN_NETNS" in entry, entry["TCPNEWCONN_CONNECTION_ID"])
+        for entry in one_by_one(CONNECTION)
+    }
+    counts = Counter((flow, there) for flow, there, _ in ids if flow in made)
+    return Counter({flow: max(counts[flow, False], counts[flow, True]) for flow, _ in counts})
 
 
 def _flow(entry: Entry) -> Flow:

@@ -11,6 +11,7 @@ import pytest
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
+from tcpnewconn.attribution.waiting import Waiting
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel.host import Host
@@ -388,6 +389,24 @@ def test_a_kill_while_nothing_is_recorded_is_made_good_by_the_first_poll(tmp_pat
     world.trace.records = [connect(1004.1, 7)]
     world.destroyed(OUT, 1004.2)
     assert world.connection.caller is not None
+
+
+def test_the_names_of_units_that_are_gone_outlive_a_restart_with_the_calls(tmp_path: Path) -> None:
+    log = StateLog(str(tmp_path / "state"), "here", small=0)
+    calls, waiting = Calls(NETNS, 0.0, log), Waiting(log)
+    log.save()
+    calls.add([connect(1000.0, 7)])
+    waiting.add(NETNS + 1, [connect(1000.0, 8)])
+    calls.settle()
+    log.flush()
+    log.close()
+    log = StateLog(str(tmp_path / "state"), "here")
+    names: dict[int, tuple[str, ...]] = {}
+    again, waiting = Calls(NETNS, 1000.0, log), Waiting(log)
+    assert log.load() is None
+    recorder = Recorder(again, Recorded, lambda cgroup, of: names.update({cgroup: tuple(of)}), waiting=waiting)
+    recorder.resume()
+    assert names == {107: ("", ""), 108: ("", "")}
 
 
 # --- when the trace is read ------------------------------------------------------------------------------------------
