@@ -128,7 +128,8 @@ class Recorder:
 
     def resume(self) -> None:
         """The calls that the run before had read are loaded: their units can have gone, but not their names."""
-        for calls in (self.calls, self.waiting, *(other.calls for other in self._others.values())):
+        self._learn_from(self.waiting)
+        for calls in (self.calls, *(other.calls for other in self._others.values())):
             self._learn_from(calls)
 
     @property
