@@ -696,6 +696,10 @@ class Others:
             if other.key.number == NOT_KNOWN and self._unseen.is_known(event, now):
                 return
             event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
+            if other.key.number == NOT_KNOWN and event.detected_by == "trace":
+                # It is long over: its other end is not to be expected anywhere.
+                self._report(event)
+                return
         elif isinstance(event, Listener):
             startup = event.startup and other.startup
             event = replace(event, netns=other.key.number, cgroup=event.cgroup or other.side.cgroup, startup=startup)

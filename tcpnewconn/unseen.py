@@ -12,6 +12,9 @@ from tcpnewconn.kernel.namespaces import Key
 from tcpnewconn.model import NOT_KNOWN, Connection, Endpoint
 from tcpnewconn.recorder import Recorded, Recorder
 
+# Connections that were notified and are remembered, each for some minutes.
+_MOST = 32_768
+
 
 class Unseen:
     """`after`: seconds without a call, after which a namespace that nobody has found has surely ended."""
@@ -51,6 +54,8 @@ class Unseen:
         count, at = self._notified.get(flow, (0, now))
         if event.detected_by == "notification":
             self._notified[flow] = (count + 1, now)
+            if len(self._notified) > _MOST:
+                del self._notified[next(iter(self._notified))]
             return False
         if count:
             self._notified[flow] = (count - 1, at)
