@@ -27,7 +27,7 @@ def connection(detected_by: str, source: Endpoint = HERE, destination: Endpoint 
 def test_what_was_recorded_in_a_namespace_that_has_ended_is_handed_over_once() -> None:
     made = recorder()
     unseen = Unseen(made, 120.0)
-    made.waiting.add(ONE, [connect(1000.0, 7, OUT), accept(1001.0, 8, IN)])
+    made.waiting.add(ONE, [connect(1000.0, 7, OUT, ONE), accept(1001.0, 8, IN, ONE)])
     assert list(unseen.over(1120.0)) == []
     [(key, recorded)] = unseen.over(1122.0)
     assert key.number == NOT_KNOWN
@@ -39,7 +39,7 @@ def test_its_key_is_the_same_after_sigkill_and_another_s_is_another() -> None:
     keys = []
     for netns, time in ((ONE, 1000.0), (ONE, 1000.0), (ONE + 1, 1000.0), (ONE, 2000.0)):
         made = recorder()
-        made.waiting.add(netns, [connect(time, 7)])
+        made.waiting.add(netns, [connect(time, 7, netns=netns)])
         [(key, _)] = Unseen(made, 120.0).over(5000.0)
         keys.append(key)
     assert keys[0] == keys[1]
