@@ -20,6 +20,8 @@ from tests.support.message_ids import CONNECTION, LOSS
 
 HERE, OUTSIDE = CONTAINER_ADDRESS, PEER_ADDRESS
 LISTENER = 9000
+# Where connections are short.
+SHORT = 9100
 MANUAL = built.TREE / "man/tcpnewconn.conf.5.scd"
 NAMES = "/run/container-names"
 METRICS = "/run/tcpnewconn/tcpnewconn.prom"
@@ -61,8 +63,7 @@ class System:
     def __init__(self, host: Booted, outside: Talker) -> None:
         self.host = host
         self.talkers = {"outside": outside}
-        # The kernel chooses none of these: net.ipv4.ip_local_port_range begins at 32768.
-        self.ports = itertools.count(21_001)
+        self.ports = itertools.count(41_001)
 
     def __getitem__(self, name: str) -> Talker:
         return self.talkers[name]
@@ -91,11 +92,15 @@ class System:
 
     def logged(self, *ports: int) -> dict[int, list[dict[str, Any]]]:
         """The entries of connections, by the local ports that they were opened from, each of which has one."""
-        by_port = {port: [f"SOURCE_PORT={port}"] for port in ports}
-        for port, match in by_port.items():
-            self.host.wait_for(partial(events, self.host, CONNECTION, *match), f"the connection from {port}")
+        for port in ports:
+            self.host.wait_for(partial(self.entries, port), f"the connection from {port}")
         self.poll_again()
-        return {port: events(self.host, CONNECTION, *match) for port, match in by_port.items()}
+        return {port: self.entries(port) for port in ports}
+
+    def entries(self, port: int) -> list[dict[str, Any]]:
+        """Of connections from a local port, but for the short ones: the kernel chooses their ports."""
+        found = events(self.host, CONNECTION, f"SOURCE_PORT={port}")
+        return [entry for entry in found if entry["DESTINATION_PORT"] != str(SHORT)]
 
     def seen(self, *ports: int) -> dict[int, list[Seen]]:
         return {port: [seen(entry) for entry in entries] for port, entries in self.logged(*ports).items()}
@@ -342,8 +347,8 @@ def test_the_host_s_own_connections_are_logged_as_without_containers(system: Sys
 
 def test_short_connections_are_logged(system: System) -> None:
     """Where the other end closes first, and is no namespace of this host, no poll shows that there was one."""
-    system["outside"].do("serve 9100")
-    short = short_connections(system, "web", OUTSIDE, 9100, 50)
+    system["outside"].do(f"serve {SHORT}")
+    short = short_connections(system, "web", OUTSIDE, SHORT, 50)
     system.host.wait_for(lambda: short.logged() >= short.made, "all to be logged")
     assert (short.logged(), short.lost()) == (short.made, 0)
 
@@ -369,7 +374,7 @@ def test_killed_at_any_moment_it_logs_every_connection_of_containers_that_come_a
             run, remove = (engines.run_docker, engines.docker) if by_docker else (engines.run_podman, engines.podman)
             run(system.host, name, commands=(f"open {OUTSIDE} {LISTENER} {port}",))
             made[name] = port
-            system.host.wait_for(partial(events, system.host, CONNECTION, f"SOURCE_PORT={port}"), name)
+            system.host.wait_for(partial(system.entries, port), name)
             remove(system.host, "rm", "--force", name)
 
     with ThreadPoolExecutor(1) as pool:
