@@ -383,7 +383,7 @@ class Observer:
 
         Returns how many sockets they had in the last poll's counters.
         """
-        if self.recorder is None:
+        if self.recorder is None or not self.recorder.shows_failures:
             return 0
         calls, counted = self.recorder.calls, 0
         for four_tuple, found in calls.left(self.stands, self.addresses.internal, last):

@@ -14,6 +14,7 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.waiting import Strange, Waiting
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.trace import request_repair
+from tcpnewconn.kernel.traceevents import FAILED
 from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, Loss, Recovered
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
@@ -38,7 +39,8 @@ class Rings(Protocol):
 class Trace(Protocol):
     """The part of kernel.trace.Trace and kernel.plainevent.PlainTrace that is used here.
 
-    `descriptors` become readable when there is something to read at once; there are none where that can wait.
+    `descriptors` become readable when there is something to read at once; there are none where that can wait. `events`: which are
+    recorded.
     """
 
     @property
@@ -46,6 +48,9 @@ class Trace(Protocol):
 
     @property
     def descriptors(self) -> Sequence[int]: ...
+
+    @property
+    def events(self) -> frozenset[str]: ...
 
     def read(self) -> list[Call | FailedAttempt]: ...
 
@@ -66,6 +71,11 @@ class Recorded:
     @property
     def records(self) -> bool:
         return self._recorder.records
+
+    @property
+    def shows_failures(self) -> bool:
+        """Whether attempts that fail are recorded, too: without them, a call alone is no connection."""
+        return self._recorder.shows_failures
 
     def read(self) -> float:
         """As Recorder.read()."""
@@ -136,6 +146,11 @@ class Recorder:
     def records(self) -> bool:
         """Whether there is a trace."""
         return self._trace is not None
+
+    @property
+    def shows_failures(self) -> bool:
+        """As Recorded.shows_failures."""
+        return self._trace is not None and FAILED in self._trace.events
 
     @property
     def descriptors(self) -> Sequence[int]:

@@ -36,7 +36,8 @@ class Unseen:
             first = min((call.time for call in recorded.calls), default=0.0)
             # The same after SIGKILL.
             yield Key(NOT_KNOWN, netns * 10**12 + int(first * 1000)), recorded
-            self.missed += recorded.calls.uncertain
+            # What is left by now was not reported either.
+            self.missed += recorded.calls.uncertain + len(recorded.calls)
         self.missed, self._recorder.dropped = self.missed + self._recorder.dropped, 0
         for flow in [one for one, (_, at) in self._notified.items() if at < now - 2 * self._after]:
             del self._notified[flow]

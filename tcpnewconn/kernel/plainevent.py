@@ -25,6 +25,7 @@ from tcpnewconn.kernel.instance import (
     when_defined,
     why_missing,
 )
+from tcpnewconn.kernel.traceevents import CONNECT, FAILED
 from tcpnewconn.kernel.traceformat import FormatError, fields_of, struct_of
 from tcpnewconn.model import Call, FailedAttempt, FourTuple, Thread, four_tuple_of, unmapped
 
@@ -117,6 +118,11 @@ class PlainTrace:
     @property
     def _event(self) -> str:
         return f"{self._directory}/events/{GROUP}/{NAME}"
+
+    @property
+    def events(self) -> frozenset[str]:
+        """As Trace.events: a call is known by its outcome."""
+        return frozenset({CONNECT, FAILED})
 
     @property
     def descriptors(self) -> list[int]:

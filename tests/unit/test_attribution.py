@@ -409,6 +409,21 @@ def test_the_names_of_units_that_are_gone_outlive_a_restart_with_the_calls(tmp_p
     assert names == {107: ("", ""), 108: ("", "")}
 
 
+@pytest.mark.parametrize(("events", "logged"), [({"connect", "accept", "failed"}, 1), ({"connect", "accept"}, 0)])
+def test_a_call_alone_is_a_connection_only_where_attempts_that_fail_are_recorded(
+    world: World, events: set[str], logged: int
+) -> None:
+    assert world.observer.recorder is not None
+    world.trace.events = frozenset(events)
+    world.observer.recorder.calls.notified = False
+    world.trace.records = [connect(1000.0, 7)]
+    for now in (1001.0, 1002.0):
+        world.poll(now)
+    assert world.observer.report_left(1002.0) == logged
+    found = [event for event in world.of(Connection) if isinstance(event, Connection)]
+    assert [event.detected_by for event in found] == ["trace"] * logged
+
+
 # --- when the trace is read ------------------------------------------------------------------------------------------
 
 
