@@ -60,8 +60,11 @@ class Directory(Protocol):
     def read_calls(self) -> None:
         """Take who opened and accepted connections until now."""
 
-    def prepare(self, one: Notifying) -> None:
-        """Poll a namespace that was not polled yet: what listens there shows who opened a connection."""
+    def prepare(self, one: Notifying, four_tuple: FourTuple) -> None:
+        """Poll a namespace that was not polled yet: what listens there shows who opened a connection.
+
+        Of one that is not known, find out what was recorded of this socket.
+        """
 
 
 class Notified:
@@ -241,7 +244,7 @@ class Notified:
                     self._later = True
                     break
                 if of is not None:
-                    self._directory.prepare(of)
+                    self._directory.prepare(of, destroyed.four_tuple)
                     of.observer.destroyed(destroyed, now)
                     self.watch(of)
                     touched[id(of)] = of

@@ -155,7 +155,7 @@ class Others:
         # Why not, where that is wanted.
         self.no_notifications: str | None = None
         self.budget = Budget(cpu)
-        self._unseen = Unseen(recorder, _REMEMBERED)
+        self._unseen = Unseen(recorder, _REMEMBERED, log)
         self._namespaces: Namespaces | None = None
         self._others: dict[Key, _Other] = {}
         self._loaded: dict[Key, _Other] = {}
@@ -175,7 +175,6 @@ class Others:
         self._losses, self._lost = Seldom(), Seldom()
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
-        self._unknown = 0
         # How many namespaces are being polled, one because of the other.
         self._depth = 0
         self._sections = Sections(log, self._load) if log is not None else None
@@ -631,10 +630,14 @@ class Others:
         """As in notified.Directory. In a container, a namespace can be joined with it from outside."""
         return self._namespaces is not None and self._namespaces.shows_all
 
-    def prepare(self, other: Notifying) -> None:
+    def prepare(self, other: Notifying, four_tuple: FourTuple) -> None:
         """As in notified.Directory."""
         assert isinstance(other, _Other)
-        if other.side.read or other.polling or other.gone is not None or other.key.number == NOT_KNOWN:
+        if other.key.number == NOT_KNOWN:
+            if self._recorder is not None:
+                other.observer.recorder = self._recorder.lend(four_tuple)
+            return
+        if other.side.read or other.polling or other.gone is not None:
             return
         self._read(other.side)
         began = self.budget.started()
@@ -655,8 +658,8 @@ class Others:
 
     def unknown(self) -> _Other:
         """As in notified.Directory. Nothing of it is on record."""
-        self._unknown += 1
-        other = self._new(Key(NOT_KNOWN, self._unknown), None, False)
+        # Its connections are known by their cookies alone: after SIGKILL they have the same ids.
+        other = self._new(Key(NOT_KNOWN, 0), None, False)
         other.observer.tracker.resume(time.monotonic(), 0)
         other.observer.tracker.run.notified = True
         return other
@@ -693,7 +696,7 @@ class Others:
                 young = now < other.found + _YOUNG or not other.side.cgroup
                 if young and now > other.attributed + _ATTRIBUTED_FOR:
                     self._attribute(other, now)
-            if other.key.number == NOT_KNOWN and self._unseen.is_known(event, now):
+            if self._unseen.is_known(event, now, other.key.number == NOT_KNOWN):
                 return
             event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
             if other.key.number == NOT_KNOWN and event.detected_by == "trace":

@@ -15,7 +15,7 @@ from tcpnewconn.attribution.waiting import Strange, Waiting
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.kernel.traceevents import FAILED
-from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, Loss, Recovered
+from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, FourTuple, Loss, Recovered
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.state.log import Log
@@ -235,6 +235,13 @@ class Recorder:
         """What was recorded in another network namespace that nobody has found, and nobody will."""
         other = Recorded(self, Calls(netns, 0.0, notified=False))
         self._fill(other, self.waiting.take(netns))
+        return other
+
+    def lend(self, four_tuple: FourTuple) -> Recorded:
+        """What was recorded of a socket in the one namespace that nobody has found yet; nothing where it can be of several."""
+        netns, calls = self.waiting.take_of(four_tuple)
+        other = Recorded(self, Calls(netns, float("-inf")))
+        self._fill(other, Strange(calls))
         return other
 
     def forget(self, netns: int) -> None:

@@ -1,7 +1,8 @@
 """Calls of connect() and accept() in network namespaces that nobody has found yet. Pure.
 
 They wait until their namespace is found, or until it has surely ended unseen. Record u is its own: a call; of a namespace and a
-4-tuple without more, that its last connect() has failed; of a namespace alone, that nothing of it waits any more.
+4-tuple without more, that its last connect() has failed, or with null that its calls were taken; of a namespace alone, that
+nothing of it waits any more.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ _MOST = 16_384
 class Strange:
     """What waits of one namespace: its calls in order of time, and the attempts that failed, each with who made it."""
 
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
+    def __init__(self, calls: Iterable[Call] = ()) -> None:
+        self.calls = list(calls)
         self.failed: list[tuple[FailedAttempt, Caller | None]] = []
         # When the last of them was recorded.
         self.last = float("-inf")
@@ -76,6 +77,27 @@ class Waiting:
         self._append(json.dumps(["u", netns]))
         return strange
 
+    def take_of(self, four_tuple: FourTuple) -> tuple[int, list[Call]]:
+        """The calls of a socket, and their namespace, where they wait in one alone: they do not any more."""
+        having = [
+            netns
+            for netns, strange in self._strange.items()
+            if any(call.four_tuple == four_tuple for call in strange.calls)
+        ]
+        if len(having) != 1:
+            return 0, []
+        [netns] = having
+        taken = self._remove(netns, four_tuple)
+        self._append(json.dumps(["u", netns, four_tuple.hex(), None]))
+        return netns, taken
+
+    def _remove(self, netns: int, four_tuple: FourTuple) -> list[Call]:
+        strange = self._strange[netns]
+        taken = [call for call in strange.calls if call.four_tuple == four_tuple]
+        strange.calls = [call for call in strange.calls if call.four_tuple != four_tuple]
+        self._count -= len(taken)
+        return taken
+
     def over(self, before: float) -> list[int]:
         """The namespaces of which nothing was recorded since then (CLOCK_MONOTONIC, in seconds)."""
         return [netns for netns, strange in self._strange.items() if strange.last < before]
@@ -108,6 +130,9 @@ class Waiting:
             raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
         if len(record) == 3:
             self._failed(strange, four_tuple)
+            return
+        if record[3] is None:
+            self._remove(netns, four_tuple)
             return
         call = loaded(four_tuple, *record[3])
         strange.calls.append(call)

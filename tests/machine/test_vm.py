@@ -165,10 +165,10 @@ def test_every_connection_of_every_namespace_is_logged_once_with_who_made_it(
     outcomes: dict[str, Any], step: str
 ) -> None:
     found = outcomes[step]
-    assert (found["missing"], found["more"]) == ([], [])
+    assert (found["missing"], found["more"]) == ([], []), found["examples"]
     assert found["logged"] == found["made"] > 20
     # Of one with the host, one end or the other.
-    assert set(found["threads"]) <= {"connections", "nginx"}
+    assert set(found["threads"]) <= {"connections", "nginx"}, found["examples"]
     assert {unit.partition("@")[0] for unit in found["units"]} <= {"apart", "long", "joined", "nginx.service"}
 
 
@@ -181,7 +181,7 @@ def test_of_a_namespace_that_nobody_has_seen_the_trace_alone_shows_the_connectio
 
 def test_where_the_service_was_killed_what_is_missing_is_counted(outcomes: dict[str, Any]) -> None:
     found = outcomes["killed"]
-    assert found["more"] == []
+    assert found["more"] == [], found["examples"]
     assert found["made"] > 40
     assert found["made"] - found["logged"] <= found["lost"]
 

@@ -18,6 +18,7 @@ from tests.support.machine_guest import (
     one_by_one,
     run,
     say,
+    short,
     wait_for,
     write_unit,
 )
@@ -59,6 +60,12 @@ UNITS = {
 }
 # Those that nobody has found are logged when they have surely ended.
 WITHIN = 240.0
+
+# Of an entry that is wrong.
+DETAILS = (
+    *("MESSAGE", "NETWORK_DIRECTION", "NETWORK_CONNECTION_STATE", "TCPNEWCONN_DETECTED_BY", "TCPNEWCONN_NETNS", "_PID"),
+    *("TCPNEWCONN_CONNECTION_ID", "TCPNEWCONN_ATTRIBUTED_BY", "OBJECT_SYSTEMD_UNIT", "EVENT_START"),
+)
 
 Flow = tuple[str, str, str, str]
 
@@ -145,6 +152,9 @@ def _compared(name: str, made: Counter[Flow]) -> None:
         wait_for(lambda: sum(_logged(made).values()) >= count, name, WITHIN)
     logged = _logged(made)
     found = [entry for entry in entries(CONNECTION) if _flow(entry) in made]
+    wrong = [
+        entry for entry in found if logged[_flow(entry)] != made[_flow(entry)] or "PROCESS_THREAD_NAME" not in entry
+    ]
     say(
         name,
         {
@@ -156,6 +166,7 @@ def _compared(name: str, made: Counter[Flow]) -> None:
             "detected by": Counter(entry["TCPNEWCONN_DETECTED_BY"] for entry in found),
             "units": Counter(entry.get("OBJECT_SYSTEMD_UNIT", "-") for entry in found),
             "threads": Counter(entry.get("PROCESS_THREAD_NAME", "-") for entry in found),
+            "examples": short(wrong[:6], *DETAILS),
             "in an unknown one": sum(entry.get("TCPNEWCONN_NETNS") == "0" for entry in found),
         },
     )

@@ -107,7 +107,7 @@ class Kernel:
     def read_calls(self) -> None:
         pass
 
-    def prepare(self, one: Namespace) -> None:
+    def prepare(self, one: Namespace, four_tuple: FourTuple) -> None:
         pass
 
     def ended(self, one: Namespace, now: float) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.kernel.instance import TraceMissing
-from tcpnewconn.model import CLOSE, NOT_KNOWN, Connection, Endpoint
+from tcpnewconn.model import CLOSE, ESTABLISHED, NOT_KNOWN, TIME_WAIT, Connection, Endpoint
 from tcpnewconn.recorder import Recorder, Trace
+from tcpnewconn.state.log import StateLog
 from tcpnewconn.unseen import Unseen
 from tests.support.calls import IN, NETNS, OUT, accept, connect
 
@@ -48,10 +51,41 @@ def test_its_key_is_the_same_after_sigkill_and_another_s_is_another() -> None:
 
 def test_what_was_notified_is_not_logged_again_from_the_trace() -> None:
     unseen = Unseen(recorder(), 120.0)
-    assert not unseen.is_known(connection("notification"), 1000.0)
+    assert not unseen.is_known(connection("notification"), 1000.0, True)
     # Whichever of both ends the notification was taken for.
-    assert unseen.is_known(connection("trace", THERE, HERE), 1100.0)
-    assert not unseen.is_known(connection("trace"), 1100.0)
+    assert unseen.is_known(connection("trace", THERE, HERE), 1100.0, True)
+    assert not unseen.is_known(connection("trace"), 1100.0, True)
+
+
+def test_where_the_namespace_is_found_later_its_row_in_time_wait_is_not_logged_again() -> None:
+    unseen = Unseen(recorder(), 120.0)
+    row = connection("poll")._replace(state=TIME_WAIT)
+    assert not unseen.is_known(row, 999.0, False)
+    assert not unseen.is_known(connection("notification"), 1000.0, True)
+    # One that is open now is another one.
+    assert not unseen.is_known(row._replace(state=ESTABLISHED), 1001.0, False)
+    assert unseen.is_known(row, 1001.0, False)
+    assert not unseen.is_known(row, 1002.0, False)
+
+
+def test_what_was_notified_outlives_a_restart_and_sigkill(tmp_path: Path) -> None:
+    def opened() -> tuple[StateLog, Unseen]:
+        log = StateLog(str(tmp_path / "state"), "place")
+        unseen = Unseen(recorder(), 120.0, log)
+        log.load()
+        return log, unseen
+
+    log, unseen = opened()
+    log.save()
+    unseen.is_known(connection("notification"), 1000.0, True)
+    unseen.is_known(connection("notification", THERE, Endpoint(None, None)), 1000.0, True)
+    unseen.is_known(connection("trace", THERE, Endpoint(None, None)), 1000.0, True)
+    log.flush()
+    log, unseen = opened()
+    log.save()
+    log, unseen = opened()
+    assert unseen.is_known(connection("trace"), 1001.0, True)
+    assert not unseen.is_known(connection("trace", THERE, Endpoint(None, None)), 1001.0, True)
 
 
 def test_what_was_dropped_for_want_of_room_is_counted() -> None:

@@ -72,3 +72,16 @@ def test_it_outlives_a_restart_and_sigkill(tmp_path: Path) -> None:
         assert waiting.over(10.0) == [ONE]
         log.save()
     assert waiting.take(ONE).calls == [connect(1.0, 7, OUT)]
+
+
+def test_the_calls_of_a_socket_are_taken_where_they_wait_in_one_namespace_alone(tmp_path: Path) -> None:
+    log, waiting = opened(tmp_path / "state")
+    log.save()
+    waiting.add(ONE, [connect(1.0, 7), accept(2.0, 8)])
+    waiting.add(OTHER, [accept(3.0, 9)])
+    assert waiting.take_of(IN) == (0, [])
+    assert waiting.take_of(OUT) == (ONE, [connect(1.0, 7)])
+    assert waiting.take_of(OUT) == (0, [])
+    log.flush()
+    _, waiting = opened(tmp_path / "state")
+    assert waiting.take(ONE).calls == [accept(2.0, 8)]
