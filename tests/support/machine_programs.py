@@ -214,6 +214,9 @@ def by_kinds() -> None:
 def activated() -> None:
     """A service that takes the listener from systemd, and one that takes each connection."""
     run("systemctl start activated.socket each.socket")
+    # As below: a client can be faster than accept().
+    for address in ("127.0.2.3", "127.0.2.4"):
+        wait_for(lambda address=address: number_of(LISTENER, address), "the listeners")  # type: ignore[misc]
     run("exec 3<>/dev/tcp/127.0.2.3/7003; cat <&3; exec 4<>/dev/tcp/127.0.2.4/7004; echo hello >&4")
     found = [wait_for_connections(address) for address in ("127.0.2.3", "127.0.2.4")]
     say("of activated services", [short(each, *OWNER) for each in found])
