@@ -365,7 +365,8 @@ class PortScan:
     netns: int = 0
 
 
-# How a connection was detected: open at the first start, in a poll of /proc, or by the destroy notification of its socket.
+# How a connection was detected: open at the first start, in a poll of /proc, by the destroy notification of its socket,
+# or by the trace alone.
 DETECTED_BY = ("startup", "poll", "notification", "trace")
 # The reasons of a loss.
 Reason = Literal["notifications", "malformed", "aggregation", "journal", "port-scan", "attribution", "namespaces"]

@@ -168,13 +168,13 @@ class Others:
         self._now = 0.0
         # Connections of namespaces that have ended that no poll has shown.
         self._missed = 0
-        # When find_callers() did.
-        self._looked = float("-inf")
         # How many sockets had been connected in them then.
         self._ended: dict[Key, int | None] = {}
         self._losses, self._lost = Seldom(), Seldom()
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
+        # When find_callers() last looked for processes.
+        self._looked = float("-inf")
         # How many namespaces are being polled, one because of the other.
         self._depth = 0
         self._sections = Sections(log, self._load) if log is not None else None

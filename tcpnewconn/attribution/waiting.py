@@ -42,7 +42,7 @@ class Waiting:
         return netns in self._strange
 
     def add(self, netns: int, calls: Iterable[Call | FailedAttempt]) -> int:
-        """How many calls were dropped: all that wait, where they are more than there is room for."""
+        """Returns how many calls were dropped: above the limit, all that wait."""
         strange = self._strange.setdefault(netns, Strange())
         for call in calls:
             strange.last = call.time

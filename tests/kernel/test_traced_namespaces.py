@@ -115,6 +115,19 @@ def maker(where: Namespace, address: str = "127.0.0.1", port: int = 8080) -> Ite
         made.close()
 
 
+@contextmanager
+def observed(machine: Machine, options: tuple[str, str], interval: str) -> Iterator[tuple[Namespace, Maker, Program]]:
+    """A namespace without an id, a process in it, and the program, which has polled it."""
+    with (
+        recorded() as mounts,
+        namespace() as apart,
+        maker(apart) as one,
+        running(machine, *options, interval=interval, mounts=mounts) as program,
+    ):
+        program.poll_again(2)
+        yield apart, one, program
+
+
 @pytest.fixture
 def machine() -> Iterator[Machine]:
     made = Machine()
@@ -137,13 +150,7 @@ def of(program: Program, one: Maker) -> list[Event]:
 def test_short_connections_of_a_namespace_without_an_id_are_logged_from_the_trace(
     machine: Machine, every: tuple[str, str]
 ) -> None:
-    with (
-        recorded() as mounts,
-        namespace() as apart,
-        maker(apart) as one,
-        running(machine, *every, interval="500ms", mounts=mounts) as program,
-    ):
-        program.poll_again(2)
+    with observed(machine, every, "500ms") as (_, one, program):
         thread = one.make(30)
         program.wait(lambda: len(of(program, one)) >= 30, "30 connections")
         program.poll_again(4)
@@ -168,13 +175,7 @@ def test_short_connections_of_a_namespace_without_an_id_are_logged_from_the_trac
 def test_a_connection_that_a_poll_has_shown_is_not_logged_again_from_the_trace(
     machine: Machine, every: tuple[str, str]
 ) -> None:
-    with (
-        recorded() as mounts,
-        namespace() as apart,
-        maker(apart) as one,
-        running(machine, *every, interval="200ms", mounts=mounts) as program,
-    ):
-        program.poll_again(2)
+    with observed(machine, every, "200ms") as (apart, one, program):
         with (
             listen(apart, "127.0.0.1", 7070) as listener,
             connect(apart, "127.0.0.1", 7070),
