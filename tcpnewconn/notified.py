@@ -22,6 +22,8 @@ from tcpnewconn.tracking.cursor import Cursor
 # Seconds for which the notifications of a namespace wait until a process shows which one it is; and between two looks for one. A
 # container has processes within half a second after its device has come (measured, podman 5.4).
 _WAIT = 1.0
+# For so many seconds after an id was given its namespace may still be found.
+_EXPECTED = 60.0
 _LOOK_EVERY = 0.05
 
 
@@ -119,7 +121,7 @@ class Notified:
 
     def attach(self, one: Notifying, process: int) -> None:
         """Find the id of a namespace, by one of its processes; it has none where it sends no notifications."""
-        self._take_changes(time.monotonic())
+        self.take_changes(time.monotonic())
         nsid = self.nsids.of_process(process)
         if nsid is None:
             return
@@ -141,7 +143,7 @@ class Notified:
 
     def _read_changes(self, now: float) -> None:
         """Know which ids were given and have ended until now; look for the namespaces of those whose is not known."""
-        self._take_changes(now)
+        self.take_changes(now)
         if self._seeks(now) and now >= self._looked + _LOOK_EVERY:
             self._looked = now
             self._directory.discover(now)
@@ -150,7 +152,12 @@ class Notified:
         """Whether there is an id whose namespace may be known soon."""
         return any(now < since + _WAIT for since in self._since.values())
 
-    def _take_changes(self, now: float) -> None:
+    def expects(self, now: float) -> bool:
+        """Whether there is an id whose namespace is not known, and may be one day; or has sent notifications."""
+        return bool(self._unknown) or any(now < since + _EXPECTED for since in self._since.values())
+
+    def take_changes(self, now: float) -> bool:
+        """Know which ids were given and have ended until now; whether there were any changes."""
         changes = self.nsids.changes()
         if changes is None:
             # Some were lost: none is sure.
@@ -172,6 +179,7 @@ class Notified:
             if ended is not None:
                 ended.nsid = None
             self._ended.setdefault(nsid, []).append(ended)
+        return bool(changes)
 
     def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | Literal["later"] | None:
         """The namespace of a notification, or that it may be known later; None where it is none of this host's."""

@@ -63,8 +63,8 @@ _DEEPEST = 20
 _LOOPBACK6 = b"\0" * 15 + b"\1"
 # So many of its processes are asked for the one that has started them.
 _MOST_ASKED = 16
-# For so many seconds after it was found a namespace's processes can still come into their cgroup: it is asked for again with its
-# notifications, but not sooner than after the other time.
+# For so many seconds after it was found a namespace's processes can still come into their cgroup, and its devices get their
+# addresses. The cgroup is asked for again with its notifications, but not sooner than after the other time.
 _YOUNG, _ATTRIBUTED_FOR = 5.0, 0.05
 # Seconds between two looks for the processes of those in which something was recorded.
 _LOOK_EVERY = 0.1
@@ -161,7 +161,7 @@ class Others:
         self._loaded: dict[Key, _Other] = {}
         self._by_side: dict[Side, _Other] = {}
         self._side = Side(observer=host)
-        self._pairs = Pairs(self._side, report, self._bring_up_to_date)
+        self._pairs = Pairs(self._side, report, self._bring_up_to_date, log)
         # The next look is the first of all.
         self._first = True
         self._interval = self._reads = 0
@@ -173,6 +173,8 @@ class Others:
         self._losses, self._lost = Seldom(), Seldom()
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
+        # When the last one was found that had not been there at the first start.
+        self._found = float("-inf")
         # When find_callers() last looked for processes.
         self._looked = float("-inf")
         # How many namespaces are being polled, one because of the other.
@@ -217,6 +219,7 @@ class Others:
         self._first = not self._sections.used
         self._others = {key: other for key, other in self._loaded.items() if str(key) in self._sections}
         self._loaded.clear()
+        self._pairs.held.resume(time.monotonic())
         for other in self._others.values():
             tracker = other.observer.tracker
             inode = self.notified.inode if self.notified is not None else 0
@@ -317,6 +320,7 @@ class Others:
             say(f"Include=all has no effect: {self.missing}; the host's network namespace alone is observed", 4)
 
     def _drop_all(self) -> None:
+        self._pairs.tick(time.monotonic(), last=True)
         for other in self._others.values():
             self._end(other)
         self._others.clear()
@@ -363,8 +367,6 @@ class Others:
         if self._first and self._sections is not None:
             self._sections.use(True)
         self._first = False
-        # Without others the host's events take no way round.
-        self._host.report_to(self._take_host if self._others else self._report)
         self.budget.spent(began)
 
     def _find(self, now: float, again: bool = False) -> None:
@@ -386,6 +388,20 @@ class Others:
                 process = self._namespaces.process(key)
                 if process is not None:
                     self.notified.attach(other, process)
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        """Find out whether there may be a namespace whose addresses are not known yet."""
+        expects = self.notified is not None and self.notified.expects(now)
+        self._pairs.unsettled = expects or now < self._found + _YOUNG
+        # Without others the host's events take no way round.
+        needed = self._others or self._pairs.unsettled or self._pairs.held
+        self._host.report_to(self._take_host if needed else self._report)
+
+    def take_changes(self) -> None:
+        """Before destroyed sockets of the host are processed: know which namespaces had come before they were destroyed."""
+        if self.notified is not None and self._namespaces is not None and self.notified.take_changes(time.monotonic()):
+            self._settle(time.monotonic())
 
     def _forget(self, now: float) -> None:
         """Forget the namespaces that have had no process for long; where there are too many, those that have gone first."""
@@ -410,6 +426,7 @@ class Others:
         other.missed.begin(self._ended.pop(key, None if self._first else 0))
         other.found = now
         if not self._first:
+            self._found = now
             # Its connections came while this program runs, or after the last run.
             other.observer.tracker.resume(now, 0)
         return other
@@ -540,7 +557,10 @@ class Others:
         return taken
 
     def tick(self, now: float, last: bool = False) -> None:
-        """Report what is due by now; all losses if these are the `last`."""
+        """Report what is due by now; all of it if this is the `last` time."""
+        self._pairs.tick(now, last)
+        if self._namespaces is not None:
+            self._settle(now)
         notified = self.notified
         if notified is None or self._namespaces is None:
             return
@@ -566,6 +586,8 @@ class Others:
     @property
     def waiting(self) -> bool:
         """Whether tick() or take_destroyed() will soon have something to do."""
+        if self._pairs.held:
+            return True
         return self.notified is not None and self._namespaces is not None and self.notified.waiting
 
     @property

@@ -1,8 +1,9 @@
 """Connections between two network namespaces of this host: two sockets that mirror each other exactly are one connection.
 
-It is reported with the first of its sockets that is seen. The other namespace expects the other socket from then on, and does
-not report it. Where an address is translated on the way, or a program forwards the data, the sockets do not mirror each other:
-those are several connections.
+Where a poll shows one of them, the other one is looked up. Where one is seen when it is destroyed, it waits for the notification of
+the other (held.py). If that does not come, it is reported alone: the other namespace expects the other socket from then on, and
+does not report it. Where an address is translated on the way, or a program forwards the data, the sockets do not mirror each
+other: those are several connections.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from tcpnewconn.held import Held
 from tcpnewconn.model import (
     EGRESS,
     INGRESS,
@@ -25,6 +27,7 @@ from tcpnewconn.model import (
     mirrored,
 )
 from tcpnewconn.observer import Observer
+from tcpnewconn.state.log import Log
 
 # So many open connections are remembered whose closed events are to repeat what was reported of them.
 _MOST_REMEMBERED = 65_536
@@ -56,8 +59,15 @@ class Pairs:
     """`bring_up_to_date` polls a namespace, unless its tables were read since then (Side.read); whether they were."""
 
     def __init__(
-        self, host: Side, report: Callable[[Event], None], bring_up_to_date: Callable[[Side, int], bool]
+        self,
+        host: Side,
+        report: Callable[[Event], None],
+        bring_up_to_date: Callable[[Side, int], bool],
+        log: Log | None = None,
     ) -> None:
+        # There may be a namespace whose addresses are not known yet: any remote address can be one of its own.
+        self.unsettled = False
+        self.held = Held(log)
         self._host = host
         self._report = report
         self._bring_up_to_date = bring_up_to_date
@@ -88,36 +98,79 @@ class Pairs:
                 self._report(connection)
         elif isinstance(event, Closed) and event.id in self._closing:
             self._report(_closed(event, self._closing.pop(event.id)))
-        else:
+        elif not (isinstance(event, Closed) and self.held.close(event)):
             self._report(event)
 
+    def tick(self, now: float, last: bool = False) -> None:
+        """Report those whose other end did not come; all that wait if these are the `last`."""
+        for event, closed in self.held.overdue(now, last):
+            self._expect_other_end(event, now)
+            self._report(event)
+            if closed is not None:
+                self._report(closed)
+
     def _paired(self, side: Side, event: Connection, now: float) -> Connection | None:
-        """The connection as it is to be reported; None if it was."""
+        """The connection as it is to be reported at once; None if it was, or waits."""
         four_tuple = _four_tuple(event)
         if four_tuple is None:
             return event
-        other_end, half = mirrored(four_tuple), len(four_tuple) // 2
+        other_end = mirrored(four_tuple)
         if other_end in self._other_ends:
             self._other_ends[other_end].append((side, event))
             return None
+        if self.held:
+            held = self.held.take(four_tuple, side.netns)
+            if held is not None:
+                self._report_joined(*held, event)
+                return None
         if side.observes.tracker.take_expected(four_tuple, now):
             reported = self._reported.pop(four_tuple, None)
             if reported is not None:
                 _remember(self._closing, event.id, reported)
             return None
-        remote = four_tuple[half:-2]
-        others = [other for other in self._by_address.get(remote, ()) if other is not side]
-        if side is not self._host and self._host.observes.addresses.has(remote):
-            at_host = not others or self._is_at_host(mirrored(four_tuple), others)
-            return self._with_host(side, event, four_tuple, now) if at_host else event
-        if not others:
-            return event
+        others, host_has_it = self._at(_remote(four_tuple), side.netns)
+        if host_has_it and (not others or self._is_at_host(other_end, others)):
+            return self._with_host(side, event, four_tuple, now)
         if event.detected_by in ("notification", "trace"):
-            if len(others) == 1:
-                # It is closed. Its other end can be in TIME_WAIT there.
-                others[0].observes.tracker.expect(other_end, now)
+            # It is closed.
+            waits = bool(others) or host_has_it or self.unsettled
+        else:
+            if others and not host_has_it:
+                return self._with_namespace(side, event, four_tuple, others, now)
+            waits = self.unsettled and event.detected_by != "startup"
+        if not waits:
             return event
-        return self._with_namespace(side, event, four_tuple, others, now)
+        self.held.hold(event, other_end, now)
+        return None
+
+    def _at(self, address: bytes, netns: int) -> tuple[list[Side], bool]:
+        """The other namespaces than this one that have an address; whether the host has it, and is another one."""
+        others = [other for other in self._by_address.get(address, ()) if other.netns != netns]
+        return others, netns != self._host.netns and self._host.observes.addresses.has(address)
+
+    def _expect_other_end(self, event: Connection, now: float) -> None:
+        """A connection is reported alone: where it is known which namespace its other end is in, it is not to be reported there."""
+        four_tuple = _four_tuple(event)
+        assert four_tuple is not None
+        other_end = mirrored(four_tuple)
+        others, host_has_it = self._at(_remote(four_tuple), event.netns)
+        if host_has_it and not others:
+            self._host.observes.tracker.expect(other_end, now, at_once=True)
+        elif len(others) == 1 and not host_has_it:
+            # It can be in TIME_WAIT there.
+            others[0].observes.tracker.expect(other_end, now)
+
+    def _report_joined(self, held: Connection, closed: Closed | None, event: Connection) -> None:
+        """Report a connection that has waited, now that its other end has come."""
+        opened_here, opened_there = _opened_here(held), _opened_here(event)
+        if opened_here is None and opened_there is not None:
+            opened_here = not opened_there
+        connection = _joined(held, event, opened_here)
+        self._report(connection)
+        if closed is not None:
+            self._report(_closed(closed, connection))
+        elif self._host.observes.closed:
+            _remember(self._closing, event.id if held.netns else held.id, connection)
 
     def _is_at_host(self, other_end: FourTuple, others: list[Side]) -> bool:
         """Whether the host has that socket, and no other namespace with its address has it: pasta gives containers the host's."""
@@ -130,9 +183,9 @@ class Pairs:
         info = host.look_up(other_end)
         known = host.tracker.shown(other_end)
         if info is None or info.timewait:
-            # Its notification is on its way, or it has been reported with that.
-            host.tracker.expect(other_end, now, at_once=True)
-            return event
+            # Its notification is on its way.
+            self.held.hold(event, other_end, now)
+            return None
         if known is not None and known.cookie == info.cookie:
             return None
         opened_here = _opened_here(event)
@@ -195,6 +248,10 @@ def _four_tuple(event: Connection) -> FourTuple | None:
     return four_tuple_of(here.address, here.port, there.address, there.port)
 
 
+def _remote(four_tuple: FourTuple) -> bytes:
+    return four_tuple[len(four_tuple) // 2 : -2]
+
+
 def _opened_here(event: Connection) -> bool | None:
     return None if event.direction == UNKNOWN else event.direction == EGRESS
 
@@ -216,6 +273,8 @@ def _joined(here: Connection, there: Connection, opened_here: bool | None) -> Co
         source, destination = destination, source
     opener, acceptor = (here, there) if opened_here else (there, here)
     accepted = acceptor.caller or (Caller("listener", cgroup=acceptor.cgroup) if acceptor.cgroup else None)
+    if accepted is not None and not accepted.cgroup:
+        accepted = accepted._replace(cgroup=acceptor.cgroup)
     return here._replace(
         source=source,
         destination=destination,

@@ -130,6 +130,8 @@ class Recorder:
         self._others: dict[int, Recorded] = {}
         self.waiting = waiting if waiting is not None else Waiting()
         self._waiting_since: float | None = None
+        # Those that something was added to since settle().
+        self._added: set[int] = set()
         # Whether something was recorded in a namespace that is not known, and was not before.
         self.strange = False
         # How many calls of such namespaces were dropped, because there were too many.
@@ -194,10 +196,12 @@ class Recorder:
         return now
 
     def settle(self) -> None:
-        """Put on record what is left of what was read, in all namespaces."""
+        """Put on record what is left of what was read, in all namespaces that it was of."""
         self.calls.settle()
-        for other in self._others.values():
-            other.calls.settle()
+        for netns in self._added:
+            if netns in self._others:
+                self._others[netns].calls.settle()
+        self._added.clear()
 
     def _lose(self, until: float) -> None:
         """As Calls.lost(), in all namespaces."""
@@ -256,6 +260,7 @@ class Recorder:
             other = self._others.get(netns)
             if other is not None:
                 other.failed += other.calls.add(calls)
+                self._added.add(netns)
                 continue
             self.strange = self.strange or netns not in self.waiting
             if dropped := self.waiting.add(netns, calls):

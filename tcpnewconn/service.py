@@ -359,8 +359,8 @@ class Service:
         if notifications is None:
             return 0
         cursor, redeliverable = observer.tracker.cursor, self.redeliverable
-        # The calls of so many of those that wait have been read.
-        called = 0 if observer.records else most
+        # Of so many of those that wait, what happened before is known: who called, and which namespaces came.
+        known = 0 if observer.records or self._namespace_descriptors else most
         # When what is left of them is put on record, if they have not been taken by then.
         settle = float("inf")
         taken = 0
@@ -373,17 +373,19 @@ class Service:
             if now >= self._sign_of_life:
                 # On a starved machine a few hundred can take longer than the watchdog waits.
                 self._live()
-            if not called:
+            if not known:
                 # SIGKILL loses no more than what is read at once.
                 observer.settle_calls()
-                called, settle = max(1, notifications.queued()), now + _ON_RECORD_AFTER
+                known, settle = max(1, notifications.queued()), now + _ON_RECORD_AFTER
                 observer.read_calls()
+                if self.others is not None:
+                    self.others.take_changes()
                 now = time.monotonic()
             elif now >= settle:
                 # Nor what was read long ago.
                 observer.settle_calls()
                 settle = float("inf")
-            called -= 1
+            known -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
             if destroyed.cookie != cursor.last:
                 observer.destroyed(destroyed, now)
@@ -402,8 +404,7 @@ class Service:
 
     def _take_others(self, most: int) -> int:
         """Process so many at most of the destroyed sockets of other network namespaces; returns how many there were."""
-        if self.others is None or not self.others.descriptors:
-            # Nothing is received from them.
+        if self.others is None:
             return 0
         flush = self.log.flush if self.log is not None else lambda: None
         taken = self.others.take_destroyed(most, self._deliver_of_others, flush)

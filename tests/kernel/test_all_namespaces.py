@@ -35,6 +35,11 @@ def short(client: Namespace, listener: socket.socket, address: str, count: int =
     return ports
 
 
+def whose(event: Event) -> tuple[str, str | None, str | None]:
+    """Its direction, and the containers of both sides."""
+    return event["network.direction"], event.get("container.id"), event.get("tcpnewconn.accepted_by_container")
+
+
 def of_ports(events: list[Event], ports: list[int]) -> list[Event]:
     return [event for event in events if event["source.port"] in ports]
 
@@ -83,6 +88,28 @@ def test_a_connection_with_the_host_is_one_whichever_end_comes_first(
         ports = short(here, there, "10.88.0.5", 23) + short(joined, at_host, "10.88.0.1", 23)
         program.wait_for_connections(46)
     assert sorted(event["source.port"] for event in program.connections) == sorted(ports)
+    assert {event["network.direction"] for event in program.connections} == {"internal"}
+
+
+def test_with_one_that_comes_while_the_program_runs_it_is_one_too(
+    here: Host, every: tuple[str, str], cgroup: Path
+) -> None:
+    """Its addresses are not known yet when the host's socket is destroyed."""
+    with (
+        listen(here, "0.0.0.0", 8080) as at_host,
+        running(here, *every, *SELDOM) as program,
+        container(here, cgroup) as one,
+    ):
+        join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+        ports = short(one, at_host, "10.88.0.1", 10)
+        with listen(one, "10.88.0.5", 8080) as there:
+            ports += short(here, there, "10.88.0.5", 10)
+        program.wait_for_connections(20)
+    assert sorted(event["source.port"] for event in program.connections) == sorted(ports)
+    assert {whose(event) for event in program.connections} == {
+        ("internal", CONTAINER_ID, None),
+        ("internal", None, CONTAINER_ID),
+    }
 
 
 def test_a_connection_between_two_is_one(here: Host, every: tuple[str, str]) -> None:

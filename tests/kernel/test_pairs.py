@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.kernel.allnamespaces import open_for_all
 from tcpnewconn.kernel.sockdiag import open_notifications
+from tests.kernel.test_all_namespaces import SELDOM, whose
 from tests.kernel.test_others import configuration, number_of
 from tests.support.containers import CONTAINER_ID, Host, container, host, join
 from tests.support.message_ids import CLOSED
@@ -75,10 +77,6 @@ def end(first: socket.socket, second: socket.socket) -> None:
     second.close()
 
 
-def whose(event: Event) -> tuple[str, str | None, str | None]:
-    return event["network.direction"], event.get("container.id"), event.get("tcpnewconn.accepted_by_container")
-
-
 def test_a_connection_between_host_and_container_is_one_with_both_sides(
     network: Network, every: tuple[str, str]
 ) -> None:
@@ -119,6 +117,65 @@ def test_a_short_one_is_logged_once_whoever_is_in_time_wait(
         program.wait_for_connections(20)
         program.poll_again(3)
     assert len(flows(program.events)) == len(program.connections) == 20
+
+
+@pytest.mark.parametrize("client_first", [True, False])
+def test_a_short_one_that_no_poll_shows_has_both_sides_too(
+    network: Network, every: tuple[str, str], client_first: bool
+) -> None:
+    wanted = {
+        (network.host, network.one): ("internal", None, CONTAINER_ID),
+        (network.one, network.host): ("internal", CONTAINER_ID, None),
+        (network.one, network.other): ("internal", CONTAINER_ID, None),
+        (network.other, network.one): ("internal", None, CONTAINER_ID),
+    }
+    with running(network.host, *every, *SELDOM) as program:
+        for here, there in wanted:
+            for port in range(20_000, 20_010):
+                client, accepted = network.open(here, there, port)
+                end(client, accepted) if client_first else end(accepted, client)
+        program.wait_for_connections(40)
+    by_ends = {(event["source.address"], event["destination.address"]): whose(event) for event in program.connections}
+    assert by_ends == {(network.addresses[a], network.addresses[b]): sides for (a, b), sides in wanted.items()}
+    assert len(flows(program.events)) == len(program.connections) == 40
+    assert {event["tcpnewconn.detected_by"] for event in program.connections} == {"notification"}
+
+
+def test_one_whose_other_end_stays_open_is_logged_soon_and_once(network: Network, every: tuple[str, str]) -> None:
+    with running(network.host, *every, *SELDOM) as program:
+        client, accepted = network.open(network.host, network.one)
+        client.close()
+        program.wait_for_connections(1)
+        accepted.close()
+        client, accepted = network.open(network.one, network.host)
+        end(client, accepted)
+        program.wait_for_connections(2)
+    assert [whose(event)[0] for event in program.connections] == ["egress", "internal"]
+    assert len(flows(program.events)) == 2
+
+
+def test_one_that_waits_for_its_other_end_is_not_lost_by_sigkill(
+    network: Network, every: tuple[str, str], tmp_path: Path
+) -> None:
+    """The other end comes after the restart: there it is known as one of both."""
+    options = (*every, *SELDOM, "--state", str(tmp_path / "state"))
+    with network.host.entered(), open_notifications() as of_host, open_for_all() as of_all, ExitStack() as stack:
+        kept = {"notifications": of_host, "namespaces": of_all}
+        program = Program(network.host, *options, **kept)
+        stack.callback(program.process.kill)
+        program.ready()
+        client, accepted = network.open(network.host, network.one)
+        client.close()
+        program.wait(lambda: b'["j",' in (tmp_path / "state").read_bytes(), "record of one that waits")
+        program.kill()
+        assert accepted.recv(1) == b""
+        accepted.close()
+        again = Program(network.host, *options, **kept)
+        stack.callback(again.process.kill)
+        again.wait_for_connections(1)
+        again.stop()
+    assert program.connections == []
+    assert [whose(event) for event in again.connections] == [("internal", None, CONTAINER_ID)]
 
 
 def test_neither_a_restart_nor_sigkill_repeats_one(network: Network, every: tuple[str, str], tmp_path: Path) -> None:

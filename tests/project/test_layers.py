@@ -38,6 +38,7 @@ for joining in (
     "recorder",
     "connections",
     "observer",
+    "held",
     "pairs",
     "notified",
     "budget",

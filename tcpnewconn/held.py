@@ -1,0 +1,198 @@
+"""Connections between two network namespaces whose other end is still to be seen: each waits a moment for it. Pure.
+
+A short one is seen when its sockets are destroyed: two notifications, in two sockets of this program, some milliseconds apart. Record
+j is its own: the event of a connection; with its id and more, its closed event; with its id alone, that it waits no longer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tcpnewconn.model import DETECTED_BY, EGRESS, INGRESS, UNKNOWN, Caller, Closed, Connection, Endpoint, FourTuple
+from tcpnewconn.state.log import Log, Record
+
+# Seconds to wait. Until a process shows which namespace an id is of, its notifications wait for 1 s (notified.py).
+_MOMENT = 1.5
+# So many wait at most: 15 MB of them.
+_MOST = 10_000
+
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class _Numbers(NamedTuple):
+    """What a closed event says and its connection does not."""
+
+    source_bytes: int
+    destination_bytes: int
+    rtt: int
+    retransmits: int
+    seconds: float | None
+
+
+class _One(NamedTuple):
+    event: Connection
+    # Of the socket at the other end.
+    other_end: FourTuple
+    came: float
+    closed: _Numbers | None = None
+
+
+class Held:
+    """By the id of their event, in the order in which they came. Times are monotonic, in seconds."""
+
+    def __init__(self, log: Log | None) -> None:
+        self._log = log
+        self._held: dict[str, _One] = {}
+        self._by_end: dict[FourTuple, list[str]] = {}
+        if log is not None:
+            log.register("j", self)
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def hold(self, event: Connection, other_end: FourTuple, now: float) -> None:
+        """Wait for the other end of a connection, a socket of this 4-tuple in another namespace."""
+        self._add(_One(event, other_end, now))
+        if self._log is not None:
+            self._log.append(_line(event, other_end))
+
+    def close(self, closed: Closed) -> bool:
+        """Take the closed event of a connection, if that waits."""
+        one = self._held.get(closed.id)
+        if one is None:
+            return False
+        numbers = _Numbers(
+            closed.source_bytes, closed.destination_bytes, closed.rtt, closed.retransmits, closed.seconds
+        )
+        self._held[closed.id] = one._replace(closed=numbers)
+        if self._log is not None:
+            self._log.append(_ENCODE(["j", closed.id, *numbers]))
+        return True
+
+    def take(self, four_tuple: FourTuple, netns: int) -> tuple[Connection, Closed | None] | None:
+        """The connection whose other end is this socket of this namespace, with its closed event: it waits no longer."""
+        for name in self._by_end.get(four_tuple, ()):
+            if self._held[name].event.netns != netns:
+                return self._take(name)
+        return None
+
+    def overdue(self, now: float, last: bool) -> Iterator[tuple[Connection, Closed | None]]:
+        """Those that have waited long enough, or are too many; all of them if these are the `last`."""
+        while self._held:
+            name, one = next(iter(self._held.items()))
+            if one.came > now - _MOMENT and not last and len(self._held) <= _MOST:
+                return
+            yield self._take(name)
+
+    def _add(self, one: _One) -> None:
+        self._held[one.event.id] = one
+        self._by_end.setdefault(one.other_end, []).append(one.event.id)
+
+    def _take(self, name: str) -> tuple[Connection, Closed | None]:
+        if self._log is not None:
+            self._log.append(_ENCODE(["j", name]))
+        one = self._remove(name)
+        return one.event, None if one.closed is None else _closed(one.event, one.closed)
+
+    def _remove(self, name: str) -> _One:
+        one = self._held.pop(name)
+        names = self._by_end[one.other_end]
+        names.remove(name)
+        if not names:
+            del self._by_end[one.other_end]
+        return one
+
+    # --- what outlives a restart -------------------------------------------------------------------------------------
+
+    def resume(self, now: float) -> None:
+        """Continue after a restart: those that are loaded wait again."""
+        self._held = {name: one._replace(came=now) for name, one in self._held.items()}
+
+    def clear(self) -> None:
+        self._held.clear()
+        self._by_end.clear()
+
+    def records(self) -> Iterator[str]:
+        for one in self._held.values():
+            yield _line(one.event, one.other_end)
+            if one.closed is not None:
+                yield _ENCODE(["j", one.event.id, *one.closed])
+
+    def load(self, record: Record) -> None:
+        name = str(record[1])
+        if len(record) == 2:
+            self._remove(name)
+        elif len(record) == 2 + len(_Numbers._fields):
+            sent, received, rtt, retransmits = map(int, record[2:6])
+            numbers = _Numbers(sent, received, rtt, retransmits, None if record[6] is None else float(record[6]))
+            self._held[name] = self._held[name]._replace(closed=numbers)
+        else:
+            other_end = bytes.fromhex(record[2])
+            if len(other_end) not in (12, 36) or name in self._held:
+                raise ValueError(f"{name} with a 4-tuple of {len(other_end)} bytes")
+            self._add(_One(_loaded(name, *record[3:]), other_end, float("-inf")))
+
+
+def _line(event: Connection, other_end: FourTuple) -> str:
+    source, destination, direction, detected_by, name, *rest = event
+    return _ENCODE(["j", name, other_end.hex(), _written(source), _written(destination), direction, detected_by, *rest])
+
+
+def _written(end: Endpoint) -> list[object]:
+    return [None if end.address is None else end.address.hex(), end.port]
+
+
+def _endpoint(address: str | None, port: int | None) -> Endpoint:
+    return Endpoint(None if address is None else bytes.fromhex(address), None if port is None else int(port))
+
+
+def _loaded(
+    name: str,
+    source: list[Any],
+    destination: list[Any],
+    direction: str,
+    detected_by: str,
+    state: int,
+    uid: int | None,
+    cgroup: int,
+    by: list[str],
+    caller: list[Any] | None,
+    accepted: list[Any] | None,
+    missing: Any,
+    netns: int,
+) -> Connection:
+    if direction not in (EGRESS, INGRESS, UNKNOWN) or detected_by not in DETECTED_BY:
+        raise ValueError(f"{direction} and {detected_by} are of no connection that waits")
+    return Connection(
+        _endpoint(*source),
+        _endpoint(*destination),
+        direction,
+        detected_by,
+        name,
+        int(state),
+        None if uid is None else int(uid),
+        int(cgroup),
+        tuple(map(str, by)),
+        None if caller is None else Caller(*caller),
+        None if accepted is None else Caller(*accepted),
+        missing,
+        int(netns),
+    )
+
+
+def _closed(event: Connection, numbers: _Numbers) -> Closed:
+    return Closed(
+        event.source,
+        event.destination,
+        event.direction,
+        event.id,
+        *numbers,
+        event.uid,
+        event.cgroup,
+        event.by,
+        event.caller,
+        event.accepted,
+        event.netns,
+    )
