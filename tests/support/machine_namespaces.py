@@ -40,7 +40,7 @@ until {PROGRAM} once 127.0.0.1 {PORT} 2>/dev/null; do sleep 0.05; done
 sleep $PAUSE
 kill %1
 """
-# Joined with the host, where nginx listens, and polled before it connects.
+# Joined with the host, where nginx listens; polled before it connects, or never.
 JOINED = f"""
 ip netns add joined; ip link add there type veth peer name inside netns joined
 ip address add 10.72.0.1/24 dev there; ip link set there up
@@ -57,6 +57,7 @@ UNITS = {
     "apart": (APART, "PrivateNetwork=yes", 0),
     "long": (APART, "PrivateNetwork=yes", PAUSE),
     "joined": (JOINED, "", PAUSE),
+    "fresh": (JOINED, "", 0),
 }
 # Those that nobody has found are logged when they have surely ended.
 WITHIN = 240.0
@@ -121,14 +122,16 @@ def _unseen(instance: "Instance") -> Counter[Flow]:
 def _seen(instance: "Instance") -> Counter[Flow]:
     """The second ones get the numbers and the id of the first."""
     run("systemctl start long@1 joined@1 apart@1 && systemctl start joined@2 apart@2")
+    run("systemctl start fresh@1 && systemctl start fresh@2")
     return _made(instance)
 
 
 def _killed(instance: "Instance") -> Counter[Flow]:
-    run("systemctl start --no-block long@3 joined@3")
-    wait_for(lambda: _starting("long@3") or _starting("joined@3"), "the units to start")
-    while _starting("long@3") or _starting("joined@3"):
-        _kill_the_service()
+    for units in (("long@3", "joined@3"), ("fresh@3",)):
+        run(f"systemctl start --no-block {' '.join(units)}")
+        wait_for(lambda: any(map(_starting, units)), "the units to start")  # noqa: B023
+        while any(map(_starting, units)):
+            _kill_the_service()
     return _made(instance)
 
 
@@ -166,6 +169,8 @@ def _compared(name: str, made: Counter[Flow], in_all: Counter[Flow]) -> None:
             "more": [flow for flow in made if logged[flow] > in_all[flow]][:5],
             "lost": sum(int(entry["TCPNEWCONN_COUNT"]) for entry in entries(LOSS, TCPNEWCONN_REASON="namespaces")),
             "detected by": Counter(entry["TCPNEWCONN_DETECTED_BY"] for entry in found),
+            "directions": Counter(entry["NETWORK_DIRECTION"] for entry in found),
+            "accepted by": Counter(entry.get("TCPNEWCONN_ACCEPTED_BY_UNIT", "-") for entry in found),
             "units": Counter(entry.get("OBJECT_SYSTEMD_UNIT", "-") for entry in found),
             "threads": Counter(entry.get("PROCESS_THREAD_NAME", "-") for entry in found),
             "examples": short(wrong[:6], *DETAILS),
@@ -196,16 +201,9 @@ def _made(instance: "Instance") -> Counter[Flow]:
 
 
 def _logged(made: Counter[Flow]) -> Counter[Flow]:
-    """How many connections with these addresses and ports were logged; one that is repeated after SIGKILL has the same id.
-
-    One between host and namespace can have an entry of either, where the service was killed before both were known to be joined.
-    """
-    ids = {
-        (_flow(entry), "TCPNEWCONN_NETNS" in entry, entry["TCPNEWCONN_CONNECTION_ID"])
-        for entry in one_by_one(CONNECTION)
-    }
-    counts = Counter((flow, there) for flow, there, _ in ids if flow in made)
-    return Counter({flow: max(counts[flow, False], counts[flow, True]) for flow, _ in counts})
+    """How many connections with these addresses and ports were logged; one that is repeated after SIGKILL has the same id."""
+    ids = {(_flow(entry), entry["TCPNEWCONN_CONNECTION_ID"]) for entry in one_by_one(CONNECTION)}
+    return Counter(flow for flow, _ in ids if flow in made)
 
 
 def _flow(entry: Entry) -> Flow:
