@@ -1,7 +1,8 @@
 """Connections between two network namespaces whose other end is still to be seen: each waits a moment for it. Pure.
 
-A short one is seen when its sockets are destroyed: two notifications, in two sockets of this program, some milliseconds apart. Record
-j is its own: the event of a connection; with its id and more, its closed event; with its id alone, that it waits no longer.
+A short one is seen when its sockets are destroyed: two notifications, in two sockets of this program, some milliseconds apart.
+Record j is its own: the event of a connection; with its id and numbers, its closed event; with its id alone, that it waits no
+longer.
 """
 
 from __future__ import annotations
@@ -71,12 +72,14 @@ class Held:
             self._log.append(_ENCODE(["j", closed.id, *numbers]))
         return True
 
-    def take(self, four_tuple: FourTuple, netns: int) -> tuple[Connection, Closed | None] | None:
-        """The connection whose other end is this socket of this namespace, with its closed event: it waits no longer."""
-        for name in self._by_end.get(four_tuple, ()):
-            if self._held[name].event.netns != netns:
-                return self._take(name)
-        return None
+    def of(self, four_tuple: FourTuple, netns: int) -> Iterator[Connection]:
+        """The connections whose other end can be this socket of this namespace."""
+        events = [self._held[name].event for name in self._by_end.get(four_tuple, ())]
+        return (event for event in events if event.netns != netns)
+
+    def take(self, event: Connection) -> Closed | None:
+        """A connection waits no longer. Returns its closed event."""
+        return self._take(event.id)[1]
 
     def overdue(self, now: float, last: bool) -> Iterator[tuple[Connection, Closed | None]]:
         """Those that have waited long enough, or are too many; all of them if these are the `last`."""

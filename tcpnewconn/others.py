@@ -173,7 +173,7 @@ class Others:
         self._losses, self._lost = Seldom(), Seldom()
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
-        # When the last one was found that had not been there at the first start.
+        # When the last one was found, or this program was started: which ids were given before then is not known.
         self._found = float("-inf")
         # When find_callers() last looked for processes.
         self._looked = float("-inf")
@@ -295,6 +295,7 @@ class Others:
         if not included:
             self._drop_all()
             return
+        self._found = time.monotonic()
         namespaces = Namespaces(self._root)
         first = namespaces.of_first_process()
         if not self._here.live:
@@ -359,6 +360,7 @@ class Others:
         self._interval += 1
         self._read(self._side)
         if not there_is_time:
+            self._settle(now)
             return
         began = self.budget.started()
         self._find(now)
@@ -424,9 +426,8 @@ class Others:
         other = self._new(key, section, self._first)
         # Of one that had ended for want of a process, and is back: from then on.
         other.missed.begin(self._ended.pop(key, None if self._first else 0))
-        other.found = now
+        other.found = self._found = now
         if not self._first:
-            self._found = now
             # Its connections came while this program runs, or after the last run.
             other.observer.tracker.resume(now, 0)
         return other

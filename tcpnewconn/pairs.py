@@ -1,9 +1,9 @@
 """Connections between two network namespaces of this host: two sockets that mirror each other exactly are one connection.
 
-Where a poll shows one of them, the other one is looked up. Where one is seen when it is destroyed, it waits for the notification of
-the other (held.py). If that does not come, it is reported alone: the other namespace expects the other socket from then on, and
-does not report it. Where an address is translated on the way, or a program forwards the data, the sockets do not mirror each
-other: those are several connections.
+Where a poll shows one of them, the other one is looked up. Where one is seen when it is destroyed, it waits for the notification
+of the other (held.py). If that does not come, it is reported alone: the other namespace expects the other socket from then on,
+and does not report it. Where an address is translated on the way, or a program forwards the data, the sockets do not mirror
+each other: those are several connections.
 """
 
 from __future__ import annotations
@@ -118,21 +118,21 @@ class Pairs:
         if other_end in self._other_ends:
             self._other_ends[other_end].append((side, event))
             return None
-        if self.held:
-            held = self.held.take(four_tuple, side.netns)
-            if held is not None:
-                self._report_joined(*held, event)
+        for held in self.held.of(four_tuple, side.netns):
+            if self._is_pair(held, other_end, event, four_tuple):
+                self._report_joined(held, event)
                 return None
         if side.observes.tracker.take_expected(four_tuple, now):
             reported = self._reported.pop(four_tuple, None)
             if reported is not None:
                 _remember(self._closing, event.id, reported)
             return None
-        others, host_has_it = self._at(_remote(four_tuple), side.netns)
-        if host_has_it and (not others or self._is_at_host(other_end, others)):
+        having = self._having(_remote(four_tuple), side.netns)
+        others, host_has_it = [each for each in having if each is not self._host], self._host in having
+        closed = event.detected_by in ("notification", "trace")
+        if host_has_it and (not others or self._is_at_host(other_end, others, closed)):
             return self._with_host(side, event, four_tuple, now)
-        if event.detected_by in ("notification", "trace"):
-            # It is closed.
+        if closed:
             waits = bool(others) or host_has_it or self.unsettled
         else:
             if others and not host_has_it:
@@ -143,25 +143,34 @@ class Pairs:
         self.held.hold(event, other_end, now)
         return None
 
-    def _at(self, address: bytes, netns: int) -> tuple[list[Side], bool]:
-        """The other namespaces than this one that have an address; whether the host has it, and is another one."""
-        others = [other for other in self._by_address.get(address, ()) if other.netns != netns]
-        return others, netns != self._host.netns and self._host.observes.addresses.has(address)
+    def _having(self, address: bytes, netns: int) -> list[Side]:
+        """The namespaces that have an address, but for this one; the host's first."""
+        having = [self._host] if self._host.observes.addresses.has(address) else []
+        return [each for each in (*having, *self._by_address.get(address, ())) if each.netns != netns]
+
+    def _is_pair(self, one: Connection, at_one: FourTuple, other: Connection, at_other: FourTuple) -> bool:
+        """Whether the sockets of two events, with these 4-tuples, that mirror each other are of one connection.
+
+        Where several namespaces have the address that one of them is connected with, only the other one can tell.
+        """
+        return any(
+            {each.netns for each in self._having(_remote(here), event.netns)} <= {end.netns}
+            for here, event, end in ((at_one, one, other), (at_other, other, one))
+        )
 
     def _expect_other_end(self, event: Connection, now: float) -> None:
-        """A connection is reported alone: where it is known which namespace its other end is in, it is not to be reported there."""
+        """A connection is reported alone: where its other end is in one namespace for sure, it is not to be reported there."""
         four_tuple = _four_tuple(event)
         assert four_tuple is not None
         other_end = mirrored(four_tuple)
-        others, host_has_it = self._at(_remote(four_tuple), event.netns)
-        if host_has_it and not others:
-            self._host.observes.tracker.expect(other_end, now, at_once=True)
-        elif len(others) == 1 and not host_has_it:
-            # It can be in TIME_WAIT there.
-            others[0].observes.tracker.expect(other_end, now)
+        having = self._having(_remote(four_tuple), event.netns)
+        if len(having) == 1:
+            # In another one than the host's it can be in TIME_WAIT.
+            having[0].observes.tracker.expect(other_end, now, at_once=having[0] is self._host)
 
-    def _report_joined(self, held: Connection, closed: Closed | None, event: Connection) -> None:
+    def _report_joined(self, held: Connection, event: Connection) -> None:
         """Report a connection that has waited, now that its other end has come."""
+        closed = self.held.take(held)
         opened_here, opened_there = _opened_here(held), _opened_here(event)
         if opened_here is None and opened_there is not None:
             opened_here = not opened_there
@@ -172,10 +181,15 @@ class Pairs:
         elif self._host.observes.closed:
             _remember(self._closing, event.id if held.netns else held.id, connection)
 
-    def _is_at_host(self, other_end: FourTuple, others: list[Side]) -> bool:
-        """Whether the host has that socket, and no other namespace with its address has it: pasta gives containers the host's."""
+    def _is_at_host(self, other_end: FourTuple, others: list[Side], closed: bool) -> bool:
+        """Whether the host has that socket, and no other namespace with its address has it: pasta gives containers the host's.
+
+        Where the socket here is closed, the other one is no more to be seen there: the address here tells, if nobody else has it.
+        """
         info = self._host.observes.look_up(other_end)
-        return info is not None and not info.timewait and not any(one.observes.stands(other_end) for one in others)
+        if info is None or info.timewait or any(one.observes.stands(other_end) for one in others):
+            return False
+        return not closed or len(self._having(_remote(other_end), self._host.netns)) == 1
 
     def _with_host(self, side: Side, event: Connection, four_tuple: FourTuple, now: float) -> Connection | None:
         """A connection of another namespace with the host."""
@@ -213,10 +227,11 @@ class Pairs:
             # Where several have these addresses, it is not known whose it is.
             for _, there in found:
                 self._report(there)
-            if len(others) == 1:
-                # It was polled before that one was open, or there was no time to poll it.
-                others[0].observes.tracker.expect(other_end, now)
-            return event
+            if len(others) != 1:
+                return event
+            # It was polled before that one was open, or after it was closed, or there was no time to poll it.
+            self.held.hold(event, other_end, now)
+            return None
         [other] = standing
         if found:
             [(_, there)] = found

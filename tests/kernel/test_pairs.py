@@ -160,8 +160,7 @@ def test_one_that_waits_for_its_other_end_is_not_lost_by_sigkill(
     """The other end comes after the restart: there it is known as one of both."""
     options = (*every, *SELDOM, "--state", str(tmp_path / "state"))
     with network.host.entered(), open_notifications() as of_host, open_for_all() as of_all, ExitStack() as stack:
-        kept = {"notifications": of_host, "namespaces": of_all}
-        program = Program(network.host, *options, **kept)
+        program = Program(network.host, *options, notifications=of_host, namespaces=of_all)
         stack.callback(program.process.kill)
         program.ready()
         client, accepted = network.open(network.host, network.one)
@@ -170,7 +169,7 @@ def test_one_that_waits_for_its_other_end_is_not_lost_by_sigkill(
         program.kill()
         assert accepted.recv(1) == b""
         accepted.close()
-        again = Program(network.host, *options, **kept)
+        again = Program(network.host, *options, notifications=of_host, namespaces=of_all)
         stack.callback(again.process.kill)
         again.wait_for_connections(1)
         again.stop()
@@ -239,6 +238,25 @@ def test_addresses_alone_make_no_pair(network: Network, every: tuple[str, str]) 
             accepted.close()
         [event] = [event for event in program.connections if event["source.address"] == AT_ONE]
         assert whose(event) == ("internal", CONTAINER_ID, None)
+
+
+def test_nor_do_they_where_both_were_closed(network: Network, every: tuple[str, str]) -> None:
+    """Two containers, to which there is no way from here, have the addresses of both ends, and use the same ports."""
+    with ExitStack() as stack:
+        far, farther = (stack.enter_context(container(network.host)) for _ in range(2))
+        join(far, farther, (f"{AT_HOST}/24", f"{AT_OTHER}/24"))
+        listener = stack.enter_context(listen(farther, AT_OTHER, 8080))
+        # Its own end is seen as soon as it is closed; that of the container stays open.
+        with running(network.host, *every, *SELDOM) as program:
+            join(network.host, far, ("10.99.0.1/24", "10.99.0.2/24"), "far")
+            join(network.host, farther, ("10.98.0.1/24", "10.98.0.2/24"), "farther")
+            client, accepted = network.open(network.host, network.other, 20_000)
+            client.close()
+            end(connect(far, AT_OTHER, 8080, (AT_HOST, 20_000)), listener.accept()[0])
+            program.wait_for_connections(2)
+            accepted.close()
+        at_host = [event for event in program.connections if "tcpnewconn.netns" not in event]
+        assert [whose(event)[0] for event in at_host] == ["egress"]
 
 
 def test_a_container_that_has_the_host_s_address_too_does_not_stand_between(
