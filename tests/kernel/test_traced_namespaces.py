@@ -226,11 +226,13 @@ def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
             ):
                 # Until notifications from before the start are no longer expected.
                 until = time.monotonic() + 60.0
+                before = 0
                 while not any("process.thread.id" in event for event in of(program, one)):
                     assert time.monotonic() < until
                     one.make(1)
+                    before += 1
                     program.poll_again(1)
-                before = len(of(program, one))
+                program.wait(lambda: len(of(program, one)) >= before, "those before")
                 thread = one.make(20)
                 program.wait(lambda: len(of(program, one)) >= before + 20, "20 connections")
                 program.poll_again(3)
