@@ -3,6 +3,14 @@ SHELL := /bin/bash
 PYTHON := /usr/bin/python3
 VENV := .venv
 
+# The packages in a file, unless all are installed. dpkg-query succeeds for those, too, that others only name.
+define install
+if [ "$$(dpkg-query -W -f '$${db:Status-Status}\n' $$(cat $(1)) 2>/dev/null | grep -cx installed)" -lt "$$(wc -w <$(1))" ]; then \
+    apt-get update -qq && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat $(1)); \
+fi
+endef
+
 .PHONY: run check test bench
 
 run:
@@ -20,18 +28,12 @@ test: packages $(VENV)/ready
 # The package on Debian 13 of another architecture, emulated; outside of make test, because it takes many minutes.
 .PHONY: test-arm64
 test-arm64: packages $(VENV)/ready
-	@if ! dpkg-query -W $$(cat tests/packages-arm64.txt) >/dev/null 2>&1; then \
-	    apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat tests/packages-arm64.txt); \
-	fi
+	@$(call install,tests/packages-arm64.txt)
 	@$(VENV)/bin/python -m pytest -m arm64 tests/machine
 
 # The tools to compare with come from Debian too (bench/packages.txt). GROUPS="poll memory" measures only those groups.
 bench: packages $(VENV)/ready
-	@if ! dpkg-query -W $$(cat bench/packages.txt) >/dev/null 2>&1; then \
-	    apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat bench/packages.txt); \
-	fi
+	@$(call install,bench/packages.txt)
 	@$(VENV)/bin/python -m bench $(GROUPS)
 
 # The Python packages of the tests; installed again when the list changes.
@@ -44,10 +46,7 @@ $(VENV)/ready: tests/requirements.txt
 .NOTPARALLEL:
 .PHONY: packages
 packages:
-	@if ! dpkg-query -W $$(cat tests/packages.txt) >/dev/null 2>&1; then \
-	    apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat tests/packages.txt); \
-	fi
+	@$(call install,tests/packages.txt)
 
 # The man pages, written in scdoc.
 .PHONY: man deb release

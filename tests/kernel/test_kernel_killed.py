@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -95,6 +95,22 @@ def report_all(program: Program, made: Set[Flow]) -> None:
     program.wait(lambda: made <= set(map(flow, program.connections)), "every connection from before it was started")
 
 
+def tables(host: Namespace) -> list[str]:
+    with host.entered():
+        return Path("/proc/thread-self/net/tcp").read_text().splitlines()
+
+
+def what_is_known_of(flows: Iterable[Flow], state: bytes, rows: list[str]) -> list[str]:
+    """What the state and the tables said before the last run, for whoever looks for the reason."""
+    found = []
+    for _, port, _, listening in flows:
+        found += [row for row in rows if f":{port:04X} " in row]
+        ends = [f"{one:04x}" for one in (port, listening)]
+        lines = state.decode().splitlines()
+        found += [line for line in lines if all(end in line for end in ends) or str(port) in line]
+    return found
+
+
 @pytest.mark.parametrize("place", ["within", "opening", "accepting", "within, hardly a poll"])
 def test_killed_at_any_moment(place: str, tmp_path: Path) -> None:
     interrupted(place, "own", tmp_path)
@@ -151,8 +167,10 @@ def interrupted(place: str, which: str, tmp_path: Path, memory: Path | None = No
                         program.stop()
                     else:
                         program.kill()
+                        assert program.said == []
                     runs.append(of_kind(program.events, CONNECTION))
                 traffic.stop()
+                state, rows = (tmp_path / "state").read_bytes(), tables(here)
                 last = Program(here, *options, notifications=kept, memory=memory)
                 last.ready()
                 last.poll_again()
@@ -165,7 +183,8 @@ def interrupted(place: str, which: str, tmp_path: Path, memory: Path | None = No
     ids: dict[Flow, set[str]] = defaultdict(set)
     for event in itertools.chain(*runs):
         ids[flow(event)].add(event["tcpnewconn.connection_id"])
-    assert set(ids) == set(traffic.made)
+    missing = set(traffic.made) - set(ids)
+    assert set(ids) == set(traffic.made), what_is_known_of(missing, state, rows)
     assert {each: numbers for each, numbers in ids.items() if len(numbers) > 1} == {}
     # A run repeats entries before anything else: those that were not known to be delivered when it was killed.
     reported: set[Flow] = set()
