@@ -3,10 +3,11 @@ SHELL := /bin/bash
 PYTHON := /usr/bin/python3
 VENV := .venv
 
-# The packages in a file, unless all are installed. dpkg-query succeeds for those, too, that others only name.
+# The packages in a file, unless all are installed. dpkg-query succeeds for those, too, that others only name. Without the lists
+# of all files (Contents), which are large: apt-file, which stdeb depends on, asks for them.
 define install
 if [ "$$(dpkg-query -W -f '$${db:Status-Status}\n' $$(cat $(1)) 2>/dev/null | grep -cx installed)" -lt "$$(wc -w <$(1))" ]; then \
-    apt-get update -qq && \
+    apt-get update -qq -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false && \
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat $(1)); \
 fi
 endef
