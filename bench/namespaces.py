@@ -65,13 +65,13 @@ def at_rest(small: bool) -> Group:
             others.look(now)
             others.poll()
         reported = len(events)
-        spent, polled = others.budget.seconds, others.results["polled"]
+        spent, polled = others.schedule.budget.seconds, others.schedule.results["polled"]
         for _ in range(intervals):
             now += 10
             others.look(now)
             others.poll()
-        took = (others.budget.seconds - spent) / intervals
-        whole = (others.results["polled"] - polled) / intervals
+        took = (others.schedule.budget.seconds - spent) / intervals
+        whole = (others.schedule.results["polled"] - polled) / intervals
         if len(events) != reported or others.count != count:
             raise RuntimeError(f"{len(events) - reported} events, {others.count} namespaces")
         namespaces = Namespaces()

@@ -1,4 +1,4 @@
-"""Observes the network namespaces of other processes: which are polled, when, and for how much of the CPU's time.
+"""Observes the network namespaces of other processes: which there are, and what they report.
 
 Each has an Observer of its own, with the same verbs as the host's; all are polled after the host's. A namespace whose counters
 are the same has no new connection: it is polled only now and then, for listeners. Destroy notifications come of those that have
@@ -10,15 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.cgroups import Place
-from tcpnewconn.attribution.containers import podman_name, shared
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.budget import Budget
-from tcpnewconn.health.counters import NAMESPACE_KINDS, NAMESPACE_RESULTS, NamespaceResult
-from tcpnewconn.kernel.activity import OPENING, Counters, counters_of
+from tcpnewconn.health.counters import NAMESPACE_KINDS, NamespaceResult
+from tcpnewconn.kernel.activity import counters_of
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
@@ -40,10 +39,12 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.notified import Notified, Notifying
 from tcpnewconn.observer import Observer
+from tcpnewconn.other import YOUNG, Other
 from tcpnewconn.pairs import Pairs, Side
 from tcpnewconn.recorder import Recorded, Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
+from tcpnewconn.schedule import Schedule
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.sections import Section, Sections
 from tcpnewconn.tracking.cursor import Cursor
@@ -54,69 +55,11 @@ from tcpnewconn.unseen import Unseen
 # Seconds for which a namespace is remembered that has no process any more: its sockets can be in TIME_WAIT (60), and its next
 # process can come.
 _REMEMBERED = 120.0
-# Intervals after which a namespace is polled whose counters are the same.
-_WHOLE_EVERY = 60
-# After a change it is polled twice: a poll can leave a row out.
-_AFTER_A_CHANGE = 2
-# So many namespaces are polled one because of the other: each takes room on the stack.
-_DEEPEST = 20
 _LOOPBACK6 = b"\0" * 15 + b"\1"
-# So many of its processes are asked for the one that has started them.
-_MOST_ASKED = 16
-# For so many seconds after it was found a namespace's processes can still come into their cgroup, and its devices get their
-# addresses. The cgroup is asked for again with its notifications, but not sooner than after the other time.
-_YOUNG, _ATTRIBUTED_FOR = 5.0, 0.05
 # Seconds between two looks for the processes of those in which something was recorded.
 _LOOK_EVERY = 0.1
 # The section of the state log that says how far notifications were processed.
 _NOTIFICATIONS = "notifications"
-
-
-@dataclass(eq=False)
-class _Other:
-    """One namespace. Times are monotonic, in seconds."""
-
-    key: Key
-    observer: Observer
-    proc: ProcNet
-    addresses: Addresses
-    side: Side
-    # It was there at the first start of the program.
-    startup: bool
-    missed: Missed
-    # Its id, where it sends destroy notifications.
-    nsid: int | None = None
-    # Sockets that were seen for the first time since the last poll.
-    shown: int = 0
-    # As of the last poll.
-    counters: Counters | None = None
-    # It is polled so many times again, whatever its counters say.
-    polls_due: int = 0
-    # The interval in which it is polled without a change.
-    whole_at: int = 0
-    # Its addresses are known.
-    begun: bool = False
-    # It is being polled.
-    polling: bool = False
-    not_before: float = float("-inf")
-    # When it was found without a process.
-    gone: float | None = None
-    paths: dict[int, str] = field(default_factory=dict)
-    found: float = 0.0
-    attributed: float = float("-inf")
-
-    @property
-    def name(self) -> str:
-        return str(self.key)
-
-    @property
-    def notified(self) -> bool:
-        """Whether its notifications arrive, or did before the program was started again."""
-        return self.observer.tracker.run.notified
-
-    def recorded(self, four_tuple: FourTuple) -> bool:
-        """Whether connect() or accept() of a socket that no connection has taken was recorded there."""
-        return self.observer.recorder is not None and four_tuple in self.observer.recorder.calls
 
 
 class Others:
@@ -139,9 +82,8 @@ class Others:
         self.included: bool | None = None
         # Why there are none, where they are wanted.
         self.missing: str | None = None
-        self.results = dict.fromkeys(NAMESPACE_RESULTS, 0)
-        # How many were late in the last interval, and how many are not observed at all.
-        self.late = self.beyond = 0
+        # How many are not observed at all.
+        self.beyond = 0
         # Failed attempts are events, too.
         self.failed = False
         self._recorder = recorder
@@ -154,18 +96,16 @@ class Others:
         self.notified: Notified | None = None
         # Why not, where that is wanted.
         self.no_notifications: str | None = None
-        self.budget = Budget(cpu)
         self._unseen = Unseen(recorder, _REMEMBERED, log)
         self._namespaces: Namespaces | None = None
-        self._others: dict[Key, _Other] = {}
-        self._loaded: dict[Key, _Other] = {}
-        self._by_side: dict[Side, _Other] = {}
+        self._others: dict[Key, Other] = {}
+        self._loaded: dict[Key, Other] = {}
+        self._by_side: dict[Side, Other] = {}
         self._side = Side(observer=host)
+        self.schedule = Schedule(self._side, Budget(cpu), self._poll_one)
         self._pairs = Pairs(self._side, report, self._bring_up_to_date, log)
         # The next look is the first of all.
         self._first = True
-        self._interval = self._reads = 0
-        self._now = 0.0
         # Connections of namespaces that have ended that no poll has shown.
         self._missed = 0
         # How many sockets had been connected in them then.
@@ -177,8 +117,6 @@ class Others:
         self._found = float("-inf")
         # When find_callers() last looked for processes.
         self._looked = float("-inf")
-        # How many namespaces are being polled, one because of the other.
-        self._depth = 0
         self._sections = Sections(log, self._load) if log is not None else None
 
     # --- what outlives a restart -------------------------------------------------------------------------------------
@@ -234,7 +172,7 @@ class Others:
             tracker.run.notified = kept
             other.gone = time.monotonic()
 
-    def _new(self, key: Key, section: Section | None, startup: bool) -> _Other:
+    def _new(self, key: Key, section: Section | None, startup: bool) -> Other:
         here = Host(self._here.boot, str(key), DEFAULT_PORT_RANGE, False, self._here.users)
         proc, addresses = ProcNet(self._root, users=here.users), Addresses()
         kind = Notifications.NONE
@@ -248,7 +186,7 @@ class Others:
         observer.failed = self.failed
         observer.recorder = self._recorded(key, section)
         side, missed = Side(key.number, observer=observer), Missed(section)
-        other = _Other(key, observer, proc, addresses, side, startup, missed)
+        other = Other(key, observer, proc, addresses, side, startup, missed)
         self._by_side[other.side] = other
         return other
 
@@ -285,7 +223,7 @@ class Others:
 
     def include(self, included: bool, share: float, failed: bool = False) -> None:
         """Whether they are observed, and for which share of the time of one CPU; whether failed attempts are events."""
-        self.budget.share, self.failed = share, failed
+        self.schedule.budget.share, self.failed = share, failed
         for other in self._others.values():
             other.observer.failed = failed
         if included == self.included:
@@ -334,9 +272,9 @@ class Others:
         self._namespaces, self._first = None, True
         if self._sections is not None:
             self._sections.use(False)
-        self.late = self.beyond = 0
+        self.schedule.late = self.beyond = 0
 
-    def _end(self, other: _Other) -> None:
+    def _end(self, other: Other) -> None:
         if self._recorder is not None:
             self._recorder.forget(other.key.kernel)
         self._ended[other.key] = other.missed.end()
@@ -355,21 +293,17 @@ class Others:
         if self._namespaces is None:
             return
         # Where looking takes longer than an interval's share, it waits until that is made up for.
-        there_is_time = self.budget.begin(now)
-        self._now = now
-        self._interval += 1
-        self._read(self._side)
-        if not there_is_time:
+        if not self.schedule.begin(now):
             self._settle(now)
             return
-        began = self.budget.started()
+        began = self.schedule.budget.started()
         self._find(now)
         self._forget(now)
         self._report_unseen(now)
         if self._first and self._sections is not None:
             self._sections.use(True)
         self._first = False
-        self.budget.spent(began)
+        self.schedule.budget.spent(began)
 
     def _find(self, now: float, again: bool = False) -> None:
         """Look for new processes (`again` as in Namespaces), and with them for namespaces; what is not known of these yet."""
@@ -395,7 +329,7 @@ class Others:
     def _settle(self, now: float) -> None:
         """Find out whether there may be a namespace whose addresses are not known yet."""
         expects = self.notified is not None and self.notified.expects(now)
-        self._pairs.unsettled = expects or now < self._found + _YOUNG
+        self._pairs.unsettled = expects or now < self._found + YOUNG
         # Without others the host's events take no way round.
         needed = self._others or self._pairs.unsettled or self._pairs.held
         self._host.report_to(self._take_host if needed else self._report)
@@ -421,7 +355,7 @@ class Others:
                 del self._others[other.key]
                 self._end(other)
 
-    def _begin(self, key: Key, now: float) -> _Other:
+    def _begin(self, key: Key, now: float) -> Other:
         section = self._sections.begin(str(key), not self._first) if self._sections is not None else None
         other = self._new(key, section, self._first)
         # Of one that had ended for want of a process, and is back: from then on.
@@ -432,7 +366,7 @@ class Others:
             other.observer.tracker.resume(now, 0)
         return other
 
-    def _know_addresses(self, other: _Other, directory: str) -> None:
+    def _know_addresses(self, other: Other, directory: str) -> None:
         addresses = frozenset(local_addresses(directory))
         other.addresses.assign(addresses)
         # Every namespace has those of its loopback.
@@ -441,100 +375,52 @@ class Others:
     def _take_host(self, event: Event) -> None:
         self._pairs.take(self._side, event, time.monotonic())
 
-    def _read(self, side: Side) -> None:
-        """The tables of a namespace are read now."""
-        self._reads += 1
-        side.read = self._reads
-
     # --- polls -------------------------------------------------------------------------------------------------------
 
     def poll(self, live: Callable[[], object] = lambda: None) -> None:
-        """Poll the namespaces that have changed, those first that have waited longest. The host was polled before.
-
-        `live` is called after each: together they can take longer than the watchdog waits.
-        """
+        """Poll them: Schedule.poll()."""
         if self._namespaces is None:
             return
-        self.late = 0
-        began = self._side.read
-        for other in sorted(self._others.values(), key=lambda other: other.side.read):
-            if other.gone is None and not self._is_read(other, began):
-                self.late += 1
-                self.results["late"] += 1
-            live()
+        self.schedule.poll(self._others.values(), live)
         self._report_losses()
-        self.budget.end()
+        self.schedule.budget.end()
 
     def _bring_up_to_date(self, side: Side, since: int) -> bool:
+        """As in Pairs."""
         other = self._by_side[side]
-        return other.gone is None and self._is_read(other, since)
+        return other.gone is None and self.schedule.is_read(other, since)
 
-    def _is_read(self, other: _Other, since: int) -> bool:
-        """Whether the tables of a namespace were read since then (Side.read); if not, and if there is time, they are now."""
-        if other.side.read > since or other.polling:
-            return True
-        if self._now < other.not_before or self._depth >= _DEEPEST:
-            return False
-        if not self.budget.turn():
-            return False
-        self._read(other.side)
-        began = self.budget.started()
-        self._depth += 1
-        other.polling = True
-        try:
-            result = self._poll_one(other)
-        finally:
-            self._depth -= 1
-            other.polling = False
-        if result is not None:
-            self.results[result] += 1
-        if not self._depth:
-            left, took = self.budget.left, self.budget.spent(began)
-            if took > left / 2:
-                # One that takes long does not keep the others waiting.
-                other.not_before = self._now + took / self.budget.share
-        return True
-
-    def _poll_one(self, other: _Other) -> NamespaceResult | None:
-        """None where it has ended."""
+    def _poll_one(self, other: Other) -> NamespaceResult | None:
+        """Poll one, if that is due. None where it has ended."""
         assert self._namespaces is not None
         if other.observer.recorder is not None:
             other.observer.recorder.calls.notified = other.notified
+        now, interval = self.schedule.now, self.schedule.interval
         try:
             with self._namespaces.opened(other.key) as directory:
                 found = counters_of(directory)
-                if found is None or found != other.counters:
-                    other.polls_due = _AFTER_A_CHANGE
-                elif other.observer.wants_poll:
-                    other.polls_due = max(1, other.polls_due)
-                elif not other.polls_due and self._interval < other.whole_at:
+                if not other.is_due(found, interval):
                     return "unchanged"
-                self._attribute(other, self._now)
+                self._attribute(other, now)
                 with tables(directory, other.key) as (tcp, tcp6):
                     other.proc.move(tcp, tcp6)
                     self._know_addresses(other, directory)
                     other.shown = 0
-                    other.observer.poll(self._now)
+                    other.observer.poll(now)
                     if not other.notified:
-                        other.observer.report_left(self._now)
+                        other.observer.report_left(now)
                     elif other.nsid is not None and self.notified is not None:
                         self.notified.watch(other)
                     if other.nsid is None and found is not None:
                         other.missed.polled(found, other.observer.states.get(SYN_SENT, 0), other.shown)
         except (Gone, Unreadable):
             return None
-        other.counters = found
-        # Not all in the same interval.
-        other.whole_at = self._interval + 1 + (other.key.number - self._interval - 1) % _WHOLE_EVERY
-        other.polls_due = max(0, other.polls_due - 1)
-        if not OPENING.isdisjoint(other.observer.states):
-            # That they are established then changes no counter for sure: another can be closed meanwhile.
-            other.polls_due = max(1, other.polls_due)
+        other.polled(found, interval)
         return "polled"
 
     def _report_losses(self) -> None:
         others = self._others.values()
-        if not (self._missed or any(other.missed.count for other in others)) or not self._losses.due(self._now):
+        if not (self._missed or any(other.missed.count for other in others)) or not self._losses.due(self.schedule.now):
             return
         count, self._missed = self._missed + sum(other.missed.take() for other in others), 0
         self._report(
@@ -552,9 +438,9 @@ class Others:
         """Process so many destroyed sockets at most of those that wait: Notified.take()."""
         if self.notified is None or self._namespaces is None:
             return 0
-        began = self.budget.started()
+        began = self.schedule.budget.started()
         taken = self.notified.take(most, deliver, flush)
-        self.budget.counted(began)
+        self.schedule.budget.counted(began)
         return taken
 
     def tick(self, now: float, last: bool = False) -> None:
@@ -603,17 +489,17 @@ class Others:
         for other in self._others.values():
             if other.nsid is not None:
                 other.observer.stop()
-                other.polls_due = _AFTER_A_CHANGE
-        self.budget.forget()
+                other.changed()
+        self.schedule.budget.forget()
 
     def discover(self, now: float) -> None:
         """Look for new processes, with which an id can be of a namespace that is known."""
         if self._namespaces is None:
             return
-        began = self.budget.started()
+        began = self.schedule.budget.started()
         self._find(now, again=True)
         # It is part of take_destroyed(), which counts all of its time.
-        self.budget.spent_within(began)
+        self.schedule.budget.spent_within(began)
 
     def _report_unseen(self, now: float) -> None:
         """Report the connections of namespaces that have ended before anybody found them: the trace alone has shown them."""
@@ -639,7 +525,7 @@ class Others:
             self._host.read_calls()
             self.find_callers(time.monotonic())
 
-    def of_last_run(self, four_tuple: FourTuple) -> _Other | None:
+    def of_last_run(self, four_tuple: FourTuple) -> Other | None:
         """As in notified.Directory."""
         gone = [other for other in self._others.values() if other.gone is not None and other.nsid is None]
         had = [other for other in gone if other.observer.tracker.knows(four_tuple)]
@@ -655,31 +541,22 @@ class Others:
 
     def prepare(self, other: Notifying, four_tuple: FourTuple) -> None:
         """As in notified.Directory."""
-        assert isinstance(other, _Other)
+        assert isinstance(other, Other)
         if other.key.number == NOT_KNOWN:
             if self._recorder is not None:
                 other.observer.recorder = self._recorder.lend(four_tuple)
             return
-        if other.side.read or other.polling or other.gone is not None:
-            return
-        self._read(other.side)
-        began = self.budget.started()
-        other.polling = True
-        try:
-            self._poll_one(other)
-        finally:
-            other.polling = False
-            self.budget.spent_within(began)
+        self.schedule.prepare(other)
 
     def ended(self, one: Notifying, now: float) -> None:
         """As in notified.Directory."""
-        assert isinstance(one, _Other)
+        assert isinstance(one, Other)
         if self._others.get(one.key) is one and not one.polling:
             one.observer.tick(now + _REMEMBERED)
             del self._others[one.key]
             self._end(one)
 
-    def unknown(self) -> _Other:
+    def unknown(self) -> Other:
         """As in notified.Directory. Nothing of it is on record."""
         # Its connections are known by their cookies alone: after SIGKILL they have the same ids.
         other = self._new(Key(NOT_KNOWN, 0), None, False)
@@ -687,38 +564,21 @@ class Others:
         other.observer.tracker.run.notified = True
         return other
 
-    # --- whose it is -------------------------------------------------------------------------------------------------
+    # --- what they report --------------------------------------------------------------------------------------------
 
-    def _attribute(self, other: _Other, now: float) -> None:
-        """The cgroup that the processes of a namespace share; with it, its unit and container are known."""
+    def _attribute(self, other: Other, now: float) -> None:
         assert self._namespaces is not None
-        other.attributed = now
-        paths = self._namespaces.cgroups(other.key)
-        if not paths or paths == other.paths:
-            return
-        other.paths, other.side.cgroup = paths, self._units.id(shared(paths.values()))
-        if not other.side.cgroup:
-            return
-        container = self._units.place(other.side.cgroup).container
-        if container is None or container.id is None or container.name is not None or container.runtime != "podman":
-            return
-        for process in list(other.paths)[:_MOST_ASKED]:
-            name = podman_name(process, container.id, self._root)
-            if name is not None:
-                self._units.name_container(container.id, name)
-                return
+        other.attribute(self._namespaces, self._units, self._root, now)
 
-    def _take(self, other: _Other, event: Event) -> None:
+    def _take(self, other: Other, event: Event) -> None:
         if isinstance(event, Degraded | Recovered):
             # Of its tables: it ends.
             return
         now = time.monotonic()
         if isinstance(event, Connection):
             other.shown += 2 if event.direction == INTERNAL else 1
-            if event.detected_by == "notification" and other.key.number != NOT_KNOWN:
-                young = now < other.found + _YOUNG or not other.side.cgroup
-                if young and now > other.attributed + _ATTRIBUTED_FOR:
-                    self._attribute(other, now)
+            if event.detected_by == "notification" and other.key.number != NOT_KNOWN and other.to_be_attributed(now):
+                self._attribute(other, now)
             if self._unseen.is_known(event, now, other.key.number == NOT_KNOWN):
                 return
             event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)

@@ -483,7 +483,10 @@ class Service:
         statistics.states = self.observer.states
         if (others := self.others) is not None:
             statistics.namespaces, statistics.namespaces_beyond = others.kinds(), others.beyond
-            statistics.namespace_results, statistics.namespace_seconds = others.results, others.budget.seconds
+            statistics.namespace_results, statistics.namespace_seconds = (
+                others.schedule.results,
+                others.schedule.budget.seconds,
+            )
         statistics.measure()
         self.metrics.write(exposition(self.outbox.counters, statistics))
         self._metrics_problem.set(self.metrics.problem)
@@ -505,7 +508,7 @@ class Service:
         status = f"{count:,} {noun} open, {new:,} new in the last poll ({self._took * 1e3:.1f} ms)"
         if self.others is not None and self.others.count:
             status += f"; {self.others.connections:,} open in {self.others.count:,} other namespaces"
-            if late := self.others.late + self.others.beyond:
+            if late := self.others.schedule.late + self.others.beyond:
                 status += f", {late:,} of them late"
         if self.notifications is None:
             status += "; polls only: no destroy notifications"

@@ -43,6 +43,8 @@ for joining in (
     "notified",
     "budget",
     "unseen",
+    "other",
+    "schedule",
     "others",
     "service",
     "app",

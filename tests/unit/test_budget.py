@@ -69,11 +69,11 @@ class Machine:
 
     def interval(self) -> dict[str, int]:
         """What was done in an interval of ten seconds."""
-        before = dict(self.others.results)
+        before = dict(self.others.schedule.results)
         self.now += 10
         self.others.look(self.now)
         self.others.poll()
-        return {result: count - before[result] for result, count in self.others.results.items()}
+        return {result: count - before[result] for result, count in self.others.schedule.results.items()}
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_one_that_has_changed_is_polled_twice(machine: Callable[[int, float], Ma
 def test_they_take_no_more_than_their_share_and_each_has_its_turn(machine: Callable[[int, float], Machine]) -> None:
     made = machine(50, 0.005)
     made.interval()
-    spent, began = made.others.budget.seconds, made.now
+    spent, began = made.others.schedule.budget.seconds, made.now
     changed = 0
     for _ in range(40):
         for number in range(50):
@@ -121,11 +121,11 @@ def test_they_take_no_more_than_their_share_and_each_has_its_turn(machine: Calla
         result = made.interval()
         assert result["late"] > 0
         changed += result["polled"]
-    assert made.others.budget.seconds - spent <= 0.01 * (made.now - began) + 0.02
+    assert made.others.schedule.budget.seconds - spent <= 0.01 * (made.now - began) + 0.02
     assert changed >= 40 * 15
-    assert made.others.late > 0
+    assert made.others.schedule.late > 0
     made.others.include(False, 0.01)
-    assert made.others.late == 0
+    assert made.others.schedule.late == 0
 
 
 def test_one_that_takes_long_does_not_keep_the_others_waiting(machine: Callable[[int, float], Machine]) -> None:
@@ -133,7 +133,7 @@ def test_one_that_takes_long_does_not_keep_the_others_waiting(machine: Callable[
     made.interval()
     made.interval()
     (made.root / "100/cgroup").write_text("0::/slow.service\n")
-    spent, began = made.others.budget.seconds, made.now
+    spent, began = made.others.schedule.budget.seconds, made.now
     polled = 0
     for _ in range(60):
         for number in range(5):
@@ -141,7 +141,7 @@ def test_one_that_takes_long_does_not_keep_the_others_waiting(machine: Callable[
         polled += made.interval()["polled"]
     # The four others nearly each time. This one takes two seconds, the share of 200.
     assert polled >= 60 * 4 * 0.8
-    assert 2.0 <= made.others.budget.seconds - spent <= 2.0 * (1 + (made.now - began) / 200)
+    assert 2.0 <= made.others.schedule.budget.seconds - spent <= 2.0 * (1 + (made.now - began) / 200)
 
 
 def test_where_looking_takes_longer_than_the_share_each_has_its_turn_all_the_same(
@@ -149,13 +149,13 @@ def test_where_looking_takes_longer_than_the_share_each_has_its_turn_all_the_sam
 ) -> None:
     made = machine(5, 0.2)
     made.interval()
-    spent, began = made.others.budget.seconds, made.now
+    spent, began = made.others.schedule.budget.seconds, made.now
     polled = 0
     for _ in range(400):
         for number in range(5):
             made.change(number)
         polled += made.interval()["polled"]
-    assert made.others.budget.seconds - spent <= 0.01 * (made.now - began) + 0.5
+    assert made.others.schedule.budget.seconds - spent <= 0.01 * (made.now - began) + 0.5
     assert polled >= 50
 
 

@@ -1,0 +1,123 @@
+"""One of the other network namespaces: its observer, what is known of it, and whether its next poll is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tcpnewconn.attribution.containers import podman_name, shared
+from tcpnewconn.attribution.units import Units
+from tcpnewconn.kernel.activity import OPENING, Counters
+from tcpnewconn.kernel.addresses import Addresses
+from tcpnewconn.kernel.namespaces import Key, Namespaces
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.model import FourTuple
+from tcpnewconn.observer import Observer
+from tcpnewconn.pairs import Side
+from tcpnewconn.tracking.missed import Missed
+
+# Intervals after which a namespace is polled whose counters are the same.
+_WHOLE_EVERY = 60
+# After a change it is polled twice: a poll can leave a row out.
+_AFTER_A_CHANGE = 2
+# So many of its processes are asked for the one that has started them.
+_MOST_ASKED = 16
+# For so many seconds after it was found a namespace's processes can still come into their cgroup, and its devices get their
+# addresses. The cgroup is asked for again with its notifications, but not sooner than after the other time.
+YOUNG, _ATTRIBUTED_FOR = 5.0, 0.05
+
+
+@dataclass(eq=False)
+class Other:
+    """Times are monotonic, in seconds."""
+
+    key: Key
+    observer: Observer
+    proc: ProcNet
+    addresses: Addresses
+    side: Side
+    # It was there at the first start of the program.
+    startup: bool
+    missed: Missed
+    # Its id, where it sends destroy notifications.
+    nsid: int | None = None
+    # Sockets that were seen for the first time since the last poll.
+    shown: int = 0
+    # Its addresses are known.
+    begun: bool = False
+    # It is being polled.
+    polling: bool = False
+    not_before: float = float("-inf")
+    # When it was found without a process.
+    gone: float | None = None
+    found: float = 0.0
+    # As of the last poll.
+    _counters: Counters | None = None
+    # It is polled so many times again, whatever its counters say.
+    _polls_due: int = 0
+    # The interval in which it is polled without a change.
+    _whole_at: int = 0
+    # The cgroups of its processes, and when they were asked for.
+    _paths: dict[int, str] = field(default_factory=dict)
+    _attributed: float = float("-inf")
+
+    @property
+    def name(self) -> str:
+        return str(self.key)
+
+    @property
+    def notified(self) -> bool:
+        """Whether its notifications arrive, or did before the program was started again."""
+        return self.observer.tracker.run.notified
+
+    def recorded(self, four_tuple: FourTuple) -> bool:
+        """Whether connect() or accept() of a socket that no connection has taken was recorded there."""
+        return self.observer.recorder is not None and four_tuple in self.observer.recorder.calls
+
+    # --- polls -------------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """It is to be polled, whatever its counters say."""
+        self._polls_due = _AFTER_A_CHANGE
+
+    def is_due(self, counters: Counters | None, interval: int) -> bool:
+        """Whether it is to be polled in this interval (they are counted), in which it has these counters."""
+        if counters is None or counters != self._counters:
+            self.changed()
+        elif self.observer.wants_poll:
+            self._polls_due = max(1, self._polls_due)
+        return self._polls_due > 0 or interval >= self._whole_at
+
+    def polled(self, counters: Counters | None, interval: int) -> None:
+        """It was polled in this interval; the counters were read before."""
+        self._counters = counters
+        # Not all in the same interval.
+        self._whole_at = interval + 1 + (self.key.number - interval - 1) % _WHOLE_EVERY
+        self._polls_due = max(0, self._polls_due - 1)
+        if not OPENING.isdisjoint(self.observer.states):
+            # That they are established then changes no counter for sure: another can be closed meanwhile.
+            self._polls_due = max(1, self._polls_due)
+
+    # --- whose it is -------------------------------------------------------------------------------------------------
+
+    def to_be_attributed(self, now: float) -> bool:
+        """Whether its processes may have come into their cgroup since they were asked."""
+        young = now < self.found + YOUNG or not self.side.cgroup
+        return young and now > self._attributed + _ATTRIBUTED_FOR
+
+    def attribute(self, namespaces: Namespaces, units: Units, root: str, now: float) -> None:
+        """Find out which cgroup its processes share: with it, its unit and container are known. `root` is that of /proc."""
+        self._attributed = now
+        paths = namespaces.cgroups(self.key)
+        if not paths or paths == self._paths:
+            return
+        self._paths, self.side.cgroup = paths, units.id(shared(paths.values()))
+        if not self.side.cgroup:
+            return
+        container = units.place(self.side.cgroup).container
+        if container is None or container.id is None or container.name is not None or container.runtime != "podman":
+            return
+        for process in list(paths)[:_MOST_ASKED]:
+            name = podman_name(process, container.id, root)
+            if name is not None:
+                units.name_container(container.id, name)
+                return
