@@ -132,16 +132,12 @@ class Pairs:
         closed = event.detected_by in ("notification", "trace")
         if host_has_it and (not others or self._is_at_host(other_end, others, closed)):
             return self._with_host(side, event, four_tuple, now)
-        if closed:
-            waits = bool(others) or host_has_it or self.unsettled
-        else:
-            if others and not host_has_it:
-                return self._with_namespace(side, event, four_tuple, others, now)
-            waits = self.unsettled and event.detected_by != "startup"
-        if not waits:
+        if closed and (having or self.unsettled):
+            self.held.hold(event, other_end, now)
+            return None
+        if closed or not others or host_has_it:
             return event
-        self.held.hold(event, other_end, now)
-        return None
+        return self._with_namespace(side, event, four_tuple, others, now)
 
     def _having(self, address: bytes, netns: int) -> list[Side]:
         """The namespaces that have an address, but for this one; the host's first."""

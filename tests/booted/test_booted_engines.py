@@ -90,10 +90,10 @@ class System:
     def polls(self) -> float:
         return series(self.host.run("cat", METRICS))['tcpnewconn_polls_total{result="ok"}']
 
-    def logged(self, *ports: int) -> dict[int, list[dict[str, Any]]]:
-        """The entries of connections, by the local ports that they were opened from, each of which has one."""
+    def logged(self, *ports: int, count: int = 1) -> dict[int, list[dict[str, Any]]]:
+        """The entries of connections, by the local ports that they were opened from, each of which has so many."""
         for port in ports:
-            self.host.wait_for(partial(self.entries, port), f"the connection from {port}")
+            self.host.wait_for(lambda: len(self.entries(port)) >= count, f"the connection from {port}")  # noqa: B023
         self.poll_again()
         return {port: self.entries(port) for port in ports}
 
@@ -102,8 +102,8 @@ class System:
         found = events(self.host, CONNECTION, f"SOURCE_PORT={port}")
         return [entry for entry in found if entry["DESTINATION_PORT"] != str(SHORT)]
 
-    def seen(self, *ports: int) -> dict[int, list[Seen]]:
-        return {port: [seen(entry) for entry in entries] for port, entries in self.logged(*ports).items()}
+    def seen(self, *ports: int, count: int = 1) -> dict[int, list[Seen]]:
+        return {port: [seen(entry) for entry in entries] for port, entries in self.logged(*ports, count=count).items()}
 
 
 def seen(entry: dict[str, Any]) -> Seen:
@@ -251,7 +251,7 @@ def test_a_connection_between_two_containers_is_one_with_both(system: System) ->
 
 def test_where_an_address_is_translated_between_two_containers_there_are_two(system: System) -> None:
     port = system.open("web", system["box-1"].address, 80)
-    assert set(system.seen(port)[port]) == {
+    assert set(system.seen(port, count=2)[port]) == {
         Seen(f"{system['web'].address}:{port} -> {system['box-1'].address}:80", "egress", *of(system["web"])),
         Seen(f"10.0.3.1:{port} -> {system['box-1'].address}:80", "ingress", *of(system["box-1"])),
     }
@@ -285,7 +285,7 @@ def test_connections_within_a_container_without_a_network_are_logged(system: Sys
 def test_from_the_host_a_published_port_of_podman_has_two_connections(system: System) -> None:
     """The rules of podman translate the address; tcpnewconn(8) has these two lines."""
     port = system.open("here", "127.0.0.1", PUBLISHED["web"])
-    assert set(system.seen(port)[port]) == {
+    assert set(system.seen(port, count=2)[port]) == {
         Seen(f"127.0.0.1:{port} -> 127.0.0.1:8081", "internal"),
         Seen(f"10.88.0.1:{port} -> {system['web'].address}:80", "ingress", *of(system["web"])),
     }
