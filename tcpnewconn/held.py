@@ -11,7 +11,18 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tcpnewconn.model import DETECTED_BY, EGRESS, INGRESS, UNKNOWN, Caller, Closed, Connection, Endpoint, FourTuple
+from tcpnewconn.model import (
+    CLOSE,
+    DETECTED_BY,
+    EGRESS,
+    INGRESS,
+    UNKNOWN,
+    Caller,
+    Closed,
+    Connection,
+    Endpoint,
+    FourTuple,
+)
 from tcpnewconn.state.log import Log, Record
 
 # Seconds to wait. Until a process shows which namespace an id is of, its notifications wait for 1 s (notified.py).
@@ -55,9 +66,10 @@ class Held:
 
     def hold(self, event: Connection, other_end: FourTuple, now: float) -> None:
         """Wait for the other end of a connection, a socket of this 4-tuple in another namespace."""
-        self._add(_One(event, other_end, now))
+        one = _One(event, other_end, now)
+        self._add(one)
         if self._log is not None:
-            self._log.append(_line(event, other_end))
+            self._log.append(_line(one))
 
     def close(self, closed: Closed) -> bool:
         """Take the closed event of a connection, if that waits."""
@@ -110,8 +122,13 @@ class Held:
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def resume(self, now: float) -> None:
-        """Continue after a restart: those that are loaded wait again."""
-        self._held = {name: one._replace(came=now) for name, one in self._held.items()}
+        """Continue after a restart. Those that are closed wait again: which namespace the next notification is of is not known yet.
+
+        The others do not: killed every second, the service would never report them.
+        """
+        for name, one in self._held.items():
+            again = one.event.state == CLOSE or one.came > now
+            self._held[name] = one._replace(came=now if again else one.came)
 
     def clear(self) -> None:
         self._held.clear()
@@ -119,7 +136,7 @@ class Held:
 
     def records(self) -> Iterator[str]:
         for one in self._held.values():
-            yield _line(one.event, one.other_end)
+            yield _line(one)
             if one.closed is not None:
                 yield _ENCODE(["j", one.event.id, *one.closed])
 
@@ -135,12 +152,13 @@ class Held:
             other_end = bytes.fromhex(record[2])
             if len(other_end) not in (12, 36) or name in self._held:
                 raise ValueError(f"{name} with a 4-tuple of {len(other_end)} bytes")
-            self._add(_One(_loaded(name, *record[3:]), other_end, float("-inf")))
+            self._add(_One(_loaded(name, *record[4:]), other_end, float(record[3])))
 
 
-def _line(event: Connection, other_end: FourTuple) -> str:
-    source, destination, direction, detected_by, name, *rest = event
-    return _ENCODE(["j", name, other_end.hex(), _written(source), _written(destination), direction, detected_by, *rest])
+def _line(one: _One) -> str:
+    source, destination, direction, detected_by, name, *rest = one.event
+    ends = _written(source), _written(destination)
+    return _ENCODE(["j", name, one.other_end.hex(), round(one.came, 3), *ends, direction, detected_by, *rest])
 
 
 def _written(end: Endpoint) -> list[object]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tcpnewconn.held import Held
-from tcpnewconn.model import CLOSE, Caller, Closed, Connection, Endpoint, FourTuple, four_tuple_of
+from tcpnewconn.model import CLOSE, ESTABLISHED, Caller, Closed, Connection, Endpoint, FourTuple, four_tuple_of
 from tcpnewconn.state.log import Owner
 
 HERE, THERE = bytes([10, 88, 0, 1]), bytes([10, 88, 0, 5])
@@ -120,12 +120,27 @@ def test_after_a_restart_those_that_have_not_been_taken_wait_again() -> None:
     assert list(again(log.lines).of(other_end(20_002), netns=0)) == [left[1][0]]
 
 
+def test_one_that_is_open_does_not_wait_again() -> None:
+    log = Log()
+    held = Held(log)
+    held.hold(connection(20_000)._replace(state=ESTABLISHED, detected_by="poll"), other_end(20_000), 10.0)
+    held.hold(connection(20_001), other_end(20_001), 10.0)
+    restarted = again(log.lines)
+    restarted.resume(12.0)
+    assert [event.source.port for event, _ in restarted.overdue(12.0, last=False)] == [20_000]
+    # The clock was ahead before.
+    restarted = again(log.lines)
+    restarted.resume(5.0)
+    assert list(restarted.overdue(6.0, last=False)) == []
+    assert len(list(restarted.overdue(7.0, last=False))) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
         lambda record: record[:2],
         lambda record: [*record[:2], "00" * 11, *record[3:]],
-        lambda record: [*record[:5], "sideways", *record[6:]],
+        lambda record: [*record[:6], "sideways", *record[7:]],
         lambda record: record[:-1],
         lambda record: [*record[:2], 1, 2, 3, 4, 5],
     ],
