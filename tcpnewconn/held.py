@@ -122,7 +122,7 @@ class Held:
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
     def resume(self, now: float) -> None:
-        """Continue after a restart. Those that are closed wait again: which namespace the next notification is of is not known yet.
+        """Continue after a restart. Those that are closed wait again: whose the next notification is, is not known at once.
 
         The others do not: killed every second, the service would never report them.
         """
