@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import itertools
 import os
 import socket
@@ -47,7 +48,8 @@ class World:
         return next(self._ports)
 
     def address(self, kind: str) -> str:
-        return ADDRESSES[kind].format(self.number // 256, self.number % 256)
+        # As the kernel's addresses are written: a group that is zero can be left out.
+        return str(ipaddress.ip_address(ADDRESSES[kind].format(self.number // 256, self.number % 256)))
 
     def truths(self) -> Counter[Flow]:
         """The connections of the first host that the kernel speaks of, since this was last asked."""
