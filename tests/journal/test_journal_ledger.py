@@ -238,8 +238,9 @@ def test_a_full_disk_is_said_once_and_made_good_later(place: Path) -> None:
 
 def test_a_big_backlog_shows_its_progress_in_a_terminal_and_can_be_interrupted(place: Path) -> None:
     journal_files.write(place / "journal" / "remote-web1.journal", MONTH.entries)
+    # Long enough for its progress to be shown; then until it is interrupted.
     slow = SMALL_BATCHES + "import time; from tcpnewconn.ledger import retention; keep = retention.keep; "
-    slow += "retention.keep = lambda *a: (time.sleep(0.05), keep(*a)); "
+    slow += "pauses = iter([0.6, 0, 0, 0, 600]); retention.keep = lambda *a: (time.sleep(next(pauses)), keep(*a)); "
     leader, follower = pty.openpty()
     running = subprocess.Popen(command(place, slow), cwd=TREE, env=environment(), stderr=follower)
     os.close(follower)
