@@ -6,6 +6,7 @@ This kernel may have no kprobes. Emulation is slow, so nothing is said of time h
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def peers(small: bool) -> Group:
 def shown(said: dict[str, Any]) -> Group:
     """The outcomes of the steps of machine_load."""
     ways, small, mixed = said["ways"], said["small rings"], said["mixed"]
-    results = [_way(text, ways["made"][name], ways[name]) for name, text in WAYS.items()]
+    results = [result for name, text in WAYS.items() for result in _way(text, ways["made"][name], ways[name])]
     made = mixed["made"]
     results += [
         Result("records lost by the rings meanwhile", f"{ways['lost']:,}"),
@@ -93,7 +94,15 @@ def shown(said: dict[str, Any]) -> Group:
     return Group("Who opened and accepted short connections", results, [], remarks)
 
 
-def _way(text: str, made: int, found: dict[str, Any]) -> Result:
-    (_, attributed), *others = sorted(found["owners"].items(), key=lambda owner: -owner[1])
+def _way(text: str, made: int, found: dict[str, Any]) -> list[Result]:
+    owners, with_thread = Counter[tuple[str, str, str]](), 0
+    for owner, count in found["owners"].items():
+        user, unit, thread, accepted_by = owner.split(" ")
+        owners[user, unit, accepted_by] += count
+        with_thread += count if thread != "-" else 0
+    (_, attributed), *others = owners.most_common()
     right = attributed == found["logged"] == made and not others
-    return Result(f"with user, unit and who accepted: {text}", f"{attributed:,} of {made:,}", "100 %", right)
+    return [
+        Result(f"with user, unit and who accepted: {text}", f"{attributed:,} of {made:,}", "100 %", right),
+        Result("of these with the thread, where it is sure", f"{with_thread:,}"),
+    ]
