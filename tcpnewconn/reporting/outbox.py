@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 
 from tcpnewconn.health.counters import Counters
-from tcpnewconn.model import INGRESS, Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
+from tcpnewconn.model import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
 from tcpnewconn.reporting.aggregation import Aggregation, RateLimit
 from tcpnewconn.reporting.entries import Renderer
-from tcpnewconn.reporting.portscan import PortScans
+from tcpnewconn.reporting.portscan import PortScans, is_from_elsewhere
 from tcpnewconn.reporting.queue import Queue
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import Sink
@@ -120,7 +120,7 @@ class Outbox:
         now = time.monotonic()
         if isinstance(event, Connection):
             self.connections += 1
-            suspect = event.direction == INGRESS and not (self._settings.trusted.given and self._trusted(event))
+            suspect = is_from_elsewhere(event) and not (self._settings.trusted.given and self._trusted(event))
             scan = self._scans.notice(event, now) if suspect else None
             summarized = self._aggregation.add(event, now, crowded) is not None
             self.counters.connection(event, summarized)

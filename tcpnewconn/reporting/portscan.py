@@ -1,6 +1,7 @@
 """Detects port scans: one source that opened connections to many ports of this host. Pure; it blocks nothing.
 
-Only connections that were established count: a probe of a closed port never becomes one.
+Only connections that were established count: a probe of a closed port never becomes one. And only those from elsewhere: from
+another host, or from another network namespace of this one.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from tcpnewconn.model import INGRESS, Connection, PortScan
+from tcpnewconn.model import INGRESS, INTERNAL, Connection, PortScan
 
 # Sources that are watched; beyond that, the one without a connection for the longest time is dropped.
 _MOST_SOURCES = 10_000
@@ -20,6 +21,16 @@ class _Source:
 
     ports: OrderedDict[int, float] = field(default_factory=OrderedDict)
     reported: float = float("-inf")
+
+
+def is_from_elsewhere(connection: Connection) -> bool:
+    """Whether a connection came from outside of the network namespace that it goes to, as far as that is known."""
+    if connection.direction == INGRESS:
+        return True
+    source, destination = connection.source.address, connection.destination.address
+    # Within one namespace both ends have the same address, or are on the loopback.
+    between = connection.direction == INTERNAL and connection.netns != 0 and source != destination
+    return between and source is not None and source[0] != 127
 
 
 class PortScans:
@@ -36,7 +47,7 @@ class PortScans:
     def notice(self, connection: Connection, now: float) -> PortScan | None:
         """Take a new connection; the port scan that it completes, once per source and period. `now` in seconds (monotonic)."""
         address, port = connection.source.address, connection.destination.port
-        if not self.ports or connection.direction != INGRESS or address is None or port is None:
+        if not self.ports or address is None or port is None or not is_from_elsewhere(connection):
             return None
         key = (address, connection.netns)
         source = self._sources.get(key)

@@ -18,7 +18,7 @@ from tcpnewconn.kernel.sockdiag import open_notifications
 from tests.kernel.test_all_namespaces import SELDOM, whose
 from tests.kernel.test_others import configuration, number_of
 from tests.support.containers import CONTAINER_ID, Host, container, host, join
-from tests.support.message_ids import CLOSED
+from tests.support.message_ids import CLOSED, PORT_SCAN
 from tests.support.namespace import Namespace
 from tests.support.program import Event, Flow, Program, flow, flows, of_kind, running
 from tests.support.traffic import connect, listen
@@ -219,6 +219,18 @@ def test_the_closed_event_repeats_what_was_logged(network: Network, tmp_path: Pa
         assert (flow(event), whose(event)) == (flow(opened), whose(opened))
         assert event.get("tcpnewconn.netns") == opened.get("tcpnewconn.netns")
         assert (event["source.bytes"], event["destination.bytes"]) == (5, 0)
+
+
+def test_a_container_that_scans_the_host_is_logged(network: Network, tmp_path: Path) -> None:
+    file = tmp_path / "scan.conf"
+    file.write_text("[Report]\nBurstLimit=0\n[PortScan]\nPorts=3\n[Namespaces]\nInclude=all\nCPUQuota=100%\n")
+    with running(network.host, "--config", str(file), *SELDOM) as program:
+        for port in range(9000, 9004):
+            with listen(network.host, AT_HOST, port) as listener:
+                end(connect(network.one, AT_HOST, port), listener.accept()[0])
+        program.wait(lambda: of_kind(program.events, PORT_SCAN), "port scan")
+    [scan] = of_kind(program.events, PORT_SCAN)
+    assert (scan["source.address"], scan["tcpnewconn.ports"]) == (AT_ONE, [9000, 9001, 9002, 9003])
 
 
 def test_addresses_alone_make_no_pair(network: Network, every: tuple[str, str]) -> None:

@@ -69,6 +69,23 @@ def test_only_connections_from_elsewhere_count(direction: str) -> None:
     assert not any(connected(scans, 1, port, 0.0, direction) for port in range(100))
 
 
+@pytest.mark.parametrize(
+    ("netns", "ends", "counts"),
+    [
+        (4026532000, (source(1), HERE), True),
+        (0, (source(1), HERE), False),
+        (4026532000, (HERE, HERE), False),
+        (4026532000, (bytes([127, 0, 0, 1]), bytes([127, 0, 0, 2])), False),
+    ],
+)
+def test_those_from_another_namespace_of_this_host_count(netns: int, ends: tuple[bytes, bytes], counts: bool) -> None:
+    scans = PortScans(3, 60.0)
+    source, destination = (Endpoint(address, 50000) for address in ends)
+    first = Connection(source, destination, "internal", "notification", "id", ESTABLISHED, netns=netns)
+    found = [scans.notice(first._replace(destination=destination._replace(port=port)), 0.0) for port in range(4)]
+    assert any(found) is counts
+
+
 def test_off() -> None:
     scans = PortScans(0, 60.0)
     assert not any(connected(scans, 1, port, 0.0) for port in range(100))
