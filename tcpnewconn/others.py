@@ -544,9 +544,14 @@ class Others:
         assert isinstance(other, Other)
         if other.key.number == NOT_KNOWN:
             if self._recorder is not None:
-                other.observer.recorder = self._recorder.lend(four_tuple)
+                other.observer.recorder = self._recorded_without_id(four_tuple) or self._recorder.lend(four_tuple)
             return
         self.schedule.prepare(other)
+
+    def _recorded_without_id(self, four_tuple: FourTuple) -> Recorder | Recorded | None:
+        """What was recorded in the one namespace that had this socket: it was found, but ended before its id was asked for."""
+        had = [other for other in self._others.values() if other.nsid is None and other.recorded(four_tuple)]
+        return had[0].observer.recorder if len(had) == 1 else None
 
     def ended(self, one: Notifying, now: float) -> None:
         """As in notified.Directory."""

@@ -23,6 +23,7 @@ from tcpnewconn.model import (
     Connection,
     Event,
     FourTuple,
+    SocketInfo,
     four_tuple_of,
     mirrored,
 )
@@ -104,8 +105,9 @@ class Pairs:
     def tick(self, now: float, last: bool = False) -> None:
         """Report those whose other end did not come; all that wait if these are the `last`."""
         for event, closed in self.held.overdue(now, last):
-            self._expect_other_end(event, now)
-            self._report(event)
+            alone = self._alone(event, now)
+            if alone is not None:
+                self._report(alone)
             if closed is not None:
                 self._report(closed)
 
@@ -128,10 +130,19 @@ class Pairs:
                 _remember(self._closing, event.id, reported)
             return None
         having = self._having(_remote(four_tuple), side.netns)
+        if self.unsettled and not having and side is not self._host:
+            # A device of the host that leads to a new namespace is new, too.
+            self._host.observes.addresses.refresh()
+            having = self._having(_remote(four_tuple), side.netns)
         others, host_has_it = [each for each in having if each is not self._host], self._host in having
         closed = event.detected_by in ("notification", "trace")
         if host_has_it and (not others or self._is_at_host(other_end, others, closed)):
-            return self._with_host(side, event, four_tuple, now)
+            at_host = self._open_at_host(other_end)
+            if at_host is not None:
+                return self._with_host(event, other_end, at_host, now)
+            # Its notification is on its way.
+            self.held.hold(event, other_end, now)
+            return None
         if closed and (having or self.unsettled):
             self.held.hold(event, other_end, now)
             return None
@@ -154,15 +165,25 @@ class Pairs:
             for here, event, end in ((at_one, one, other), (at_other, other, one))
         )
 
-    def _expect_other_end(self, event: Connection, now: float) -> None:
-        """A connection is reported alone: where its other end is in one namespace for sure, it is not to be reported there."""
+    def _alone(self, event: Connection, now: float) -> Connection | None:
+        """A connection whose other end did not come, as it is to be reported; None if it was.
+
+        Where its other end is in one namespace for sure, it is not to be reported there.
+        """
         four_tuple = _four_tuple(event)
         assert four_tuple is not None
         other_end = mirrored(four_tuple)
         having = self._having(_remote(four_tuple), event.netns)
-        if len(having) == 1:
-            # In another one than the host's it can be in TIME_WAIT.
-            having[0].observes.tracker.expect(other_end, now, at_once=having[0] is self._host)
+        if len(having) != 1:
+            return event
+        [other] = having
+        at_host = self._open_at_host(other_end) if other is self._host else None
+        if at_host is not None:
+            # Whoever listens there accepts slowly.
+            return self._with_host(event, other_end, at_host, now)
+        # In another one than the host's it can be in TIME_WAIT.
+        other.observes.tracker.expect(other_end, now, at_once=other is self._host)
+        return event
 
     def _report_joined(self, held: Connection, event: Connection) -> None:
         """Report a connection that has waited, now that its other end has come."""
@@ -170,7 +191,8 @@ class Pairs:
         opened_here, opened_there = _opened_here(held), _opened_here(event)
         if opened_here is None and opened_there is not None:
             opened_here = not opened_there
-        connection = _joined(held, event, opened_here)
+        # Whichever comes first after SIGKILL, and where the host's is still open: it has the ID of the other namespace's.
+        connection = _joined(held, event, opened_here)._replace(id=held.id if held.netns else event.id)
         self._report(connection)
         if closed is not None:
             self._report(_closed(closed, connection))
@@ -182,20 +204,18 @@ class Pairs:
 
         Where the socket here is closed, the other one is no more to be seen there: the address here tells, if nobody else has it.
         """
-        info = self._host.observes.look_up(other_end)
-        if info is None or info.timewait or any(one.observes.stands(other_end) for one in others):
+        if self._open_at_host(other_end) is None or any(one.observes.stands(other_end) for one in others):
             return False
         return not closed or len(self._having(_remote(other_end), self._host.netns)) == 1
 
-    def _with_host(self, side: Side, event: Connection, four_tuple: FourTuple, now: float) -> Connection | None:
-        """A connection of another namespace with the host."""
-        host, other_end = self._host.observes, mirrored(four_tuple)
-        info = host.look_up(other_end)
+    def _open_at_host(self, four_tuple: FourTuple) -> SocketInfo | None:
+        info = self._host.observes.look_up(four_tuple)
+        return info if info is not None and not info.timewait else None
+
+    def _with_host(self, event: Connection, other_end: FourTuple, info: SocketInfo, now: float) -> Connection | None:
+        """A connection of another namespace with an open socket of the host; None if the host has reported it."""
+        host = self._host.observes
         known = host.tracker.shown(other_end)
-        if info is None or info.timewait:
-            # Its notification is on its way.
-            self.held.hold(event, other_end, now)
-            return None
         if known is not None and known.cookie == info.cookie:
             return None
         opened_here = _opened_here(event)

@@ -192,10 +192,16 @@ def test_short_connections_in_another_namespace_are_all_logged_over_restarts_and
     container.run("ip", "link", "add", "apart", "type", "veth", "peer", "name", "apart", "netns", pid)
     ports: list[str] = []
 
+    def logged() -> list[dict[str, Any]]:
+        return container.journal("EVENT_ACTION=connection-opened", "DESTINATION_PORT=8124")
+
     def make(count: int) -> None:
         entered = ("nsenter", "--net", f"--target={pid}", "python3", program, str(count))
         ports.extend(container.run(*entered).split())
 
+    # Whose the id is, is known then.
+    make(1)
+    container.wait_for(logged, "the first connection")
     for signal in ("KILL", "", "KILL"):
         make(20)
         if signal:
@@ -203,9 +209,6 @@ def test_short_connections_in_another_namespace_are_all_logged_over_restarts_and
         else:
             container.run("systemctl", "restart", "tcpnewconn.service")
         make(20)
-
-    def logged() -> list[dict[str, Any]]:
-        return container.journal("EVENT_ACTION=connection-opened", "DESTINATION_PORT=8124")
 
     container.wait_for(lambda: len({entry["SOURCE_PORT"] for entry in logged()}) >= len(ports), "all connections")
     entries = {entry["TCPNEWCONN_CONNECTION_ID"]: entry for entry in logged()}

@@ -112,6 +112,22 @@ def test_with_one_that_comes_while_the_program_runs_it_is_one_too(
     }
 
 
+def test_with_one_that_comes_it_is_one_where_the_host_accepts_slowly(here: Host, every: tuple[str, str]) -> None:
+    with (
+        listen(here, "0.0.0.0", 8080) as at_host,
+        running(here, *every, *SELDOM) as program,
+        container(here) as one,
+    ):
+        join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+        connect(one, "10.88.0.1", 8080).close()
+        program.wait_for_connections(1)
+        at_host.accept()[0].close()
+        short(one, at_host, "10.88.0.1")
+        program.wait_for_connections(2)
+    assert [event["network.direction"] for event in program.connections] == ["internal"] * 2
+    assert len(flows(program.events)) == 2
+
+
 def test_a_connection_between_two_is_one(here: Host, every: tuple[str, str]) -> None:
     with container(here) as one, container(here) as other:
         join(here, one, ("10.88.0.1/24", "10.88.0.5/24"), "one")
