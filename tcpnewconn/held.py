@@ -2,7 +2,7 @@
 
 A short one is seen when its sockets are destroyed: two notifications, in two sockets of this program, some milliseconds apart.
 Record j is its own: the event of a connection; with its id and numbers, its closed event; with its id alone, that it waits no
-longer.
+longer; with its id, the 4-tuple of its other end and its namespace, that it was reported alone, with null, that this is over.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from tcpnewconn.state.log import Log, Record
 _MOMENT = 1.5
 # So many wait at most: 15 MB of them.
 _MOST = 10_000
+# Seconds for which it is remembered that one was reported alone, whose other end can be in a namespace that nobody knows yet.
+_REMEMBERED = 120.0
 
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -58,6 +60,8 @@ class Held:
         self._log = log
         self._held: dict[str, _One] = {}
         self._by_end: dict[FourTuple, list[str]] = {}
+        # The other ends of those that were reported alone: with the namespace and the id of the event, and when.
+        self._alone: dict[FourTuple, tuple[int, str, float]] = {}
         if log is not None:
             log.register("j", self)
 
@@ -92,6 +96,28 @@ class Held:
     def take(self, event: Connection) -> Closed | None:
         """A connection waits no longer. Returns its closed event."""
         return self._take(event.id)[1]
+
+    def reported_alone(self, event: Connection, other_end: FourTuple, now: float) -> None:
+        """A connection was reported; its other end, in whichever namespace it is, is not to be."""
+        self._remember(other_end, event.netns, event.id, now)
+        if self._log is not None:
+            self._log.append(_ENCODE(["j", event.id, other_end.hex(), event.netns]))
+
+    def take_reported(self, four_tuple: FourTuple, netns: int, now: float) -> bool:
+        """Whether one was reported alone whose other end is this socket of this namespace: that is remembered no longer."""
+        reported = self._alone.get(four_tuple)
+        if reported is None or reported[0] == netns or reported[2] < now - _REMEMBERED:
+            return False
+        del self._alone[four_tuple]
+        if self._log is not None:
+            self._log.append(_ENCODE(["j", reported[1], four_tuple.hex(), None]))
+        return True
+
+    def _remember(self, other_end: FourTuple, netns: int, name: str, now: float) -> None:
+        self._alone.pop(other_end, None)
+        self._alone[other_end] = (netns, name, now)
+        if len(self._alone) > _MOST:
+            del self._alone[next(iter(self._alone))]
 
     def overdue(self, now: float, last: bool) -> Iterator[tuple[Connection, Closed | None]]:
         """Those that have waited long enough, or are too many; all of them if these are the `last`."""
@@ -129,30 +155,46 @@ class Held:
         for name, one in self._held.items():
             again = one.event.state == CLOSE or one.came > now
             self._held[name] = one._replace(came=now if again else one.came)
+        self._alone = {end: (netns, name, now) for end, (netns, name, _) in self._alone.items()}
 
     def clear(self) -> None:
         self._held.clear()
         self._by_end.clear()
+        self._alone.clear()
 
     def records(self) -> Iterator[str]:
         for one in self._held.values():
             yield _line(one)
             if one.closed is not None:
                 yield _ENCODE(["j", one.event.id, *one.closed])
+        for other_end, (netns, name, _) in self._alone.items():
+            yield _ENCODE(["j", name, other_end.hex(), netns])
 
     def load(self, record: Record) -> None:
         name = str(record[1])
         if len(record) == 2:
             self._remove(name)
+        elif len(record) == 4 and record[3] is None:
+            # It can have been one too many before.
+            self._alone.pop(_four_tuple(record[2]), None)
+        elif len(record) == 4:
+            self._remember(_four_tuple(record[2]), int(record[3]), name, 0.0)
         elif len(record) == 2 + len(_Numbers._fields):
             sent, received, rtt, retransmits = map(int, record[2:6])
             numbers = _Numbers(sent, received, rtt, retransmits, None if record[6] is None else float(record[6]))
             self._held[name] = self._held[name]._replace(closed=numbers)
         else:
-            other_end = bytes.fromhex(record[2])
-            if len(other_end) not in (12, 36) or name in self._held:
-                raise ValueError(f"{name} with a 4-tuple of {len(other_end)} bytes")
+            other_end = _four_tuple(record[2])
+            if name in self._held:
+                raise ValueError(f"{name} twice")
             self._add(_One(_loaded(name, *record[4:]), other_end, float(record[3])))
+
+
+def _four_tuple(text: str) -> FourTuple:
+    four_tuple = bytes.fromhex(text)
+    if len(four_tuple) not in (12, 36):
+        raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+    return four_tuple
 
 
 def _line(one: _One) -> str:

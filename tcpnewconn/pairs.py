@@ -15,6 +15,7 @@ from typing import TypeVar
 from tcpnewconn.held import Held
 from tcpnewconn.model import (
     EGRESS,
+    ESTABLISHED,
     INGRESS,
     INTERNAL,
     UNKNOWN,
@@ -124,6 +125,8 @@ class Pairs:
             if self._is_pair(held, other_end, event, four_tuple):
                 self._report_joined(held, event)
                 return None
+        if self.held.take_reported(four_tuple, side.netns, now):
+            return None
         if side.observes.tracker.take_expected(four_tuple, now):
             reported = self._reported.pop(four_tuple, None)
             if reported is not None:
@@ -143,9 +146,12 @@ class Pairs:
             # Its notification is on its way.
             self.held.hold(event, other_end, now)
             return None
-        if closed and (having or self.unsettled):
+        unknown = self.unsettled and not having and event.detected_by != "startup"
+        if (closed and having) or (unknown and event.state != ESTABLISHED):
             self.held.hold(event, other_end, now)
             return None
+        if unknown:
+            self.held.reported_alone(event, other_end, now)
         if closed or not others or host_has_it:
             return event
         return self._with_namespace(side, event, four_tuple, others, now)
@@ -174,6 +180,8 @@ class Pairs:
         assert four_tuple is not None
         other_end = mirrored(four_tuple)
         having = self._having(_remote(four_tuple), event.netns)
+        if not having:
+            self.held.reported_alone(event, other_end, now)
         if len(having) != 1:
             return event
         [other] = having

@@ -297,7 +297,7 @@ class Calls:
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
         """
         if not accepted:
-            self._accepted_later(four_tuple, now)
+            self._not_accepted_at(begin, four_tuple, now)
         lost = self._lost_until
         # Otherwise every connection that was open at the loss was in a poll before.
         unsure = lost > self._polled
@@ -331,6 +331,14 @@ class Calls:
         ):
             self._accepted_later(other, now)
         return found
+
+    def _not_accepted_at(self, begin: float, four_tuple: FourTuple, now: float) -> None:
+        """A socket that waited for accept() then was reported: that call is dropped, be it still to come or known already."""
+        known = [call for call in self._calls.get(four_tuple, ()) if call.by == "accept" and call.time > begin]
+        if known:
+            self._remove(four_tuple, known[0])
+        else:
+            self._accepted_later(four_tuple, now)
 
     def _unknown_of(self, four_tuple: FourTuple, other: FourTuple, found: Found) -> Found:
         """A connection is reported without its calls: where others are connections of their own, they are taken all the same."""

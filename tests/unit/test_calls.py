@@ -470,6 +470,18 @@ def left(
     return [(four_tuple, threads(one), one.accepted_here) for four_tuple, one in found]
 
 
+@pytest.mark.parametrize("accepted_at", [1010.05, 1011.0])
+def test_one_that_waited_for_accept_at_its_poll_leaves_no_call(accepted_at: float) -> None:
+    """It was accepted while the tables were read, and known by then; or later."""
+    calls = known(connect(1009.0, 7, OPENER), *([accept(accepted_at, 8, ACCEPTOR)] if accepted_at < 1010.2 else []))
+    assert calls.shown(ACCEPTOR, True, 1010.0, 1010.2, False, 1010.2).opened is not None
+    if accepted_at > 1010.2:
+        calls.add([accept(accepted_at, 8, ACCEPTOR)])
+    for begin in (1020.0, 1030.0, 1040.0):
+        calls.polled(begin)
+    assert left(calls) == []
+
+
 def test_a_call_whose_connection_two_polls_have_not_shown_is_left() -> None:
     calls = without_notifications(connect(1000.0, 7), accept(1000.1, 8))
     calls.polled(1001.0)

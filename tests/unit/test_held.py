@@ -135,6 +135,24 @@ def test_one_that_is_open_does_not_wait_again() -> None:
     assert len(list(restarted.overdue(7.0, last=False))) == 2
 
 
+def test_the_other_end_of_one_that_was_reported_alone_is_known_for_a_while_over_a_restart_too() -> None:
+    log = Log()
+    held = Held(log)
+    for port in (20_000, 20_001):
+        held.reported_alone(connection(port), other_end(port), 10.0)
+    assert not held.take_reported(other_end(20_000), 0, 11.0)
+    assert held.take_reported(other_end(20_000), NETNS, 11.0)
+    assert not held.take_reported(other_end(20_000), NETNS, 11.0)
+    for lines in (log.lines, list(held.records())):
+        restarted = again(lines)
+        restarted.resume(100.0)
+        assert not restarted.take_reported(other_end(20_000), NETNS, 100.0)
+        assert restarted.take_reported(other_end(20_001), NETNS, 200.0)
+    restarted = again(log.lines)
+    restarted.resume(100.0)
+    assert not restarted.take_reported(other_end(20_001), NETNS, 221.0)
+
+
 @pytest.mark.parametrize(
     "change",
     [
