@@ -8,6 +8,7 @@ an id here (notified.py): of the others, connections that open and close between
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tcpnewconn.kernel.activity import counters_of
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
-from tcpnewconn.kernel.namespaces import MOST, Gone, Key, Namespaces, local_addresses, tables
+from tcpnewconn.kernel.namespaces import AGAIN_AFTER, MOST, Gone, Key, Namespaces, local_addresses, tables
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.procnet import ProcNet, Unreadable
 from tcpnewconn.model import (
@@ -56,6 +57,8 @@ from tcpnewconn.unseen import Unseen
 # process can come.
 _REMEMBERED = 120.0
 _LOOPBACK6 = b"\0" * 15 + b"\1"
+# So many looks see each process at least once.
+_LOOKS = AGAIN_AFTER + 1
 # Seconds between two looks for the processes of those in which something was recorded.
 _LOOK_EVERY = 0.1
 # The section of the state log that says how far notifications were processed.
@@ -113,6 +116,8 @@ class Others:
         self._losses, self._lost = Seldom(), Seldom()
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
+        # When the last looks were that together see each process: what they did not find was not there before the first of them.
+        self._looks: deque[float] = deque(maxlen=_LOOKS)
         # When the last one was found, or this program was started: which ids were given before then is not known.
         self._found = float("-inf")
         # When find_callers() last looked for processes.
@@ -194,7 +199,8 @@ class Others:
         if key.number == NOT_KNOWN:
             return None
         if self._recorder is not None:
-            return self._recorder.of(key.kernel, section)
+            born_after = self._looks[0] if len(self._looks) == _LOOKS else float("-inf")
+            return self._recorder.of(key.kernel, section, born_after)
         if section is not None:
             # The state can hold what an earlier run read of a trace.
             Calls(key.kernel, 0.0, section)
@@ -298,6 +304,7 @@ class Others:
             return
         began = self.schedule.budget.started()
         self._find(now)
+        self._looks.append(now)
         self._forget(now)
         self._report_unseen(now)
         if self._first and self._sections is not None:

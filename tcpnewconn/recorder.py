@@ -219,18 +219,21 @@ class Recorder:
             for netns in self.waiting.over(float("inf")):
                 self.waiting.take(netns)
 
-    def of(self, netns: int, log: Log | None) -> Recorded:
-        """What is recorded in another network namespace from now on, and was while it was not known; `log` as in Calls."""
+    def of(self, netns: int, log: Log | None, born_after: float = float("-inf")) -> Recorded:
+        """What is recorded in another network namespace from now on, and was while it was not known; `log` as in Calls.
+
+        It was not there at `born_after`: what was lost before then was not its own.
+        """
         since = self._clock() if self._waiting_since is None else self._waiting_since
         calls, strange = Calls(netns, since, log, _MOST_OF_ANOTHER, notified=False), self.waiting.take(netns)
         other = self._others[netns] = Recorded(self, calls)
-        self._fill(other, strange)
+        self._fill(other, strange, born_after)
         # It waits no longer: both on record at once.
         calls.settle()
         return other
 
-    def _fill(self, other: Recorded, strange: Strange) -> None:
-        if self.calls.lost_until > float("-inf"):
+    def _fill(self, other: Recorded, strange: Strange, born_after: float = float("-inf")) -> None:
+        if self.calls.lost_until > born_after:
             other.calls.lost(self.calls.lost_until)
         other.calls.add(strange.calls)
         other.failed += strange.failed

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 # A process can enter another namespace, and a pid be used again: each is looked at again after so many looks.
-_AGAIN_AFTER = 8
+AGAIN_AFTER = 8
 # Seconds for which a process is new.
 _NEW_FOR = 10.0
 # More namespaces are not taken, whoever makes them: the rest is counted.
@@ -98,7 +98,7 @@ class Namespaces:
             self._place(pid, self._key(pid, kernel))
         for pid in sorted(new.union(self._due.pop(self._looks, ())) & there):
             # It may not be where it will stay, when it is seen for the first time. The others take turns.
-            next_look = self._looks + (1 if pid in new else _AGAIN_AFTER - pid % 2)
+            next_look = self._looks + (1 if pid in new else AGAIN_AFTER - pid % 2)
             self._due.setdefault(next_look, []).append(pid)
             self._place(pid, self._key(pid, kernel))
 
