@@ -409,6 +409,21 @@ def test_the_names_of_units_that_are_gone_outlive_a_restart_with_the_calls(tmp_p
     assert names == {107: ("", ""), 108: ("", "")}
 
 
+@pytest.mark.parametrize(("born_after", "thread"), [(float("-inf"), None), (999.0, None), (1000.0, 7)])
+def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(
+    world: World, born_after: float, thread: int | None
+) -> None:
+    recorder = world.observer.recorder
+    assert isinstance(recorder, Recorder)
+    recorder.take_others(True)
+    world.trace.overwritten, world.trace.lost_until, world.now = 3, 1000.0, 1001.0
+    recorder.read()
+    other = recorder.of(NETNS + 1, None, born_after)
+    other.calls.add([connect(2000.0, 7)._replace(netns=NETNS + 1)])
+    found = other.calls.destroyed(OUT, False, 2001.0, 0.0)
+    assert (found.opened.thread_id if found.opened is not None else None) == thread
+
+
 @pytest.mark.parametrize(("events", "logged"), [({"connect", "accept", "failed"}, 1), ({"connect", "accept"}, 0)])
 def test_a_call_alone_is_a_connection_only_where_attempts_that_fail_are_recorded(
     world: World, events: set[str], logged: int
