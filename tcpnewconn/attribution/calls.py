@@ -329,7 +329,7 @@ class Calls:
             and other != four_tuple
             and not any(call.by == "accept" for call in there)
         ):
-            self._accepted_later(other, now)
+            self._not_accepted_at(latest, other, now)
         return found
 
     def _not_accepted_at(self, begin: float, four_tuple: FourTuple, now: float) -> None:

@@ -482,6 +482,14 @@ def test_one_that_waited_for_accept_at_its_poll_leaves_no_call(accepted_at: floa
     assert left(calls) == []
 
 
+def test_one_that_was_accepted_after_its_poll_leaves_no_call_that_was_read_meanwhile() -> None:
+    calls = known(connect(1009.0, 7, OPENER), accept(1010.25, 8, ACCEPTOR))
+    assert calls.shown(OPENER, True, 1010.0, 1010.2, True, 1010.3).opened is not None
+    for begin in (1020.0, 1030.0, 1040.0):
+        calls.polled(begin)
+    assert left(calls) == []
+
+
 def test_a_call_whose_connection_two_polls_have_not_shown_is_left() -> None:
     calls = without_notifications(connect(1000.0, 7), accept(1000.1, 8))
     calls.polled(1001.0)
