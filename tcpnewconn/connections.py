@@ -87,6 +87,13 @@ def closed(connection: Connection, four_tuple: FourTuple, destroyed: DestroyedSo
     fin = traffic.acked - traffic.sent > int(opened_here)
     received = max(0, traffic.received - int(fin))
     source_bytes, destination_bytes = (traffic.sent, received) if opened_here else (received, traffic.sent)
+    return closed_of(connection, source_bytes, destination_bytes, traffic.rtt, traffic.retransmits, seconds)
+
+
+def closed_of(
+    connection: Connection, source_bytes: int, destination_bytes: int, rtt: int, retransmits: int, seconds: float | None
+) -> Closed:
+    """The closed event with these numbers of a connection. It repeats the rest."""
     return Closed(
         connection.source,
         connection.destination,
@@ -94,12 +101,13 @@ def closed(connection: Connection, four_tuple: FourTuple, destroyed: DestroyedSo
         connection.id,
         source_bytes,
         destination_bytes,
-        traffic.rtt,
-        traffic.retransmits,
+        rtt,
+        retransmits,
         seconds,
         connection.uid,
         connection.cgroup,
         connection.by,
         connection.caller,
         connection.accepted,
+        connection.netns,
     )

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from tcpnewconn.connections import closed_of
 from tcpnewconn.model import (
     CLOSE,
     DETECTED_BY,
@@ -22,6 +23,7 @@ from tcpnewconn.model import (
     Connection,
     Endpoint,
     FourTuple,
+    named,
 )
 from tcpnewconn.state.log import Log, Record
 
@@ -35,22 +37,12 @@ _REMEMBERED = 120.0
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
-class _Numbers(NamedTuple):
-    """What a closed event says and its connection does not."""
-
-    source_bytes: int
-    destination_bytes: int
-    rtt: int
-    retransmits: int
-    seconds: float | None
-
-
 class _One(NamedTuple):
     event: Connection
     # Of the socket at the other end.
     other_end: FourTuple
     came: float
-    closed: _Numbers | None = None
+    closed: Closed | None = None
 
 
 class Held:
@@ -80,12 +72,9 @@ class Held:
         one = self._held.get(closed.id)
         if one is None:
             return False
-        numbers = _Numbers(
-            closed.source_bytes, closed.destination_bytes, closed.rtt, closed.retransmits, closed.seconds
-        )
-        self._held[closed.id] = one._replace(closed=numbers)
+        self._held[closed.id] = one._replace(closed=closed)
         if self._log is not None:
-            self._log.append(_ENCODE(["j", closed.id, *numbers]))
+            self._log.append(_closed_line(closed))
         return True
 
     def of(self, four_tuple: FourTuple, netns: int) -> Iterator[Connection]:
@@ -135,7 +124,7 @@ class Held:
         if self._log is not None:
             self._log.append(_ENCODE(["j", name]))
         one = self._remove(name)
-        return one.event, None if one.closed is None else _closed(one.event, one.closed)
+        return one.event, one.closed
 
     def _remove(self, name: str) -> _One:
         one = self._held.pop(name)
@@ -166,7 +155,7 @@ class Held:
         for one in self._held.values():
             yield _line(one)
             if one.closed is not None:
-                yield _ENCODE(["j", one.event.id, *one.closed])
+                yield _closed_line(one.closed)
         for other_end, (netns, name, _) in self._alone.items():
             yield _ENCODE(["j", name, other_end.hex(), netns])
 
@@ -176,31 +165,31 @@ class Held:
             self._remove(name)
         elif len(record) == 4 and record[3] is None:
             # It can have been one too many before.
-            self._alone.pop(_four_tuple(record[2]), None)
+            self._alone.pop(named(record[2]), None)
         elif len(record) == 4:
-            self._remember(_four_tuple(record[2]), int(record[3]), name, 0.0)
-        elif len(record) == 2 + len(_Numbers._fields):
+            self._remember(named(record[2]), int(record[3]), name, 0.0)
+        elif len(record) == 7:
+            one = self._held[name]
             sent, received, rtt, retransmits = map(int, record[2:6])
-            numbers = _Numbers(sent, received, rtt, retransmits, None if record[6] is None else float(record[6]))
-            self._held[name] = self._held[name]._replace(closed=numbers)
+            seconds = None if record[6] is None else float(record[6])
+            self._held[name] = one._replace(closed=closed_of(one.event, sent, received, rtt, retransmits, seconds))
         else:
-            other_end = _four_tuple(record[2])
+            other_end = named(record[2])
             if name in self._held:
                 raise ValueError(f"{name} twice")
             self._add(_One(_loaded(name, *record[4:]), other_end, float(record[3])))
-
-
-def _four_tuple(text: str) -> FourTuple:
-    four_tuple = bytes.fromhex(text)
-    if len(four_tuple) not in (12, 36):
-        raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
-    return four_tuple
 
 
 def _line(one: _One) -> str:
     source, destination, direction, detected_by, name, *rest = one.event
     ends = _written(source), _written(destination)
     return _ENCODE(["j", name, one.other_end.hex(), round(one.came, 3), *ends, direction, detected_by, *rest])
+
+
+def _closed_line(closed: Closed) -> str:
+    """What it says and its connection does not."""
+    numbers = closed.source_bytes, closed.destination_bytes, closed.rtt, closed.retransmits, closed.seconds
+    return _ENCODE(["j", closed.id, *numbers])
 
 
 def _written(end: Endpoint) -> list[object]:
@@ -242,20 +231,4 @@ def _loaded(
         None if accepted is None else Caller(*accepted),
         missing,
         int(netns),
-    )
-
-
-def _closed(event: Connection, numbers: _Numbers) -> Closed:
-    return Closed(
-        event.source,
-        event.destination,
-        event.direction,
-        event.id,
-        *numbers,
-        event.uid,
-        event.cgroup,
-        event.by,
-        event.caller,
-        event.accepted,
-        event.netns,
     )

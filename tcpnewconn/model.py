@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 FourTuple = bytes
+# Its size in bytes, of IPv4 and of IPv6.
+SIZES = (12, 36)
 # In place of the number of a network namespace.
 NOT_KNOWN = -1
 _IPV4, _IPV6 = struct.Struct("!4sH4sH"), struct.Struct("!16sH16sH")
@@ -59,6 +61,14 @@ def unmapped(address: bytes) -> bytes:
 def four_tuple_of(local: bytes, local_port: int, remote: bytes, remote_port: int) -> FourTuple:
     """The 4-tuple of a socket; both addresses packed, of one family once unmapped."""
     return b"%b%b%b%b" % (local, local_port.to_bytes(2, "big"), remote, remote_port.to_bytes(2, "big"))
+
+
+def named(text: str) -> FourTuple:
+    """The 4-tuple that a record of the state log names. Raises ValueError where it is none."""
+    four_tuple = bytes.fromhex(text)
+    if len(four_tuple) not in SIZES:
+        raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+    return four_tuple
 
 
 def mirrored(four_tuple: FourTuple) -> FourTuple:

@@ -9,9 +9,10 @@ each other: those are several connections.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
+from tcpnewconn.connections import closed_of
 from tcpnewconn.held import Held
 from tcpnewconn.model import (
     EGRESS,
@@ -333,21 +334,7 @@ def _closed(event: Closed, connection: Connection) -> Closed:
     sent, received = event.source_bytes, event.destination_bytes
     if event.source != connection.source:
         sent, received = received, sent
-    return replace(
-        event,
-        source=connection.source,
-        destination=connection.destination,
-        direction=connection.direction,
-        id=connection.id,
-        source_bytes=sent,
-        destination_bytes=received,
-        uid=connection.uid,
-        cgroup=connection.cgroup,
-        by=connection.by,
-        caller=connection.caller,
-        accepted=connection.accepted,
-        netns=connection.netns,
-    )
+    return closed_of(connection, sent, received, event.rtt, event.retransmits, event.seconds)
 
 
 def _remember(where: dict[_Value, Connection], key: _Value, connection: Connection) -> None:

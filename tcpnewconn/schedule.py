@@ -9,7 +9,7 @@ from tcpnewconn.health.counters import NAMESPACE_RESULTS, NamespaceResult
 from tcpnewconn.other import Other
 from tcpnewconn.pairs import Side
 
-# So many namespaces are polled one because of the other: each takes room on the stack.
+# The poll of a namespace can need that of another one, and so on, to this depth: each takes memory of the stack.
 _DEEPEST = 20
 
 

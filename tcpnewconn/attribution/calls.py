@@ -39,7 +39,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 
 from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, loaded, shared_by, written
-from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Missing, mirrored
+from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Missing, mirrored, named
 from tcpnewconn.state.log import Log, Record
 
 # Calls that are kept, about 400 bytes each; with more, the oldest half is dropped.
@@ -497,9 +497,7 @@ class Calls:
             self._lost_until = float("inf") if until is None else float(until)
             self._unsure = float("inf") if unsure is None else float(unsure)
             return
-        four_tuple = bytes.fromhex(record[1])
-        if len(four_tuple) not in (12, 36):
-            raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+        four_tuple = named(record[1])
         self._count -= len(self._calls.pop(four_tuple, ()))
         self._taken.pop(four_tuple, None)
         self._later.pop(four_tuple, None)

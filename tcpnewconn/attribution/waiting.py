@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from tcpnewconn.attribution.found import loaded, shared_by, written
-from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
+from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, named
 from tcpnewconn.state.log import Log, Record
 
 _MOST = 16_384
@@ -125,9 +125,7 @@ class Waiting:
         if len(record) == 2:
             self._count -= len(self._strange.pop(netns, Strange()).calls)
             return
-        strange, four_tuple = self._strange.setdefault(netns, Strange()), bytes.fromhex(record[2])
-        if len(four_tuple) not in (12, 36):
-            raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
+        strange, four_tuple = self._strange.setdefault(netns, Strange()), named(record[2])
         if len(record) == 3:
             self._failed(strange, four_tuple)
             return

@@ -13,7 +13,7 @@ from tcpnewconn.health.counters import Counters
 from tcpnewconn.model import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
 from tcpnewconn.reporting.aggregation import Aggregation, RateLimit
 from tcpnewconn.reporting.entries import Renderer
-from tcpnewconn.reporting.portscan import PortScans, is_from_elsewhere
+from tcpnewconn.reporting.portscan import PortScans
 from tcpnewconn.reporting.queue import Queue
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import Sink
@@ -120,8 +120,8 @@ class Outbox:
         now = time.monotonic()
         if isinstance(event, Connection):
             self.connections += 1
-            suspect = is_from_elsewhere(event) and not (self._settings.trusted.given and self._trusted(event))
-            scan = self._scans.notice(event, now) if suspect else None
+            trusted = self._settings.trusted.given and self._trusted(event)
+            scan = self._scans.notice(event, now) if not trusted else None
             summarized = self._aggregation.add(event, now, crowded) is not None
             self.counters.connection(event, summarized)
             if not summarized:

@@ -23,7 +23,7 @@ class _Source:
     reported: float = float("-inf")
 
 
-def is_from_elsewhere(connection: Connection) -> bool:
+def _is_from_elsewhere(connection: Connection) -> bool:
     """Whether a connection came from outside of the network namespace that it goes to, as far as that is known."""
     if connection.direction == INGRESS:
         return True
@@ -47,7 +47,7 @@ class PortScans:
     def notice(self, connection: Connection, now: float) -> PortScan | None:
         """Take a new connection; the port scan that it completes, once per source and period. `now` in seconds (monotonic)."""
         address, port = connection.source.address, connection.destination.port
-        if not self.ports or address is None or port is None or not is_from_elsewhere(connection):
+        if not self.ports or address is None or port is None or not _is_from_elsewhere(connection):
             return None
         key = (address, connection.netns)
         source = self._sources.get(key)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum, auto
 from itertools import chain, islice
 
-from tcpnewconn.model import TIME_WAIT, FourTuple
+from tcpnewconn.model import SIZES, TIME_WAIT, FourTuple
 from tcpnewconn.state.log import Record
 
 # Of a socket that rows show: cookie, number, whether it is negative, inode, state, paired, opened, uid, cgroup. Cookies have all
@@ -22,8 +22,6 @@ _ENDS = struct.Struct("=Q13xB?")
 # (uid_t)-1 is no user (chown(2)).
 _NO_USER = 0xFFFFFFFF
 
-# 4-tuples of IPv4 and of IPv6.
-_SIZES = (12, 36)
 # So many sockets share a record where there are many.
 _TOGETHER = 200
 
@@ -74,14 +72,6 @@ class Socket:
     lost: bool = False
     shown: bool = True
     next: Socket | None = None
-
-
-def named(text: str) -> FourTuple:
-    """The 4-tuple that a record names. Raises ValueError where it is none."""
-    four_tuple = bytes.fromhex(text)
-    if len(four_tuple) not in _SIZES:
-        raise ValueError(f"{len(four_tuple)} bytes are no 4-tuple")
-    return four_tuple
 
 
 def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Record) -> Socket:
@@ -138,7 +128,7 @@ def serial(packed: bytes) -> int:
 
 def lines_of_many(shown: Mapping[FourTuple, bytes]) -> Iterator[str]:
     """Records of SHOWN sockets, by 4-tuple and packed form: a line for each takes ten times as long to write and to load."""
-    for size in _SIZES:
+    for size in SIZES:
         sockets = (one for one in shown.items() if len(one[0]) == size)
         while together := b"".join(chain.from_iterable(islice(sockets, _TOGETHER))):
             yield f'["p",{size},"{_text(together)}"]'
@@ -147,7 +137,7 @@ def lines_of_many(shown: Mapping[FourTuple, bytes]) -> Iterator[str]:
 def loaded_many(record: Record) -> Iterator[tuple[FourTuple, bytes]]:
     """The sockets of such a record. Raises ValueError and struct.error where it is none."""
     size = record[1]
-    if size not in _SIZES:
+    if size not in SIZES:
         raise ValueError(f"{size} bytes are no 4-tuple")
     together = a2b_base64(record[2])
     if _text(together) != record[2]:

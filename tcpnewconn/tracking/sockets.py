@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tcpnewconn.model import DestroyedSocket, FourTuple, mirrored
+from tcpnewconn.model import DestroyedSocket, FourTuple, mirrored, named
 from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.chains import Chains
 from tcpnewconn.tracking.cleared import Index
@@ -30,7 +30,6 @@ from tcpnewconn.tracking.socket import (
     lines_of_many,
     loaded,
     loaded_many,
-    named,
     packed,
     serial,
     unpacked,

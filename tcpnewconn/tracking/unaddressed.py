@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from tcpnewconn.model import ESTABLISHED, DestroyedSocket, FourTuple, SocketInfo, Traffic, mirrored
+from tcpnewconn.model import ESTABLISHED, DestroyedSocket, FourTuple, SocketInfo, Traffic, mirrored, named
 from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.cleared import can_be
 from tcpnewconn.tracking.matching import is_full
-from tcpnewconn.tracking.socket import Phase, named
+from tcpnewconn.tracking.socket import Phase
 from tcpnewconn.tracking.sockets import Sockets
 
 # Seconds to wait for the notifications of other sockets.

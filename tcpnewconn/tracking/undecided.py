@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tcpnewconn.model import CLOSE, DestroyedSocket, Traffic
+from tcpnewconn.model import CLOSE, DestroyedSocket, Traffic, named
 from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.outcomes import NewConnection
-from tcpnewconn.tracking.socket import named
 
 # Seconds to wait for the other socket's notification, which is some milliseconds late (measured).
 _MOMENT = 1.0
