@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import select
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tcpnewconn.kernel.allnamespaces import open_for_all
+from tcpnewconn.kernel.allnamespaces import AllNotifications, open_for_all
 from tcpnewconn.kernel.sockdiag import open_notifications
 from tests.kernel.test_others import every, here, number_of
 from tests.support.containers import CONTAINER_ID, Host, child_of, container, join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
-from tests.support.program import Event, Program, flows, of_kind, running
+from tests.support.program import Event, Program, flows, of_kind, running, stopped
+from tests.support.supervised import DEADLINE
 from tests.support.traffic import connect, listen
 
 __all__ = ["every", "here"]
@@ -33,6 +34,17 @@ def short(client: Namespace, listener: socket.socket, address: str, count: int =
             accepted = listener.accept()[0]
         accepted.close()
     return ports
+
+
+def wait_for_notifications(received: AllNotifications, count: int) -> None:
+    """The kernel sends them from a work queue, not from close(): sock_diag_broadcast_destroy(), net/core/sock_diag.c."""
+    until = time.monotonic() + DEADLINE
+    while count:
+        if received.peek() is not None:
+            received.consume()
+            count -= 1
+        else:
+            assert select.select([received], [], [], max(0.0, until - time.monotonic()))[0], f"{count} are missing"
 
 
 def whose(event: Event) -> tuple[str, str | None, str | None]:
@@ -265,23 +277,25 @@ def test_a_container_that_floods_takes_nothing_from_the_host(
     here: Host, joined: Namespace, every: tuple[str, str], tmp_path: Path
 ) -> None:
     with here.entered():
-        of_host, of_all = open_notifications(), open_for_all()
+        of_host, of_all, witness = open_notifications(), open_for_all(), open_for_all()
     of_all.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
     with (
         of_host,
         of_all,
+        witness,
         listen(joined, "127.0.0.1", 8080) as listener,
         listen(here, "127.0.0.1", 8081) as at_host,
     ):
         program = Program(here, *every, *SELDOM, notifications=of_host, namespaces=of_all, memory=tmp_path)
         program.ready()
+        sent = AllNotifications(witness)
+        sent.receive(True)
         # What comes meanwhile waits in the buffers.
-        itself = child_of(program.process.pid)
-        os.kill(itself, signal.SIGSTOP)
-        ports = short(here, at_host, "127.0.0.1", 100)
-        short(joined, listener, "127.0.0.1", 300)
-        ports += short(here, at_host, "127.0.0.1", 100)
-        os.kill(itself, signal.SIGCONT)
+        with stopped(child_of(program.process.pid)):
+            ports = short(here, at_host, "127.0.0.1", 100)
+            short(joined, listener, "127.0.0.1", 300)
+            ports += short(here, at_host, "127.0.0.1", 100)
+            wait_for_notifications(sent, 1000)
         program.wait(lambda: of_kind(program.events, LOSS), "loss")
         program.wait(lambda: len(of_ports(program.connections, ports)) >= 200, "connections of the host")
         program.stop()

@@ -21,7 +21,7 @@ from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support.events import Event
 from tests.support.namespace import Namespace, namespace
 from tests.support.plain_event import recorded
-from tests.support.program import Program, of_kind, running
+from tests.support.program import Program, of_kind, running, stopped
 from tests.support.traffic import listen
 
 pytestmark = pytest.mark.skipif(
@@ -112,17 +112,6 @@ def client(where: Namespace, address: str, port: int, local: int = 0, **more: ob
         process.stdin.close()
 
 
-@contextmanager
-def stopped(program: Program) -> Iterator[None]:
-    """It reads nothing meanwhile."""
-    program.signal(signal.SIGSTOP)
-    stat = Path(f"/proc/{program.process.pid}/stat")
-    while stat.read_text().rpartition(") ")[2][0] != "T":
-        time.sleep(0.01)
-    yield
-    program.signal(signal.SIGCONT)
-
-
 def free_port(where: Namespace, address: str) -> int:
     with where.socket() as found:
         found.bind((address, 0))
@@ -168,7 +157,7 @@ def _seconds(text: str) -> float:
 def test_of_a_thread_that_has_gone_only_its_id_and_the_time_are_known(where: Namespace, program: Program) -> None:
     with listen(where, "127.0.0.1") as listener:
         port = listener.getsockname()[1]
-        with stopped(program), client(where, "127.0.0.1", port) as (_, thread):
+        with stopped(program.process.pid), client(where, "127.0.0.1", port) as (_, thread):
             pass
         found = to(program, port)
     assert found["process.thread.id"] == thread
@@ -179,7 +168,7 @@ def test_of_a_thread_that_has_gone_only_its_id_and_the_time_are_known(where: Nam
 def test_a_thread_that_has_its_id_now_is_not_taken_for_it(where: Namespace, program: Program) -> None:
     with listen(where, "127.0.0.1") as listener:
         port = listener.getsockname()[1]
-        with stopped(program):
+        with stopped(program.process.pid):
             with client(where, "127.0.0.1", port) as (_, thread):
                 pass
             with another_with_id(thread):
@@ -209,7 +198,7 @@ def test_a_thread_of_another_network_namespace_is_not_taken_for_it(where: Namesp
     """Both connections have the same addresses and ports; the thread of this one has gone, that of the other is there."""
     with namespace() as elsewhere, listen(where, "127.0.0.1") as listener:
         port, local = listener.getsockname()[1], free_port(where, "127.0.0.1")
-        with listen(elsewhere, "127.0.0.1", port), stopped(program):
+        with listen(elsewhere, "127.0.0.1", port), stopped(program.process.pid):
             with client(where, "127.0.0.1", port, local) as (_, thread):
                 pass
             with client(elsewhere, "127.0.0.1", port, local):

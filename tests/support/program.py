@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -57,6 +58,17 @@ def flow(event: Event) -> Flow:
 def flows(events: Iterable[Event]) -> Counter[Flow]:
     """How often each connection was reported."""
     return Counter(flow(event) for event in of_kind(events, CONNECTION))
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """A process does nothing meanwhile, or until it is sent SIGCONT."""
+    os.kill(pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{pid}/stat")
+    while stat.read_text().rpartition(") ")[2][0] != "T":
+        time.sleep(0.01)
+    yield
+    os.kill(pid, signal.SIGCONT)
 
 
 class Program:
