@@ -24,6 +24,7 @@ from tcpnewconn.kernel.activity import Activity
 from tcpnewconn.kernel.allnamespaces import AllNotifications, open_for_all
 from tcpnewconn.kernel.instance import wanted
 from tcpnewconn.kernel.namespaces import kernel_socket
+from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.plainevent import PLAIN, PlainTrace
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
@@ -170,7 +171,7 @@ def _receive_from_all(others: Others, given: socket.socket | None) -> None:
     """Let the destroy notifications of other network namespaces be received where that is wanted: after a reload, too."""
     try:
         source = AllNotifications(given or open_for_all())
-        others.receive(source, Nsids(), os.fstat(given.fileno()).st_ino if given is not None else 0)
+        others.receive(source, Nsids(), Networks(), os.fstat(given.fileno()).st_ino if given is not None else 0)
     except (sockdiag.Unavailable, OSError) as error:
         others.no_notifications = str(error)
 

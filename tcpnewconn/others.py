@@ -23,6 +23,7 @@ from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
 from tcpnewconn.kernel.namespaces import AGAIN_AFTER, MOST, Gone, Key, Namespaces, local_addresses, tables
+from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.procnet import ProcNet, Unreadable
 from tcpnewconn.model import (
@@ -126,9 +127,10 @@ class Others:
 
     # --- what outlives a restart -------------------------------------------------------------------------------------
 
-    def receive(self, source: AllNotifications, nsids: Nsids, inode: int) -> None:
+    def receive(self, source: AllNotifications, nsids: Nsids, networks: Networks, inode: int) -> None:
         """Receive destroy notifications of them; `inode` as in Notified."""
         self.notified = Notified(source, nsids, self, inode)
+        self._pairs.networks = networks
 
     def _load(self, name: str, section: Section) -> None:
         """A namespace of the run before."""

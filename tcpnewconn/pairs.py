@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from tcpnewconn.connections import closed_of
 from tcpnewconn.held import Held
+from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.model import (
     EGRESS,
     ESTABLISHED,
@@ -70,6 +71,8 @@ class Pairs:
     ) -> None:
         # There may be a namespace whose addresses are not known yet: any remote address can be one of its own.
         self.unsettled = False
+        # Where a known one can have got another address since its last poll.
+        self.networks: Networks | None = None
         self.held = Held(log)
         self._host = host
         self._report = report
@@ -134,8 +137,9 @@ class Pairs:
                 _remember(self._closing, event.id, reported)
             return None
         having = self._having(_remote(four_tuple), side.netns)
-        if self.unsettled and not having and side is not self._host:
-            # A device of the host that leads to a new namespace is new, too.
+        unknown = not having and self._can_be_of_a_namespace(_remote(four_tuple))
+        if unknown and side is not self._host:
+            # The device of the host that it is behind can be new, too.
             self._host.observes.addresses.refresh()
             having = self._having(_remote(four_tuple), side.netns)
         others, host_has_it = [each for each in having if each is not self._host], self._host in having
@@ -147,7 +151,7 @@ class Pairs:
             # Its notification is on its way.
             self.held.hold(event, other_end, now)
             return None
-        unknown = self.unsettled and not having and event.detected_by != "startup"
+        unknown = unknown and not having and event.detected_by != "startup"
         if (closed and having) or (unknown and event.state != ESTABLISHED):
             self.held.hold(event, other_end, now)
             return None
@@ -156,6 +160,10 @@ class Pairs:
         if closed or not others or host_has_it:
             return event
         return self._with_namespace(side, event, four_tuple, others, now)
+
+    def _can_be_of_a_namespace(self, address: bytes) -> bool:
+        """Whether one can have an address that none is known to have."""
+        return self.unsettled or (self.networks is not None and self.networks.has(address))
 
     def _having(self, address: bytes, netns: int) -> list[Side]:
         """The namespaces that have an address, but for this one; the host's first."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 import socket
+import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,6 +17,7 @@ import pytest
 
 from tcpnewconn.kernel.allnamespaces import open_for_all
 from tcpnewconn.kernel.sockdiag import open_notifications
+from tcpnewconn.other import YOUNG
 from tests.kernel.test_all_namespaces import SELDOM, whose
 from tests.kernel.test_others import configuration, number_of
 from tests.support.containers import CONTAINER_ID, Host, container, host, join
@@ -139,6 +142,53 @@ def test_a_short_one_that_no_poll_shows_has_both_sides_too(
     assert by_ends == {(network.addresses[a], network.addresses[b]): sides for (a, b), sides in wanted.items()}
     assert len(flows(program.events)) == len(program.connections) == 40
     assert {event["tcpnewconn.detected_by"] for event in program.connections} == {"notification"}
+
+
+class Bridge:
+    """A device of a host that two containers are joined with, as those of podman and docker are."""
+
+    def __init__(self, here: Host, name: str, network: str, members: list[Namespace]) -> None:
+        here.ip("link", "add", name, "type", "bridge")
+        here.address(f"{network}.1/24", name)
+        here.ip("link", "set", name, "up")
+        for number, one in enumerate(members, 5):
+            port = f"{name}-{number}"
+            pair = ("ip", "link", "add", port, "type", "veth", "peer", "name", name, "netns", one.path)
+            # Not as a process of the host, which does not see that path.
+            subprocess.run(Namespace.command(here, *pair), check=True)
+            here.ip("link", "set", port, "master", name, "up")
+            one.address(f"{network}.{number}/24", name)
+            one.ip("link", "set", name, "up")
+
+
+@pytest.mark.parametrize("by", ["an address", "a network"])
+def test_what_a_known_container_is_joined_with_later_is_one_too(every: tuple[str, str], cgroup: Path, by: str) -> None:
+    """docker network connect, or an address that comes late: no poll has shown it yet."""
+    with host() as here, container(here, cgroup) as one, container(here) as other, ExitStack() as stack:
+        Bridge(here, "first", "10.88.0", [one, other])
+        program = stack.enter_context(running(here, *every, *SELDOM))
+        # Until then every namespace can have addresses that are not known.
+        time.sleep(max(0.0, program.started + YOUNG + 1 - time.monotonic()))
+        if by == "a network":
+            Bridge(here, "second", "10.90.0", [one, other])
+            addresses = {here: "10.90.0.1", one: "10.90.0.5", other: "10.90.0.6"}
+        else:
+            addresses = {here: "10.88.0.1", one: "10.88.0.55", other: "10.88.0.66"}
+            for where in (one, other):
+                where.address(f"{addresses[where]}/24", "first")
+        for there, address in addresses.items():
+            with listen(there, address, 8080) as listener:
+                for here_, number in itertools.product(set(addresses) - {there}, range(10)):
+                    client = connect(here_, address, 8080, (addresses[here_], 20_000 + number))
+                    end(client, listener.accept()[0])
+        program.wait_for_connections(60)
+    assert {event["network.direction"] for event in program.connections} == {"internal"}
+    assert len(flows(program.events)) == len(program.connections) == 60
+    sides = {(event["source.address"], event["destination.address"]): whose(event)[1:] for event in program.connections}
+    assert sides == {
+        (addresses[a], addresses[b]): tuple(CONTAINER_ID if end is one else None for end in (a, b))
+        for a, b in itertools.permutations(addresses, 2)
+    }
 
 
 def test_one_whose_other_end_stays_open_is_logged_soon_and_once(network: Network, every: tuple[str, str]) -> None:

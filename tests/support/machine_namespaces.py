@@ -40,16 +40,21 @@ until {PROGRAM} once 127.0.0.1 {PORT} 2>/dev/null; do sleep 0.05; done
 sleep $PAUSE
 kill %1
 """
-# Joined with the host, where nginx listens; polled before it connects, or never.
+# Joined with the host, where nginx listens; polled before it connects, or never. With more, by another network then.
 JOINED = f"""
-ip netns add joined; ip link add there type veth peer name inside netns joined
-ip address add 10.72.0.1/24 dev there; ip link set there up
-ip -n joined address add 10.72.0.2/24 dev inside; ip -n joined link set inside up
+join() {{
+    ip link add $1 type veth peer name $1 netns joined
+    ip address add $2.1/24 dev $1; ip link set $1 up
+    ip -n joined address add $2.2/24 dev $1; ip -n joined link set $1 up
+}}
+ip netns add joined; join first 10.72.0
 ip netns exec joined sleep 600 &
 sleep $PAUSE
-ip netns exec joined {PROGRAM} fork {EACH} 10.72.0.1 80
+network=10.72.0
+if [ -n "$MORE" ]; then network=10.73.0; join second $network; fi
+ip netns exec joined {PROGRAM} fork {EACH} $network.1 80
 kill %1
-ip link delete there; ip netns delete joined
+ip link delete first; ip netns delete joined
 """
 # Seconds in which a namespace is found and polled: two intervals, and the time that an emulated machine takes.
 PAUSE = 6
@@ -58,6 +63,8 @@ UNITS = {
     "long": (APART, "PrivateNetwork=yes", PAUSE),
     "joined": (JOINED, "", PAUSE),
     "fresh": (JOINED, "", 0),
+    # When any namespace that is new has become old.
+    "later": (f"MORE=yes\n{JOINED}", "", 2 * PAUSE),
 }
 # Those that nobody has found are logged when they have surely ended.
 WITHIN = 240.0
@@ -76,7 +83,7 @@ def prepare() -> None:
     for name, (script, more, pause) in UNITS.items():
         path = f"/srv/{name}.sh"
         with open(path, "w", encoding="utf-8") as file:
-            file.write(f"set -e -m\nPAUSE={pause}\n{script}")
+            file.write(f"set -e -m\nPAUSE={pause} MORE=\n{script}")
         write_unit(f"{name}@.service", f"[Service]\nType=oneshot\n{more}\nExecStart=/bin/bash {path}\n")
 
 
@@ -122,7 +129,7 @@ def _unseen(instance: "Instance") -> Counter[Flow]:
 def _seen(instance: "Instance") -> Counter[Flow]:
     """The second ones get the numbers and the id of the first."""
     run("systemctl start long@1 joined@1 apart@1 && systemctl start joined@2 apart@2")
-    run("systemctl start fresh@1 && systemctl start fresh@2")
+    run("systemctl start fresh@1 && systemctl start fresh@2 && systemctl start later@1")
     return _made(instance)
 
 
