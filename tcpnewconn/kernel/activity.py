@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tcpnewconn.kernel.procfile import content
 from tcpnewconn.model import NEW_SYN_RECV, SYN_RECV, SYN_SENT
 
 # A connection that comes up from one of these may leave all counters as they are, if another is closed at the same time.
@@ -66,14 +67,11 @@ class Activity:
 def counters_of(directory: str) -> Counters | None:
     """The counters of the namespace of a directory like that; None where they cannot be read, or not all of them are there."""
     try:
-        with open(f"{directory}/snmp", "rb") as file:
-            names, values = [line.split() for line in file if line.startswith(b"Tcp:")]
-        tcp = dict(zip(names, values, strict=True))
-        with open(f"{directory}/sockstat", "rb") as file:
-            inuse, time_wait = _sockstat(file.read(), b"TCP:")
+        _, names, rest = content(f"{directory}/snmp").split(b"\nTcp:", 2)
+        tcp = dict(zip(names.split(), rest.partition(b"\n")[0].split(), strict=True))
+        inuse, time_wait = _sockstat(content(f"{directory}/sockstat"), b"TCP:")
         try:
-            with open(f"{directory}/sockstat6", "rb") as file:
-                inuse6, _ = _sockstat(file.read(), b"TCP6:")
+            inuse6, _ = _sockstat(content(f"{directory}/sockstat6"), b"TCP6:")
         except FileNotFoundError:
             # IPv6 is off.
             inuse6 = 0
@@ -85,9 +83,7 @@ def counters_of(directory: str) -> Counters | None:
 
 def _sockstat(text: bytes, protocol: bytes) -> tuple[int, int]:
     """The sockets in use and, where it is shown, in TIME_WAIT. Raises LookupError."""
-    for line in text.splitlines():
-        name, *columns = line.split()
-        if name == protocol:
-            numbers = dict(zip(columns[::2], map(int, columns[1::2]), strict=True))
-            return numbers[b"inuse"], numbers.get(b"tw", 0)
-    raise LookupError(protocol)
+    _, *of_protocol = (b"\n" + text).split(b"\n" + protocol, 1)
+    columns = of_protocol[0].partition(b"\n")[0].split()
+    numbers = dict(zip(columns[::2], map(int, columns[1::2]), strict=True))
+    return numbers[b"inuse"], numbers.get(b"tw", 0)

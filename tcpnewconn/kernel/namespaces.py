@@ -8,12 +8,13 @@ interfaces, too.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
+
+from tcpnewconn.kernel.procfile import content
 
 # A process can enter another namespace, and a pid be used again: each is looked at again after so many looks.
 AGAIN_AFTER = 8
@@ -25,7 +26,6 @@ MOST = 1_024
 # PROC_PID_INIT_INO (include/linux/proc_ns.h).
 _INITIAL_PIDS = "pid:[4026531836]"
 
-_PAGE = 65_536
 # A container has a few routes. A longer list is not read: it would take longer than the tables.
 _LARGEST = 262_144
 
@@ -209,11 +209,11 @@ def local_addresses(directory: str) -> set[bytes]:
     found: set[bytes] = set()
     with suppress(OSError, ValueError):
         # A leaf, |-- 10.88.0.5, and below it its routes.
-        for leaf in _content(f"{directory}/fib_trie", _LARGEST).decode().split("|-- ")[1:]:
+        for leaf in content(f"{directory}/fib_trie", _LARGEST).decode().split("|-- ")[1:]:
             if "/32 host LOCAL" in leaf:
                 found.add(bytes(map(int, leaf.split("\n", 1)[0].split("."))))
     with suppress(OSError, ValueError):
-        for line in _content(f"{directory}/if_inet6", _LARGEST).decode().split("\n")[:-1]:
+        for line in content(f"{directory}/if_inet6", _LARGEST).decode().split("\n")[:-1]:
             found.add(bytes.fromhex(line.split(" ", 1)[0]))
     return found
 
@@ -232,7 +232,7 @@ def kernel_socket(directory: str) -> int | None:
     It has protocol 0 and port id 0 (net/netlink/af_netlink.c).
     """
     try:
-        for line in _content(f"{directory}/netlink").split(b"\n"):
+        for line in content(f"{directory}/netlink").split(b"\n"):
             columns = line.split()
             if columns[1:3] == [b"0", b"0"]:
                 return int(columns[-1])
@@ -243,25 +243,10 @@ def kernel_socket(directory: str) -> int | None:
 
 def _cgroup(path: str) -> str | None:
     try:
-        content = os.fsdecode(_content(path))
+        lines = os.fsdecode(content(path)).split("\n")
     except OSError:
         return None
-    for line in content.split("\n"):
+    for line in lines:
         if line.startswith("0::/"):
             return line[3:]
     return None
-
-
-def _content(path: str, most: int | None = None) -> bytes:
-    """A file of /proc, in full. Raises OSError, also for one that is larger than `most`."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts, length = [], 0
-        while part := os.read(descriptor, _PAGE):
-            parts.append(part)
-            length += len(part)
-            if most is not None and length > most:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-        return b"".join(parts)
-    finally:
-        os.close(descriptor)
