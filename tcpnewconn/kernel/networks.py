@@ -46,13 +46,17 @@ class Networks:
         self._changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
         self._changes.bind((0, _CHANGES))
         self._changes.setblocking(False)
+        # Whether they are those as of the last change.
         self._read = False
         # By the length of their addresses in bits, and how many of these are the host's part: the other bits.
         self._networks: dict[tuple[int, int], set[int]] = {}
 
     def has(self, address: bytes) -> bool:
         """Whether a packed address is in one of them."""
-        if self._changed() or not self._read:
+        if self._changed():
+            self._read = False
+        if not self._read:
+            # If that fails, it is tried again with the next address.
             with contextlib.suppress(OSError):
                 self._networks, self._read = _networks(), True
         bits, value = 8 * len(address), int.from_bytes(address, "big")

@@ -91,3 +91,17 @@ def test_so_many_changes_that_some_are_lost_are_a_change(here: Namespace) -> Non
         here.address(f"10.{number // 250}.{number % 250}.1/32", "one")
     here.address("10.88.0.1/24", "one")
     assert has(here, networks, "10.88.0.77") == [True]
+
+
+def test_where_the_kernel_did_not_answer_it_is_asked_again(here: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(protocol: int) -> None:
+        raise BlockingIOError
+
+    networks = networks_of(here)
+    assert has(here, networks, "10.88.0.77") == [False]
+    with namespace() as there:
+        with monkeypatch.context() as patched:
+            patched.setattr("tcpnewconn.kernel.networks.Client", silent)
+            veth(here, there, "one", "10.88.0.1/24")
+            assert has(here, networks, "10.88.0.77") == [False]
+        assert has(here, networks, "10.88.0.77") == [True]
