@@ -173,7 +173,9 @@ def test_every_connection_of_every_namespace_is_logged_once_with_who_made_it(
     few = found["made"] // STARVED_SHARE
     assert found["made"] <= found["logged"] <= found["made"] + few, listed(found)
     assert set(found["threads"]) - {"unknown", "-"} == {"connections"}, listed(found)
-    assert found["threads"].get("-", 0) <= few, listed(found)
+    # Of a namespace that was found with its connections, nobody knows whether records of it are among those lost before.
+    fresh = sum(count for unit, count in found["units"].items() if unit.startswith("fresh@"))
+    assert found["threads"].get("-", 0) <= few + fresh, listed(found)
     assert found["threads"].get("unknown", 0) <= found["in an unknown one"]
     assert {unit.partition("@")[0] for unit in found["units"]} - {"-"} <= {"apart", "long", "joined", "fresh", "later"}
 
