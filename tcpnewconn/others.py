@@ -19,7 +19,7 @@ from tcpnewconn.attribution.units import Units
 from tcpnewconn.budget import Budget
 from tcpnewconn.health.counters import NAMESPACE_KINDS, NamespaceResult
 from tcpnewconn.kernel.activity import counters_of
-from tcpnewconn.kernel.addresses import Addresses
+from tcpnewconn.kernel.addresses import Addresses, is_loopback
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
 from tcpnewconn.kernel.namespaces import AGAIN_AFTER, MOST, Gone, Key, Namespaces, local_addresses, tables
@@ -57,7 +57,6 @@ from tcpnewconn.unseen import Unseen
 # Seconds for which a namespace is remembered that has no process any more: its sockets can be in TIME_WAIT (60), and its next
 # process can come.
 _REMEMBERED = 120.0
-_LOOPBACK6 = b"\0" * 15 + b"\1"
 # So many looks see each process at least once.
 _LOOKS = AGAIN_AFTER + 1
 # Seconds between two looks for the processes of those in which something was recorded.
@@ -107,7 +106,9 @@ class Others:
         self._by_side: dict[Side, Other] = {}
         self._side = Side(observer=host)
         self.schedule = Schedule(self._side, Budget(cpu), self._poll_one)
-        self._pairs = Pairs(self._side, report, self._bring_up_to_date, log)
+        self._pairs = Pairs(self._side, report, self._bring_up_to_date, self._may_have, log)
+        # Where a known one can have got another address since its last poll.
+        self._networks: Networks | None = None
         # The next look is the first of all.
         self._first = True
         # Connections of namespaces that have ended that no poll has shown.
@@ -117,7 +118,8 @@ class Others:
         self._losses, self._lost = Seldom(), Seldom()
         # Notifications that were lost, and are not reported yet.
         self._not_reported = 0
-        # When the last looks were that together see each process: what they did not find was not there before the first of them.
+        # When the last looks were that together see each process (the first of all sees each alone): what they did not find was
+        # not there before the first of them.
         self._looks: deque[float] = deque(maxlen=_LOOKS)
         # When the last one was found, or this program was started: which ids were given before then is not known.
         self._found = float("-inf")
@@ -130,7 +132,7 @@ class Others:
     def receive(self, source: AllNotifications, nsids: Nsids, networks: Networks, inode: int) -> None:
         """Receive destroy notifications of them; `inode` as in Notified."""
         self.notified = Notified(source, nsids, self, inode)
-        self._pairs.networks = networks
+        self._networks = networks
 
     def _load(self, name: str, section: Section) -> None:
         """A namespace of the run before."""
@@ -201,7 +203,7 @@ class Others:
         if key.number == NOT_KNOWN:
             return None
         if self._recorder is not None:
-            born_after = self._looks[0] if len(self._looks) == _LOOKS else float("-inf")
+            born_after = self._looks[0] if self._looks else float("-inf")
             return self._recorder.of(key.kernel, section, born_after)
         if section is not None:
             # The state can hold what an earlier run read of a trace.
@@ -272,6 +274,7 @@ class Others:
             self._end(other)
         self._others.clear()
         self._ended.clear()
+        self._looks.clear()
         if self.notified is not None:
             self.notified.source.receive(False)
         if self._recorder is not None:
@@ -336,12 +339,18 @@ class Others:
         self._settle(now)
 
     def _settle(self, now: float) -> None:
-        """Find out whether there may be a namespace whose addresses are not known yet."""
-        expects = self.notified is not None and self.notified.expects(now)
-        self._pairs.unsettled = expects or now < self._found + YOUNG
-        # Without others the host's events take no way round.
-        needed = self._others or self._pairs.unsettled or self._pairs.held
+        """Without others the host's events take no way round."""
+        needed = self._others or self._is_unsettled(now) or self._pairs.held
         self._host.report_to(self._take_host if needed else self._report)
+
+    def _is_unsettled(self, now: float) -> bool:
+        """Whether there may be a namespace whose addresses are not known yet: any address can be one of its own."""
+        return now < self._found + YOUNG or (self.notified is not None and self.notified.expects(now))
+
+    def _may_have(self, address: bytes) -> bool:
+        """As in Pairs."""
+        now = time.monotonic()
+        return self._is_unsettled(now) or (self._networks is not None and self._networks.have(address, now))
 
     def take_changes(self) -> None:
         """Before destroyed sockets of the host are processed: know which namespaces had come before they were destroyed."""
@@ -378,8 +387,7 @@ class Others:
     def _know_addresses(self, other: Other, directory: str) -> None:
         addresses = frozenset(local_addresses(directory))
         other.addresses.assign(addresses)
-        # Every namespace has those of its loopback.
-        self._pairs.assign(other.side, frozenset(one for one in addresses if one[0] != 127 and one != _LOOPBACK6))
+        self._pairs.assign(other.side, frozenset(one for one in addresses if not is_loopback(one)))
 
     def _take_host(self, event: Event) -> None:
         self._pairs.take(self._side, event, time.monotonic())

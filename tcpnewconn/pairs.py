@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from tcpnewconn.connections import closed_of
 from tcpnewconn.held import Held
-from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.model import (
     EGRESS,
     ESTABLISHED,
@@ -60,23 +59,24 @@ class Side:
 
 
 class Pairs:
-    """`bring_up_to_date` polls a namespace, unless its tables were read since then (Side.read); whether they were."""
+    """`bring_up_to_date` polls a namespace, unless its tables were read since then (Side.read); whether they were.
+
+    `may_have` says whether a namespace can have an address that none is known to have.
+    """
 
     def __init__(
         self,
         host: Side,
         report: Callable[[Event], None],
         bring_up_to_date: Callable[[Side, int], bool],
+        may_have: Callable[[bytes], bool],
         log: Log | None = None,
     ) -> None:
-        # There may be a namespace whose addresses are not known yet: any remote address can be one of its own.
-        self.unsettled = False
-        # Where a known one can have got another address since its last poll.
-        self.networks: Networks | None = None
         self.held = Held(log)
         self._host = host
         self._report = report
         self._bring_up_to_date = bring_up_to_date
+        self._may_have = may_have
         # The namespaces that have an address, but for the host's.
         self._by_address: dict[bytes, list[Side]] = {}
         # Connections whose other end is looked for; the events of other ends that were found meanwhile.
@@ -137,7 +137,7 @@ class Pairs:
                 _remember(self._closing, event.id, reported)
             return None
         having = self._having(_remote(four_tuple), side.netns)
-        unknown = not having and self._can_be_of_a_namespace(_remote(four_tuple))
+        unknown = not having and self._may_have(_remote(four_tuple))
         if unknown and side is not self._host:
             # The device of the host that it is behind can be new, too.
             self._host.observes.addresses.refresh()
@@ -160,10 +160,6 @@ class Pairs:
         if closed or not others or host_has_it:
             return event
         return self._with_namespace(side, event, four_tuple, others, now)
-
-    def _can_be_of_a_namespace(self, address: bytes) -> bool:
-        """Whether one can have an address that none is known to have."""
-        return self.unsettled or (self.networks is not None and self.networks.has(address))
 
     def _having(self, address: bytes, netns: int) -> list[Side]:
         """The namespaces that have an address, but for this one; the host's first."""

@@ -5,17 +5,31 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from tcpnewconn.kernel.netlink import HEADER, Client, attribute
 from tcpnewconn.model import FourTuple
 
 # include/uapi/linux/rtnetlink.h, include/uapi/linux/if_addr.h
-_RTM_GETADDR, _RTM_NEWADDR = 22, 20
+_RTM_GETADDR = 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFADDRMSG = struct.Struct("=BBBBI")
 
 _LOOPBACK6 = b"\0" * 15 + b"\1"
+
+
+class Assigned(NamedTuple):
+    """An address of a device (its number), packed, with the length of its prefix and its scope (RT_SCOPE_*).
+
+    `network` has that prefix: it is the address, or that of the peer where there is one.
+    """
+
+    device: int
+    address: bytes
+    network: bytes
+    prefix: int
+    scope: int
 
 
 class Addresses:
@@ -26,8 +40,8 @@ class Addresses:
 
     def refresh(self) -> None:
         """Ask the kernel, by rtnetlink; needs no capability. Without an answer, the known addresses stay."""
-        with contextlib.suppress(OSError):
-            self._local = frozenset(_assigned())
+        with contextlib.suppress(OSError), Client(socket.NETLINK_ROUTE) as route:
+            self._local = frozenset(one.address for one in all_assigned(route))
 
     def assign(self, local: Iterable[bytes]) -> None:
         """The local addresses of another namespace than this program's own."""
@@ -41,31 +55,32 @@ class Addresses:
         """Whether both ends of a local socket's 4-tuple are on this host."""
         half = len(four_tuple) // 2
         remote = four_tuple[half:-2]
-        if half == 6:
-            if remote[0] == 127:
-                return True
-        elif remote == _LOOPBACK6:
-            return True
-        return remote in self._local or remote == four_tuple[: half - 2]
+        return is_loopback(remote) or remote in self._local or remote == four_tuple[: half - 2]
 
 
-def _assigned() -> set[bytes]:
-    found: set[bytes] = set()
-    with Client(socket.NETLINK_ROUTE) as route:
-        for message, length in route.ask(_RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0), dump=True):
-            address = _address(message, length)
-            if address:
-                found.add(address)
-    return found
+def is_loopback(address: bytes) -> bool:
+    """Whether each network namespace has this address."""
+    return address[0] == 127 if len(address) == 4 else address == _LOOPBACK6
 
 
-def _address(message: bytes, length: int) -> bytes:
-    """The address of one interface: IFA_LOCAL, or IFA_ADDRESS where that is missing (IPv6; for a tunnel it is the peer's)."""
-    if HEADER.unpack_from(message)[1] != _RTM_NEWADDR or length < HEADER.size + _IFADDRMSG.size:
-        return b""
-    size = 4 if message[HEADER.size] == socket.AF_INET else 16
-    for wanted in (_IFA_LOCAL, _IFA_ADDRESS):
-        at = attribute(message, HEADER.size + _IFADDRMSG.size, length, wanted, size)
-        if at is not None:
-            return message[at : at + size]
-    return b""
+def all_assigned(route: Client) -> Iterator[Assigned]:
+    """The addresses of all devices of this network namespace. Raises OSError."""
+    for message, length in route.ask(_RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0), dump=True):
+        one = assigned(message, length)
+        if one is not None:
+            yield one
+
+
+def assigned(message: bytes, length: int) -> Assigned | None:
+    """The address of a message RTM_NEWADDR or RTM_DELADDR."""
+    if length < HEADER.size + _IFADDRMSG.size:
+        return None
+    family, prefix, _, scope, device = _IFADDRMSG.unpack_from(message, HEADER.size)
+    size = 4 if family == socket.AF_INET else 16
+    # IFA_LOCAL is missing for IPv6; where both are there and differ, IFA_ADDRESS is the peer's.
+    found = [
+        message[at : at + size]
+        for wanted in (_IFA_LOCAL, _IFA_ADDRESS)
+        if (at := attribute(message, HEADER.size + _IFADDRMSG.size, length, wanted, size)) is not None
+    ]
+    return Assigned(device, found[0], found[-1], prefix, scope) if found else None

@@ -1,10 +1,11 @@
-"""One netlink socket that requests are sent on: message headers, sequence numbers, dumps, attributes.
+"""Netlink: requests and their answers, and what the kernel announces of its own accord; message headers and attributes.
 
 The layouts are those of include/uapi/linux/netlink.h.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -81,6 +82,37 @@ class Client:
                 yield message, length
                 if not dump:
                     return
+
+
+class Changes:
+    """What the kernel announces to some groups (the bits of sockaddr_nl.nl_groups). Raises OSError where that is not possible."""
+
+    def __init__(self, protocol: int, groups: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        self._socket.bind((0, groups))
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """Becomes readable when something is announced."""
+        return self._socket.fileno()
+
+    def take(self) -> list[tuple[bytes, int]] | None:
+        """The messages since the last call, in order, each with its length; None if some were lost."""
+        found: list[tuple[bytes, int]] = []
+        whole = True
+        while True:
+            try:
+                message = self._socket.recv(_DUMP)
+            except BlockingIOError:
+                return found if whole else None
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                whole = False
+                continue
+            # One each: netlink_broadcast() is given one by whoever announces something.
+            if len(message) >= HEADER.size:
+                found.append((message, min(HEADER.unpack_from(message)[0], len(message))))
 
 
 def attribute(message: bytes | bytearray, at: int, length: int, wanted: int, least: int) -> int | None:

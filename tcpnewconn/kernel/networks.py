@@ -2,33 +2,33 @@
 
 They are those of veth devices, and of bridges that have no port but veth devices: podman, docker and LXC make these. A bridge
 that leads out of the host, too, has neighbours elsewhere. Asked by rtnetlink (include/uapi/linux/rtnetlink.h, if_link.h), which
-needs no capability.
+needs no capability, and followed by what the kernel announces: one that has come and gone meanwhile is known, too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tcpnewconn.kernel.netlink import ATTRIBUTE, HEADER, Client, attribute
+from tcpnewconn.kernel.addresses import Assigned, all_assigned, assigned
+from tcpnewconn.kernel.netlink import ATTRIBUTE, HEADER, Changes, Client, attribute
 
 _NETLINK_ROUTE = 0
 # Devices and addresses that come, change or go: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
 _CHANGES = 0x1 | 0x10 | 0x100
-_LARGEST = 8192
-_RTM_GETLINK, _RTM_NEWLINK, _RTM_GETADDR, _RTM_NEWADDR = 18, 16, 22, 20
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_DELADDR = 16, 17, 18, 20, 21
 _IFINFOMSG = struct.Struct("=BxHiII")
-_IFADDRMSG = struct.Struct("=BBBBI")
+_AF_UNSPEC = 0
 _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_EXT_MASK = 10, 18, 1, 29
-_IFA_ADDRESS = 1
 _VALUE = struct.Struct("=I")
 # A third of an answer: RTEXT_FILTER_SKIP_STATS.
 _NO_STATISTICS = ATTRIBUTE.pack(ATTRIBUTE.size + 4, _IFLA_EXT_MASK) + _VALUE.pack(1 << 3)
 _RT_SCOPE_LINK = 253
+
+# Seconds for which a network is remembered that has gone: the last notifications of sockets in it can still be on their way.
+REMEMBERED = 120.0
 
 
 class _Device(NamedTuple):
@@ -39,75 +39,129 @@ class _Device(NamedTuple):
     master: int
 
 
+class _Prefixes(dict[tuple[int, int], dict[int, float]]):
+    """Networks, each with a time: by the length of their addresses in bits, and how many of these are the host's part."""
+
+    def put(self, one: Assigned, until: float) -> None:
+        bits = 8 * len(one.network)
+        host = bits - one.prefix
+        of = self.setdefault((bits, host), {})
+        of[int.from_bytes(one.network, "big") >> host] = until
+
+    def until(self, address: bytes) -> float:
+        """The latest time of those that an address is in."""
+        bits, value = 8 * len(address), int.from_bytes(address, "big")
+        found = (of.get(value >> host) for (size, host), of in self.items() if size == bits)
+        return max((until for until in found if until is not None), default=float("-inf"))
+
+    def expire(self, now: float) -> None:
+        for size, of in list(self.items()):
+            self[size] = {network: until for network, until in of.items() if until > now}
+
+
 class Networks:
-    """The networks as of now. Raises OSError where the kernel cannot be asked."""
+    """The networks as of now. Times are monotonic, in seconds. Raises OSError where the kernel cannot be asked."""
 
     def __init__(self) -> None:
-        self._changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
-        self._changes.bind((0, _CHANGES))
-        self._changes.setblocking(False)
-        # Whether they are those as of the last change.
-        self._read = False
-        # By the length of their addresses in bits, and how many of these are the host's part: the other bits.
-        self._networks: dict[tuple[int, int], set[int]] = {}
+        self._changes = Changes(_NETLINK_ROUTE, _CHANGES)
+        # Whether all devices and addresses are known, and the networks are those that follow from them.
+        self._known = self._derived = False
+        self._devices: dict[int, _Device] = {}
+        self._addresses: dict[int, set[Assigned]] = {}
+        self._current, self._gone = _Prefixes(), _Prefixes()
 
-    def has(self, address: bytes) -> bool:
-        """Whether a packed address is in one of them."""
-        if self._changed():
-            self._read = False
-        if not self._read:
+    def have(self, address: bytes, now: float) -> bool:
+        """Whether a packed address is in one of them, or in one that has gone a short time ago."""
+        messages = self._changes.take()
+        if messages is None:
+            self._known = False
+        for message, length in messages or ():
+            self._apply(message, length, now)
+        if not self._known:
             # If that fails, it is tried again with the next address.
             with contextlib.suppress(OSError):
-                self._networks, self._read = _networks(), True
-        bits, value = 8 * len(address), int.from_bytes(address, "big")
-        return any(size == bits and value >> host in of for (size, host), of in self._networks.items())
+                self._read(now)
+        if not self._derived:
+            self._derive()
+        return max(self._current.until(address), self._gone.until(address)) > now
 
-    def _changed(self) -> bool:
-        """Whether a device or an address has come, changed or gone since the last call."""
-        changed = False
-        while True:
-            try:
-                self._changes.recv(_LARGEST)
-            except BlockingIOError:
-                return changed
-            except OSError as error:
-                # Some were lost.
-                if error.errno != errno.ENOBUFS:
-                    raise
-            changed = True
+    def _apply(self, message: bytes, length: int, now: float) -> None:
+        """Something was announced. The order is that in which it happened."""
+        self._derived = False
+        kind = HEADER.unpack_from(message)[1]
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK):
+            device = _device(message, length)
+            if device is not None and kind == _RTM_NEWLINK:
+                self._devices[device.number] = device
+            elif device is not None:
+                for left in self._addresses.pop(device.number, ()):
+                    self._has_gone(left, now)
+                self._devices.pop(device.number, None)
+        elif kind in (_RTM_NEWADDR, _RTM_DELADDR) and (one := assigned(message, length)) is not None:
+            of = self._addresses.setdefault(one.device, set())
+            if kind == _RTM_NEWADDR:
+                of.add(one)
+            else:
+                of.discard(one)
+                self._has_gone(one, now)
 
+    def _has_gone(self, one: Assigned, now: float) -> None:
+        device = self._devices.get(one.device)
+        if device is not None and one.scope != _RT_SCOPE_LINK and self._leads_to_namespaces(device):
+            self._gone.expire(now)
+            self._gone.put(one, now + REMEMBERED)
 
-def _networks() -> dict[tuple[int, int], set[int]]:
-    found: dict[tuple[int, int], set[int]] = {}
-    with Client(_NETLINK_ROUTE) as route:
-        devices = _leading_to_namespaces(list(_devices(route)))
-        if devices:
-            for message, length in route.ask(_RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0), dump=True):
-                if HEADER.unpack_from(message)[1] != _RTM_NEWADDR or length < HEADER.size + _IFADDRMSG.size:
-                    continue
-                family, prefix, _, scope, index = _IFADDRMSG.unpack_from(message, HEADER.size)
-                size = 4 if family == socket.AF_INET else 16
-                at = attribute(message, HEADER.size + _IFADDRMSG.size, length, _IFA_ADDRESS, size)
-                if at is not None and index in devices and scope != _RT_SCOPE_LINK:
-                    host = 8 * size - prefix
-                    found.setdefault((8 * size, host), set()).add(
-                        int.from_bytes(message[at : at + size], "big") >> host
-                    )
-    return found
+    def _read(self, now: float) -> None:
+        """Ask for all."""
+        addresses: dict[int, set[Assigned]] = {}
+        with Client(_NETLINK_ROUTE) as route:
+            devices = {device.number: device for device in _devices(route)}
+            for one in all_assigned(route):
+                addresses.setdefault(one.device, set()).add(one)
+        for number, before in self._addresses.items():
+            for one in before - addresses.get(number, set()):
+                self._has_gone(one, now)
+        self._devices, self._addresses = devices, addresses
+        self._known, self._derived = True, False
+
+    def _derive(self) -> None:
+        self._current = _Prefixes()
+        for number, of in self._addresses.items():
+            device = self._devices.get(number)
+            if device is not None and self._leads_to_namespaces(device):
+                for one in of:
+                    if one.scope != _RT_SCOPE_LINK:
+                        self._current.put(one, float("inf"))
+        self._derived = True
+
+    def _leads_to_namespaces(self, device: _Device) -> bool:
+        """Whether a device leads to other namespaces, and nowhere else."""
+        if device.kind != "bridge":
+            return device.kind == "veth"
+        return not any(each.master == device.number and each.kind != "veth" for each in self._devices.values())
 
 
 def _devices(route: Client) -> Iterator[_Device]:
     for message, length in route.ask(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, 0, 0, 0) + _NO_STATISTICS, dump=True):
-        if HEADER.unpack_from(message)[1] != _RTM_NEWLINK or length < HEADER.size + _IFINFOMSG.size:
-            continue
-        _, _, index, _, _ = _IFINFOMSG.unpack_from(message, HEADER.size)
-        attributes = HEADER.size + _IFINFOMSG.size
-        master = attribute(message, attributes, length, _IFLA_MASTER, _VALUE.size)
-        yield _Device(
-            index,
-            _kind(message, attribute(message, attributes, length, _IFLA_LINKINFO, 0)),
-            0 if master is None else _VALUE.unpack_from(message, master)[0],
-        )
+        device = _device(message, length)
+        if device is not None:
+            yield device
+
+
+def _device(message: bytes, length: int) -> _Device | None:
+    """That of a message RTM_NEWLINK or RTM_DELLINK; None where that is about a port of a bridge (AF_BRIDGE)."""
+    if length < HEADER.size + _IFINFOMSG.size:
+        return None
+    family, _, index, _, _ = _IFINFOMSG.unpack_from(message, HEADER.size)
+    if family != _AF_UNSPEC:
+        return None
+    attributes = HEADER.size + _IFINFOMSG.size
+    master = attribute(message, attributes, length, _IFLA_MASTER, _VALUE.size)
+    return _Device(
+        index,
+        _kind(message, attribute(message, attributes, length, _IFLA_LINKINFO, 0)),
+        0 if master is None else _VALUE.unpack_from(message, master)[0],
+    )
 
 
 def _kind(message: bytes, information: int | None) -> str:
@@ -120,13 +174,3 @@ def _kind(message: bytes, information: int | None) -> str:
         return ""
     size, _ = ATTRIBUTE.unpack_from(message, at - ATTRIBUTE.size)
     return message[at : at - ATTRIBUTE.size + size].rstrip(b"\0").decode(errors="replace")
-
-
-def _leading_to_namespaces(devices: list[_Device]) -> frozenset[int]:
-    """Those that lead to other namespaces, and nowhere else."""
-    elsewhere = {device.master for device in devices if device.kind != "veth"}
-    return frozenset(
-        device.number
-        for device in devices
-        if device.kind == "veth" or (device.kind == "bridge" and device.number not in elsewhere)
-    )

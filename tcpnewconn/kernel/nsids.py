@@ -6,12 +6,10 @@ ends, and another can have it at once. No capability is needed. Measured: 4 us f
 
 from __future__ import annotations
 
-import errno
-import socket
 import struct
 from typing import NamedTuple
 
-from tcpnewconn.kernel.netlink import ATTRIBUTE, HEADER, Client, attribute
+from tcpnewconn.kernel.netlink import ATTRIBUTE, HEADER, Changes, Client, attribute
 
 _NETLINK_ROUTE = 0
 _RTNLGRP_NSID = 28
@@ -20,7 +18,6 @@ _NETNSA_NSID, _NETNSA_PID = 1, 2
 # struct rtgenmsg, padded.
 _FAMILY = b"\0\0\0\0"
 _VALUE = struct.Struct("=i")
-_LARGEST = 4096
 
 
 class Change(NamedTuple):
@@ -34,9 +31,7 @@ class Nsids:
     """Which namespace has which id, and when that changes. Raises OSError where the kernel cannot be asked."""
 
     def __init__(self) -> None:
-        self._changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
-        self._changes.bind((0, 1 << (_RTNLGRP_NSID - 1)))
-        self._changes.setblocking(False)
+        self._changes = Changes(_NETLINK_ROUTE, 1 << (_RTNLGRP_NSID - 1))
         self._client = Client(_NETLINK_ROUTE)
 
     def fileno(self) -> int:
@@ -45,19 +40,8 @@ class Nsids:
 
     def changes(self) -> list[Change] | None:
         """The changes since the last call, in order; None if some were lost."""
-        found: list[Change] = []
-        whole = True
-        while True:
-            try:
-                message = self._changes.recv(_LARGEST)
-            except BlockingIOError:
-                return found if whole else None
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                whole = False
-                continue
-            found += _parsed(message)
+        messages = self._changes.take()
+        return None if messages is None else [change for message in messages for change in _parsed(*message)]
 
     def of_process(self, pid: int) -> int | None:
         """The id of the namespace that a process is in; None where it has none, or the process has gone."""
@@ -71,11 +55,8 @@ class Nsids:
         return None
 
 
-def _parsed(message: bytes) -> list[Change]:
-    if len(message) < HEADER.size:
-        return []
-    length, kind, *_ = HEADER.unpack_from(message)
-    nsid = _nsid(message, min(length, len(message)))
+def _parsed(message: bytes, length: int) -> list[Change]:
+    kind, nsid = HEADER.unpack_from(message)[1], _nsid(message, length)
     if nsid is None or kind not in (_RTM_NEWNSID, _RTM_DELNSID):
         return []
     return [Change(nsid, kind == _RTM_NEWNSID)]

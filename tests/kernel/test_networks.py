@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
 
-from tcpnewconn.kernel.networks import Networks
+from tcpnewconn.kernel.networks import REMEMBERED, Networks
 from tests.support.namespace import Namespace, namespace
 
 
@@ -22,9 +23,9 @@ def networks_of(here: Namespace) -> Networks:
         return Networks()
 
 
-def has(here: Namespace, networks: Networks, *addresses: str) -> list[bool]:
+def has(here: Namespace, networks: Networks, *addresses: str, later: float = 0.0) -> list[bool]:
     with here.entered():
-        return [networks.has(ip_address(address).packed) for address in addresses]
+        return [networks.have(ip_address(address).packed, time.monotonic() + later) for address in addresses]
 
 
 def veth(here: Namespace, there: Namespace, name: str, *addresses: str) -> None:
@@ -74,13 +75,51 @@ def test_a_change_is_known_at_once(here: Namespace) -> None:
     networks = networks_of(here)
     assert has(here, networks, "10.88.0.77") == [False]
     with namespace() as there:
-        for _ in range(3):
-            veth(here, there, "one", "10.88.0.1/24")
-            assert has(here, networks, "10.88.0.77", "10.88.9.77") == [True, False]
-            here.address("10.88.9.1/24", "one")
-            assert has(here, networks, "10.88.9.77") == [True]
+        for turn in range(3):
+            veth(here, there, "one", f"10.88.{turn}.1/24")
+            assert has(here, networks, f"10.88.{turn}.77", f"10.89.{turn}.77") == [True, False]
+            here.address(f"10.89.{turn}.1/24", "one")
+            assert has(here, networks, f"10.89.{turn}.77") == [True]
             here.ip("link", "delete", "one")
-            assert has(here, networks, "10.88.0.77", "10.88.9.77") == [False, False]
+
+
+def test_one_that_has_gone_is_remembered_for_some_time(here: Namespace) -> None:
+    networks = networks_of(here)
+    with namespace() as there:
+        veth(here, there, "one", "10.88.0.1/24")
+        here.address("10.88.9.1/24", "one")
+        assert has(here, networks, "10.88.0.77") == [True]
+        here.ip("address", "delete", "10.88.9.1/24", "dev", "one")
+        here.ip("link", "delete", "one")
+    assert has(here, networks, "10.88.0.77", "10.88.9.77") == [True, True]
+    assert has(here, networks, "10.88.0.77", "10.88.9.77", later=REMEMBERED) == [False, False]
+
+
+def test_one_that_has_come_and_gone_meanwhile_is_known(here: Namespace) -> None:
+    networks = networks_of(here)
+    assert has(here, networks, "10.88.0.77", "10.89.0.77", "10.91.0.77") == [False, False, False]
+    with namespace() as there:
+        veth(here, there, "one", "10.88.0.1/24")
+        here.ip("link", "add", "inside", "type", "bridge")
+        here.ip("link", "set", "one", "master", "inside")
+        here.address("10.89.0.1/24", "inside")
+        here.ip("tuntap", "add", "outside", "mode", "tap")
+        here.address("10.91.0.1/24", "outside")
+        for device in ("outside", "inside", "one"):
+            here.ip("link", "delete", device)
+    assert has(here, networks, "10.88.0.77", "10.89.0.77", "10.91.0.77") == [True, True, False]
+
+
+def test_one_whose_end_was_not_announced_is_remembered(here: Namespace) -> None:
+    networks = networks_of(here)
+    with namespace() as there:
+        veth(here, there, "one", "10.88.0.1/24")
+        assert has(here, networks, "10.88.0.77") == [True]
+        here.ip("link", "add", "many", "type", "bridge")
+        for number in range(500):
+            here.address(f"10.{number // 250}.{number % 250}.1/32", "many")
+        here.ip("link", "delete", "one")
+    assert has(here, networks, "10.88.0.77") == [True]
 
 
 def test_so_many_changes_that_some_are_lost_are_a_change(here: Namespace) -> None:
@@ -97,11 +136,10 @@ def test_where_the_kernel_did_not_answer_it_is_asked_again(here: Namespace, monk
     def silent(protocol: int) -> None:
         raise BlockingIOError
 
-    networks = networks_of(here)
-    assert has(here, networks, "10.88.0.77") == [False]
     with namespace() as there:
+        veth(here, there, "one", "10.88.0.1/24")
+        networks = networks_of(here)
         with monkeypatch.context() as patched:
             patched.setattr("tcpnewconn.kernel.networks.Client", silent)
-            veth(here, there, "one", "10.88.0.1/24")
             assert has(here, networks, "10.88.0.77") == [False]
         assert has(here, networks, "10.88.0.77") == [True]

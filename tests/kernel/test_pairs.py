@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -20,10 +20,10 @@ from tcpnewconn.kernel.sockdiag import open_notifications
 from tcpnewconn.other import YOUNG
 from tests.kernel.test_all_namespaces import SELDOM, whose
 from tests.kernel.test_others import configuration, number_of
-from tests.support.containers import CONTAINER_ID, Host, container, host, join
+from tests.support.containers import CONTAINER_ID, Host, child_of, container, host, join
 from tests.support.message_ids import CLOSED, PORT_SCAN
 from tests.support.namespace import Namespace
-from tests.support.program import Event, Flow, Program, flow, flows, of_kind, running
+from tests.support.program import Event, Flow, Program, flow, flows, of_kind, running, stopped
 from tests.support.traffic import connect, listen
 
 AT_HOST, AT_ONE, AT_OTHER = "10.88.0.1", "10.88.0.5", "10.88.0.6"
@@ -161,7 +161,7 @@ class Bridge:
             one.ip("link", "set", name, "up")
 
 
-@pytest.mark.parametrize("by", ["an address", "a network"])
+@pytest.mark.parametrize("by", ["an address", "a network", "a network that is gone again"])
 def test_what_a_known_container_is_joined_with_later_is_one_too(every: tuple[str, str], cgroup: Path, by: str) -> None:
     """docker network connect, or an address that comes late: no poll has shown it yet."""
     with host() as here, container(here, cgroup) as one, container(here) as other, ExitStack() as stack:
@@ -169,22 +169,32 @@ def test_what_a_known_container_is_joined_with_later_is_one_too(every: tuple[str
         program = stack.enter_context(running(here, *every, *SELDOM))
         # Until then every namespace can have addresses that are not known.
         time.sleep(max(0.0, program.started + YOUNG + 1 - time.monotonic()))
-        if by == "a network":
-            Bridge(here, "second", "10.90.0", [one, other])
-            addresses = {here: "10.90.0.1", one: "10.90.0.5", other: "10.90.0.6"}
-        else:
-            addresses = {here: "10.88.0.1", one: "10.88.0.55", other: "10.88.0.66"}
-            for where in (one, other):
-                where.address(f"{addresses[where]}/24", "first")
-        for there, address in addresses.items():
-            with listen(there, address, 8080) as listener:
-                for here_, number in itertools.product(set(addresses) - {there}, range(10)):
-                    client = connect(here_, address, 8080, (addresses[here_], 20_000 + number))
-                    end(client, listener.accept()[0])
-        program.wait_for_connections(60)
+        with listen(here, "127.0.0.1", 8080):
+            connect(here, "127.0.0.1", 8080).close()
+            program.wait_for_connections(1)
+        gone = by == "a network that is gone again"
+        # The program sees nothing of that but the notifications.
+        with stopped(child_of(program.process.pid)) if gone else nullcontext():
+            if by != "an address":
+                Bridge(here, "second", "10.90.0", [one, other])
+                addresses = {here: "10.90.0.1", one: "10.90.0.5", other: "10.90.0.6"}
+            else:
+                addresses = {here: "10.88.0.1", one: "10.88.0.55", other: "10.88.0.66"}
+                for where in (one, other):
+                    where.address(f"{addresses[where]}/24", "first")
+            for there, address in addresses.items():
+                with listen(there, address, 8080) as listener:
+                    for here_, number in itertools.product(set(addresses) - {there}, range(10)):
+                        client = connect(here_, address, 8080, (addresses[here_], 20_000 + number))
+                        end(client, listener.accept()[0])
+            for device in ("second-5", "second-6", "second") if gone else ():
+                here.ip("link", "delete", device)
+        program.wait_for_connections(61)
+    assert len(flows(program.events)) == len(program.connections) == 61
     assert {event["network.direction"] for event in program.connections} == {"internal"}
-    assert len(flows(program.events)) == len(program.connections) == 60
-    sides = {(event["source.address"], event["destination.address"]): whose(event)[1:] for event in program.connections}
+    sides = {
+        (event["source.address"], event["destination.address"]): whose(event)[1:] for event in program.connections[1:]
+    }
     assert sides == {
         (addresses[a], addresses[b]): tuple(CONTAINER_ID if end is one else None for end in (a, b))
         for a, b in itertools.permutations(addresses, 2)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,28 @@ def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
     assert len(events) == 20
     assert {event["process.thread.id"] for event in events} == {thread}
     assert {event["process.thread.name"] for event in events} == {"makes them"}
+
+
+def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(machine: Machine, every: tuple[str, str]) -> None:
+    with recorded(kilobytes=8) as mounts, namespace() as apart, namespace() as there, ExitStack() as stack:
+        with apart.entered():
+            for _ in range(2000):
+                with socket.socket() as refused:
+                    refused.connect_ex(("127.0.0.1", 9))
+        join(apart, there, ("10.78.0.1/24", "10.78.0.2/24"))
+        stack.enter_context(maker(there, "10.78.0.2"))
+        program = stack.enter_context(running(machine, *every, interval="3s", mounts=mounts))
+        program.wait(lambda: of_kind(program.events, LOSS), "what was lost")
+        # It has looked at every process by then, and knows that what comes is whole.
+        program.poll_again(1)
+        one = stack.enter_context(maker(apart, "10.78.0.2"))
+        machine.ip("link", "add", "tnc-test0", "type", "veth", "peer", "name", "tnc-test1", "netns", apart.path)
+        stack.callback(machine.ip, "link", "delete", "tnc-test0")
+        thread = one.make(5)
+        program.wait(lambda: len(of(program, one)) >= 5, "5 connections")
+        events = of(program, one)
+    assert {event["tcpnewconn.detected_by"] for event in events} == {"notification"}
+    assert {event.get("process.thread.id") for event in events} == {thread}
 
 
 def test_killed_at_any_moment_each_is_logged_once_or_counted(

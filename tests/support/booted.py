@@ -122,11 +122,12 @@ class Booted:
             raise AssertionError(f"{self.name} is not running\n{self._end_of_console()}")
         return children[0]
 
-    def run(self, *command: str, check: bool = True, stdin: str = "", within: float = 120) -> str:
-        """Runs a command inside the container. Returns its output, standard error included."""
-        done = self._execute(command, stdin, within)
+    def run(self, *command: str, check: bool = True, stdin: str = "", within: float = 120, said: bool = True) -> str:
+        """Runs a command inside the container. Returns its output; standard error included, if `said`."""
+        done = self._execute(command, stdin, within, said)
         if check and done.returncode != 0:
-            raise AssertionError(f"{shlex.join(command)} ended with {done.returncode}:\n{done.stdout}\n{self.report()}")
+            output = f"{done.stdout}\n{done.stderr or ''}"
+            raise AssertionError(f"{shlex.join(command)} ended with {done.returncode}:\n{output}\n{self.report()}")
         return done.stdout
 
     def status_of(self, *command: str) -> int:
@@ -175,14 +176,17 @@ class Booted:
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """The entries that match, of earlier boots too, oldest first; fields as `journalctl -o json` spells them."""
+        """The entries that match, of earlier boots too, oldest first; fields as `journalctl -o json` spells them.
+
+        journalctl says where a file is deleted that it was about to read (a journal that is full): no entry is missing for that.
+        """
         return [json.loads(line) for line in self.journalctl("--output=json", "--all", *matches).splitlines()]
 
     def journalctl(self, *arguments: str) -> str:
         """The output of journalctl about the time since the last forget_journal()."""
         # Not --after-cursor: where the entry of the cursor does not match, systemd 252 passes over the first one that does.
         since = [f"--cursor={self._cursor}"] if self._cursor else []
-        return self.run("journalctl", "--quiet", *since, *arguments, within=300)
+        return self.run("journalctl", "--quiet", *since, *arguments, within=300, said=False)
 
     def forget_journal(self) -> None:
         """For a system that is shared: what was logged before is no longer to be found."""
@@ -211,12 +215,14 @@ class Booted:
         journal = "\n".join([line for line in lines if " -> 127.64." not in line][-60:])
         return f"--- {self.name}, systemctl status tcpnewconn\n{status}--- end of the journal\n{journal}"
 
-    def _execute(self, command: tuple[str, ...], stdin: str, within: float) -> subprocess.CompletedProcess[str]:
+    def _execute(
+        self, command: tuple[str, ...], stdin: str, within: float, said: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self._into(), *command],
             input=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.STDOUT if said else subprocess.PIPE,
             text=True,
             errors="replace",
             timeout=within,

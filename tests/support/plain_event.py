@@ -16,18 +16,20 @@ from tests.support.terminal import TREE
 _TRACEFS = f"mount -t tracefs none {ROOT}"
 
 
-def _in_tracefs(action: str, name: str) -> None:
+def _in_tracefs(action: str, name: str, *more: str) -> None:
     command = f'{_TRACEFS} && exec {sys.executable} -m tests.support.plain_event "$@"'
     subprocess.run(
-        ["unshare", "--mount", "--propagation=private", "sh", "-c", command, "sh", action, name], cwd=TREE, check=True
+        ["unshare", "--mount", "--propagation=private", "sh", "-c", command, "sh", action, name, *more],
+        cwd=TREE,
+        check=True,
     )
 
 
 @contextmanager
-def recorded() -> Iterator[list[str]]:
-    """The mounts (see Supervised) with which a program finds the instance."""
+def recorded(kilobytes: int = 1024) -> Iterator[list[str]]:
+    """The mounts (see Supervised) with which a program finds the instance; `kilobytes`: of the ring of each CPU."""
     name = f"tcpnewconn-test-{os.getpid()}"
-    _in_tracefs("make", name)
+    _in_tracefs("make", name, str(kilobytes))
     runtime = os.path.dirname(DIRECTORY)
     try:
         yield [
@@ -42,12 +44,12 @@ def recorded() -> Iterator[list[str]]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    action, name = arguments
+    action, name, *kilobytes = arguments
     instance = Tracefs().instance(name)
     if action == "remove":
         assert instance.remove()
         return
-    instance.make(1024)
+    instance.make(int(*kilobytes))
     instance.wake_at_once()
     instance.enable(f"{GROUP}/{NAME}", FILTER)
 
