@@ -296,8 +296,11 @@ class Calls:
 
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
         """
+        other = mirrored(four_tuple) if internal else four_tuple
         if not accepted:
-            self._not_accepted_at(begin, four_tuple, now)
+            # The call is recorded before the socket gets its inode: it can be older than the poll, not than its connect().
+            connects = [call.time for call in self._calls.get(other, ()) if call.by == "connect" and call.time <= begin]
+            self._not_accepted_at(max(connects, default=begin), four_tuple, now)
         lost = self._lost_until
         # Otherwise every connection that was open at the loss was in a poll before.
         unsure = lost > self._polled
@@ -306,7 +309,6 @@ class Calls:
             for call in self._calls.get(four_tuple, ())
             if lost < call.time <= end and (call.by == "connect" or accepted)
         ]
-        other = mirrored(four_tuple) if internal else four_tuple
         if unsure and not (own and own[0].time <= begin):
             # Its own may be one of those that were lost.
             return self._unknown_of(four_tuple, other, OVERWRITTEN)

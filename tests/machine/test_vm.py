@@ -8,8 +8,6 @@ from bench import owners
 from tests.support import built, machine
 from tests.support.booted_package import make_repository, on_each_distribution
 
-# One in so many connections of other namespaces may be logged twice, or without who made it.
-STARVED_SHARE = 20
 KERNELS = {"bookworm": "6.1.", "trixie": "6.12."}
 
 
@@ -167,15 +165,9 @@ def test_every_connection_of_every_namespace_is_logged_once_with_who_made_it(
     outcomes: dict[str, Any], step: str
 ) -> None:
     found = outcomes[step]
-    assert found["missing"] == [], listed(found)
-    assert found["made"] > 20
-    # Two emulated cores can stand still for seconds. Then a few are logged from both sides, or without a thread: a known fault.
-    few = found["made"] // STARVED_SHARE
-    assert found["made"] <= found["logged"] <= found["made"] + few, listed(found)
-    assert set(found["threads"]) - {"unknown", "-"} == {"connections"}, listed(found)
-    # Of a namespace that was found with its connections, nobody knows whether records of it are among those lost before.
-    fresh = sum(count for unit, count in found["units"].items() if unit.startswith("fresh@"))
-    assert found["threads"].get("-", 0) <= few + fresh, listed(found)
+    assert found["missing"] == found["more"] == [], listed(found)
+    assert found["made"] == found["logged"] > 20
+    assert set(found["threads"]) - {"unknown"} == {"connections"}, listed(found)
     assert found["threads"].get("unknown", 0) <= found["in an unknown one"]
     assert {unit.partition("@")[0] for unit in found["units"]} - {"-"} <= {"apart", "long", "joined", "fresh", "later"}
 
@@ -187,12 +179,9 @@ def listed(found: dict[str, Any]) -> str:
 
 def test_a_short_one_between_host_and_namespace_has_both_sides(outcomes: dict[str, Any]) -> None:
     found = outcomes["other namespaces"]
-    directions, few = dict(found["directions"]), found["made"] // STARVED_SHARE
-    internal = directions.pop("internal")
-    assert sum(directions.values()) <= 2 * few, listed(found)
-    assert internal >= found["made"] - few, listed(found)
+    assert set(found["directions"]) == {"internal"}, listed(found)
     # Two namespaces that were polled before, two that were not, and one that was joined once more, with 20 each.
-    assert found["accepted by"]["nginx.service"] >= 100 - few, listed(found)
+    assert found["accepted by"]["nginx.service"] >= 100, listed(found)
 
 
 def test_of_a_namespace_that_nobody_has_seen_the_trace_alone_shows_the_connections(outcomes: dict[str, Any]) -> None:

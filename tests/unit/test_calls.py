@@ -470,9 +470,18 @@ def left(
     return [(four_tuple, threads(one), one.accepted_here) for four_tuple, one in found]
 
 
-@pytest.mark.parametrize("accepted_at", [1010.05, 1011.0])
+def test_of_one_before_on_its_addresses_the_calls_are_left() -> None:
+    before = connect(1005.0, 7, OPENER), accept(1006.0, 8, ACCEPTOR)
+    calls = without_notifications(*before, connect(1009.0, 7, OPENER))
+    calls.shown(ACCEPTOR, True, 1010.0, 1010.2, False, 1010.2)
+    for begin in (1020.0, 1030.0, 1040.0):
+        calls.polled(begin)
+    assert len(left(calls)) == 1
+
+
+@pytest.mark.parametrize("accepted_at", [1009.9, 1010.05, 1011.0])
 def test_one_that_waited_for_accept_at_its_poll_leaves_no_call(accepted_at: float) -> None:
-    """It was accepted while the tables were read, and known by then; or later."""
+    """It was accepted while the tables were read, and known by then; or later; or before, but had no inode yet."""
     calls = known(connect(1009.0, 7, OPENER), *([accept(accepted_at, 8, ACCEPTOR)] if accepted_at < 1010.2 else []))
     assert calls.shown(ACCEPTOR, True, 1010.0, 1010.2, False, 1010.2).opened is not None
     if accepted_at > 1010.2:
