@@ -185,15 +185,17 @@ class Pairs:
         assert four_tuple is not None
         other_end = mirrored(four_tuple)
         having = self._having(_remote(four_tuple), event.netns)
+        if event.netns and (not having or having == [self._host]):
+            # Nobody else has the address, and the host can have lost it by now.
+            at_host = self._open_at_host(other_end)
+            if at_host is not None:
+                # Whoever listens there accepts slowly.
+                return self._with_host(event, other_end, at_host, now)
         if not having:
             self.held.reported_alone(event, other_end, now)
         if len(having) != 1:
             return event
         [other] = having
-        at_host = self._open_at_host(other_end) if other is self._host else None
-        if at_host is not None:
-            # Whoever listens there accepts slowly.
-            return self._with_host(event, other_end, at_host, now)
         # In another one than the host's it can be in TIME_WAIT.
         other.observes.tracker.expect(other_end, now, at_once=other is self._host)
         return event

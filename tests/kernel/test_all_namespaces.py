@@ -144,6 +144,40 @@ def test_with_one_that_comes_it_is_one_where_the_host_accepts_slowly(here: Host,
     assert len(flows(program.events)) == 2
 
 
+def test_it_is_one_too_where_the_host_has_lost_that_address_before_it_accepts(
+    here: Host, every: tuple[str, str], cgroup: Path
+) -> None:
+    """Its end has not gone with the device."""
+    with (
+        listen(here, "0.0.0.0", 8080) as at_host,
+        container(here, cgroup) as one,
+        running(here, *every, *SELDOM) as program,
+    ):
+        with stopped(child_of(program.process.pid)):
+            join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+            connect(one, "10.88.0.1", 8080).close()
+            until = time.monotonic() + DEADLINE
+            # Its end in the container is a socket no longer.
+            while not in_fin_wait2(one):
+                assert time.monotonic() < until
+            here.ip("link", "delete", "veth")
+        program.wait_for_connections(1)
+        at_host.accept()[0].close()
+        with connect(here, "127.0.0.1", 8080), at_host.accept()[0]:
+            pass
+        program.wait_for_connections(2)
+    of_container, of_host = (whose(event) for event in program.connections)
+    assert of_container == ("internal", CONTAINER_ID, None)
+    assert of_host == ("internal", None, None)
+    assert len(flows(program.events)) == 2
+
+
+def in_fin_wait2(where: Namespace) -> bool:
+    with where.entered():
+        rows = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+    return [row.split()[3] for row in rows] == ["05"]
+
+
 def test_a_connection_between_two_is_one(here: Host, every: tuple[str, str]) -> None:
     with container(here) as one, container(here) as other:
         join(here, one, ("10.88.0.1/24", "10.88.0.5/24"), "one")
