@@ -36,7 +36,7 @@ def called(calls: Calls, new: NewConnection, row: Row | None, polled: tuple[floa
         # Nobody owns it, and nobody has closed it: it waits for accept().
         accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT) or new.uid is not None
         return calls.shown(new.four_tuple, new.internal, *polled, accepted, now)
-    if destroyed.unaddressed:
+    if new.incomplete:
         return calls.unaddressed(new.four_tuple, now, destroyed.idle)
     return calls.destroyed(new.four_tuple, new.internal, now, destroyed.idle)
 

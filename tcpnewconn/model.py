@@ -158,9 +158,9 @@ class Traffic(NamedTuple):
 class DestroyedSocket(NamedTuple):
     """One socket as the kernel's destroy notification describes it.
 
-    The 4-tuple is as the kernel has it: of an `unaddressed` socket it has cleared the addresses, and the local address
-    and the remote port are zero. `established`: the socket was that of a connection. Its peer has acknowledged nothing
-    for `idle` seconds.
+    The 4-tuple is as the kernel has it: of an `unaddressed` socket it has cleared the addresses, and what it has counted. The
+    remote port is zero then, and the local address, unless the other socket has told them. `established`: the socket was that
+    of a connection. Its peer has acknowledged nothing for `idle` seconds.
     """
 
     four_tuple: FourTuple

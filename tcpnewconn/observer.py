@@ -337,7 +337,7 @@ class Observer:
             return
         found = self._found(outcome, now)
         destroyed = outcome.destroyed
-        if destroyed is not None and destroyed.unaddressed:
+        if outcome.incomplete:
             self._know_listeners(outcome, now)
             self._report(self._without_addresses(outcome, found))
             return
@@ -350,7 +350,7 @@ class Observer:
             opened_here = self._opened_here(outcome)
             if opened_here is not None:
                 accepted = not opened_here
-            elif outcome.internal and destroyed is not None:
+            elif outcome.internal and destroyed is not None and not destroyed.unaddressed:
                 self._undecided.wait(outcome, now)
                 return
         self._connection_within(outcome, accepted, found, now)
@@ -431,6 +431,9 @@ class Observer:
         if not self.closed:
             return
         if new.destroyed is not None:
+            if new.destroyed.unaddressed:
+                # What it counted is not known.
+                return
             caller = connection.caller
             opened = caller.time if caller is not None and caller.by == "connect" else None
             seconds = None if opened is None or now is None or opened > now else now - opened

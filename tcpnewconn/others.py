@@ -303,6 +303,8 @@ class Others:
         """An interval begins, before the host is polled: find out which namespaces there are, and of new ones their addresses."""
         if self._namespaces is None:
             return
+        if self._networks is not None:
+            self._networks.follow(now)
         # Where looking takes longer than an interval's share, it waits until that is made up for.
         if not self.schedule.begin(now):
             self._settle(now)

@@ -1,4 +1,4 @@
-"""Netlink: requests and their answers, and what the kernel announces of its own accord; message headers and attributes.
+"""Netlink: requests and their answers, and what the kernel tells of its own accord; message headers and attributes.
 
 The layouts are those of include/uapi/linux/netlink.h.
 """
@@ -85,7 +85,7 @@ class Client:
 
 
 class Changes:
-    """What the kernel announces to some groups (the bits of sockaddr_nl.nl_groups). Raises OSError where that is not possible."""
+    """What the kernel sends to some groups (the bits of sockaddr_nl.nl_groups). Raises OSError where that is not possible."""
 
     def __init__(self, protocol: int, groups: int) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
@@ -93,7 +93,7 @@ class Changes:
         self._socket.setblocking(False)
 
     def fileno(self) -> int:
-        """Becomes readable when something is announced."""
+        """Becomes readable when something changes."""
         return self._socket.fileno()
 
     def take(self) -> list[tuple[bytes, int]] | None:
@@ -110,7 +110,7 @@ class Changes:
                     raise
                 whole = False
                 continue
-            # One each: netlink_broadcast() is given one by whoever announces something.
+            # One each: whoever sends to a group sends one message with each nlmsg_notify().
             if len(message) >= HEADER.size:
                 found.append((message, min(HEADER.unpack_from(message)[0], len(message))))
 

@@ -2,7 +2,7 @@
 
 They are those of veth devices, and of bridges that have no port but veth devices: podman, docker and LXC make these. A bridge
 that leads out of the host, too, has neighbours elsewhere. Asked by rtnetlink (include/uapi/linux/rtnetlink.h, if_link.h), which
-needs no capability, and followed by what the kernel announces: one that has come and gone meanwhile is known, too.
+needs no capability, and followed by the changes that the kernel sends: one that has come and gone meanwhile is known, too.
 """
 
 from __future__ import annotations
@@ -72,11 +72,7 @@ class Networks:
 
     def have(self, address: bytes, now: float) -> bool:
         """Whether a packed address is in one of them, or in one that has gone a short time ago."""
-        messages = self._changes.take()
-        if messages is None:
-            self._known = False
-        for message, length in messages or ():
-            self._apply(message, length, now)
+        self.follow(now)
         if not self._known:
             # If that fails, it is tried again with the next address.
             with contextlib.suppress(OSError):
@@ -85,8 +81,16 @@ class Networks:
             self._derive()
         return max(self._current.until(address), self._gone.until(address)) > now
 
+    def follow(self, now: float) -> None:
+        """Know what has changed until now: there is room for some hundred devices that come and go in between."""
+        messages = self._changes.take()
+        if messages is None:
+            self._known = False
+        for message, length in messages or ():
+            self._apply(message, length, now)
+
     def _apply(self, message: bytes, length: int, now: float) -> None:
-        """Something was announced. The order is that in which it happened."""
+        """Something has changed. The order is that in which it happened."""
         self._derived = False
         kind = HEADER.unpack_from(message)[1]
         if kind in (_RTM_NEWLINK, _RTM_DELLINK):

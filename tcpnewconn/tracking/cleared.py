@@ -1,14 +1,14 @@
-"""The two parts of a 4-tuple that the kernel does not clear (SO_LINGER 0): the local port and the remote address.
+"""The two parts of a 4-tuple that the kernel does not clear: the local port and the remote address.
 
 tcp_disconnect() clears the remote port and, where the program did not bind it, the local address (net/ipv4/tcp.c,
-inet_reset_saddr()).
+inet_reset_saddr()): with SO_LINGER 0, and often at both ends with MPTCP (measured, Linux 6.18).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tcpnewconn.model import DestroyedSocket, FourTuple
+from tcpnewconn.model import DestroyedSocket, FourTuple, mirrored
 
 
 def left(four_tuple: FourTuple) -> bytes:
@@ -23,6 +23,13 @@ def can_be(socket: DestroyedSocket, four_tuple: FourTuple) -> bool:
     half = len(four_tuple) // 2
     address = socket.four_tuple[: half - 2]
     return left(socket.four_tuple) == left(four_tuple) and (not any(address) or address == four_tuple[: half - 2])
+
+
+def of_both(socket: DestroyedSocket, other: DestroyedSocket) -> FourTuple | None:
+    """The 4-tuple of an unaddressed socket, if another such socket can be the other end of its connection."""
+    there, here = left(socket.four_tuple), left(other.four_tuple)
+    four_tuple = here[2:] + there[:2] + there[2:] + here[:2]
+    return four_tuple if can_be(socket, four_tuple) and can_be(other, mirrored(four_tuple)) else None
 
 
 class Index:

@@ -11,8 +11,7 @@ from tcpnewconn.model import DestroyedSocket, FourTuple
 class NewConnection(NamedTuple):
     """A connection to be reported, by one of its sockets. `detected_by` is startup, poll, notification or trace.
 
-    `destroyed` is the socket of the notification that it was detected by. Where that is unaddressed, the local address in the
-    4-tuple may be zero, and the remote port is.
+    `destroyed` is the socket of the notification that it was detected by.
     """
 
     four_tuple: FourTuple
@@ -23,6 +22,11 @@ class NewConnection(NamedTuple):
     cgroup: int
     internal: bool
     destroyed: DestroyedSocket | None = None
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the kernel had cleared the addresses: the remote port is zero then, and the local address may be."""
+        return self.destroyed is not None and not any(self.four_tuple[-2:])
 
 
 class ClosedSocket(NamedTuple):

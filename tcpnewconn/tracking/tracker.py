@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tcpnewconn.kernel.procnet import Poll
-from tcpnewconn.model import CLOSE, DestroyedSocket, FourTuple, SocketInfo
+from tcpnewconn.model import CLOSE, DestroyedSocket, FourTuple, SocketInfo, mirrored
 from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.internal import Peers
@@ -161,6 +161,14 @@ class Tracker:
         four_tuple, cookie = destroyed.four_tuple, destroyed.cookie
         self._report(NewConnection(four_tuple, cookie, "notification", CLOSE, None, 0, internal, destroyed), now)
 
+    def _notified_late(self, destroyed: DestroyedSocket, now: float) -> None:
+        """An unaddressed socket has waited: it was of a connection with elsewhere, or the other end has told its addresses."""
+        four_tuple = destroyed.four_tuple
+        internal = self._internal(four_tuple)
+        for each in (four_tuple, mirrored(four_tuple)) if internal else ():
+            self.run.close(each, now)
+        self._notified(destroyed, internal, now)
+
     def _closed(self, socket: Socket, destroyed: DestroyedSocket, now: float, sure: bool = True) -> None:
         """A socket of a reported connection was destroyed; not `sure` where that is a guess, of which nothing is reported."""
         if socket.lost:
@@ -209,7 +217,7 @@ class Tracker:
         window = self.run.window(now)
         for verdict in self._unaddressed.tick(now, window):
             if verdict.four_tuple is None:
-                self._notified(verdict.socket, False, now)
+                self._notified_late(verdict.socket, now)
                 continue
             dying = self.sockets.dying_without_cookie(verdict.four_tuple, float("-inf"))
             socket = dying or self.sockets.shown(verdict.four_tuple)

@@ -1,8 +1,9 @@
-"""Destroyed sockets whose addresses the kernel had cleared (SO_LINGER 0) and whose cookie was not asked for before.
+"""Destroyed sockets whose addresses the kernel had cleared (cleared.py) and whose cookie was not asked for before.
 
 The rest of the 4-tuple can match several sockets. Such a socket waits a moment, so that the notifications of the others come
 first. If the notification of the matched socket comes after all, the match is undone. Within this host the other socket keeps its
-addresses and shows which connection it was, but a program can keep that socket open for days.
+addresses and shows which connection it was, but a program can keep that socket open for days. Where both were cleared, together
+they show it.
 Records y and z are its own.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tcpnewconn.model import ESTABLISHED, DestroyedSocket, FourTuple, SocketInfo, Traffic, mirrored, named
 from tcpnewconn.state.log import Log, Record
-from tcpnewconn.tracking.cleared import can_be
+from tcpnewconn.tracking.cleared import can_be, of_both
 from tcpnewconn.tracking.matching import is_full
 from tcpnewconn.tracking.socket import Phase
 from tcpnewconn.tracking.sockets import Sockets
@@ -142,6 +143,9 @@ class Unaddressed:
             elif not self._internal(socket.four_tuple):
                 self._explained(socket.cookie)
                 yield Verdict(socket, None)
+            elif (whole := self._with_other_end(socket)) is not None:
+                self._explained(socket.cookie)
+                yield Verdict(whole, None)
             else:
                 self._put(socket, came, None)
         self._shorten(self._unknown)
@@ -151,6 +155,18 @@ class Unaddressed:
         """Forget the oldest where there are too many."""
         for key in list(islice(kept, max(0, len(kept) - _MOST))):
             self._explained(kept.pop(key)[1].cookie)
+
+    def _with_other_end(self, socket: DestroyedSocket) -> DestroyedSocket | None:
+        """A socket with its 4-tuple, where its other end was cleared, too, and came before."""
+        for cookie, (came, other) in reversed(self._unknown.items()):
+            four_tuple = of_both(socket, other)
+            if four_tuple is None or is_full(self._look_up(mirrored(four_tuple))):
+                # Its other end is another one, which a program keeps open.
+                continue
+            del self._unknown[cookie]
+            self._put(other, came, mirrored(four_tuple))
+            return socket._replace(four_tuple=four_tuple)
+        return None
 
     def _is_expected_peer(self, socket: DestroyedSocket, came: float, window: float) -> bool:
         """Whether one can be an expected peer; then that is expected no longer."""

@@ -110,7 +110,7 @@ def test_one_that_has_come_and_gone_meanwhile_is_known(here: Namespace) -> None:
     assert has(here, networks, "10.88.0.77", "10.89.0.77", "10.91.0.77") == [True, True, False]
 
 
-def test_one_whose_end_was_not_announced_is_remembered(here: Namespace) -> None:
+def test_one_whose_end_was_among_lost_changes_is_remembered(here: Namespace) -> None:
     networks = networks_of(here)
     with namespace() as there:
         veth(here, there, "one", "10.88.0.1/24")
