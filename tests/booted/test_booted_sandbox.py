@@ -187,7 +187,9 @@ def test_short_connections_in_another_namespace_are_all_logged_over_restarts_and
     container.run("systemctl", "restart", "tcpnewconn.service")
     assert container.property("tcpnewconn-namespaces.service", "Result") == "success"
     container.write(program, SHORT)
-    container.start_unit("apart.service", "/usr/bin/sleep", "infinity", properties=("PrivateNetwork=yes",))
+    # With Type=exec it is in its namespace when it has started.
+    apart = ("PrivateNetwork=yes", "Type=exec")
+    container.start_unit("apart.service", "/usr/bin/sleep", "infinity", properties=apart)
     pid = container.property("apart.service", "MainPID")
     container.run("ip", "link", "add", "apart", "type", "veth", "peer", "name", "apart", "netns", pid)
     ports: list[str] = []

@@ -6,7 +6,7 @@ The truth is an instance of tracefs of its own, in which the events of the servi
 import contextlib
 import os
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from tests.support.machine_guest import (
@@ -77,6 +77,8 @@ DETAILS = (
 )
 
 Flow = tuple[str, str, str, str]
+# What the truth has recorded, by both ports.
+RECORDS: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
 
 
 def prepare() -> None:
@@ -171,7 +173,7 @@ def _compared(name: str, made: Counter[Flow]) -> None:
         {
             "made": count,
             "logged": sum(logged.values()),
-            "missing": [flow for flow in made if logged[flow] < made[flow]][:5],
+            "missing": [[*flow, *RECORDS[flow[1], flow[3]]] for flow in made if logged[flow] < made[flow]][:5],
             "more": [flow for flow in made if logged[flow] > made[flow]][:5],
             "lost": sum(int(entry["TCPNEWCONN_COUNT"]) for entry in entries(LOSS, TCPNEWCONN_REASON="namespaces")),
             "detected by": Counter(entry["TCPNEWCONN_DETECTED_BY"] for entry in found),
@@ -206,6 +208,7 @@ def _made(instance: "Instance") -> Counter[Flow]:
                 for end in (source, destination)
                 for text in (socket.inet_ntop(socket.AF_INET, end.address or b""), str(end.port))
             )
+            RECORDS[flow[1], flow[3]].append(str(each))
             made[flow] += 1 if isinstance(each, Call) else -1  # type: ignore[index]
     trace.close()
     return +made
