@@ -159,8 +159,8 @@ class DestroyedSocket(NamedTuple):
     """One socket as the kernel's destroy notification describes it.
 
     The 4-tuple is as the kernel has it: of an `unaddressed` socket it has cleared the addresses, and what it has counted. The
-    remote port is zero then, and the local address, unless the other socket has told them. `established`: the socket was that
-    of a connection. Its peer has acknowledged nothing for `idle` seconds.
+    remote port is zero then, and the local address, unless they are known from the other socket. `established`: the socket was
+    that of a connection. Its peer has acknowledged nothing for `idle` seconds.
     """
 
     four_tuple: FourTuple

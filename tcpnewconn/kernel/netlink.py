@@ -1,4 +1,4 @@
-"""Netlink: requests and their answers, and what the kernel tells of its own accord; message headers and attributes.
+"""Netlink: requests and their answers, and the changes that the kernel sends unasked; message headers and attributes.
 
 The layouts are those of include/uapi/linux/netlink.h.
 """

@@ -162,7 +162,7 @@ class Tracker:
         self._report(NewConnection(four_tuple, cookie, "notification", CLOSE, None, 0, internal, destroyed), now)
 
     def _notified_late(self, destroyed: DestroyedSocket, now: float) -> None:
-        """An unaddressed socket has waited: it was of a connection with elsewhere, or the other end has told its addresses."""
+        """An unaddressed socket has waited: its other end is elsewhere, or was unaddressed, too."""
         four_tuple = destroyed.four_tuple
         internal = self._internal(four_tuple)
         for each in (four_tuple, mirrored(four_tuple)) if internal else ():
