@@ -27,8 +27,8 @@ def can_be(socket: DestroyedSocket, four_tuple: FourTuple) -> bool:
 
 def of_both(socket: DestroyedSocket, other: DestroyedSocket) -> FourTuple | None:
     """The 4-tuple of an unaddressed socket, if another such socket can be the other end of its connection."""
-    there, here = left(socket.four_tuple), left(other.four_tuple)
-    four_tuple = here[2:] + there[:2] + there[2:] + here[:2]
+    here, there = left(socket.four_tuple), left(other.four_tuple)
+    four_tuple = there[2:] + here + there[:2]
     return four_tuple if can_be(socket, four_tuple) and can_be(other, mirrored(four_tuple)) else None
 
 

@@ -2,8 +2,8 @@
 
 The rest of the 4-tuple can match several sockets. Such a socket waits a moment, so that the notifications of the others come
 first. If the notification of the matched socket comes after all, the match is undone. Within this host the other socket keeps its
-addresses and shows which connection it was, but a program can keep that socket open for days. Where both were cleared, together
-they show it.
+addresses and shows which connection it was, but a program can keep that socket open for days. Where both were cleared, and the
+connection is in TIME_WAIT, together they show it.
 Records y and z are its own.
 """
 
@@ -26,6 +26,8 @@ from tcpnewconn.tracking.sockets import Sockets
 _MOMENT = 1.0
 # Sockets of each kind that are kept at most.
 _MOST = 1024
+# Of those that the other end of a socket can be, so many are tried: the kernel is asked for each.
+_MOST_TRIED = 64
 
 # The match of one that waits.
 _UNDECIDED = b""
@@ -157,16 +159,22 @@ class Unaddressed:
             self._explained(kept.pop(key)[1].cookie)
 
     def _with_other_end(self, socket: DestroyedSocket) -> DestroyedSocket | None:
-        """A socket with its 4-tuple, where its other end was cleared, too, and came before."""
-        for cookie, (came, other) in reversed(self._unknown.items()):
+        """A socket with its 4-tuple, where its other end was cleared, too, and came before.
+
+        Two that were reset, whose other ends programs keep open, look the same: but those leave nothing in TIME_WAIT.
+        """
+        for cookie, (came, other) in islice(reversed(self._unknown.items()), _MOST_TRIED):
             four_tuple = of_both(socket, other)
-            if four_tuple is None or is_full(self._look_up(mirrored(four_tuple))):
-                # Its other end is another one, which a program keeps open.
-                continue
-            del self._unknown[cookie]
-            self._put(other, came, mirrored(four_tuple))
-            return socket._replace(four_tuple=four_tuple)
+            if four_tuple is not None and self._is_in_time_wait(four_tuple):
+                del self._unknown[cookie]
+                self._put(other, came, mirrored(four_tuple))
+                return socket._replace(four_tuple=four_tuple)
         return None
+
+    def _is_in_time_wait(self, four_tuple: FourTuple) -> bool:
+        """Whether a connection was closed in order, and either end is in TIME_WAIT."""
+        ends = (self._look_up(each) for each in (four_tuple, mirrored(four_tuple)))
+        return any(end is not None and end.timewait for end in ends)
 
     def _is_expected_peer(self, socket: DestroyedSocket, came: float, window: float) -> bool:
         """Whether one can be an expected peer; then that is expected no longer."""

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from tests.support.events import parsed
 from tests.support.message_ids import CONNECTION, LISTENER
 from tests.support.namespace import Namespace, joined, namespace
-from tests.support.program import Event, Flow, flow, flows, of_kind, once, running
+from tests.support.program import Event, Flow, flow, flows, of_kind, once, running, stopped
 from tests.support.terminal import command
 from tests.support.traffic import connect, listen, opened
 
@@ -128,7 +129,10 @@ def test_both_hosts_report_the_connections_between_them(name: str, four_tuple: t
     here, there = four_tuple
     on, to, source, network = BETWEEN[name]
     with running(here) as accepting, running(there) as opening, listen(here, on) as listener:
-        with opened(there, listener, to, COUNT, USER) as (ports, _):
+        with ExitStack() as stack:
+            # Before they are accepted, they have no user here.
+            with stopped(accepting.process.pid):
+                ports, _ = stack.enter_context(opened(there, listener, to, COUNT, USER))
             sources = [(source, port) for port in ports]
             for program, direction, user in ((accepting, "ingress", 0), (opening, "egress", USER)):
                 program.wait_for_connections(COUNT)

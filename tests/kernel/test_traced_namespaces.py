@@ -258,8 +258,8 @@ def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(machine: Mac
         # It has looked at every process by then, and knows that what comes is whole.
         program.poll_again(1)
         one = stack.enter_context(maker(apart, "10.78.0.2"))
-        machine.ip("link", "add", "tnc-test0", "type", "veth", "peer", "name", "tnc-test1", "netns", apart.path)
-        stack.callback(machine.ip, "link", "delete", "tnc-test0")
+        machine.ip("link", "add", "tnc-test2", "type", "veth", "peer", "name", "tnc-test3", "netns", apart.path)
+        stack.callback(machine.ip, "link", "delete", "tnc-test2")
         thread = one.make(5)
         program.wait(lambda: len(of(program, one)) >= 5, "5 connections")
         events = of(program, one)
