@@ -31,6 +31,8 @@ pytestmark = pytest.mark.skipif(
     os.readlink("/proc/self/ns/pid") != "pid:[4026531836]", reason="in a PID namespace the event has other ids"
 )
 
+# All that these tests use: other tests, which run at the same time, would fill the rings.
+PORTS = range(28000, 28100)
 # Accepts, and resets: no end is in TIME_WAIT then. With an address of another end, it connects there.
 PROGRAM = """
 import os, socket, struct, sys, threading, time
@@ -57,7 +59,7 @@ def make(count):
             except ConnectionResetError:
                 pass
     with socket.socket() as refused:
-        refused.connect_ex((address, 9))
+        refused.connect_ex((address, 28009))
     print(threading.get_native_id(), flush=True)
     done.wait()
 print("listening", flush=True)
@@ -108,7 +110,7 @@ class Maker:
 
 
 @contextmanager
-def maker(where: Namespace, address: str = "127.0.0.1", port: int = 8080) -> Iterator[Maker]:
+def maker(where: Namespace, address: str = "127.0.0.1", port: int = 28080) -> Iterator[Maker]:
     made = Maker(where, address, port)
     try:
         yield made
@@ -120,7 +122,7 @@ def maker(where: Namespace, address: str = "127.0.0.1", port: int = 8080) -> Ite
 def observed(machine: Machine, options: tuple[str, str], interval: str) -> Iterator[tuple[Namespace, Maker, Program]]:
     """A namespace without an id, a process in it, and the program, which has polled it."""
     with (
-        recorded() as mounts,
+        recorded(ports=PORTS) as mounts,
         namespace() as apart,
         maker(apart) as one,
         running(machine, *options, interval=interval, mounts=mounts) as program,
@@ -168,8 +170,8 @@ def test_short_connections_of_a_namespace_without_an_id_are_logged_from_the_trac
     assert {event["process.thread.id"] for event in events} == {thread}
     assert {event["process.thread.name"] for event in events} == {"makes them"}
     assert {event["network.direction"] for event in events} == {"internal"}
-    assert {event["destination.port"] for event in events} == {8080}
-    assert [event["destination.port"] for event in failed] == [9]
+    assert {event["destination.port"] for event in events} == {28080}
+    assert [event["destination.port"] for event in failed] == [28009]
     assert failed[0]["process.thread.id"] == thread
 
 
@@ -178,8 +180,8 @@ def test_a_connection_that_a_poll_has_shown_is_not_logged_again_from_the_trace(
 ) -> None:
     with observed(machine, every, "200ms") as (apart, one, program):
         with (
-            listen(apart, "127.0.0.1", 7070) as listener,
-            connect(apart, "127.0.0.1", 7070),
+            listen(apart, "127.0.0.1", 28070) as listener,
+            connect(apart, "127.0.0.1", 28070),
             listener.accept()[0],
         ):
             program.wait(lambda: of(program, one), "the connection")
@@ -187,7 +189,7 @@ def test_a_connection_that_a_poll_has_shown_is_not_logged_again_from_the_trace(
         one.make(1)
         program.wait(lambda: len(of(program, one)) >= 2, "a connection of the maker")
         program.poll_again(4)
-        assert sorted(event["destination.port"] for event in of(program, one)) == [7070, 8080]
+        assert sorted(event["destination.port"] for event in of(program, one)) == [28070, 28080]
 
 
 def test_of_several_containers_in_one_namespace_it_is_that_of_who_called(
@@ -196,10 +198,10 @@ def test_of_several_containers_in_one_namespace_it_is_that_of_who_called(
     second = cgroup.parents[1] / f"libpod-{'f' * 64}.scope"
     second.mkdir()
     with (
-        recorded() as mounts,
+        recorded(ports=PORTS) as mounts,
         namespace() as apart,
         maker(apart) as one,
-        maker(apart, port=8081) as other,
+        maker(apart, port=28081) as other,
         running(machine, *every, interval="300ms", mounts=mounts) as program,
     ):
         one.enter(cgroup)
@@ -209,14 +211,14 @@ def test_of_several_containers_in_one_namespace_it_is_that_of_who_called(
         other.make(5)
         program.wait(lambda: len(of(program, one)) >= 10, "10 connections")
         containers = {(event["destination.port"], event.get("container.id")) for event in of(program, one)}
-    assert containers == {(8080, CONTAINER_ID), (8081, "f" * 64)}
+    assert containers == {(28080, CONTAINER_ID), (28081, "f" * 64)}
 
 
 def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
     machine: Machine, every: tuple[str, str]
 ) -> None:
     """It has one because a device of the machine leads there; its connections are with a third one, without an id."""
-    with recorded() as mounts, namespace() as apart, namespace() as there:
+    with recorded(ports=PORTS) as mounts, namespace() as apart, namespace() as there:
         join(apart, there, ("10.78.0.1/24", "10.78.0.2/24"))
         machine.ip("link", "add", "tnc-test0", "type", "veth", "peer", "name", "tnc-test1", "netns", apart.path)
         try:
@@ -246,11 +248,11 @@ def test_short_connections_of_a_namespace_with_an_id_have_their_thread(
 
 
 def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(machine: Machine, every: tuple[str, str]) -> None:
-    with recorded(kilobytes=8) as mounts, namespace() as apart, namespace() as there, ExitStack() as stack:
+    with recorded(kilobytes=8, ports=PORTS) as mounts, namespace() as apart, namespace() as there, ExitStack() as stack:
         with apart.entered():
             for _ in range(2000):
                 with socket.socket() as refused:
-                    refused.connect_ex(("127.0.0.1", 9))
+                    refused.connect_ex(("127.0.0.1", 28009))
         join(apart, there, ("10.78.0.1/24", "10.78.0.2/24"))
         stack.enter_context(maker(there, "10.78.0.2"))
         program = stack.enter_context(running(machine, *every, interval="3s", mounts=mounts))
@@ -274,7 +276,7 @@ def test_killed_at_any_moment_each_is_logged_once_or_counted(
     options = (*every, "--state", str(tmp_path / "state"))
     events: list[Event] = []
     made = 0
-    with recorded() as mounts, namespace() as apart, maker(apart) as one:
+    with recorded(ports=PORTS) as mounts, namespace() as apart, maker(apart) as one:
         for number in range(12):
             program = Program(machine, *options, interval="200ms", mounts=mounts)
             program.ready()

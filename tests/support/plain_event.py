@@ -25,11 +25,21 @@ def _in_tracefs(action: str, name: str, *more: str) -> None:
     )
 
 
+def _one_of(field: str, ports: range) -> str:
+    return f"({field} >= {ports.start} && {field} < {ports.stop})"
+
+
 @contextmanager
-def recorded(kilobytes: int = 1024) -> Iterator[list[str]]:
-    """The mounts (see Supervised) with which a program finds the instance; `kilobytes`: of the ring of each CPU."""
+def recorded(kilobytes: int = 1024, ports: range | None = None) -> Iterator[list[str]]:
+    """The mounts (see Supervised) with which a program finds the instance; `kilobytes`: of the ring of each CPU.
+
+    What the whole machine does is recorded; with `ports`, only what has one of these.
+    """
     name = f"tcpnewconn-test-{os.getpid()}"
-    _in_tracefs("make", name, str(kilobytes))
+    # One that failed has no remote port any more.
+    either = f"{_one_of('sport', ports)} || {_one_of('dport', ports)} || dport == 0" if ports is not None else ""
+    having = f" && ({either})" if either else ""
+    _in_tracefs("make", name, str(kilobytes), f"({FILTER}){having}")
     runtime = os.path.dirname(DIRECTORY)
     try:
         yield [
@@ -44,14 +54,15 @@ def recorded(kilobytes: int = 1024) -> Iterator[list[str]]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    action, name, *kilobytes = arguments
+    action, name, *more = arguments
     instance = Tracefs().instance(name)
     if action == "remove":
         assert instance.remove()
         return
-    instance.make(int(*kilobytes))
+    kilobytes, wanted = more
+    instance.make(int(kilobytes))
     instance.wake_at_once()
-    instance.enable(f"{GROUP}/{NAME}", FILTER)
+    instance.enable(f"{GROUP}/{NAME}", wanted)
 
 
 if __name__ == "__main__":
