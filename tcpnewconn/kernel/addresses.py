@@ -65,10 +65,7 @@ def is_loopback(address: bytes) -> bool:
 
 def all_assigned(route: Client) -> Iterator[Assigned]:
     """The addresses of all devices of this network namespace. Raises OSError."""
-    for message, length in route.ask(_RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0), dump=True):
-        one = assigned(message, length)
-        if one is not None:
-            yield one
+    return route.dump(_RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0), assigned)
 
 
 def assigned(message: bytes, length: int) -> Assigned | None:

@@ -10,7 +10,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+_Parsed = TypeVar("_Parsed")
 
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
@@ -82,6 +85,13 @@ class Client:
                 yield message, length
                 if not dump:
                     return
+
+    def dump(self, kind: int, body: bytes, parse: Callable[[bytes, int], _Parsed | None]) -> Iterator[_Parsed]:
+        """What `parse` makes of each answer of a dump; those that it makes nothing of are left out. Raises OSError."""
+        for message, length in self.ask(kind, body, dump=True):
+            parsed = parse(message, length)
+            if parsed is not None:
+                yield parsed
 
 
 class Changes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from tcpnewconn.kernel.addresses import Assigned, all_assigned, assigned
@@ -82,7 +81,7 @@ class Networks:
         return max(self._current.until(address), self._gone.until(address)) > now
 
     def follow(self, now: float) -> None:
-        """Know what has changed until now: there is room for some hundred devices that come and go in between."""
+        """Know what has changed since the last time: the kernel keeps the changes of some hundred devices for it."""
         messages = self._changes.take()
         if messages is None:
             self._known = False
@@ -119,7 +118,8 @@ class Networks:
         """Ask for all."""
         addresses: dict[int, set[Assigned]] = {}
         with Client(_NETLINK_ROUTE) as route:
-            devices = {device.number: device for device in _devices(route)}
+            found = route.dump(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, 0, 0, 0) + _NO_STATISTICS, _device)
+            devices = {device.number: device for device in found}
             for one in all_assigned(route):
                 addresses.setdefault(one.device, set()).add(one)
         for number, before in self._addresses.items():
@@ -143,13 +143,6 @@ class Networks:
         if device.kind != "bridge":
             return device.kind == "veth"
         return not any(each.master == device.number and each.kind != "veth" for each in self._devices.values())
-
-
-def _devices(route: Client) -> Iterator[_Device]:
-    for message, length in route.ask(_RTM_GETLINK, _IFINFOMSG.pack(0, 0, 0, 0, 0) + _NO_STATISTICS, dump=True):
-        device = _device(message, length)
-        if device is not None:
-            yield device
 
 
 def _device(message: bytes, length: int) -> _Device | None:

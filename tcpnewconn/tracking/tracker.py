@@ -161,10 +161,9 @@ class Tracker:
         four_tuple, cookie = destroyed.four_tuple, destroyed.cookie
         self._report(NewConnection(four_tuple, cookie, "notification", CLOSE, None, 0, internal, destroyed), now)
 
-    def _notified_late(self, destroyed: DestroyedSocket, now: float) -> None:
+    def _notified_late(self, destroyed: DestroyedSocket, internal: bool, now: float) -> None:
         """An unaddressed socket has waited: its other end is elsewhere, or was unaddressed, too."""
         four_tuple = destroyed.four_tuple
-        internal = self._internal(four_tuple)
         for each in (four_tuple, mirrored(four_tuple)) if internal else ():
             self.run.close(each, now)
         self._notified(destroyed, internal, now)
@@ -217,7 +216,7 @@ class Tracker:
         window = self.run.window(now)
         for verdict in self._unaddressed.tick(now, window):
             if verdict.four_tuple is None:
-                self._notified_late(verdict.socket, now)
+                self._notified_late(verdict.socket, verdict.internal, now)
                 continue
             dying = self.sockets.dying_without_cookie(verdict.four_tuple, float("-inf"))
             socket = dying or self.sockets.shown(verdict.four_tuple)

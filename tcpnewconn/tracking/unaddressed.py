@@ -37,10 +37,14 @@ _ENCODE = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Verdict(NamedTuple):
-    """The result for an unaddressed socket: that of a reported connection, or without a 4-tuple, of a new one."""
+    """The result for an unaddressed socket: that of a reported connection, or without a 4-tuple, of a new one.
+
+    `internal`: that is within this host.
+    """
 
     socket: DestroyedSocket
     four_tuple: FourTuple | None
+    internal: bool = False
 
 
 class Unaddressed:
@@ -142,14 +146,14 @@ class Unaddressed:
             if four_tuple is not None:
                 self._put(socket, came, four_tuple)
                 yield Verdict(socket, four_tuple)
-            elif not self._internal(socket.four_tuple):
-                self._explained(socket.cookie)
-                yield Verdict(socket, None)
-            elif (whole := self._with_other_end(socket)) is not None:
-                self._explained(socket.cookie)
-                yield Verdict(whole, None)
-            else:
+                continue
+            internal = self._internal(socket.four_tuple)
+            found = self._with_other_end(socket) if internal else socket
+            if found is None:
                 self._put(socket, came, None)
+                continue
+            self._explained(socket.cookie)
+            yield Verdict(found, None, internal)
         self._shorten(self._unknown)
         self._shorten(self._guesses)
 
