@@ -1,8 +1,9 @@
 """The destroy notifications of other network namespaces: which namespace each is of, and which could not be received.
 
 A notification carries the id of its namespace (kernel/nsids.py). Ids are used again: where one has ended, notifications that have
-waited since before are of the namespace that had it; if another one has it by then, they are of neither for sure. So are those
-that have waited while this program did not run, where another namespace has their id now. Record q is its own: the id of each.
+waited since before are of the namespace that had it; if another one has it by then, they are of the one that had such a socket,
+or of neither for sure. So are those that have waited while this program did not run, where another namespace has their id now.
+Record q is its own: the id of each.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Notifying(Protocol):
 
     nsid: int | None
 
+    def had(self, four_tuple: FourTuple) -> bool:
+        """Whether it had a socket of this 4-tuple that is not known as destroyed: by the polls, or by the trace."""
+
 
 class Directory(Protocol):
     """All other namespaces, as far as they are needed here."""
@@ -48,6 +52,9 @@ class Directory(Protocol):
 
     def of_last_run(self, four_tuple: FourTuple) -> Notifying | None:
         """The one namespace without a process that was notified in the run before and had this socket."""
+
+    def process(self, one: Notifying) -> int | None:
+        """A process that is in a namespace now."""
 
     def unknown(self) -> Notifying:
         """One of which nothing is known."""
@@ -121,12 +128,17 @@ class Notified:
 
     def attach(self, one: Notifying, process: int) -> None:
         """Find the id of a namespace, by one of its processes; it has none where it sends no notifications."""
-        self.take_changes(time.monotonic())
         nsid = self.nsids.of_process(process)
         if nsid is None:
             return
+        # An id that has ended by now was that of another one, unless this one has ended, too.
+        self.take_changes(time.monotonic())
+        if self.nsids.of_process(process) != nsid:
+            return
         self._since.pop(nsid, None)
         self._unknown.pop(nsid, None)
+        if nsid in self._by_nsid:
+            self._ends(nsid)
         self._by_nsid[nsid] = one
         one.nsid = nsid
         if self._log is not None:
@@ -173,13 +185,25 @@ class Notified:
                     # At once: a container can end within some milliseconds.
                     self._looked = float("-inf")
                 continue
+            if nsid in self._by_nsid and self._has_id(self._by_nsid[nsid], nsid):
+                # The kernel takes an id back before it says so: another namespace can have got it in between.
+                self._ended.setdefault(nsid, []).append(None)
+                continue
             self._since.pop(nsid, None)
             self._unknown.pop(nsid, None)
-            ended = self._by_nsid.pop(nsid, None)
-            if ended is not None:
-                ended.nsid = None
-            self._ended.setdefault(nsid, []).append(ended)
+            self._ends(nsid)
         return bool(changes)
+
+    def _has_id(self, one: Notifying, nsid: int) -> bool:
+        process = self._directory.process(one)
+        return process is not None and self.nsids.of_process(process) == nsid
+
+    def _ends(self, nsid: int) -> None:
+        """A namespace has an id no longer."""
+        ended = self._by_nsid.pop(nsid, None)
+        if ended is not None:
+            ended.nsid = None
+        self._ended.setdefault(nsid, []).append(ended)
 
     def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | Literal["later"] | None:
         """The namespace of a notification, or that it may be known later; None where it is none of this host's."""
@@ -200,9 +224,9 @@ class Notified:
         self, nsid: int, ended: list[Notifying | None], current: Notifying | None, destroyed: DestroyedSocket
     ) -> Notifying | None:
         """The namespace of a notification whose id has ended since it was sent, or before."""
-        knowing = [one for one in ended if one is not None and one.observer.tracker.knows(destroyed.four_tuple)]
-        if len(knowing) == 1:
-            return knowing[0]
+        having = [one for one in (*ended, current) if one is not None and one.had(destroyed.four_tuple)]
+        if len(having) == 1:
+            return having[0]
         alone = current is None and nsid not in self._since and len(ended) == 1
         if alone and ended[0] is not None and not (self._backlog and self._before.get(nsid) != ended[0].name):
             return ended[0]

@@ -73,6 +73,10 @@ class Other:
         """Whether connect() or accept() of a socket that no connection has taken was recorded there."""
         return self.observer.recorder is not None and four_tuple in self.observer.recorder.calls
 
+    def had(self, four_tuple: FourTuple) -> bool:
+        """As in notified.Notifying."""
+        return self.observer.tracker.knows(four_tuple) or self.recorded(four_tuple)
+
     # --- polls -------------------------------------------------------------------------------------------------------
 
     def changed(self) -> None:

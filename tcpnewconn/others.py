@@ -553,6 +553,11 @@ class Others:
             had = [other for other in gone if other.notified and other.recorded(four_tuple)]
         return had[0] if len(had) == 1 else None
 
+    def process(self, one: Notifying) -> int | None:
+        """As in notified.Directory."""
+        assert isinstance(one, Other)
+        return self._namespaces.process(one.key) if self._namespaces is not None else None
+
     @property
     def shows_all(self) -> bool:
         """As in notified.Directory. In a container, a namespace can be joined with it from outside."""

@@ -47,10 +47,14 @@ class Observer:
 
 
 class Namespace:
-    def __init__(self, *known: FourTuple, name: str = "1.2") -> None:
+    def __init__(self, *known: FourTuple, name: str = "1.2", recorded: Iterable[FourTuple] = ()) -> None:
         self.name = name
         self.observer: Any = Observer(known)
         self.nsid: int | None = None
+        self.recorded = set(recorded)
+
+    def had(self, four_tuple: FourTuple) -> bool:
+        return self.observer.tracker.knows(four_tuple) or four_tuple in self.recorded
 
 
 class Kernel:
@@ -59,6 +63,8 @@ class Kernel:
     def __init__(self) -> None:
         self.waiting: list[tuple[DestroyedSocket, int | None]] = []
         self.changed: list[Change] = []
+        # What changes while the kernel is asked for an id.
+        self.change_meanwhile: list[Change] = []
         self.ids: dict[int, int] = {}
         self.found: list[tuple[Namespace, int]] = []
         self.not_known = Namespace()
@@ -88,6 +94,8 @@ class Kernel:
         return changed
 
     def of_process(self, pid: int) -> int | None:
+        self.changed += self.change_meanwhile
+        self.change_meanwhile = []
         return self.ids.get(pid)
 
     # As Directory.
@@ -100,6 +108,9 @@ class Kernel:
 
     def of_last_run(self, four_tuple: FourTuple) -> Namespace | None:
         return self.last_run if self.last_run is not None and self.last_run.observer.tracker.knows(four_tuple) else None
+
+    def process(self, one: Namespace) -> int | None:
+        return next((pid for each, pid in self.found if each is one), None)
 
     def unknown(self) -> Namespace:
         return self.not_known
@@ -119,7 +130,7 @@ class Kernel:
         destroyed = DestroyedSocket(socket(port), 1000 + port, True, False, Traffic(0, 0, 0, 0, 0))
         self.waiting.append((destroyed, nsid))
 
-    def process(self, one: Namespace, pid: int, nsid: int) -> None:
+    def run(self, one: Namespace, pid: int, nsid: int) -> None:
         self.found.append((one, pid))
         self.ids[pid] = nsid
 
@@ -143,7 +154,7 @@ def take(kernel: Kernel) -> int:
 
 def test_one_of_a_known_namespace_is_its_own_and_those_of_the_host_are_left_out(kernel: Kernel) -> None:
     one = Namespace()
-    kernel.process(one, 42, 0)
+    kernel.run(one, 42, 0)
     kernel.discover(0.0)
     kernel.notify(1, 0)
     kernel.notify(2, None)
@@ -157,7 +168,7 @@ def test_it_waits_for_the_namespace_to_be_found(kernel: Kernel) -> None:
     kernel.notify(1, 3)
     assert take(kernel) == 0
     one = Namespace()
-    kernel.process(one, 42, 3)
+    kernel.run(one, 42, 3)
     kernel.discover(0.0)
     assert take(kernel) == 1
     assert one.observer.ports == [1]
@@ -181,9 +192,10 @@ def test_where_it_can_be_of_another_host_it_is_left_out(kernel: Kernel, monkeypa
 
 def test_after_the_end_of_an_id_what_has_waited_is_of_the_namespace_that_had_it(kernel: Kernel) -> None:
     one = Namespace()
-    kernel.process(one, 42, 3)
+    kernel.run(one, 42, 3)
     kernel.discover(0.0)
     kernel.notify(1, 3)
+    kernel.found.clear()
     kernel.changed = [Change(3, False)]
     assert take(kernel) == 1
     assert one.observer.ports == [1]
@@ -192,12 +204,12 @@ def test_after_the_end_of_an_id_what_has_waited_is_of_the_namespace_that_had_it(
 
 def test_an_id_that_was_used_again_meanwhile_is_of_neither_but_for_a_socket_that_was_known(kernel: Kernel) -> None:
     one, next_one = Namespace(socket(1)), Namespace()
-    kernel.process(one, 42, 3)
+    kernel.run(one, 42, 3)
     kernel.discover(0.0)
     kernel.notify(1, 3)
     kernel.notify(2, 3)
     kernel.changed = [Change(3, False), Change(3, True)]
-    kernel.process(next_one, 43, 3)
+    kernel.run(next_one, 43, 3)
     kernel.found.pop(0)
     assert take(kernel) == 2
     assert (one.observer.ports, next_one.observer.ports, kernel.not_known.observer.ports) == ([1], [], [2])
@@ -205,6 +217,59 @@ def test_an_id_that_was_used_again_meanwhile_is_of_neither_but_for_a_socket_that
     kernel.notify(4, 3)
     assert take(kernel) == 1
     assert next_one.observer.ports == [4]
+
+
+def test_an_id_that_is_given_again_while_it_is_asked_for_is_that_of_the_new_namespace(kernel: Kernel) -> None:
+    one, next_one = Namespace(), Namespace()
+    kernel.run(one, 42, 3)
+    kernel.discover(0.0)
+    kernel.found.clear()
+    kernel.run(next_one, 43, 3)
+    kernel.change_meanwhile = [Change(3, False), Change(3, True)]
+    kernel.discover(0.0)
+    take(kernel)
+    assert (one.nsid, next_one.nsid, kernel.over) == (None, 3, [one])
+    kernel.notify(1, 3)
+    take(kernel)
+    assert next_one.observer.ports == [1]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_end_of_an_id_that_is_said_after_it_was_given_again_is_not_that_of_the_new_namespace(
+    kernel: Kernel, known: bool
+) -> None:
+    one, next_one = Namespace(), Namespace()
+    if known:
+        kernel.run(one, 42, 3)
+        kernel.discover(0.0)
+        kernel.found.clear()
+    kernel.changed = [Change(3, True)]
+    kernel.run(next_one, 43, 3)
+    kernel.discover(0.0)
+    kernel.changed = [Change(3, False)]
+    take(kernel)
+    assert (one.nsid, next_one.nsid, kernel.over) == (None, 3, [one] if known else [])
+    kernel.notify(1, 3)
+    take(kernel)
+    assert next_one.observer.ports == [1]
+    # When it ends itself:
+    kernel.found.clear()
+    kernel.changed = [Change(3, False)]
+    take(kernel)
+    assert (next_one.nsid, kernel.over[-1]) == (None, next_one)
+
+
+def test_of_those_that_had_an_id_the_trace_says_which_had_the_socket(kernel: Kernel) -> None:
+    one, next_one = Namespace(recorded=[socket(1), socket(3)]), Namespace(recorded=[socket(2), socket(3)])
+    kernel.run(one, 42, 3)
+    kernel.discover(0.0)
+    kernel.found.clear()
+    for port in (1, 2, 3):
+        kernel.notify(port, 3)
+    kernel.changed = [Change(3, False), Change(3, True)]
+    kernel.run(next_one, 43, 3)
+    assert take(kernel) == 3
+    assert (one.observer.ports, next_one.observer.ports, kernel.not_known.observer.ports) == ([1], [2], [3])
 
 
 def test_after_a_restart_a_socket_that_was_known_is_of_its_namespace(kernel: Kernel) -> None:
@@ -220,7 +285,7 @@ def test_an_id_that_has_ended_several_times_is_of_that_namespace_which_had_the_s
     # What waits in front of all keeps the rest waiting.
     kernel.notify(9, 7)
     for one, pid in ((first, 42), (second, 43)):
-        kernel.process(one, pid, 3)
+        kernel.run(one, pid, 3)
         kernel.discover(0.0)
         kernel.found.clear()
         kernel.notify(pid - 41, 3)
@@ -262,7 +327,7 @@ def test_what_has_waited_since_the_run_before_is_of_a_namespace_that_had_the_id_
     log.load()
     kernel.tested.resume()
     one = Namespace(name=name)
-    kernel.process(one, 42, 3)
+    kernel.run(one, 42, 3)
     kernel.discover(0.0)
     kernel.notify(7, 3)
     take(kernel)
@@ -290,7 +355,7 @@ def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_h
     kernel.last_run = Namespace(socket(1))
     kernel.notify(1, 3)
     now = Namespace(name="5.6")
-    kernel.process(now, 42, 3)
+    kernel.run(now, 42, 3)
     kernel.discover(0.0)
     kernel.found.clear()
     kernel.changed = [Change(3, False), *([Change(3, True)] if given_again else [])]
@@ -305,7 +370,7 @@ def test_what_has_waited_since_the_run_before_is_not_of_one_that_had_the_id_for_
     resumed(kernel, '["q",3,"1.2"]')
     kernel.notify(1, 3)
     now = Namespace(name="5.6")
-    kernel.process(now, 42, 3)
+    kernel.run(now, 42, 3)
     kernel.discover(0.0)
     kernel.changed = [Change(3, False)]
     assert take(kernel) == 1
