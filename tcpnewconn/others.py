@@ -164,6 +164,8 @@ class Others:
     def _resume(self) -> None:
         assert self._sections is not None
         self._first = not self._sections.used
+        if not self._first and self._recorder is not None:
+            self._recorder.resume_others()
         self._others = {key: other for key, other in self._loaded.items() if str(key) in self._sections}
         self._loaded.clear()
         self._pairs.held.resume(time.monotonic())

@@ -130,6 +130,8 @@ class Recorder:
         self._others: dict[int, Recorded] = {}
         self.waiting = waiting if waiting is not None else Waiting()
         self._waiting_since: float | None = None
+        # Whether that goes on where the run before ended.
+        self._continues = False
         # Those that something was added to since settle().
         self._added: set[int] = set()
         # Whether something was recorded in a namespace that is not known, and was not before.
@@ -211,9 +213,14 @@ class Recorder:
 
     # --- other network namespaces ------------------------------------------------------------------------------------
 
+    def resume_others(self) -> None:
+        """The run before took what was recorded in other network namespaces, too: what it left is loaded."""
+        self._continues = True
+
     def take_others(self, wanted: bool) -> None:
         """Whether what is recorded in other network namespaces is kept."""
-        self._waiting_since = self._clock() if wanted else None
+        since = float("-inf") if self._continues else self._clock()
+        self._waiting_since, self._continues = since if wanted else None, False
         if not wanted:
             self._others.clear()
             for netns in self.waiting.over(float("inf")):

@@ -424,6 +424,28 @@ def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(
     assert (found.opened.thread_id if found.opened is not None else None) == thread
 
 
+@pytest.mark.parametrize(("resumed", "thread"), [(False, None), (True, 7)])
+def test_after_a_restart_a_namespace_that_is_found_later_goes_on_where_the_run_before_ended(
+    world: World, resumed: bool, thread: int | None
+) -> None:
+    recorder = world.observer.recorder
+    assert isinstance(recorder, Recorder)
+    world.now = 1000.0
+    if resumed:
+        recorder.resume_others()
+    recorder.take_others(True)
+    other = recorder.of(NETNS + 1, None)
+    other.calls.add([connect(1000.5, 7)._replace(netns=NETNS + 1)])
+    found = other.calls.destroyed(OUT, False, 1001.0, 0.0)
+    assert (found.opened.thread_id if found.opened is not None else None) == thread
+    # Wanted again later, it is not known what came meanwhile.
+    recorder.take_others(False)
+    recorder.take_others(True)
+    other = recorder.of(NETNS + 1, None)
+    other.calls.add([connect(1000.5, 7)._replace(netns=NETNS + 1)])
+    assert other.calls.destroyed(OUT, False, 1001.0, 0.0).opened is None
+
+
 @pytest.mark.parametrize(("events", "logged"), [({"connect", "accept", "failed"}, 1), ({"connect", "accept"}, 0)])
 def test_a_call_alone_is_a_connection_only_where_attempts_that_fail_are_recorded(
     world: World, events: set[str], logged: int
