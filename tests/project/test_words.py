@@ -14,6 +14,9 @@ import pytest
 
 TREE = Path(__file__).resolve().parents[2]
 
+# Each process that searches reads all files.
+pytestmark = pytest.mark.xdist_group("words")
+
 # Each with what is written instead. Found in prose and in names: NoFigures, lost_announcements and last-read are three hits.
 WORDS = {
     "told untold aloud": "reported, logged, counted; unreported",
