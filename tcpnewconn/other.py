@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from tcpnewconn.attribution.containers import podman_name, shared
@@ -75,7 +76,10 @@ class Other:
 
     def had(self, four_tuple: FourTuple) -> bool:
         """As in notified.Notifying."""
-        return self.observer.tracker.knows(four_tuple) or self.recorded(four_tuple)
+        if self.observer.tracker.knows(four_tuple):
+            return True
+        recorder = self.observer.recorder
+        return recorder is not None and recorder.calls.are_whole(time.monotonic()) and self.recorded(four_tuple)
 
     # --- polls -------------------------------------------------------------------------------------------------------
 

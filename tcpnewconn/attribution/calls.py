@@ -170,6 +170,10 @@ class Calls:
         """Whether the next poll will say which connections the last loss does not concern."""
         return self._unsure == float("inf") and not self.losing
 
+    def are_whole(self, now: float) -> bool:
+        """Whether none is missing that can be of a socket that is destroyed now."""
+        return now >= self._unsure
+
     def polled(self, begin: float) -> None:
         """A poll that began at that time has been applied, and all notifications that were there before."""
         oldest = min(begin - _OLDEST, self._polled_before)

@@ -107,6 +107,16 @@ def test_a_notification_that_comes_seconds_late_has_its_call_among_many_others()
     assert threads(calls.destroyed(OUT, False, 1003.5, idle=0.0)) == (7, None)
 
 
+def test_after_a_loss_they_are_whole_again_when_a_poll_has_shown_what_was_open() -> None:
+    calls = known(connect(1000.0, 7))
+    assert calls.are_whole(1000.1)
+    calls.lost(1000.2)
+    assert not calls.are_whole(1010.0)
+    calls.polled(1010.0)
+    assert not calls.are_whole(1010.1)
+    assert calls.are_whole(1013.0)
+
+
 def test_a_connect_that_failed_is_no_connection_s() -> None:
     calls = known(connect(1000.0, 7))
     assert calls.add([failed(1000.1)]) == [(failed(1000.1), Caller("connect", 1007, 107, 7, "thread-7", 1000.0))]
