@@ -206,7 +206,9 @@ class Recorder:
         self._added.clear()
 
     def _lose(self, until: float) -> None:
-        """As Calls.lost(), in all namespaces."""
+        """As Calls.lost(), in all namespaces. One that was found since then knows of what was lost before: of()."""
+        if until <= self.calls.lost_until and not self.calls.losing:
+            return
         self.calls.lost(until)
         for other in self._others.values():
             other.calls.lost(until)
