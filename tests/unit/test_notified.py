@@ -372,6 +372,7 @@ def test_what_has_waited_since_the_run_before_is_not_of_one_that_had_the_id_for_
     now = Namespace(name="5.6")
     kernel.run(now, 42, 3)
     kernel.discover(0.0)
+    kernel.found.clear()
     kernel.changed = [Change(3, False)]
     assert take(kernel) == 1
     assert (now.observer.ports, kernel.not_known.observer.ports) == ([], [1])
