@@ -69,7 +69,8 @@ def attributed(
             accepted = Caller("listener", cgroup=listening) if listening else None
     else:
         accepted = None
-        if not cgroup and direction == INGRESS and new.destroyed is not None:
+        if not cgroup and direction == INGRESS and new.detected_by != "startup":
+            # It was gone when it was looked up. One that is older than this program can be of a listener that was before.
             cgroup = listeners.on(new.four_tuple[: len(new.four_tuple) // 2]) or 0
             by += ("listener",) if cgroup else ()
     missing = found.missing if caller is None or caller.thread_id is None else None

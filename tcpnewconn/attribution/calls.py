@@ -227,8 +227,8 @@ class Calls:
         other = mirrored(four_tuple) if internal else four_tuple
         there = self._of_destroyed(other, now) if other != four_tuple else []
         found = self._decided(four_tuple, here, other, there)
-        if now < self._unsure:
-            return self._unsure_because(now) or NOT_RECORDED
+        if (unsure := self._unsure_because(now)) is not None:
+            return unsure
         found = self._without_old(found)
         if found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
             self._accepted_later(other, now)
@@ -260,7 +260,7 @@ class Calls:
         return found._replace(accepted=None, missing="ambiguous")
 
     def _unsure_because(self, now: float) -> Found | None:
-        if now >= self._unsure:
+        if self.are_whole(now):
             return None
         return OVERWRITTEN if self._lost_until > float("-inf") else NOT_RECORDED
 

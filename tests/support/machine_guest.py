@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +100,26 @@ def wait_for_connections(server: str, count: int = 1, **fields: str) -> list[Ent
     except RuntimeError as error:
         raise RuntimeError(f"{error}; there are {number_of(CONNECTION, server, **fields)}") from None
     return connections(server, **fields)
+
+
+@contextlib.contextmanager
+def between_polls() -> Iterator[None]:
+    """No poll comes: one that shows a connection before it is accepted has it logged without who accepts it."""
+    path = "/etc/tcpnewconn.conf.d/zz-between-polls.conf"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("[Poll]\nInterval=1h\n")
+    run("systemctl reload tcpnewconn.service")
+    # One was due before; the next one is an hour later.
+    before = time.time()
+    wait_for(lambda: last_poll() > before, "the last poll")
+    yield
+    os.unlink(path)
+    run("systemctl reload tcpnewconn.service")
+
+
+def last_poll() -> float:
+    """Seconds since 1970."""
+    return float(run("sed --quiet 's/^tcpnewconn_last_poll_timestamp_seconds //p' /run/tcpnewconn/*.prom"))
 
 
 @contextlib.contextmanager

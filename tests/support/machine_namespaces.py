@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 SETTINGS = "/etc/tcpnewconn.conf.d/namespaces.conf"
 TRUTH = "truth"
 EACH = 20
-# STEP: of the steps each has addresses or ports of its own. The instances of a unit are 0 in the first, 1 and 2 in the second.
 # Where nobody listens. That an attempt has failed is recorded for the service alone: the kernel records an event probe in one
 # instance, that in which it was enabled first (kernel/trace/trace_eprobe.c, enable_trace_eprobe()).
 REFUSED = "7039"
+# STEP: of the steps each has addresses or ports of its own. The instances of a unit are 0 in the first, 1 and 2 in the second.
 # Without a network device but its own loopback. Its sockets leave nothing in TIME_WAIT that a poll could show.
 APART = f"""
 sysctl --quiet --write net.ipv4.tcp_max_tw_buckets=0

@@ -15,6 +15,7 @@ from tests.support.machine_guest import (
     RECOVERED,
     SHORT,
     active,
+    between_polls,
     connections,
     entries,
     number_of,
@@ -70,7 +71,7 @@ def of_threads() -> None:
 
 def from_a_peer() -> None:
     """From another network namespace to nginx: this host's side is who accepted."""
-    with peer() as there:
+    with peer() as there, between_polls():
         run(f"{there} {SHORT} 'http://{HOST}/?[1-20]'")
         say("accepted", wait_for_connections(HOST, 20, DESTINATION_PORT="80"))
 

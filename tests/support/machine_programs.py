@@ -11,6 +11,7 @@ from tests.support.machine_guest import (
     LISTENER,
     SHORT,
     Entry,
+    between_polls,
     connections,
     entries,
     number_of,
@@ -228,7 +229,7 @@ def accepting() -> None:
     # A client that is faster than accept() is known to be this server's once a poll has shown the listener.
     wait_for(lambda: number_of(LISTENER, "0.0.0.0", DESTINATION_PORT="7030"), "the listener")
     run("for number in $(seq 20); do echo x >/dev/tcp/127.0.2.30/7030; done")
-    with peer() as there:
+    with peer() as there, between_polls():
         run(f"{there} bash -c 'for number in $(seq 20); do echo x >/dev/tcp/{HOST}/7030; done'")
         # Its first line, and away.
         run(f"{there} bash -c 'for number in 1 2 3; do read line </dev/tcp/{HOST}/22; done'")

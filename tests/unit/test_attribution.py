@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.attribution.found import NOT_RECORDED
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.attribution.waiting import Waiting
+from tcpnewconn.connections import attributed
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel.host import Host
@@ -30,7 +32,9 @@ from tcpnewconn.model import (
     FourTuple,
     Loss,
     Recovered,
+    Row,
     Traffic,
+    endpoints,
 )
 from tcpnewconn.observer import Observer
 from tcpnewconn.recorder import Recorder
@@ -40,6 +44,8 @@ from tcpnewconn.reporting.sinks import Text
 from tcpnewconn.service import Service
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.log import StateLog
+from tcpnewconn.tracking.listeners import Listeners
+from tcpnewconn.tracking.outcomes import NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
 from tests.support.table import Line, Tables, line, listener
@@ -134,6 +140,17 @@ def test_a_short_connection_has_who_accepted_it(world: World) -> None:
     world.trace.records = [accept(1000.0, 7)]
     world.destroyed(IN, 1000.5)
     assert (world.connection.uid, world.connection.by, world.connection.direction) == (1007, ("accept",), "ingress")
+
+
+@pytest.mark.parametrize(("detected_by", "cgroup"), [("poll", 22), ("startup", 0)])
+def test_one_that_was_gone_when_it_was_looked_up_has_the_unit_of_its_listener(detected_by: str, cgroup: int) -> None:
+    # One that was there before the program can be of a listener that was before.
+    listeners = Listeners()
+    at = four_tuple("0.0.0.0:22", "0.0.0.0:0")
+    listeners.add(Row(at, 10, 0, 1), 22)
+    new = NewConnection(IN, 1, detected_by, 1, None, 0, internal=False)
+    found = attributed(*endpoints(IN)[::-1], "ingress", new, "id", (None, 0), NOT_RECORDED, listeners)
+    assert (found.uid, found.cgroup, found.by) == (None, cgroup, ("listener",) if cgroup else ())
 
 
 def test_the_direction_is_that_of_the_call_whatever_ports_and_listeners_say(world: World) -> None:
