@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from bench.client import Client
@@ -58,7 +57,7 @@ class _Service:
     def __init__(self, path: str, instance: str | None) -> None:
         self._notifications = sockdiag.Notifications(sockdiag.open_notifications())
         self._log = StateLog(path, "here")
-        settings = replace(config.load(os.devnull), burst_limit=1, total_limit=0)
+        settings = config.load(os.devnull)._replace(burst_limit=1, total_limit=0)
         units = Units()
         self.outbox = Outbox(_Nowhere(), self._log, Renderer(units, Users()), settings)
         self._observer = observer(self.outbox.take, self._log)

@@ -7,7 +7,6 @@ import socket
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 
 from bench.client import Client, allow_many_files
 from bench.journal import Journal
@@ -52,7 +51,7 @@ class _Reporting:
     def __init__(self, path: str, burst: int = 0, sink: Sink | None = None) -> None:
         self._notifications = sockdiag.Notifications(sockdiag.open_notifications())
         self._log = StateLog(path, "here", tail_path=f"/dev/shm/tcpnewconn-bench-{os.getpid()}.tail")
-        settings = replace(config.load(os.devnull), burst_limit=burst, total_limit=0)
+        settings = config.load(os.devnull)._replace(burst_limit=burst, total_limit=0)
         self._outbox = Outbox(sink or open_sink("journal"), self._log, Renderer(Units(), Users()), settings)
         self._observer = observer(self._outbox.take, self._log)
         self.poll()

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.names import ContainerNames
@@ -133,8 +133,7 @@ def _trace(threads: Threads, netns: int) -> Trace | PlainTrace:
     return PlainTrace(threads.look, netns) if PLAIN in wanted() else Trace()
 
 
-@dataclass(frozen=True, slots=True)
-class _Sources:
+class _Sources(NamedTuple):
     """The kernel's sources beside /proc, and what is missing.
 
     `inode` is that of the socket in which notifications wait while the program does not run, 0 if there is none.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from tcpnewconn import __version__
-from tcpnewconn.ledger import options as ledger_options
 from tcpnewconn.settings.config import ConfigError, Settings, load
 from tcpnewconn.settings.ignore import Rules
 from tcpnewconn.settings.rule import Rule, parse_rule, split_list
@@ -88,9 +87,11 @@ example:
   systemctl enable --now {NAME}-metrics.socket
   curl http://127.0.0.1:19117/metrics
 """,
-    "ledger": ledger_options.LEDGER_EXAMPLES,
-    "report": ledger_options.REPORT_EXAMPLES,
 }
+
+
+# Every option is formatted when it is added. The width of the terminal is for help alone: it imports shutil, half a MiB.
+_OF_ANY_TERMINAL = partial(argparse.RawDescriptionHelpFormatter, width=80)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,8 +102,8 @@ class _Parser(argparse.ArgumentParser):
             prog=f"{NAME} {command}".rstrip(),
             usage=None if command else f"{NAME} [run] [OPTION...]\n       {NAME} COMMAND [OPTION...]",
             description=COMMANDS.get(command, _DESCRIPTION),
-            epilog=_EPILOGS[command],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            epilog=_EPILOGS.get(command),
+            formatter_class=_OF_ANY_TERMINAL,
             allow_abbrev=False,
         )
         self.command = command
@@ -112,6 +113,10 @@ class _Parser(argparse.ArgumentParser):
         status = EXIT_UNKNOWN if self.command == "status" else EXIT_USAGE
         see = " See" if message.endswith("?") else "; see"
         self.exit(status, f"{NAME}: {printable(message)}{see} {self.prog} --help\n")
+
+    def format_help(self) -> str:
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        return super().format_help()
 
     def options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
@@ -131,14 +136,23 @@ def parser(command: str = "") -> _Parser:
         _add_config(made)
     if command in ("status", "metrics-http"):
         made.add_argument("--metrics", metavar="FILE", help="read this file, in place of the service's")
-    if command == "ledger":
-        ledger_options.add_ledger_options(made)
-        _add_config(made)
-    if command == "report":
-        ledger_options.add_report_options(made)
+    if command in ("ledger", "report"):
+        _add_options_of_ledger(made, command)
     if command == "status":
         made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
+
+
+def _add_options_of_ledger(made: _Parser, command: str) -> None:
+    from tcpnewconn.ledger import options
+
+    if command == "report":
+        made.epilog = options.REPORT_EXAMPLES
+        options.add_report_options(made)
+        return
+    made.epilog = options.LEDGER_EXAMPLES
+    options.add_ledger_options(made)
+    _add_config(made)
 
 
 def _add_run_options(to: argparse._ActionsContainer) -> None:
@@ -297,9 +311,9 @@ def _settings(options: argparse.Namespace) -> Settings:
     """Those of the configuration, and of the command line."""
     settings = load(options.config)
     if options.interval is not None:
-        settings = dataclasses.replace(settings, interval=options.interval)
+        settings = settings._replace(interval=options.interval)
     if options.ignore:
-        settings = dataclasses.replace(settings, ignore=Rules((*settings.ignore.given, *options.ignore)))
+        settings = settings._replace(ignore=Rules((*settings.ignore.given, *options.ignore)))
     return settings
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 
 from tcpnewconn.attribution.containers import podman_name, shared
 from tcpnewconn.attribution.units import Units
@@ -27,39 +26,43 @@ _MOST_ASKED = 16
 YOUNG, _ATTRIBUTED_FOR = 5.0, 0.05
 
 
-@dataclass(eq=False)
 class Other:
     """Times are monotonic, in seconds."""
 
-    key: Key
-    observer: Observer
-    proc: ProcNet
-    addresses: Addresses
-    side: Side
-    # It was there at the first start of the program.
-    startup: bool
-    missed: Missed
-    # Its id, where it sends destroy notifications.
-    nsid: int | None = None
-    # Sockets that were seen for the first time since the last poll.
-    shown: int = 0
-    # Its addresses are known.
-    begun: bool = False
-    # It is being polled.
-    polling: bool = False
-    not_before: float = float("-inf")
-    # When it was found without a process.
-    gone: float | None = None
-    found: float = 0.0
-    # As of the last poll.
-    _counters: Counters | None = None
-    # It is polled so many times again, whatever its counters say.
-    _polls_due: int = 0
-    # The interval in which it is polled without a change.
-    _whole_at: int = 0
-    # The cgroups of its processes, and when they were asked for.
-    _paths: dict[int, str] = field(default_factory=dict)
-    _attributed: float = float("-inf")
+    def __init__(
+        self,
+        key: Key,
+        observer: Observer,
+        proc: ProcNet,
+        addresses: Addresses,
+        side: Side,
+        startup: bool,
+        missed: Missed,
+    ) -> None:
+        """`startup`: it was there at the first start of the program."""
+        self.key, self.observer, self.proc, self.addresses = key, observer, proc, addresses
+        self.side, self.startup, self.missed = side, startup, missed
+        # Its id, where it sends destroy notifications.
+        self.nsid: int | None = None
+        # Sockets that were seen for the first time since the last poll.
+        self.shown = 0
+        # Its addresses are known.
+        self.begun = False
+        # It is being polled.
+        self.polling = False
+        self.not_before = float("-inf")
+        # When it was found without a process.
+        self.gone: float | None = None
+        self.found = 0.0
+        # As of the last poll.
+        self._counters: Counters | None = None
+        # It is polled so many times again, whatever its counters say.
+        self._polls_due = 0
+        # The interval in which it is polled without a change.
+        self._whole_at = 0
+        # The cgroups of its processes, and when they were asked for.
+        self._paths: dict[int, str] = {}
+        self._attributed = float("-inf")
 
     @property
     def name(self) -> str:

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.cgroups import Place
@@ -619,11 +618,11 @@ class Others:
                 return
         elif isinstance(event, Listener):
             startup = event.startup and other.startup
-            event = replace(event, netns=other.key.number, cgroup=event.cgroup or other.side.cgroup, startup=startup)
+            event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup, startup=startup)
         elif isinstance(event, Failed):
-            event = replace(event, netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
+            event = event._replace(netns=other.key.number, cgroup=event.cgroup or other.side.cgroup)
         elif isinstance(event, Loss):
-            event = replace(event, message=f"Network namespace {other.key.number}: {event.message}")
+            event = event._replace(message=f"Network namespace {other.key.number}: {event.message}")
         self._pairs.take(other.side, event, now)
 
 

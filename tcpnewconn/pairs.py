@@ -9,7 +9,6 @@ each other: those are several connections.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from tcpnewconn.connections import closed_of
@@ -38,19 +37,19 @@ _MOST_REMEMBERED = 65_536
 _Value = TypeVar("_Value")
 
 
-@dataclass(eq=False)
 class Side:
     """A namespace: its number (0: the host's own), the cgroup that its processes share (0: none), its addresses.
 
     `observer` is set once it has been made.
     """
 
-    netns: int = 0
-    cgroup: int = 0
-    addresses: frozenset[bytes] = frozenset()
-    observer: Observer | None = None
-    # When its tables were read, counted.
-    read: int = 0
+    def __init__(self, netns: int = 0, observer: Observer | None = None) -> None:
+        self.netns = netns
+        self.cgroup = 0
+        self.addresses: frozenset[bytes] = frozenset()
+        self.observer = observer
+        # When its tables were read, counted.
+        self.read = 0
 
     @property
     def observes(self) -> Observer:

@@ -9,7 +9,6 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tcpnewconn.attribution.names import ContainerNames
 from tcpnewconn.health.counters import ServiceStatistics
@@ -72,7 +71,6 @@ class NoProc(Exception):
     """The first poll of /proc failed; says why."""
 
 
-@dataclass
 class Service:
     """Runs until it is stopped. `reload` reads the configuration again; it raises ConfigError.
 
@@ -81,22 +79,27 @@ class Service:
     names of containers from a file.
     """
 
-    settings: Settings
-    observer: Observer
-    outbox: Outbox
-    observation: Observation
-    log: StateLog | None
-    notifications: Notifications | None
-    notifier: Notifier
-    reload: Callable[[], Settings]
-    metrics: MetricsFile | None = None
-    others: Others | None = None
-    names: ContainerNames | None = None
-    redeliverable: bool = False
-    record_runs: bool = False
-
-    def __post_init__(self) -> None:
-        self._statistics = ServiceStatistics(self.settings.interval)
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer,
+        outbox: Outbox,
+        observation: Observation,
+        log: StateLog | None,
+        notifications: Notifications | None,
+        notifier: Notifier,
+        reload: Callable[[], Settings],
+        metrics: MetricsFile | None = None,
+        others: Others | None = None,
+        names: ContainerNames | None = None,
+        redeliverable: bool = False,
+        record_runs: bool = False,
+    ) -> None:
+        self.observer, self.outbox, self.observation, self.log = observer, outbox, observation, log
+        self.notifications, self.notifier, self.reload, self.metrics = notifications, notifier, reload, metrics
+        self.others, self.names = others, names
+        self.redeliverable, self.record_runs = redeliverable, record_runs
+        self._statistics = ServiceStatistics(settings.interval)
         self._signals: set[int] = set()
         self._before = 0
         self._took = 0.0
@@ -124,7 +127,7 @@ class Service:
             "containers lack the names that are in it; retrying every interval",
             "ContainerNames= can be read again",
         )
-        self._apply(self.settings)
+        self._apply(settings)
 
     def _apply(self, settings: Settings) -> None:
         self.settings = settings

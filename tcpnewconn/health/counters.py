@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from tcpnewconn.model import (
@@ -79,7 +78,6 @@ class Counters:
             self.degraded[event.source] = isinstance(event, Degraded)
 
 
-@dataclass(slots=True)
 class ServiceStatistics:
     """The state of the service.
 
@@ -89,24 +87,20 @@ class ServiceStatistics:
     `namespace_results` says what was done with them, for `namespace_seconds` of CPU time. `running` is False after a clean stop.
     """
 
-    interval: float
-    polls: int = 0
-    failed: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    last_poll: float = 0.0
-    waiting: int = 0
-    states: Mapping[int, int] = field(default_factory=dict)
-    namespaces: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(NAMESPACE_KINDS, 0))
-    namespaces_beyond: int = 0
-    namespace_results: Mapping[NamespaceResult, int] = field(
-        default_factory=lambda: dict.fromkeys(NAMESPACE_RESULTS, 0)
-    )
-    namespace_seconds: float = 0.0
-    running: bool = True
-    cpu: float = 0.0
-    memory: int = 0
-    started: float = field(default_factory=time.time)
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.polls = self.failed = self.skipped = 0
+        self.seconds = self.last_poll = 0.0
+        self.waiting = 0
+        self.states: Mapping[int, int] = {}
+        self.namespaces: Mapping[str, int] = dict.fromkeys(NAMESPACE_KINDS, 0)
+        self.namespaces_beyond = 0
+        self.namespace_results: Mapping[NamespaceResult, int] = dict.fromkeys(NAMESPACE_RESULTS, 0)
+        self.namespace_seconds = 0.0
+        self.running = True
+        self.cpu = 0.0
+        self.memory = 0
+        self.started = time.time()
 
     def measure(self) -> None:
         """The CPU time (seconds) and the memory (bytes) that this process has used so far."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # net/ipv4/af_inet.c: inet_init_net()
 DEFAULT_PORT_RANGE = (32768, 60999)
@@ -13,8 +13,7 @@ DEFAULT_PORT_RANGE = (32768, 60999)
 _SYSCTL_ENVIRONMENT = "TCPNEWCONN_SYSCTL"
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(NamedTuple):
     """`boot` is the boot id without its dashes, `namespace` the inode number of the network namespace; "0" if not known.
 
     `live` says whether the kernel that runs this program, in the namespace that it runs in, is the one looked at; `users`

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tcpnewconn.kernel.rowtext import (
     ENDED,
@@ -30,12 +30,13 @@ from tcpnewconn.model import FourTuple, Row
 _NOT_SHOWN = b"\n"
 
 
-@dataclass(slots=True)
 class _Remembered:
     """Of a row: the columns from uid to inode and what follows them, and the number of the last poll that it stood in."""
 
-    owner: bytes
-    poll: int
+    __slots__ = ("owner", "poll")
+
+    def __init__(self, owner: bytes, poll: int) -> None:
+        self.owner, self.poll = owner, poll
 
 
 class Unreadable(Exception):
@@ -47,8 +48,7 @@ class Unreadable(Exception):
         self.why = why
 
 
-@dataclass(frozen=True, slots=True)
-class Malformed:
+class Malformed(NamedTuple):
     """A row that could not be understood: file, line number in it (from 1), and the row."""
 
     path: str
@@ -56,7 +56,6 @@ class Malformed:
     text: bytes
 
 
-@dataclass(slots=True)
 class Poll:
     """One poll of both tables, valid until the next one.
 
@@ -64,14 +63,15 @@ class Poll:
     the 4-tuples that were absent from two polls.
     """
 
-    gone: list[FourTuple]
-    listeners: list[Row]
-    gone_listeners: list[FourTuple]
-    count: int
-    malformed: int
-    first_malformed: Malformed | None
-    states: dict[int, int]
-    _parts: tuple[tuple[_Table, _Part], ...] = field(repr=False)
+    def __init__(self, parts: tuple[tuple[_Table, _Part], ...]) -> None:
+        self._parts = parts
+        self.gone = [table.four_tuple(head) for table, part in parts for head in part.gone]
+        self.listeners = [table.row(head, part) for table, part in parts for head in part.listeners]
+        self.gone_listeners = [table.four_tuple(head) for table, part in parts for head in part.gone_listeners]
+        self.count = sum(part.rows for _, part in parts)
+        self.malformed = sum(part.malformed for _, part in parts)
+        self.first_malformed = next((part.first_malformed for _, part in parts if part.first_malformed), None)
+        self.states = _states(parts)
 
     def rows(self, again: Collection[FourTuple] = (), ended: bool = False) -> Iterator[Row]:
         """The rows that are new or changed, in the order of the tables; not those of listeners.
@@ -149,17 +149,7 @@ class ProcNet:
                 tcp.undo(first)
                 raise
             second = tcp6.nothing()
-        parts = ((tcp, first), (tcp6, second))
-        return Poll(
-            gone=[table.four_tuple(head) for table, part in parts for head in part.gone],
-            listeners=[table.row(head, part) for table, part in parts for head in part.listeners],
-            gone_listeners=[table.four_tuple(head) for table, part in parts for head in part.gone_listeners],
-            count=first.rows + second.rows,
-            malformed=first.malformed + second.malformed,
-            first_malformed=first.first_malformed or second.first_malformed,
-            states=_states(parts),
-            _parts=parts,
-        )
+        return Poll(((tcp, first), (tcp6, second)))
 
 
 def net_directory(root: str) -> str:
@@ -171,21 +161,20 @@ def net_directory(root: str) -> str:
     return f"{root}/net"
 
 
-@dataclass(slots=True)
 class _Part:
     """One poll of one table, by the heads of its rows: their addresses and state, as text."""
 
-    changed: list[bytes] = field(default_factory=list)
-    # A row of this poll whose addresses the next connection then had, in another state, in the same poll.
-    replaced: dict[bytes, _Remembered] = field(default_factory=dict)
-    gone: list[bytes] = field(default_factory=list)
-    listeners: list[bytes] = field(default_factory=list)
-    gone_listeners: list[bytes] = field(default_factory=list)
-    rows: int = 0
-    malformed: int = 0
-    first_malformed: Malformed | None = None
-    # Rows that are not remembered, and (below zero) remembered ones that did not stand in this poll, by state.
-    apart: dict[bytes, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.changed: list[bytes] = []
+        # A row of this poll whose addresses the next connection then had, in another state, in the same poll.
+        self.replaced: dict[bytes, _Remembered] = {}
+        self.gone: list[bytes] = []
+        self.listeners: list[bytes] = []
+        self.gone_listeners: list[bytes] = []
+        self.rows = self.malformed = 0
+        self.first_malformed: Malformed | None = None
+        # Rows that are not remembered, and (below zero) remembered ones that did not stand in this poll, by state.
+        self.apart: dict[bytes, int] = {}
 
     def count(self, state: bytes, sign: int = 1) -> None:
         self.apart[state] = self.apart.get(state, 0) + sign

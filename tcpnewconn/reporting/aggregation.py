@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from tcpnewconn.model import Connection, Endpoint, Failed, Summary
 from tcpnewconn.state.log import Record, StateLog
@@ -29,7 +28,6 @@ _TOP = 5
 _SEVERAL = -1
 
 
-@dataclass(slots=True)
 class Group:
     """Similar connections of one interval.
 
@@ -38,21 +36,23 @@ class Group:
     counted, as long as all have the same. `number` is that in the state log, below zero where it has none.
     """
 
-    logged: int = 0
-    count: int = 0
-    sources: dict[bytes | None, int] = field(default_factory=dict)
-    other_sources: int = 0
-    uid: int = _SEVERAL
-    error: int = _SEVERAL
-    number: int = -1
+    __slots__ = ("count", "error", "logged", "number", "other_sources", "sources", "uid")
+
+    def __init__(self, count: int = 0, other_sources: int = 0, number: int = -1) -> None:
+        self.logged = 0
+        self.count = count
+        self.sources: dict[bytes | None, int] = {}
+        self.other_sources = other_sources
+        self.uid = self.error = _SEVERAL
+        self.number = number
 
 
-@dataclass(slots=True)
 class RateLimit:
     """Counts entries in the current second, which began at `since`."""
 
-    since: float = float("-inf")
-    entries: int = 0
+    def __init__(self) -> None:
+        self.since = float("-inf")
+        self.entries = 0
 
     def allows(self, now: float, limit: int) -> bool:
         """Whether one more entry is within the limit per second (0: no limit); if so, it is counted."""

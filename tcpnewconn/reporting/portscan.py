@@ -7,7 +7,6 @@ another host, or from another network namespace of this one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 
 from tcpnewconn.model import INGRESS, INTERNAL, Connection, PortScan
 
@@ -15,12 +14,14 @@ from tcpnewconn.model import INGRESS, INTERNAL, Connection, PortScan
 _MOST_SOURCES = 10_000
 
 
-@dataclass(slots=True)
 class _Source:
     """When each port was last connected to, oldest first, and when the last port scan was reported."""
 
-    ports: OrderedDict[int, float] = field(default_factory=OrderedDict)
-    reported: float = float("-inf")
+    __slots__ = ("ports", "reported")
+
+    def __init__(self) -> None:
+        self.ports: OrderedDict[int, float] = OrderedDict()
+        self.reported = float("-inf")
 
 
 def _is_from_elsewhere(connection: Connection) -> bool:

@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tcpnewconn.settings.files import ConfigError, Problem, find, lines
 from tcpnewconn.settings.ignore import Rules
@@ -35,8 +34,7 @@ from tcpnewconn.text import nearest, printable
 __all__ = ["KINDS", "RENAMED_SECTIONS", "SETTINGS", "ConfigError", "Configuration", "Settings", "load", "read"]
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """How one value is parsed and formatted. `parse` raises ValueError, whose text says what would be right."""
 
     parse: Callable[[str], Any]
@@ -62,8 +60,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One line that may stand in a configuration file."""
 
     section: str
@@ -174,8 +171,7 @@ SECTIONS = tuple(dict.fromkeys(setting.section for setting in SETTINGS))
 RENAMED_SECTIONS = {"Read": "Poll", "Scan": "PortScan"}
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The values in force."""
 
     interval: float  # seconds
@@ -202,8 +198,7 @@ class Settings:
     event_limit: int  # 0: no limit
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(NamedTuple):
     """The assignment of one line to a setting."""
 
     file: str
@@ -211,8 +206,7 @@ class Assignment:
     values: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Configuration:
+class Configuration(NamedTuple):
     """The configuration as read: its files, later ones overriding, and for each setting the assignments in force."""
 
     files: tuple[str, ...]

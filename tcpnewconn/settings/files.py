@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tcpnewconn.settings.values import BLANKS
 from tcpnewconn.text import printable
@@ -17,8 +17,7 @@ _LARGEST_FILE = 1 << 20
 _MOST_SHOWN = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One error: where it is, what was given, and what would be right. str() is one printable line."""
 
     file: str

@@ -2,22 +2,20 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tcpnewconn.model import INGRESS, UNKNOWN
 from tcpnewconn.settings.rule import Rule, mask
 
 
-@dataclass(frozen=True, slots=True)
-class _Ports:
+class _Ports(NamedTuple):
     """Rules that ask for a port alone. Once a port is masked, one look into a set answers for all of them."""
 
     mask: int
     keys: frozenset[tuple[str | None, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(NamedTuple):
     """Rules that ask the same question: once an address is masked, one look into a set answers for all of them."""
 
     mask: int
@@ -26,8 +24,7 @@ class _Shape:
     keys: frozenset[tuple[int, str | None, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
+class _Names(NamedTuple):
     """Rules that ask for the name of a unit, a user, a process, a thread, a container and so on.
 
     Names in full, and for each direction a pattern for the rest.
@@ -44,33 +41,30 @@ class _Names:
         return any(wanted in (None, direction) and pattern.match(name) for wanted, pattern in self.patterns)
 
 
-@dataclass(frozen=True, slots=True)
 class Rules:
     """Rules laid out for look-up: its time follows the number of different lengths of networks, not that of rules.
 
     str() writes them as Ignore= takes them.
     """
 
-    given: tuple[Rule, ...] = ()
-    ports: tuple[_Ports, ...] = field(init=False, repr=False, compare=False)
-    ipv4: tuple[_Shape, ...] = field(init=False, repr=False, compare=False)
-    ipv6: tuple[_Shape, ...] = field(init=False, repr=False, compare=False)
-    units: _Names | None = field(init=False, repr=False, compare=False)
-    users: _Names | None = field(init=False, repr=False, compare=False)
-    processes: _Names | None = field(init=False, repr=False, compare=False)
-    threads: _Names | None = field(init=False, repr=False, compare=False)
-    containers: _Names | None = field(init=False, repr=False, compare=False)
-    runtimes: _Names | None = field(init=False, repr=False, compare=False)
-    namespaces: _Names | None = field(init=False, repr=False, compare=False)
+    def __init__(self, given: tuple[Rule, ...] = ()) -> None:
+        self.given = given
+        self.ports = _port_shapes(given)
+        self.ipv4, self.ipv6 = _shapes(given, 4), _shapes(given, 16)
+        self.units, self.users = self._of("unit"), self._of("user")
+        self.processes, self.threads = self._of("process"), self._of("thread")
+        self.containers, self.runtimes = self._of("container"), self._of("runtime")
+        self.namespaces = self._of("netns")
 
-    def __post_init__(self) -> None:
-        put = object.__setattr__  # it is frozen
-        put(self, "ports", _port_shapes(self.given))
-        put(self, "ipv4", _shapes(self.given, 4))
-        put(self, "ipv6", _shapes(self.given, 16))
-        for name, kind in _KINDS_OF_NAMES.items():
-            asked = ((rule.direction, getattr(rule, kind)) for rule in self.given if getattr(rule, kind) is not None)
-            put(self, name, _names(asked))
+    def _of(self, kind: str) -> _Names | None:
+        """The rules that ask for a name, by the attribute of a rule that has it."""
+        return _names((rule.direction, getattr(rule, kind)) for rule in self.given if getattr(rule, kind) is not None)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rules) and self.given == other.given
+
+    def __repr__(self) -> str:
+        return f"Rules({self.given})"
 
     @property
     def by_owner(self) -> bool:
@@ -84,18 +78,6 @@ class Rules:
 
     def __str__(self) -> str:
         return " ".join(str(rule) for rule in self.given)
-
-
-# Where the rules that ask for a name are laid out, and the attribute of a rule that has it.
-_KINDS_OF_NAMES = {
-    "units": "unit",
-    "users": "user",
-    "processes": "process",
-    "threads": "thread",
-    "containers": "container",
-    "runtimes": "runtime",
-    "namespaces": "netns",
-}
 
 
 def _port_shapes(rules: Iterable[Rule]) -> tuple[_Ports, ...]:

@@ -2,7 +2,7 @@
 
 import re
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tcpnewconn.model import DIRECTIONS, MAPPED
 
@@ -24,8 +24,7 @@ _CONTAINER = re.compile(r"[A-Za-z0-9_.:@*?-]+")
 RUNTIMES = ("podman", "docker", "containerd", "cri-o", "systemd-nspawn", "lxc")
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One entry of Ignore=; None matches everything. str() writes it as parse_rule() reads it.
 
     A rule has a network, ports or both, or a unit, or a user, or a process, or a thread, or a container (its name or ID), or a

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum, auto
 from itertools import chain, islice
 
@@ -44,7 +43,6 @@ class Phase(IntEnum):
     CLOSED = auto()
 
 
-@dataclass(slots=True, eq=False)
 class Socket:
     """One socket of a connection.
 
@@ -57,21 +55,33 @@ class Socket:
     come while nobody received it, `lost` that it was counted as lost. `next` is the next one of its 4-tuple in its phase.
     """
 
-    four_tuple: FourTuple
-    phase: Phase | None = None
-    number: int = 0
-    cookie: int = 0
-    inode: int = 0
-    state: int = 0
-    paired: bool = False
-    opened: float = 0.0
-    uid: int | None = None
-    cgroup: int = 0
-    since: float = 0.0
-    gap: bool = False
-    lost: bool = False
-    shown: bool = True
-    next: Socket | None = None
+    __slots__ = (
+        *("four_tuple", "phase", "number", "cookie", "inode", "state", "paired", "opened"),
+        *("uid", "cgroup", "since", "gap", "lost", "shown", "next"),
+    )
+
+    def __init__(
+        self,
+        four_tuple: FourTuple,
+        phase: Phase | None = None,
+        number: int = 0,
+        cookie: int = 0,
+        inode: int = 0,
+        state: int = 0,
+        paired: bool = False,
+        opened: float = 0.0,
+        uid: int | None = None,
+        cgroup: int = 0,
+        since: float = 0.0,
+        gap: bool = False,
+        lost: bool = False,
+        shown: bool = True,
+    ) -> None:
+        self.four_tuple, self.phase, self.number, self.cookie = four_tuple, phase, number, cookie
+        self.inode, self.state, self.paired, self.opened = inode, state, paired, opened
+        self.uid, self.cgroup, self.since = uid, cgroup, since
+        self.gap, self.lost, self.shown = gap, lost, shown
+        self.next: Socket | None = None
 
 
 def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Record) -> Socket:

@@ -504,7 +504,7 @@ def test_waiting_state_is_bounded_whatever_comes_and_every_bound_is_reported(tmp
     """With `limit`, the journal reads: then it is that which bounds it."""
     count, sink = 30_000, Blocked()
     sink.room = bool(limit)
-    settings = replace(load("/dev/null"), burst_limit=0, total_limit=limit, closed=True)
+    settings = load("/dev/null")._replace(burst_limit=0, total_limit=limit, closed=True)
     log = StateLog(str(tmp_path / "snapshot"), "here")
     outbox = Outbox(sink, log, Renderer(Units(), Users()), settings)
     most = 0

@@ -34,18 +34,11 @@ def first_file_of_the_package() -> str:
     return str(content).replace("\\n", "\n")
 
 
-def long_running() -> ServiceStatistics:
-    statistics = ServiceStatistics(0.1, polls=7, failed=2, skipped=3, seconds=0.0123456, last_poll=1.795e9, waiting=4)
-    statistics.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
-    statistics.cpu, statistics.memory, statistics.started = 1.5, 20480, 1.7949e9
-    return statistics
-
-
 @pytest.mark.parametrize(
     "text",
     [
         exposition(Counters(), ServiceStatistics(10.0)),
-        exposition(busy(), long_running()),
+        exposition(busy(), written.long_running()),
         first_file_of_the_package(),
     ],
     ids=["at the start", "after everything", "of the package"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 
+from tcpnewconn.health.counters import ServiceStatistics
+
 _SAMPLE = re.compile(r'([a-z_]+)(?:\{([a-z_]+="[^"\\]*"(?:,[a-z_]+="[^"\\]*")*)\})? (\S+)')
 
 
@@ -30,3 +32,13 @@ def check(text: str) -> None:
     """promtool, which parses it as Prometheus does, finds nothing to say about it."""
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), text
+
+
+def long_running() -> ServiceStatistics:
+    """The state of a service that has polled a few times."""
+    statistics = ServiceStatistics(0.1)
+    statistics.polls, statistics.failed, statistics.skipped, statistics.waiting = 7, 2, 3, 4
+    statistics.seconds, statistics.last_poll = 0.0123456, 1.795e9
+    statistics.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
+    statistics.cpu, statistics.memory, statistics.started = 1.5, 20480, 1.7949e9
+    return statistics

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from tcpnewconn.attribution.units import Units
@@ -62,7 +61,7 @@ def main(directory: Path, total: int) -> None:
     host = Host("boot", "1", (32768, 60999), live=False, users=True)
     log = StateLog(str(directory / "snapshot"), host.place)
     sink = Count()
-    outbox = Outbox(sink, log, Renderer(Units(), Users()), replace(load("/dev/null"), total_limit=0))
+    outbox = Outbox(sink, log, Renderer(Units(), Users()), load("/dev/null")._replace(total_limit=0))
     observer = Observer(ProcNet(str(directory)), host, None, outbox.take, Notifications.KEPT, log, 1)
     generator = random.Random(20210809)
     now, cookie, done = time.monotonic(), 0, 0

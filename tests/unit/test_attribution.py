@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -514,7 +513,7 @@ class Arriving:
 
 
 def served(world: World, notifications: Arriving) -> Service:
-    settings = replace(load("/dev/null"), burst_limit=0, total_limit=0)
+    settings = load("/dev/null")._replace(burst_limit=0, total_limit=0)
     outbox = Outbox(Text(), None, Renderer(Units("/nowhere"), Users()), settings)
     return Service(
         settings,

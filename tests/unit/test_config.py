@@ -4,7 +4,6 @@ import os
 import stat
 import subprocess
 import sys
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +87,7 @@ def test_without_a_file_the_defaults_are_in_force(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_a_value_and_its_default_is_what_the_table_says(tmp_path: Path) -> None:
-    assert [setting.attribute for setting in SETTINGS] == [field.name for field in fields(Settings)]
+    assert [setting.attribute for setting in SETTINGS] == [*Settings._fields]
     assert {setting.kind for setting in SETTINGS} == set(KINDS)
     sections = dict.fromkeys(setting.section for setting in SETTINGS)
     text = "".join(
@@ -113,8 +112,8 @@ Ignore=127.0.0.0/8 ::1   :9100
 Ignore=egress:10.0.0.0/8:443
 """
     expected = rules("127.0.0.0/8", "::1", ":9100", "egress:10.0.0.0/8:443")
-    assert loaded(tmp_path, text) == replace(
-        DEFAULTS, interval=90.0, existing=False, listeners=False, closed=True, ignore=expected
+    assert loaded(tmp_path, text) == DEFAULTS._replace(
+        interval=90.0, existing=False, listeners=False, closed=True, ignore=expected
     )
 
 

@@ -117,10 +117,7 @@ def test_a_source_is_degraded_until_it_is_back(source: str) -> None:
 
 
 def test_the_statistics_of_the_service_are_in_base_units() -> None:
-    statistics = ServiceStatistics(0.1, polls=7, failed=2, skipped=3, seconds=0.0123456, last_poll=1.795e9, waiting=4)
-    statistics.states = {1: 5, 3: 1, 12: 2, 10: 3, 99: 8}
-    statistics.cpu, statistics.memory, statistics.started = 1.5, 20480, 1.7949e9
-    text = exposition(Counters(), statistics)
+    text = exposition(Counters(), written.long_running())
     found = written.series(text)
     assert found['tcpnewconn_polls_total{result="ok"}'] == found["tcpnewconn_poll_duration_seconds_count"] == 7
     assert found['tcpnewconn_polls_total{result="failed"}'] == 2

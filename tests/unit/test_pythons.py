@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.events import parsed_lines
-from tests.support.terminal import SAMPLE_EXPECTED, messages, run, sample
+from tests.support.terminal import SAMPLE_EXPECTED, TREE, messages, run, sample
 
 SUPPORTED = ("3.10", "3.11", "3.12", "3.13", "3.14")
 
@@ -73,3 +73,18 @@ def test_an_error_is_one_line_in_every_python(version: str, tmp_path: Path) -> N
         assert len(done.stderr.splitlines()) == 1
     done = run("--help", python=[FOUND[version], *STRICT])
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("version", FOUND)
+def test_the_service_imports_nothing_large_that_it_does_not_need(version: str, tmp_path: Path) -> None:
+    # dataclasses imports inspect, ast, dis and tokenize; the width of a terminal is in shutil, with bz2 and lzma.
+    program = (
+        "import sys; from tcpnewconn.cli import main; "
+        "main(['--once', '--procfs', sys.argv[1]]); "
+        "print(*({'ast', 'dataclasses', 'inspect', 'shutil', 'sqlite3'} & {*sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [FOUND[version], "-S", "-c", program, str(sample(tmp_path / "proc"))], cwd=TREE, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "\n")
+    assert messages(done.stdout) == SAMPLE_EXPECTED

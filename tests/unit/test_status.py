@@ -39,9 +39,9 @@ def write(
     counters: Counters | None = None,
 ) -> None:
     last = time.time() - age
-    statistics = ServiceStatistics(
-        interval, polls=7, seconds=0.07, last_poll=last, waiting=waiting, states={1: 1234}, running=running
-    )
+    statistics = ServiceStatistics(interval)
+    statistics.polls, statistics.seconds, statistics.last_poll = 7, 0.07, last
+    statistics.waiting, statistics.states, statistics.running = waiting, {1: 1234}, running
     file.write_text(exposition(counters or Counters(), statistics))
 
 
