@@ -83,6 +83,9 @@ class Socket:
         self.gap, self.lost, self.shown = gap, lost, shown
         self.next: Socket | None = None
 
+    def __repr__(self) -> str:
+        return f"Socket({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
 
 def loaded(phase: Phase, four_tuple: FourTuple, record: Record, attribution: Record) -> Socket:
     """The socket of a record, from its cookie to `opened`, and its uid and cgroup, which version 1 did not write."""

@@ -323,8 +323,8 @@ rules = st.one_of(
     st.builds(
         lambda direction, network, ports: Rule(direction, network[0], network[1], ports), directions, networks(), ranges
     ),
-    st.builds(Rule, directions, unit=names | patterns),
-    st.builds(Rule, directions, user=names | patterns),
+    st.builds(lambda direction, unit: Rule(direction, unit=unit), directions, names | patterns),
+    st.builds(lambda direction, user: Rule(direction, user=user), directions, names | patterns),
 )
 
 
