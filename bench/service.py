@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +18,13 @@ from tcpnewconn.kernel import sockdiag
 _TREE = Path(__file__).resolve().parent.parent
 _PYTHON = "/usr/bin/python3"
 _DEADLINE = 120.0
+
+
+@cache
+def _compile() -> None:
+    """The modules are compiled, as the package has them: also where this environment writes no compiled modules."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([_PYTHON, "-m", "compileall", "-q", "tcpnewconn"], cwd=_TREE, env=environment, check=True)
 
 
 class Service:
@@ -46,6 +54,7 @@ class Service:
         self._notified.settimeout(_DEADLINE)
         # Unless `summarized`, every connection is logged one by one: the cost of that is measured.
         (directory / "conf").write_text(("" if summarized else "[Report]\nBurstLimit=0\nTotalLimit=0\n") + more)
+        _compile()
         begin = time.monotonic()
         with sockdiag.open_notifications() if kept is None else kept.dup() as notifications:
             # As systemd passes a socket (sd_listen_fds(3)): number 3, and for this process id only.
