@@ -313,7 +313,7 @@ class _Table:
 
     def standing(self, four_tuple: FourTuple) -> bytes | None:
         """The head of the row that a 4-tuple has in the last poll, if it has one."""
-        for head in self._text.heads(four_tuple):
+        for head in self._heads(four_tuple):
             seen = self._known.get(head)
             if seen is not None and seen.poll == self._poll and seen.owner != _NOT_SHOWN:
                 return head
@@ -321,8 +321,12 @@ class _Table:
 
     def remembers(self, four_tuple: FourTuple) -> bool:
         """Whether a 4-tuple has a row in the last poll or had one in the poll before."""
-        known = (self._known.get(head) for head in self._text.heads(four_tuple))
+        known = (self._known.get(head) for head in self._heads(four_tuple))
         return any(seen is not None and seen.owner != _NOT_SHOWN for seen in known)
+
+    def _heads(self, four_tuple: FourTuple) -> list[bytes]:
+        """How a known row of this 4-tuple can begin."""
+        return self._text.heads(four_tuple, [state for state, count in self.states.items() if count])
 
     def ended(self) -> list[bytes]:
         """The heads of the rows in TIME_WAIT and FIN_WAIT2 in the last poll."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tcpnewconn.model import CONNECTED, ESTABLISHED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
 
@@ -93,13 +93,13 @@ class RowText:
             return words[::-1]
         return unmapped(_LITTLE.pack(*_BIG.unpack(words)))
 
-    def heads(self, four_tuple: FourTuple) -> list[bytes]:
-        """How a row of this 4-tuple can begin."""
+    def heads(self, four_tuple: FourTuple, states: Iterable[bytes]) -> list[bytes]:
+        """How a row of this 4-tuple begins in these states."""
         half = len(four_tuple) // 2
         if half - 2 > self._digits // 2:
             return []
         addresses = b"%b %b " % (self._endpoint(four_tuple[:half]), self._endpoint(four_tuple[half:]))
-        return [addresses + state for state in WANTED]
+        return [addresses + state for state in states]
 
     def _endpoint(self, end: bytes) -> bytes:
         address, port = end[:-2], int.from_bytes(end[-2:], "big")

@@ -159,7 +159,7 @@ class Rows:
     def drop_missing(self, poll: Poll, now: float) -> None:
         """After a restart: sockets that were SHOWN before and are in neither of two polls, or were closed in between."""
         unheard = self._run.notified and self._run.gap
-        for known in list(self._sockets.all_shown()):
+        for known in self._sockets.all_shown():
             there = poll.recent(known.four_tuple) or self._is_there(known)
             if (unheard and in_time_wait(known)) or not there:
                 self._die(known, now)

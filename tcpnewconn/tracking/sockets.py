@@ -96,7 +96,10 @@ class Sockets:
         return None if text is None else unpacked(four_tuple, text)
 
     def all_shown(self) -> Iterator[Socket]:
-        return (unpacked(four_tuple, text) for four_tuple, text in self._shown.items())
+        """One by one: they may change phase meanwhile, and all at once would take ten times the memory."""
+        for four_tuple in list(self._shown):
+            if (socket := self.shown(four_tuple)) is not None:
+                yield socket
 
     def shown_with_cookie(self, cookie: int) -> Socket | None:
         if self._shown_cookies is None:

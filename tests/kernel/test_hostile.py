@@ -382,6 +382,19 @@ def test_400_000_connections_at_the_first_start_are_all_counted_and_a_quiet_tabl
         assert (after.st_ino, after.st_mtime_ns) == (content.st_ino, content.st_mtime_ns)
 
 
+def test_after_a_restart_known_connections_are_not_logged_and_a_poll_takes_no_memory_for_each(directory: Path) -> None:
+    write(directory / "net/tcp", incoming(100_000))
+    with Reading(directory) as reading:
+        before = reading.read()
+    with Reading(directory) as reading:
+        first, *later = (reading.read() for _ in range(3))
+    assert first.peak < before.peak
+    # The second poll compares all of them with the state.
+    for poll in later:
+        assert (poll.open, poll.entries, poll.counted) == (100_000, 0, 0)
+        assert poll.peak < first.peak + 4096
+
+
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
 def test_65_000_ports_and_one_peer_are_a_summary(directory: Path, direction: str) -> None:
     peer = 0x097100CB

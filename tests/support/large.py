@@ -96,6 +96,9 @@ def main(directory: Path) -> None:
     lookup, sink = Counted(), Count()
     outbox = Outbox(sink, log, Renderer(Units(), Users()), load("/dev/null"))
     observer = Observer(ProcNet(str(directory)), host, lookup, outbox.take, Notifications.KEPT, log, 1)
+    log.load()
+    if log.resumed:
+        observer.tracker.resume(time.monotonic(), 0)
     empty = _memory("VmRSS")
     for _ in sys.stdin:
         observer.poll(time.monotonic())
