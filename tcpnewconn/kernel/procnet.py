@@ -21,8 +21,11 @@ from tcpnewconn.kernel.rowtext import (
     LISTENING,
     STATE_NUMBERS,
     WANTED,
+    Batch,
     RowText,
-    bodies_of,
+    bodies,
+    places,
+    read,
 )
 from tcpnewconn.model import FourTuple, Row
 
@@ -164,17 +167,27 @@ def net_directory(root: str) -> str:
 class _Part:
     """One poll of one table, by the heads of its rows: their addresses and state, as text."""
 
-    def __init__(self) -> None:
+    def __init__(self, time_wait: bool = False) -> None:
+        # Whether those in TIME_WAIT are looked at.
+        self.time_wait = time_wait
         self.changed: list[bytes] = []
         # A row of this poll whose addresses the next connection then had, in another state, in the same poll.
         self.replaced: dict[bytes, _Remembered] = {}
         self.gone: list[bytes] = []
         self.listeners: list[bytes] = []
         self.gone_listeners: list[bytes] = []
-        self.rows = self.malformed = 0
+        # Rows, and those that are not as they were in the poll before.
+        self.rows = self.different = 0
+        self.malformed = 0
         self.first_malformed: Malformed | None = None
         # Rows that are not remembered, and (below zero) remembered ones that did not stand in this poll, by state.
         self.apart: dict[bytes, int] = {}
+
+    def add(self, rows: int, different: int, passed: int) -> None:
+        """So many rows of which so many were looked at; others, in TIME_WAIT, were passed over."""
+        self.rows += rows
+        self.different += different + passed
+        self.count(IN_TIME_WAIT, passed)
 
     def count(self, state: bytes, sign: int = 1) -> None:
         self.apart[state] = self.apart.get(state, 0) + sign
@@ -204,31 +217,53 @@ class _Table:
     def poll(self, time_wait: bool) -> _Part:
         """Read the whole file; raises Unreadable."""
         self._poll += 1
-        part = _Part()
-        # Bound to local names: this loop runs once a row, and is the cost of a quiet table.
-        known, poll, head, owner = self._known.get, self._poll, self._text.head_size, self._text.owner_at
-        different = passed = 0
+        part = _Part(time_wait)
         before = len(self._known)
         try:
-            for line, bodies in bodies_of(self.path):
-                for body in bodies:
-                    seen = known(body[:head])
-                    if seen is not None and body.startswith(seen.owner, owner):
-                        seen.poll = poll
-                    else:
-                        different += 1
-                        if time_wait or body[head - 2 : head] != IN_TIME_WAIT:
-                            self._look(body, line, bodies, part)
-                        else:
-                            passed += 1
-                part.rows += len(bodies)
+            for batch in read(self.path):
+                rows = places(batch.text)
+                if rows is not None:
+                    self._take_padded(batch, rows, part)
+                else:
+                    self._take_split(batch, bodies(batch.text), part)
         except OSError as error:
             self.undo(part)
             raise Unreadable(self.path, error.strerror or str(error)) from error
-        part.count(IN_TIME_WAIT, passed)
-        if different or part.rows != before:
+        if part.different or part.rows != before:
             self._forget(part)
         return part
+
+    # One of these two loops runs once a row, and is the cost of a quiet table: names are bound to local ones.
+
+    def _take_padded(self, batch: Batch, rows: range, part: _Part) -> None:
+        """The rows that begin in these places of the text."""
+        known, poll, head, owner = self._known.get, self._poll, self._text.head_size, self._text.owner_at
+        text, time_wait, different, passed = batch.text, part.time_wait, 0, 0
+        for at in rows:
+            seen = known(text[at : at + head])
+            if seen is not None and text.startswith(seen.owner, at + owner):
+                seen.poll = poll
+            elif time_wait or text[at + head - 2 : at + head] != IN_TIME_WAIT:
+                different += 1
+                self._look(text[at : at + rows.step], batch, part)
+            else:
+                passed += 1
+        part.add(len(rows), different, passed)
+
+    def _take_split(self, batch: Batch, rows: list[bytes], part: _Part) -> None:
+        """The rows, each by itself."""
+        known, poll, head, owner = self._known.get, self._poll, self._text.head_size, self._text.owner_at
+        time_wait, different, passed = part.time_wait, 0, 0
+        for body in rows:
+            seen = known(body[:head])
+            if seen is not None and body.startswith(seen.owner, owner):
+                seen.poll = poll
+            elif time_wait or body[head - 2 : head] != IN_TIME_WAIT:
+                different += 1
+                self._look(body, batch, part)
+            else:
+                passed += 1
+        part.add(len(rows), different, passed)
 
     def nothing(self) -> _Part:
         """A poll of a file that is not there: all its rows are absent."""
@@ -248,14 +283,14 @@ class _Table:
         for head in (*part.gone, *part.gone_listeners):
             self._keep(head, _Remembered(_NOT_SHOWN, self._poll - 1))
 
-    def _look(self, body: bytes, line: int, bodies: list[bytes], part: _Part) -> None:
+    def _look(self, body: bytes, batch: Batch, part: _Part) -> None:
         """Remember a row that has changed."""
         owner = self._text.owner(body)
         if owner is None:
             part.malformed += 1
             if part.first_malformed is None:
-                text = body.split(b"\n", 1)[0].strip()
-                part.first_malformed = Malformed(self.path, line + _index(bodies, body), text)
+                row = body.split(b"\n", 1)[0].strip()
+                part.first_malformed = Malformed(self.path, batch.line_of(row), row)
             return
         head = body[: self._text.head_size]
         state = head[-2:]
@@ -341,7 +376,3 @@ class _Table:
         if seen is not None:
             self.states[head[-2:]] -= 1
         return seen
-
-
-def _index(bodies: list[bytes], body: bytes) -> int:
-    return next(number for number, other in enumerate(bodies) if other is body)

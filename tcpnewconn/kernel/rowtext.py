@@ -10,6 +10,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from tcpnewconn.model import CONNECTED, ESTABLISHED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
 
@@ -110,12 +111,22 @@ class RowText:
         return b"%b:%04X" % (address.hex().upper().encode(), port)
 
 
-def bodies_of(path: str) -> Iterator[tuple[int, list[bytes]]]:
-    """The rows of a file behind their slot number ("  12: "), in batches, with the line number of each batch's first row.
+class Batch(NamedTuple):
+    """Whole lines of a file, and the number of the first one."""
 
-    A row ends in its newline and the text up to the next row; text before the first row is dropped. The slot number's width
-    varies, so that no row has fixed columns before it is split there.
-    """
+    line: int
+    text: bytes
+
+    def line_of(self, row: bytes) -> int:
+        """The number of the first line that is this row, with a slot number before it or without."""
+        for number, line in enumerate(self.text.split(b"\n"), self.line):
+            if row in (line.strip(), line.partition(b": ")[2].strip()):
+                return number
+        return self.line
+
+
+def read(path: str) -> Iterator[Batch]:
+    """The rows of a file, without the column titles."""
     line = 1
     rest = b""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -137,24 +148,49 @@ def bodies_of(path: str) -> Iterator[tuple[int, list[bytes]]]:
                 # The column titles.
                 _, _, text = text.partition(b"\n")
                 line = 2
-            newlines = text.count(b"\n")
-            bodies = text.split(b": ")
-            del bodies[0]
-            if len(bodies) != newlines or (bodies and not text.startswith(b" ") and not text[:1].isdigit()):
-                bodies = _lines(text)
-            yield line, bodies
-            line += newlines
+            yield Batch(line, text)
+            line += text.count(b"\n")
             if size < _BATCH:
                 return
     finally:
         os.close(descriptor)
 
 
+def places(text: bytes) -> range | None:
+    """Where each row begins behind its slot number ("  12: "), if all rows and slot numbers are as long as the first ones.
+
+    The kernel pads the rows of IPv4 (seq_setwidth() in tcp4_seq_show()): nearly always they are. They need not be split then.
+    """
+    length, slot = text.find(b"\n") + 1, text.find(b": ")
+    if not 0 < slot < length or not text[:slot].strip().isdigit():
+        return None
+    count = text.count(b"\n")
+    if len(text) != count * length:
+        return None
+    for at, expected in ((length - 1, b"\n"), (slot, b":"), (slot + 1, b" ")):
+        if text[at::length] != expected * count:
+            return None
+    return range(slot + 2, len(text), length)
+
+
+def bodies(text: bytes) -> list[bytes]:
+    """The rows of a text behind their slot number.
+
+    A row ends in its newline and the text up to the next row; text before the first row is dropped. The slot number's width
+    varies, so that no row has fixed columns before it is split there.
+    """
+    split = text.split(b": ")
+    del split[0]
+    if len(split) != text.count(b"\n") or (split and not text.startswith(b" ") and not text[:1].isdigit()):
+        return _lines(text)
+    return split
+
+
 def _lines(text: bytes) -> list[bytes]:
     """The rows of a text in which some lines are not rows: these lines are returned too, to be counted as malformed."""
-    bodies = []
+    found = []
     for line in text.splitlines(keepends=True):
         slot, colon, body = line.partition(b": ")
         # No row begins with a blank behind its slot number.
-        bodies.append(body if colon and slot.strip().isdigit() else b" " + line)
-    return bodies
+        found.append(body if colon and slot.strip().isdigit() else b" " + line)
+    return found
