@@ -36,6 +36,8 @@ from tcpnewconn.tracking.unaddressed import Unaddressed
 
 # Seconds after which a notification that has not come was lost, if some were: they are some milliseconds late (measured).
 _LATE = 2.0
+# For so many seconds a notification is expected that is on its way. On a starved machine it can be that late; and it does come.
+_ON_ITS_WAY = 10.0
 
 
 class Tracker:
@@ -199,7 +201,7 @@ class Tracker:
 
     def expect(self, four_tuple: FourTuple, now: float, at_once: bool = False) -> None:
         """A connection was reported by another namespace: its socket here is not, `at_once` if its notification is on its way."""
-        since = self.run.window(now) + _LATE if at_once else now
+        since = self.run.window(now) + _ON_ITS_WAY if at_once else now
         self.sockets.enter(Socket(four_tuple, shown=False), Phase.EXPECTED, since)
 
     def take_expected(self, four_tuple: FourTuple, now: float) -> bool:

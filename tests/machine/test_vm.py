@@ -305,7 +305,7 @@ def test_a_unit_of_a_users_session_is_known(outcomes: dict[str, Any]) -> None:
 
 def test_mptcp_fast_open_and_connect_without_blocking_are_known(outcomes: dict[str, Any]) -> None:
     threads = ("mptcp", "fast open", "not blocking")
-    assert [len(found) for found in outcomes["of kinds"]] == [5, 2, 1]
+    assert [len(found) for found in outcomes["of kinds"]] == [5, 2, 1], outcomes["of kinds"]
     for thread, found in zip(threads, outcomes["of kinds"], strict=True):
         for entry in found:
             assert_opened(entry, "alice", "by-kinds.service", thread)

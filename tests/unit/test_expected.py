@@ -1,0 +1,29 @@
+"""Of a connection that another network namespace has reported, the socket here is expected."""
+
+from __future__ import annotations
+
+import pytest
+
+from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.tracker import Tracker
+from tests.support.calls import IN, OUT
+
+
+@pytest.fixture
+def tracker() -> Tracker:
+    return Tracker(lambda _: None, lambda _: False, lambda *_: None, Notifications.OWN)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 9.0])
+def test_a_notification_that_is_on_its_way_is_expected_for_some_seconds(tracker: Tracker, seconds: float) -> None:
+    tracker.expect(IN, 1000.0, at_once=True)
+    assert not tracker.take_expected(OUT, 1000.0 + seconds)
+    assert tracker.take_expected(IN, 1000.0 + seconds)
+    # Once.
+    assert not tracker.take_expected(IN, 1000.0 + seconds)
+
+
+@pytest.mark.parametrize(("at_once", "seconds"), [(True, 10.5), (False, 60.5)])
+def test_not_for_ever(tracker: Tracker, at_once: bool, seconds: float) -> None:
+    tracker.expect(IN, 1000.0, at_once)
+    assert not tracker.take_expected(IN, 1000.0 + seconds)
