@@ -40,6 +40,9 @@ _TIME_WAIT_LASTS = 90.0
 # 4-tuples with dying sockets that are kept: 15 MiB of them. A host with more sockets that were reset and that their
 # programs keep open has some connections logged twice.
 _MOST_DYING = 32_768
+# 4-tuples with expected peers that are kept: 25 MiB of them. Where notifications are lost, so many peers never come; a host with
+# more ends that are kept open between two polls has some connections logged twice.
+_MOST_EXPECTED = 65_536
 # So many SHOWN sockets are many: they are written to the state log together.
 _MANY = 1000
 # Dying sockets whose notification may have been missed, and 4-tuples with expected peers, that are kept for longer than usual.
@@ -224,6 +227,7 @@ class Sockets:
         """Forget the sockets whose time is over. `window` is the beginning of the correlation window."""
         overdue = self.dying_before(window, gap=True)[:-_MOST_OVERDUE] if len(self._dying) > _MOST_OVERDUE else []
         overdue += self._dying.oldest(len(self._dying) - _MOST_DYING)
+        overdue += self._expected.oldest(len(self._expected) - _MOST_EXPECTED)
         overdue += [one for one in self._expected.oldest(len(self._expected) - _MOST_OVERDUE) if one.since < window]
         for socket in self._others[Phase.CLOSED]:
             # In the order in which they were closed.
