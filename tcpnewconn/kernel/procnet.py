@@ -21,9 +21,9 @@ from tcpnewconn.kernel.rowtext import (
     LISTENING,
     STATE_NUMBERS,
     WANTED,
-    Batch,
     RowText,
     bodies,
+    line_of,
     places,
     read,
 )
@@ -220,12 +220,12 @@ class _Table:
         part = _Part(time_wait)
         before = len(self._known)
         try:
-            for batch in read(self.path):
-                rows = places(batch.text)
+            for text in read(self.path):
+                rows = places(text)
                 if rows is not None:
-                    self._take_padded(batch, rows, part)
+                    self._take_padded(text, rows, part)
                 else:
-                    self._take_split(batch, bodies(batch.text), part)
+                    self._take_split(text, part)
         except OSError as error:
             self.undo(part)
             raise Unreadable(self.path, error.strerror or str(error)) from error
@@ -235,32 +235,33 @@ class _Table:
 
     # One of these two loops runs once a row, and is the cost of a quiet table: names are bound to local ones.
 
-    def _take_padded(self, batch: Batch, rows: range, part: _Part) -> None:
-        """The rows that begin in these places of the text."""
+    def _take_padded(self, text: bytes, rows: range, part: _Part) -> None:
+        """The rows that begin in these places of a text."""
         known, poll, head, owner = self._known.get, self._poll, self._text.head_size, self._text.owner_at
-        text, time_wait, different, passed = batch.text, part.time_wait, 0, 0
+        time_wait, different, passed = part.time_wait, 0, 0
         for at in rows:
             seen = known(text[at : at + head])
             if seen is not None and text.startswith(seen.owner, at + owner):
                 seen.poll = poll
             elif time_wait or text[at + head - 2 : at + head] != IN_TIME_WAIT:
                 different += 1
-                self._look(text[at : at + rows.step], batch, part)
+                self._look(text[at : at + rows.step], text, part)
             else:
                 passed += 1
         part.add(len(rows), different, passed)
 
-    def _take_split(self, batch: Batch, rows: list[bytes], part: _Part) -> None:
-        """The rows, each by itself."""
+    def _take_split(self, text: bytes, part: _Part) -> None:
+        """The rows of a text, each by itself."""
         known, poll, head, owner = self._known.get, self._poll, self._text.head_size, self._text.owner_at
         time_wait, different, passed = part.time_wait, 0, 0
+        rows = bodies(text)
         for body in rows:
             seen = known(body[:head])
             if seen is not None and body.startswith(seen.owner, owner):
                 seen.poll = poll
             elif time_wait or body[head - 2 : head] != IN_TIME_WAIT:
                 different += 1
-                self._look(body, batch, part)
+                self._look(body, text, part)
             else:
                 passed += 1
         part.add(len(rows), different, passed)
@@ -283,14 +284,15 @@ class _Table:
         for head in (*part.gone, *part.gone_listeners):
             self._keep(head, _Remembered(_NOT_SHOWN, self._poll - 1))
 
-    def _look(self, body: bytes, batch: Batch, part: _Part) -> None:
-        """Remember a row that has changed."""
+    def _look(self, body: bytes, text: bytes, part: _Part) -> None:
+        """Remember a row of this text that has changed."""
         owner = self._text.owner(body)
         if owner is None:
             part.malformed += 1
             if part.first_malformed is None:
                 row = body.split(b"\n", 1)[0].strip()
-                part.first_malformed = Malformed(self.path, batch.line_of(row), row)
+                # Behind the titles, and the rows of the texts before.
+                part.first_malformed = Malformed(self.path, 2 + part.rows + line_of(row, text), row)
             return
         head = body[: self._text.head_size]
         state = head[-2:]
