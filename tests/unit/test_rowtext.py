@@ -1,4 +1,4 @@
-"""Where rows begin: those that are alike are found by their place, the others are split; what is read is the same."""
+"""Where rows begin: those that have one length are found by their place, the others are split; what is read is the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = [line("10.0.0.5:22", f"203.0.113.9:{port}", inode=port) for port in range
 TEXT = b"".join(row.text(slot) for slot, row in enumerate(ROWS, 8))
 
 
-def test_rows_that_are_alike_begin_at_equal_distances() -> None:
+def test_rows_of_one_length_begin_at_equal_distances() -> None:
     at = places(TEXT)
     assert at == range(6, 600, 150)
     assert [TEXT[one : one + at.step].split(b"\n")[0] for one in at] == [row.split(b"\n")[0] for row in bodies(TEXT)]
@@ -35,7 +35,7 @@ def test_rows_that_are_alike_begin_at_equal_distances() -> None:
     }.items(),
     ids=lambda each: each[0],
 )
-def test_where_they_are_not_alike_they_are_split(text: tuple[str, bytes]) -> None:
+def test_where_they_differ_they_are_split(text: tuple[str, bytes]) -> None:
     assert places(text[1]) is None
 
 
