@@ -242,7 +242,9 @@ def test_a_big_backlog_shows_its_progress_in_a_terminal_and_can_be_interrupted(p
     slow = SMALL_BATCHES + "import time; from tcpnewconn.ledger import retention; keep = retention.keep; "
     slow += "pauses = iter([0.6, 0, 0, 0, 600]); retention.keep = lambda *a: (time.sleep(next(pauses)), keep(*a)); "
     leader, follower = pty.openpty()
-    running = subprocess.Popen(command(place, slow), cwd=TREE, env=environment(), stderr=follower)
+    # Where the tests run in the background of a shell, they ignore SIGINT, and what they start does.
+    interruptible = ["env", "--default-signal=INT", *command(place, slow)]
+    running = subprocess.Popen(interruptible, cwd=TREE, env=environment(), stderr=follower)
     os.close(follower)
     said = ""
     while not re.search(r"[0-9,]+ entries read, up to 2026-10-\d\d \d\d:\d\d UTC$", said):
