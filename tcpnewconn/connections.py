@@ -9,6 +9,8 @@ connection cannot.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.model import (
@@ -29,13 +31,20 @@ from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.outcomes import NewConnection
 
 
-def called(calls: Calls, new: NewConnection, row: Row | None, polled: tuple[float, float], now: float) -> Found:
-    """The calls that made a connection; `row` and `polled` are of the last poll: see Calls.shown()."""
+def called(
+    calls: Calls,
+    new: NewConnection,
+    row: Row | None,
+    polled: tuple[float, float],
+    now: float,
+    established: Callable[[FourTuple], bool],
+) -> Found:
+    """The calls that made a connection; `row`, `polled` and `established` are of the last poll: see Calls.shown()."""
     destroyed = new.destroyed
     if destroyed is None:
         # Nobody owns it, and nobody has closed it: it waits for accept().
         accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT) or new.uid is not None
-        return calls.shown(new.four_tuple, new.internal, *polled, accepted, now)
+        return calls.shown(new.four_tuple, new.internal, *polled, accepted, now, established)
     if new.incomplete:
         return calls.unaddressed(new.four_tuple, now, destroyed.idle)
     return calls.destroyed(new.four_tuple, new.internal, now, destroyed.idle)

@@ -145,6 +145,11 @@ class Observer:
         """Whether a 4-tuple has a row in the last poll."""
         return self._poll is not None and self._poll.row(four_tuple) is not None
 
+    def _established(self, four_tuple: FourTuple) -> bool:
+        """Whether the last poll shows a socket there that has connected."""
+        row = self._poll.row(four_tuple) if self._poll is not None else None
+        return row is not None and row.state not in OPENING
+
     def report_to(self, report: Callable[[Event], None]) -> None:
         """Events go there from now on."""
         self._report = report
@@ -362,7 +367,7 @@ class Observer:
         assert self.recorder is not None
         calls = self.recorder.calls
         if new.destroyed is not None:
-            return called(calls, new, None, self._polled, now)
+            return called(calls, new, None, self._polled, now, self._established)
         found = self._called_of_row(new, calls, now)
         if not calls.notified:
             # With the next delivery: after SIGKILL its call is not left for a connection of its own.
@@ -376,7 +381,7 @@ class Observer:
         if row is not None and not row.inode:
             # Only an inode shows that the socket that was looked up is that of the row: it can be a later one.
             end = self.recorder.read()
-        return called(calls, new, row, (begin, end), now)
+        return called(calls, new, row, (begin, end), now, self._established)
 
     def report_left(self, now: float, last: bool = False) -> int:
         """Report the connections that only the trace has shown (Calls.left()), where there are no notifications.

@@ -415,17 +415,19 @@ class Others:
         assert self._namespaces is not None
         if other.observer.recorder is not None:
             other.observer.recorder.calls.notified = other.notified
-        now, interval = self.schedule.now, self.schedule.interval
+        interval = self.schedule.interval
         try:
             with self._namespaces.opened(other.key) as directory:
                 found = counters_of(directory)
                 if not other.is_due(found, interval):
                     return "unchanged"
-                self._attribute(other, now)
+                self._attribute(other, time.monotonic())
                 with tables(directory, other.key) as (tcp, tcp6):
                     other.proc.move(tcp, tcp6)
                     self._know_addresses(other, directory)
                     other.shown = 0
+                    # Not when the interval began: what came since then is in its tables, too.
+                    now = time.monotonic()
                     other.observer.poll(now)
                     if not other.notified:
                         other.observer.report_left(now)

@@ -294,11 +294,19 @@ class Calls:
         return found._replace(four_tuple=whole) if found.accepted_here is not None else found
 
     def shown(
-        self, four_tuple: FourTuple, internal: bool, begin: float, end: float, accepted: bool, now: float
+        self,
+        four_tuple: FourTuple,
+        internal: bool,
+        begin: float,
+        end: float,
+        accepted: bool,
+        now: float,
+        established: Callable[[FourTuple], bool] = lambda _: False,
     ) -> Found:
         """The calls of a connection that a poll shows; it began at that time, and the socket was not looked up after `end`.
 
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
+        `established`: whether the poll shows a socket there that has connected.
         """
         other = mirrored(four_tuple) if internal else four_tuple
         if not accepted:
@@ -308,13 +316,16 @@ class Calls:
         lost = self._lost_until
         # Otherwise every connection that was open at the loss was in a poll before.
         unsure = lost > self._polled
-        own = [
-            call
-            for call in self._calls.get(four_tuple, ())
-            if lost < call.time <= end and (call.by == "connect" or accepted)
-        ]
+        own = self._own(four_tuple, end, accepted)
         if unsure and not (own and own[0].time <= begin):
             # Its own may be one of those that were lost.
+            there = self._own(other, begin, False) if other != four_tuple and established(other) else []
+            if there:
+                # But not that of the other end, which is in the poll, too.
+                accepts = [call for call in own if call.by == "accept"]
+                if accepted and not accepts:
+                    self._not_accepted_at(there[-1].time, four_tuple, now)
+                return self._decided(four_tuple, accepts, other, there[-1:])
             return self._unknown_of(four_tuple, other, OVERWRITTEN)
         if own and own[-1].time > begin:
             # It may have come after the row was read.
@@ -337,6 +348,12 @@ class Calls:
         ):
             self._not_accepted_at(latest, other, now)
         return found
+
+    def _own(self, four_tuple: FourTuple, end: float, accepted: bool) -> list[Call]:
+        """The calls until then that can be a shown socket's own."""
+        lost = self._lost_until
+        calls = self._calls.get(four_tuple, ())
+        return [call for call in calls if lost < call.time <= end and (call.by == "connect" or accepted)]
 
     def _not_accepted_at(self, begin: float, four_tuple: FourTuple, now: float) -> None:
         """A socket that waited for accept() then was reported: that call is dropped, be it still to come or known already."""

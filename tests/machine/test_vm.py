@@ -175,7 +175,7 @@ def test_every_connection_of_every_namespace_is_logged_once_with_who_made_it(
 
 def listed(found: dict[str, Any]) -> str:
     """The entries that are not as they should be, in full."""
-    return "\n".join(map(str, [found["more"], *found["examples"]]))
+    return "\n".join(map(str, [found["more"], *found["examples"], *found["because"]]))
 
 
 def test_a_short_one_between_host_and_namespace_has_both_sides(outcomes: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import called
+from tcpnewconn.kernel.activity import OPENING
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, mirrored
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
@@ -164,9 +165,13 @@ class AttributedPlay(Play):
         if row is not None and not row.inode and outcome.destroyed is None:
             # As the observer does.
             self._read_calls()
-        found = called(self.calls, outcome, row, (self._poll_began, self._poll_read), now)
+        found = called(self.calls, outcome, row, (self._poll_began, self._poll_read), now, self._is_established)
         self.log.append(f"    {found}")
         self.entries.append((outcome, found))
+
+    def _is_established(self, four_tuple: FourTuple) -> bool:
+        row = self._applied.row(four_tuple) if self._applied is not None else None
+        return row is not None and row.state not in OPENING
 
 
 def wrong(play: AttributedPlay) -> list[str]:

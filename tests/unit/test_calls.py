@@ -337,6 +337,20 @@ def test_after_a_loss_within_this_host_a_later_opener_is_not_taken_for_the_one_t
     assert threads(shown(calls, ACCEPTOR, internal=True)) == (None, 8)
 
 
+@pytest.mark.parametrize(("established", "opener"), [(True, 9), (False, None)])
+def test_after_a_loss_the_opener_is_known_where_the_poll_shows_its_socket_too(
+    established: bool, opener: int | None
+) -> None:
+    calls = known()
+    calls.lost(1000.0)
+    calls.add([connect(1000.1, 9, OPENER)])
+    found = calls.shown(ACCEPTOR, True, 1010.0, 1010.2, True, 1010.2, lambda one: established and one == OPENER)
+    assert threads(found) == (opener, None)
+    # The call of a connection that was reported is none of the next one's.
+    calls.add([accept(1010.3, 8, ACCEPTOR)])
+    assert len(calls) == (0 if established else 2)
+
+
 # --- bounds ----------------------------------------------------------------------------------------------------------
 
 
