@@ -14,8 +14,10 @@ from tcpnewconn.connections import closed as closed_event
 from tcpnewconn.kernel.activity import OPENING, Activity
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
-from tcpnewconn.kernel.procnet import Malformed, Poll, ProcNet, Unreadable
+from tcpnewconn.kernel.procnet import Poll, ProcNet, Unreadable
 from tcpnewconn.kernel.sockdiag import Lookup
+from tcpnewconn.listening import Listening
+from tcpnewconn.losses import Losses
 from tcpnewconn.model import (
     CLOSE,
     EGRESS,
@@ -29,8 +31,6 @@ from tcpnewconn.model import (
     Event,
     Failed,
     FourTuple,
-    Listener,
-    Loss,
     Recovered,
     Row,
     SocketInfo,
@@ -38,19 +38,15 @@ from tcpnewconn.model import (
     mirrored,
 )
 from tcpnewconn.recorder import Recorded, Recorder
-from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.answers import Answers
-from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed, listened
-from tcpnewconn.tracking.listeners import Listeners
+from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed
 from tcpnewconn.tracking.matching import attribution
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tcpnewconn.tracking.tracker import Tracker
 from tcpnewconn.tracking.undecided import Undecided
 
-# Seconds between two dumps of the listening sockets.
-_LISTENERS_EVERY = 1.0
 # Where a poll shows so many new rows, and at least this share of all are new, all sockets are asked for at once: that takes a
 # third of the time that asking for one takes, for each that there is (measured).
 _MANY, _SHARE = 1000, 0.25
@@ -96,10 +92,11 @@ class Observer:
         self._place = host.place
         self._lookup = lookup
         self._report = report
-        self._log = log
         self.addresses = addresses or Addresses()
-        self._listeners = Listeners(host.port_range, log)
+        self._listening = Listening(host.port_range, lookup, log)
+        self._listeners = self._listening.listeners
         self.tracker = Tracker(self.look_up, self.addresses.internal, self._outcome, notifications, log, socket)
+        self._losses = Losses(self.tracker.cursor)
         self._undecided = Undecided(log)
         self._first = True
         self._poll: Poll | None = None
@@ -109,12 +106,7 @@ class Observer:
         self._polled = (0.0, 0.0)
         # The callers of connect() and accept() of open connections, by the number of the connection.
         self._callers: dict[int, tuple[tuple[str, ...], Caller | None, Caller | None]] = {}
-        self._listeners_asked = float("-inf")
         self._any_destroyed = False
-        self._malformed = 0
-        self._first_malformed: Malformed | None = None
-        self._malformed_reported = Seldom()
-        self._lost_reported = Seldom()
 
     @property
     def connections(self) -> int:
@@ -168,10 +160,10 @@ class Observer:
         if poll is not None:
             self._polled = (now, called)
             self._poll, self.states = poll, poll.states
-            self._malformed += poll.malformed
-            self._first_malformed = self._first_malformed or poll.first_malformed
+            self._losses.count(poll)
             known = self.tracker.sockets.shown_count if self._first else 0
-            self._compare_listeners(poll)
+            self._first = False
+            self._listening.polled(poll, self._report)
             self._answers = self._dumped(poll, poll.changed - known)
             self.tracker.poll(poll, now)
             self._answers = None
@@ -287,52 +279,13 @@ class Observer:
             assert new.destroyed is not None
             self._connection_within(new, not new.destroyed.likely_opened_here())
         self._check_notifications(now)
-        self._report_losses(now, last)
+        self._losses.report(now, last, self._report)
         if self.recorder is not None:
             self.recorder.report_losses(now, last, self._report)
 
     def stop(self) -> None:
         """Called before each of the last two polls."""
         self.tracker.stop()
-
-    # --- listeners ---------------------------------------------------------------------------------------------------
-
-    def _compare_listeners(self, poll: Poll) -> None:
-        for four_tuple in poll.gone_listeners:
-            self._listeners.gone(four_tuple)
-        startup = self._first and not (self._log is not None and self._log.resumed)
-        if self._first:
-            self._first = False
-            # Those that were closed while the program did not run: one that opens again is new.
-            self._listeners.only(poll.listeners)
-        listening = self._listening() if poll.listeners else {}
-        for row in poll.listeners:
-            info = listening.get(row.four_tuple)
-            self._listeners.add(row, info.cgroup if info else 0)
-            if not self._listeners.is_reported(row):
-                self._listeners.reported(row)
-                self._report(Listener(endpoints(row.four_tuple)[0], startup, *attribution(row, info)))
-
-    def _listening(self) -> dict[FourTuple, SocketInfo]:
-        """Every listening socket that the kernel answers with."""
-        if self._lookup is None:
-            return {}
-        try:
-            return {row.four_tuple: info for row, info in self._lookup.listeners()}
-        except OSError:
-            return {}
-
-    def _ask_for_listeners(self, now: float) -> bool:
-        """Ask for all of them, unless that was done a moment ago; whether there is an answer."""
-        if self._lookup is None or now < self._listeners_asked + _LISTENERS_EVERY:
-            return False
-        self._listeners_asked = now
-        try:
-            self._listeners.replace([(row, info.cgroup) for row, info in self._lookup.listeners()])
-        except OSError:
-            # The known listeners stay.
-            return False
-        return True
 
     # --- a connection ------------------------------------------------------------------------------------------------
 
@@ -343,12 +296,12 @@ class Observer:
         found = self._found(outcome, now)
         destroyed = outcome.destroyed
         if outcome.incomplete:
-            self._know_listeners(outcome, now)
+            self._listening.accepted(outcome, now)
             self._report(self._without_addresses(outcome, found))
             return
         accepted = found.accepted_here
         if accepted is None:
-            accepted = self._know_listeners(outcome, now)
+            accepted = self._listening.accepted(outcome, now)
         if accepted is None:
             accepted = accepted_by_ports(outcome.four_tuple, self._listeners)
         if accepted is None:
@@ -401,13 +354,6 @@ class Observer:
             if caller is not None and caller.time is not None and caller.time < self._polled[0]:
                 counted += 2 if internal else 1
         return counted
-
-    def _know_listeners(self, new: NewConnection, now: float) -> bool | None:
-        """Whether the listening sockets decide that this one accepted; they are asked for where those known do not."""
-        accepted = listened(new.four_tuple, new.internal, self._listeners)
-        if accepted is None and self._ask_for_listeners(now):
-            accepted = listened(new.four_tuple, new.internal, self._listeners)
-        return accepted
 
     def _opened_here(self, new: NewConnection) -> bool | None:
         """Whether this side opened a connection, by the kernel's counters of either end; None if they do not decide."""
@@ -533,28 +479,3 @@ class Observer:
                     "close between two polls of /proc are not seen. Is tcpnewconn.socket of this network namespace?",
                 )
             )
-
-    def _report_losses(self, now: float, last: bool) -> None:
-        cursor = self.tracker.cursor
-        if cursor.connections and self._lost_reported.due(now, last):
-            lost = cursor.take()
-            self._report(
-                Loss(
-                    lost,
-                    "notifications",
-                    f"{lost} destroy notifications were lost because the receive buffer was full: connections that no "
-                    "poll showed are missing here. Set a larger ReceiveBuffer= with systemctl edit tcpnewconn.socket",
-                )
-            )
-        if self._malformed and self._malformed_reported.due(now):
-            first = self._first_malformed
-            assert first is not None
-            self._report(
-                Loss(
-                    self._malformed,
-                    "malformed",
-                    f"{self._malformed} rows could not be understood, the first in {first.path} line {first.line}: "
-                    f"{ascii(first.text[:160])[2:-1]}. Please report this kernel's format",
-                )
-            )
-            self._malformed, self._first_malformed = 0, None

@@ -11,9 +11,9 @@ Calls of one 4-tuple are distinguished by their order, never by likelihood:
 - A connect() that failed is dropped with its failure. Who accepts a connection that was reported before is not asked for
   again: that accept() is dropped, too.
 - Where calls, or notifications, were lost, a call that is known could be taken for one that was lost. Of a socket that a poll
-  shows, the last connect() before the poll is its own if it is newer than all that was lost. Of a socket that was destroyed,
-  nothing is said until a poll that began after the loss has shown those that were open, and the notifications of the others
-  have come.
+  shows, the last connect() before the poll is its own if it is newer than all that was lost; so it is of the other end of a
+  connection, where the poll shows both. Of a socket that was destroyed, nothing is said until a poll that began after the loss
+  has shown those that were open, and the notifications of the others have come.
 
 - A connection that was never accepted is destroyed when its listener is closed, and the kernel has cleared its addresses then
   (Linux 6.18: established, closed by the peer, reset, with data, on one address or all). So a cleared socket never takes an
