@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     netns = kernel_socket(directory) or 0
     calls = Calls(netns, began, log)
     if here.live and sources.notifications is not None:
-        observer.activity = Activity(directory)
+        observer.tables.activity = Activity(directory)
     waiting = Waiting(log)
     recorder = None
     if here.live and netns and not options.once:

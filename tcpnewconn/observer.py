@@ -11,10 +11,9 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
 from tcpnewconn.connections import closed as closed_event
-from tcpnewconn.kernel.activity import OPENING, Activity
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
-from tcpnewconn.kernel.procnet import Poll, ProcNet, Unreadable
+from tcpnewconn.kernel.procnet import Poll, ProcNet
 from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.listening import Listening
 from tcpnewconn.losses import Losses
@@ -39,6 +38,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.recorder import Recorded, Recorder
 from tcpnewconn.state.log import Log
+from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.answers import Answers
 from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed
 from tcpnewconn.tracking.matching import attribution
@@ -79,15 +79,9 @@ class Observer:
         self.failed = False
         # Where who opens and accepts connections is recorded.
         self.recorder: Recorder | Recorded | None = None
-        # Polls where nothing has happened are saved where this is set.
-        self.activity: Activity | None = None
+        self.tables = Tables(proc)
         # Whether a socket was destroyed since the last poll.
         self._disturbed = True
-        # Whether the last poll failed.
-        self.unreadable = False
-        # How many rows of each state the last poll showed.
-        self.states: dict[int, int] = {}
-        self._proc = proc
         self._host = host
         self._place = host.place
         self._lookup = lookup
@@ -99,10 +93,9 @@ class Observer:
         self._losses = Losses(self.tracker.cursor)
         self._undecided = Undecided(log)
         self._first = True
-        self._poll: Poll | None = None
         # While the rows of a poll are applied, where many of them are new.
         self._answers: Answers | None = None
-        # When that poll began and ended.
+        # When the last poll began and ended.
         self._polled = (0.0, 0.0)
         # The callers of connect() and accept() of open connections, by the number of the connection.
         self._callers: dict[int, tuple[tuple[str, ...], Caller | None, Caller | None]] = {}
@@ -133,15 +126,6 @@ class Observer:
         """Whether the open socket of a 4-tuple opened its connection, or accepted it; None where that is undecided."""
         return self._lookup.opened_here(four_tuple) if self._lookup is not None else None
 
-    def stands(self, four_tuple: FourTuple) -> bool:
-        """Whether a 4-tuple has a row in the last poll."""
-        return self._poll is not None and self._poll.row(four_tuple) is not None
-
-    def _established(self, four_tuple: FourTuple) -> bool:
-        """Whether the last poll shows a socket there that has connected."""
-        row = self._poll.row(four_tuple) if self._poll is not None else None
-        return row is not None and row.state not in OPENING
-
     def report_to(self, report: Callable[[Event], None]) -> None:
         """Events go there from now on."""
         self._report = report
@@ -150,8 +134,9 @@ class Observer:
 
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
-        needed = self._poll_needed()
-        poll = self._tables() if needed else None
+        run = self.tracker.run
+        disturbed = self._disturbed or self.losing or not run.notified or run.unsettled or run.wants_time_wait
+        poll = self.tables.poll(run.wants_time_wait, self._report) if self.tables.needed(disturbed) else None
         self._disturbed = False
         # The calls of the connections in the tables came before the tables were read.
         called = self.read_calls()
@@ -159,7 +144,6 @@ class Observer:
             self.addresses.refresh()
         if poll is not None:
             self._polled = (now, called)
-            self._poll, self.states = poll, poll.states
             self._losses.count(poll)
             known = self.tracker.sockets.shown_count if self._first else 0
             self._first = False
@@ -182,14 +166,6 @@ class Observer:
             return Answers(poll.inodes(), self._lookup.established(), self.addresses.internal)
         except OSError:
             return None
-
-    def _poll_needed(self) -> bool:
-        """Whether the tables can show anything that the last poll did not."""
-        if self.activity is None:
-            return True
-        run = self.tracker.run
-        disturbed = self._disturbed or self.losing or self.unreadable or not OPENING.isdisjoint(self.states)
-        return self.activity.poll_needed(disturbed or not run.notified or run.unsettled or run.wants_time_wait)
 
     def read_calls(self) -> float:
         """Take what the trace recorded until now, which is returned."""
@@ -238,26 +214,6 @@ class Observer:
         """Some of the kernel's notifications were lost."""
         if self.recorder is not None:
             self.recorder.calls.lost(now)
-
-    def _tables(self) -> Poll:
-        """The tables as they are now; reports, but for the first poll, that they cannot be read, and that they can again."""
-        try:
-            poll = self._proc.poll(self.tracker.run.wants_time_wait)
-        except Unreadable as error:
-            if not (self._first or self.unreadable):
-                self.unreadable = True
-                self._report(
-                    Degraded(
-                        "proc",
-                        f"{error.path} cannot be read ({error.why}): open connections are not seen until it can be; "
-                        "retrying every interval",
-                    )
-                )
-            raise
-        if self.unreadable:
-            self.unreadable = False
-            self._report(Recovered("proc", "/proc can be read again"))
-        return poll
 
     def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:
         """Report what is new with a destroyed socket."""
@@ -320,7 +276,7 @@ class Observer:
         assert self.recorder is not None
         calls = self.recorder.calls
         if new.destroyed is not None:
-            return called(calls, new, None, self._polled, now, self._established)
+            return called(calls, new, None, self._polled, now, self.tables.connected)
         found = self._called_of_row(new, calls, now)
         if not calls.notified:
             # With the next delivery: after SIGKILL its call is not left for a connection of its own.
@@ -329,12 +285,12 @@ class Observer:
 
     def _called_of_row(self, new: NewConnection, calls: Calls, now: float) -> Found:
         assert self.recorder is not None
-        row = self._poll.row(new.four_tuple) if self._poll is not None else None
+        row = self.tables.row(new.four_tuple)
         begin, end = self._polled
         if row is not None and not row.inode:
             # Only an inode shows that the socket that was looked up is that of the row: it can be a later one.
             end = self.recorder.read()
-        return called(calls, new, row, (begin, end), now, self._established)
+        return called(calls, new, row, (begin, end), now, self.tables.connected)
 
     def report_left(self, now: float, last: bool = False) -> int:
         """Report the connections that only the trace has shown (Calls.left()), where there are no notifications.
@@ -344,7 +300,7 @@ class Observer:
         if self.recorder is None or not self.recorder.shows_failures:
             return 0
         calls, counted = self.recorder.calls, 0
-        for four_tuple, found in calls.left(self.stands, self.addresses.internal, last):
+        for four_tuple, found in calls.left(self.tables.stands, self.addresses.internal, last):
             # Before its entry: neither is on record without the other.
             calls.settle()
             internal = self.addresses.internal(four_tuple)
@@ -455,8 +411,8 @@ class Observer:
         """User and cgroup of the socket of a 4-tuple; None and 0 where not known."""
         info = self.look_up(four_tuple)
         row: Row | None = None
-        if self._poll is not None and (info is None or not info.inode):
-            row = self._poll.row(four_tuple)
+        if info is None or not info.inode:
+            row = self.tables.row(four_tuple)
         return attribution(row, info)
 
     def _id(self, number: int) -> str:

@@ -104,7 +104,7 @@ class Other:
         # Not all in the same interval.
         self._whole_at = interval + 1 + (self.key.number - interval - 1) % _WHOLE_EVERY
         self._polls_due = max(0, self._polls_due - 1)
-        if not OPENING.isdisjoint(self.observer.states):
+        if not OPENING.isdisjoint(self.observer.tables.states):
             # That they are established then changes no counter for sure: another can be closed meanwhile.
             self._polls_due = max(1, self._polls_due)
 

@@ -434,7 +434,7 @@ class Others:
                     elif other.nsid is not None and self.notified is not None:
                         self.notified.watch(other)
                     if other.nsid is None and found is not None:
-                        other.missed.polled(found, other.observer.states.get(SYN_SENT, 0), other.shown)
+                        other.missed.polled(found, other.observer.tables.states.get(SYN_SENT, 0), other.shown)
         except (Gone, Unreadable):
             return None
         other.polled(found, interval)

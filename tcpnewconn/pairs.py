@@ -218,7 +218,7 @@ class Pairs:
 
         Where the socket here is closed, the other one is no more to be seen there: the address here tells, if nobody else has it.
         """
-        if self._open_at_host(other_end) is None or any(one.observes.stands(other_end) for one in others):
+        if self._open_at_host(other_end) is None or any(one.observes.tables.stands(other_end) for one in others):
             return False
         return not closed or len(self._having(_remote(other_end), self._host.netns)) == 1
 
@@ -252,7 +252,7 @@ class Pairs:
             current = [other for other in others if self._bring_up_to_date(other, side.read)]
         finally:
             del self._other_ends[four_tuple]
-        standing = [other for other in current if other.observes.stands(other_end)]
+        standing = [other for other in current if other.observes.tables.stands(other_end)]
         if len(standing) != 1:
             # Where several have these addresses, it is not known whose it is.
             for _, there in found:

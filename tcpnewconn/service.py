@@ -483,7 +483,7 @@ class Service:
             return
         statistics = self._statistics
         statistics.interval, statistics.waiting = self.settings.interval, self.outbox.waiting
-        statistics.states = self.observer.states
+        statistics.states = self.observer.tables.states
         if (others := self.others) is not None:
             statistics.namespaces, statistics.namespaces_beyond = others.kinds(), others.beyond
             statistics.namespace_results, statistics.namespace_seconds = (
@@ -517,7 +517,7 @@ class Service:
             status += "; polls only: no destroy notifications"
         if lost := self.observer.tracker.cursor.lost:
             status += f"; {lost:,} destroy notifications lost"
-        if self.observer.unreadable:
+        if self.observer.tables.unreadable:
             status += "; reading /proc failed"
         if self.outbox.waiting:
             status += f"; journal blocked, {self.outbox.waiting:,} waiting"

@@ -37,6 +37,9 @@ ALLOWED: dict[str, set[str]] = {
 for joining in (
     "recorder",
     "connections",
+    "tables",
+    "listening",
+    "losses",
     "observer",
     "held",
     "pairs",

@@ -109,7 +109,7 @@ def main(directory: Path) -> None:
         outbox.interval_over()
         log.save()
         outcome = Outcome(
-            rows=sum(observer.states.values()),
+            rows=sum(observer.tables.states.values()),
             open=observer.connections,
             entries=sink.connections,
             summaries=sink.summaries,
