@@ -453,7 +453,8 @@ class Service:
         began = time.perf_counter()
         self._poll_began = now
         self._before = self.outbox.connections
-        self.observer.poll(now)
+        # The backlog can take seconds: what came meanwhile is in the tables.
+        self.observer.poll(time.monotonic())
         self._took = time.perf_counter() - began
         if self.others is not None:
             self._take_others(_BEFORE_POLL)

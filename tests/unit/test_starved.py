@@ -27,6 +27,7 @@ class Machine:
     longer: list[float] = field(default_factory=list)
     settled: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)
+    polled: list[float] = field(default_factory=list)
 
     def peek(self) -> object:
         return SimpleNamespace(cookie=self.waiting) if self.waiting else None
@@ -52,12 +53,13 @@ class Machine:
             destroyed=self.destroyed,
             settle_calls=lambda: self.settled.append(self.now),
             read_calls=lambda: self.read.append(self.now),
+            poll=self.polled.append,
         )
         made = Service(
             settings=config.load("/dev/null"),
             observer=cast(Any, observer),
-            outbox=cast(Any, SimpleNamespace(deliver=nothing, set=nothing, connections=0)),
-            observation=cast(Any, None),
+            outbox=cast(Any, SimpleNamespace(deliver=nothing, set=nothing, connections=0, interval_over=nothing)),
+            observation=cast(Any, SimpleNamespace(observed=nothing)),
             log=None,
             notifications=cast(Any, self),
             notifier=cast(
@@ -109,3 +111,13 @@ def test_where_that_is_soon_done_they_are_on_record_after_it_alone(monkeypatch: 
     machine = taken_on(Machine(0.00002), monkeypatch)
     assert len(machine.settled) == len(machine.read) + 1
     assert machine.alive == []
+
+
+def test_a_poll_begins_when_what_waited_before_has_been_processed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came meanwhile is in the tables: it did not come after its row was read."""
+    machine = Machine(0.2)
+    clock = SimpleNamespace(monotonic=lambda: machine.now, perf_counter=lambda: machine.now, time=lambda: machine.now)
+    monkeypatch.setattr("tcpnewconn.service.time", clock)
+    machine.service()._poll(1000.0)
+    assert machine.waiting == 0
+    assert machine.polled == [machine.now]
