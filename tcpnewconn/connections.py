@@ -37,14 +37,14 @@ def called(
     row: Row | None,
     polled: tuple[float, float],
     now: float,
-    established: Callable[[FourTuple], bool],
+    connected: Callable[[FourTuple], bool],
 ) -> Found:
-    """The calls that made a connection; `row`, `polled` and `established` are of the last poll: see Calls.shown()."""
+    """The calls that made a connection; `row`, `polled` and `connected` are of the last poll: see Calls.shown()."""
     destroyed = new.destroyed
     if destroyed is None:
         # Nobody owns it, and nobody has closed it: it waits for accept().
         accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT) or new.uid is not None
-        return calls.shown(new.four_tuple, new.internal, *polled, accepted, now, established)
+        return calls.shown(new.four_tuple, new.internal, *polled, accepted, now, connected)
     if new.incomplete:
         return calls.unaddressed(new.four_tuple, now, destroyed.idle)
     return calls.destroyed(new.four_tuple, new.internal, now, destroyed.idle)

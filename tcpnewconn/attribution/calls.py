@@ -301,12 +301,12 @@ class Calls:
         end: float,
         accepted: bool,
         now: float,
-        established: Callable[[FourTuple], bool] = lambda _: False,
+        connected: Callable[[FourTuple], bool] = lambda _: False,
     ) -> Found:
         """The calls of a connection that a poll shows; it began at that time, and the socket was not looked up after `end`.
 
         `accepted`: whether its socket belongs to a process, or did: else accept() is still to come, if it is the acceptor's.
-        `established`: whether the poll shows a socket there that has connected.
+        `connected`: whether the poll shows a socket there that has connected.
         """
         other = mirrored(four_tuple) if internal else four_tuple
         if not accepted:
@@ -319,7 +319,7 @@ class Calls:
         own = self._own(four_tuple, end, accepted)
         if unsure and not (own and own[0].time <= begin):
             # Its own may be one of those that were lost.
-            there = self._own(other, begin, False) if other != four_tuple and established(other) else []
+            there = self._own(other, begin, False) if other != four_tuple and connected(other) else []
             if there:
                 # But not that of the other end, which is in the poll, too.
                 accepts = [call for call in own if call.by == "accept"]

@@ -165,11 +165,11 @@ class AttributedPlay(Play):
         if row is not None and not row.inode and outcome.destroyed is None:
             # As the observer does.
             self._read_calls()
-        found = called(self.calls, outcome, row, (self._poll_began, self._poll_read), now, self._is_established)
+        found = called(self.calls, outcome, row, (self._poll_began, self._poll_read), now, self._is_connected)
         self.log.append(f"    {found}")
         self.entries.append((outcome, found))
 
-    def _is_established(self, four_tuple: FourTuple) -> bool:
+    def _is_connected(self, four_tuple: FourTuple) -> bool:
         row = self._applied.row(four_tuple) if self._applied is not None else None
         return row is not None and row.state not in OPENING
 
