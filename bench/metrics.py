@@ -30,7 +30,7 @@ def written(small: bool) -> Group:
         file = MetricsFile(f"{directory}/tcpnewconn.prom")
 
         def write() -> None:
-            statistics.states = observed.states
+            statistics.states = observed.tables.states
             statistics.measure()
             file.write(exposition(counters, statistics))
 
