@@ -319,13 +319,13 @@ class Calls:
         own = self._own(four_tuple, end, accepted)
         if unsure and not (own and own[0].time <= begin):
             # Its own may be one of those that were lost.
-            there = self._own(other, begin, False) if other != four_tuple and connected(other) else []
-            if there:
+            there = self._own(other, end, False) if other != four_tuple and connected(other) else []
+            if there and there[0].time <= begin:
                 # But not that of the other end, which is in the poll, too.
                 accepts = [call for call in own if call.by == "accept"]
                 if accepted and not accepts:
                     self._not_accepted_at(there[-1].time, four_tuple, now)
-                return self._decided(four_tuple, accepts, other, there[-1:])
+                return self._decided(four_tuple, accepts, other, there if there[-1].time > begin else there[-1:])
             return self._unknown_of(four_tuple, other, OVERWRITTEN)
         if own and own[-1].time > begin:
             # It may have come after the row was read.
