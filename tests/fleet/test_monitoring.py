@@ -165,7 +165,7 @@ def wrong_configuration(chain: Chain) -> Iterator[None]:
 def lost_notifications(chain: Chain) -> Iterator[None]:
     """A buffer for a few hundred of a thousand destroy notifications; a loss cannot be fixed."""
     container = chain.container
-    with socket_drop_in(container, "ReceiveBuffer=32K"):
+    with socket_drop_in(chain, "ReceiveBuffer=32K"):
         container.run("systemctl", "kill", "--signal=STOP", SERVICE)
         try:
             peer_connects(chain, CONNECT, "997")
@@ -180,27 +180,29 @@ def lost_notifications(chain: Chain) -> Iterator[None]:
 @contextmanager
 def another_socket(chain: Chain) -> Iterator[None]:
     """A wrong drop-in: no destroy notifications arrive on a socket of another kind."""
-    with socket_drop_in(chain.container, "ListenNetlink=\nListenNetlink=route 0"):
+    with socket_drop_in(chain, "ListenNetlink=\nListenNetlink=route 0"):
         yield
 
 
 @contextmanager
-def socket_drop_in(container: Booted, text: str) -> Iterator[None]:
-    drop_in(container, "tcpnewconn.socket", f"[Socket]\n{text}\n")
+def socket_drop_in(chain: Chain, text: str) -> Iterator[None]:
+    drop_in(chain.container, "tcpnewconn.socket", f"[Socket]\n{text}\n")
     try:
-        renewed(container)
+        renewed(chain)
         yield
     finally:
-        container.run("rm", "--recursive", "/etc/systemd/system/tcpnewconn.socket.d")
-        container.run("systemctl", "daemon-reload")
-        renewed(container)
+        chain.container.run("rm", "--recursive", "/etc/systemd/system/tcpnewconn.socket.d")
+        chain.container.run("systemctl", "daemon-reload")
+        renewed(chain)
 
 
-def renewed(container: Booted) -> None:
+def renewed(chain: Chain) -> None:
     """The service with a new socket."""
+    began = time.monotonic()
     # With the socket: it stops in a job of its own, for which the stop of the service does not wait.
-    container.run("systemctl", "stop", SERVICE, "tcpnewconn.socket")
-    container.run("systemctl", "start", SERVICE)
+    chain.container.run("systemctl", "stop", SERVICE, "tcpnewconn.socket")
+    chain.container.run("systemctl", "start", SERVICE)
+    chain.longest_restart = max(chain.longest_restart, time.monotonic() - began)
 
 
 @contextmanager
@@ -263,6 +265,9 @@ class Fault:
 # Three intervals and the rule's wait; a scrape, an evaluation and the route's wait; and time for a busy machine.
 STALE_WITHIN = 3 * INTERVAL + 60 / SPEED + 4 + 20
 
+# Seconds that only a busy machine needs.
+SLOW_RESTART = 1.0
+
 # In an order that keeps those with a restart apart: several restarts in a row fire TcpnewconnRestarting.
 FAULTS = {
     "stopped": Fault("systemctl stop", stopped, frozenset({"TcpnewconnStale"}), within=STALE_WITHIN),
@@ -290,22 +295,26 @@ def test_a_fault_fires_its_alerts_and_no_others_until_it_is_fixed(chain: Chain, 
     def received(status: str, since: float) -> dict[str, float]:
         return {one["labels"]["alertname"]: one["came"] for one in chain.received(since) if one["status"] == status}
 
-    caused = time.time()
+    def others() -> frozenset[str]:
+        """Where times are a thirtieth, what a scrape sees of a restart lasts until the next one: as long as the rule waits."""
+        return frozenset({"TcpnewconnStale"}) if chain.longest_restart >= SLOW_RESTART else frozenset()
+
+    caused, chain.longest_restart = time.time(), 0.0
     with fault.make(chain):
         chain.wait_for(lambda: chain.firing() == fault.alerts, f"{sorted(fault.alerts)} to fire")
         fired = chain.wait_for(
             lambda: (came := received("firing", caused)).keys() >= sent and came, "the webhook to receive them"
         )
         chain.wait_for(lambda: chain.inhibited() == fault.muted, f"{sorted(fault.muted)} to be muted")
-        assert received("firing", caused).keys() == sent
+        assert sent <= received("firing", caused).keys() <= sent | others()
         fixed = time.time()
     ended = chain.wait_for(
         lambda: (came := received("resolved", fixed)).keys() >= sent and came, "the webhook to receive the end"
     )
     chain.wait_for(lambda: not chain.firing(), "nothing to fire")
-    assert chain.firing(since=caused) == fault.alerts, chain.history(since=caused)
+    assert fault.alerts <= chain.firing(since=caused) <= fault.alerts | others(), chain.history(since=caused)
     # A muted alert may be sent once the unit starts again, until its first poll.
-    assert received("firing", caused).keys() <= fault.alerts
+    assert received("firing", caused).keys() <= fault.alerts | others()
     assert max(fired.values()) - caused <= fault.within
     for alert in sorted(sent):
         table.rows.append((fault.what, alert, fired[alert] - caused, ended[alert] - fixed))

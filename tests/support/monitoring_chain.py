@@ -60,6 +60,8 @@ class Chain:
         self.container = container
         self._directory = directory
         self._programs: list[subprocess.Popen[bytes]] = []
+        # Seconds that the service was down for, where a test has stopped and started it.
+        self.longest_restart = 0.0
 
     def start(self) -> None:
         (self._directory / "rules").mkdir()
