@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from monitoring.grafana.asking import expressions
-from tests.support.booted import CONTAINER_ADDRESS, Booted
+from tests.support.booted import CONTAINER_ADDRESS
 from tests.support.booted_events import traffic
 from tests.support.booted_package import drop_in, main_pid
 from tests.support.monitoring_chain import INSTANCE, INTERVAL, LINK, MONITORING, SPEED, Chain, monitored
