@@ -78,7 +78,13 @@ def ways() -> None:
             )
             for entry in found
         )
-        outcome[name] = {"logged": len({each["TCPNEWCONN_CONNECTION_ID"] for each in found}), "owners": owners}
+        ports = Counter(entry["SOURCE_PORT"] for entry in found)
+        outcome[name] = {
+            "logged": len({each["TCPNEWCONN_CONNECTION_ID"] for each in found}),
+            "owners": owners,
+            # On a port that was used again before its last end was notified, the thread can be either's.
+            "no thread": sum("PROCESS_THREAD_NAME" not in one and ports[one["SOURCE_PORT"]] == 1 for one in found),
+        }
     # The metrics are written after each poll.
     not_attributed = run("grep -h ^tcpnewconn_connections_not_attributed_total /run/tcpnewconn/*.prom").splitlines()
     # By its watchdog, which does not fire on a busy machine either.
