@@ -195,7 +195,7 @@ def _compared(name: str, made: Counter[Flow]) -> None:
             "directions": Counter(entry["NETWORK_DIRECTION"] for entry in found),
             "accepted by": Counter(entry.get("TCPNEWCONN_ACCEPTED_BY_UNIT", "-") for entry in found),
             "units": Counter(entry.get("OBJECT_SYSTEMD_UNIT", "-") for entry in found),
-            "threads": Counter(_thread(entry) for entry in found),
+            "threads": Counter(_thread(entry, made) for entry in found),
             "examples": short(wrong[:6], *DETAILS),
             "because": _not_attributed() if wrong else [],
             "in an unknown one": sum(entry.get("TCPNEWCONN_NETNS") == "0" for entry in found),
@@ -210,9 +210,16 @@ def _not_attributed() -> list[str]:
     return counted + [f"{entry['__MONOTONIC_TIMESTAMP']}: {entry['MESSAGE']}" for entry in said]
 
 
-def _thread(entry: Entry) -> str:
-    """Of a namespace that nobody has found nothing is sure where records were lost before, as in other steps."""
-    return entry.get("PROCESS_THREAD_NAME", "unknown" if entry.get("TCPNEWCONN_NETNS") == "0" else "-")
+def _thread(entry: Entry, made: Counter[Flow]) -> str:
+    """Of a namespace that nobody has found nothing is sure where records were lost before, as in other steps.
+
+    On a port that was used again before its last end was notified, the thread can be either's.
+    """
+    if "PROCESS_THREAD_NAME" in entry:
+        return entry["PROCESS_THREAD_NAME"]
+    if entry.get("TCPNEWCONN_NETNS") == "0":
+        return "unknown"
+    return "several" if made[_flow(entry)] > 1 else "-"
 
 
 def _made(instance: "Instance") -> Counter[Flow]:
