@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tcpnewconn.kernel.procnet import Poll
 from tcpnewconn.kernel.sockdiag import Lookup
-from tcpnewconn.model import Event, FourTuple, Listener, SocketInfo, endpoints
+from tcpnewconn.model import Event, Listener, Row, SocketInfo, endpoints
 from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.direction import listened
 from tcpnewconn.tracking.listeners import Listeners
@@ -36,7 +36,7 @@ class Listening:
             self._first = False
             # Those that were closed while the program did not run: one that opens again is new.
             self.listeners.only(poll.listeners)
-        answers = self._answers() if poll.listeners else {}
+        answers = {row.four_tuple: info for row, info in self._all() or ()} if poll.listeners else {}
         for row in poll.listeners:
             info = answers.get(row.four_tuple)
             self.listeners.add(row, info.cgroup if info else 0)
@@ -44,14 +44,14 @@ class Listening:
                 self.listeners.reported(row)
                 report(Listener(endpoints(row.four_tuple)[0], startup, *attribution(row, info)))
 
-    def _answers(self) -> dict[FourTuple, SocketInfo]:
-        """Every listening socket that the kernel answers with."""
+    def _all(self) -> list[tuple[Row, SocketInfo]] | None:
+        """Every listening socket that the kernel answers with; None where it does not answer."""
         if self._lookup is None:
-            return {}
+            return None
         try:
-            return {row.four_tuple: info for row, info in self._lookup.listeners()}
+            return list(self._lookup.listeners())
         except OSError:
-            return {}
+            return None
 
     def accepted(self, new: NewConnection, now: float) -> bool | None:
         """Whether the listening sockets decide that this one accepted; they are asked for where those known do not."""
@@ -62,12 +62,12 @@ class Listening:
 
     def _ask(self, now: float) -> bool:
         """Ask for all of them, unless that was done a moment ago; whether there is an answer."""
-        if self._lookup is None or now < self._asked + _EVERY:
+        if now < self._asked + _EVERY:
             return False
         self._asked = now
-        try:
-            self.listeners.replace([(row, info.cgroup) for row, info in self._lookup.listeners()])
-        except OSError:
+        answers = self._all()
+        if answers is None:
             # The known listeners stay.
             return False
+        self.listeners.replace((row, info.cgroup) for row, info in answers)
         return True

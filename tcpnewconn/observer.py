@@ -92,7 +92,6 @@ class Observer:
         self.tracker = Tracker(self.look_up, self.addresses.internal, self._outcome, notifications, log, socket)
         self._losses = Losses(self.tracker.cursor)
         self._undecided = Undecided(log)
-        self._first = True
         # While the rows of a poll are applied, where many of them are new.
         self._answers: Answers | None = None
         # When the last poll began and ended.
@@ -134,7 +133,7 @@ class Observer:
 
     def poll(self, now: float) -> None:
         """Poll the tables, report what is new in them, and tick. Raises Unreadable."""
-        run = self.tracker.run
+        run, first = self.tracker.run, self.tables.last is None
         disturbed = self._disturbed or self.losing or not run.notified or run.unsettled or run.wants_time_wait
         poll = self.tables.poll(run.wants_time_wait, self._report) if self.tables.needed(disturbed) else None
         self._disturbed = False
@@ -145,8 +144,7 @@ class Observer:
         if poll is not None:
             self._polled = (now, called)
             self._losses.count(poll)
-            known = self.tracker.sockets.shown_count if self._first else 0
-            self._first = False
+            known = self.tracker.sockets.shown_count if first else 0
             self._listening.polled(poll, self._report)
             self._answers = self._dumped(poll, poll.changed - known)
             self.tracker.poll(poll, now)

@@ -6,7 +6,7 @@ import time
 
 from tcpnewconn.attribution.containers import podman_name, shared
 from tcpnewconn.attribution.units import Units
-from tcpnewconn.kernel.activity import OPENING, Counters
+from tcpnewconn.kernel.activity import Counters
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.namespaces import Key, Namespaces
 from tcpnewconn.kernel.procnet import ProcNet
@@ -104,7 +104,7 @@ class Other:
         # Not all in the same interval.
         self._whole_at = interval + 1 + (self.key.number - interval - 1) % _WHOLE_EVERY
         self._polls_due = max(0, self._polls_due - 1)
-        if not OPENING.isdisjoint(self.observer.tables.states):
+        if self.observer.tables.opening:
             # That they are established then changes no counter for sure: another can be closed meanwhile.
             self._polls_due = max(1, self._polls_due)
 

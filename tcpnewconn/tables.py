@@ -24,6 +24,11 @@ class Tables:
         """How many rows of each state there are."""
         return self.last.states if self.last is not None else {}
 
+    @property
+    def opening(self) -> bool:
+        """Whether there is a socket that waits to be connected."""
+        return not OPENING.isdisjoint(self.states)
+
     def row(self, four_tuple: FourTuple) -> Row | None:
         return self.last.row(four_tuple) if self.last is not None else None
 
@@ -40,7 +45,7 @@ class Tables:
         """Whether a poll can show something new. Call it before each; `disturbed`: as far as others know, it can."""
         if self.activity is None:
             return True
-        return self.activity.poll_needed(disturbed or self.unreadable or not OPENING.isdisjoint(self.states))
+        return self.activity.poll_needed(disturbed or self.unreadable or self.opening)
 
     def poll(self, time_wait: bool, report: Callable[[Event], None]) -> Poll:
         """Read them, as ProcNet.poll() does. Reports, but for the first time, that they cannot be read; and that they can again.
