@@ -191,7 +191,9 @@ def interrupted(place: str, which: str, tmp_path: Path, memory: Path | None = No
     for event in itertools.chain(*runs):
         ids[flow(event)].add(event["tcpnewconn.connection_id"])
     missing = set(traffic.made) - set(ids)
-    assert longest < TIME_WAIT, f"a machine too slow for this test: a row ends before a run can see it; missing: {missing}"
+    assert longest < TIME_WAIT, (
+        f"a machine too slow for this test: a row ends before a run can see it; missing: {missing}"
+    )
     assert set(ids) == set(traffic.made), what_is_known_of(missing, state, rows)
     assert {each: numbers for each, numbers in ids.items() if len(numbers) > 1} == {}
     # A run repeats entries before anything else: those that were not known to be delivered when it was killed.
