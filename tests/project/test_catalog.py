@@ -9,7 +9,7 @@ import pytest
 from tcpnewconn.ledger import firstseen
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tcpnewconn.reporting.fields import FIELDS
-from tcpnewconn.settings import config
+from tcpnewconn.settings.setting import SETTINGS
 from tests.support.debfile import run
 from tests.support.terminal import TREE
 
@@ -37,4 +37,4 @@ def test_the_catalog_explains_every_event(tmp_path: Path) -> None:
         for action in re.findall(r"EVENT_ACTION=(\S+)", text):
             assert action in MESSAGE_IDS
         for name in re.findall(r"\b([A-Z]\w+)=(?:yes|no| in /etc)", text):
-            assert name in {setting.name for setting in config.SETTINGS}
+            assert name in {setting.name for setting in SETTINGS}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.settings import config
+from tcpnewconn.settings.setting import SETTINGS
 from tests.support import built
 from tests.support.debfile import control_of
 
@@ -18,9 +19,9 @@ def test_the_configuration_file_shows_every_setting_with_its_default() -> None:
     head, rest = lines[: lines.index("")], lines[lines.index("") :]
     assert all(line.startswith("# ") for line in head)
     expected: list[str] = []
-    for section in dict.fromkeys(setting.section for setting in config.SETTINGS):
+    for section in dict.fromkeys(setting.section for setting in SETTINGS):
         expected += ["", f"[{section}]"]
-        for setting in config.SETTINGS:
+        for setting in SETTINGS:
             if setting.section == section:
                 expected += [f"# {setting.meaning}", f"#{setting.name}={setting.default}"]
     assert rest == [*expected, ""]

@@ -15,6 +15,7 @@ from tcpnewconn.reporting.entries import KINDS, MESSAGE_IDS
 from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config, files
 from tcpnewconn.settings.rule import parse_rule
+from tcpnewconn.settings.setting import SETTINGS
 from tests.support import built
 
 SOURCES = sorted((built.TREE / "man").glob("*.scd"))
@@ -139,12 +140,12 @@ def test_every_kind_of_output_is_explained() -> None:
 
 
 def test_every_setting_is_explained_with_its_default_and_no_other() -> None:
-    sections = dict.fromkeys(setting.section for setting in config.SETTINGS)
+    sections = dict.fromkeys(setting.section for setting in SETTINGS)
     headings = re.findall(r"(?m)^# \[(\w+)\] SECTION$", source("tcpnewconn.conf.5"))
     assert headings == [name.upper() for name in sections]
     for name in sections:
         explained = entries(section("tcpnewconn.conf.5", f"[{name.upper()}] SECTION"))
-        here = [setting for setting in config.SETTINGS if setting.section == name]
+        here = [setting for setting in SETTINGS if setting.section == name]
         assert list(explained) == [f"{setting.name}=" for setting in here]
         for setting in here:
             default = f"The default is {setting.default or 'empty'}"

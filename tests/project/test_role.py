@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 
 import tcpnewconn
 from tcpnewconn.reporting.fields import FIELDS
-from tcpnewconn.settings.config import SETTINGS
+from tcpnewconn.settings.setting import SETTINGS
 from tests.support import built, readme, role_variables
 
 ANSIBLE = built.TREE / "ansible"

@@ -10,17 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tcpnewconn.settings.config import (
-    KINDS,
-    SETTINGS,
-    ConfigError,
-    Setting,
-    Settings,
-    load,
-    read,
-)
+from tcpnewconn.settings.config import ConfigError, load, read
 from tcpnewconn.settings.ignore import Rules
 from tcpnewconn.settings.rule import parse_rule
+from tcpnewconn.settings.setting import KINDS, SETTINGS, Setting, Settings
 from tcpnewconn.settings.values import format_span, parse_boolean, parse_interval, parse_span
 
 DEFAULTS = Settings(
