@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn import cli
+from tcpnewconn import arguments
 from tests.support.shells import SCRIPTS, SHELLS, TREE, offered
 
 EACH_SHELL = pytest.mark.parametrize(
@@ -19,14 +19,14 @@ def options(command: str) -> dict[str, str]:
     """The options of a command, each with its help."""
     return {
         option: action.help or ""
-        for action in cli.parser(command)._actions
+        for action in arguments.parser(command)._actions
         for option in action.option_strings
         if option.startswith("--")
     }
 
 
 def choices(option: str) -> set[str]:
-    (found,) = [action.choices for action in cli.parser()._actions if option in action.option_strings]
+    (found,) = [action.choices for action in arguments.parser()._actions if option in action.option_strings]
     assert found is not None
     return set(found)
 
@@ -52,12 +52,12 @@ def test_bash_uses_it_for_this_command() -> None:
 
 @EACH_SHELL
 def test_every_command_is_offered_first_and_only_there(shell: str) -> None:
-    commands = {name: in_words(text) for name, text in cli.COMMANDS.items()}
+    commands = {name: in_words(text) for name, text in arguments.COMMANDS.items()}
     found = offered(shell, "tcpnewconn ")
     same(shell, {word: text for word, text in found.items() if not word.startswith("-")}, commands)
     assert offered(shell, "tcpnewconn chec").keys() == {"check-config"}
     for line in ("tcpnewconn run ", "tcpnewconn --once ", "tcpnewconn status "):
-        assert cli.COMMANDS.keys().isdisjoint(offered(shell, line)), line
+        assert arguments.COMMANDS.keys().isdisjoint(offered(shell, line)), line
 
 
 @EACH_SHELL
@@ -69,7 +69,7 @@ def test_without_a_command_the_options_of_run_are_offered(shell: str) -> None:
 
 
 @EACH_SHELL
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", arguments.COMMANDS)
 def test_the_options_of_each_command_are_offered_and_no_others(shell: str, command: str) -> None:
     same(shell, offered(shell, f"tcpnewconn {command} --"), options(command))
 
@@ -95,7 +95,7 @@ def test_time_spans_are_offered_and_rules_are_not(shell: str) -> None:
     spans = offered(shell, "tcpnewconn --interval ")
     assert len(spans) >= 3
     for span in spans:
-        cli.parser().parse_args(["--interval", span])
+        arguments.parser().parse_args(["--interval", span])
     assert not offered(shell, "tcpnewconn --ignore ")
 
 

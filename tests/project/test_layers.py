@@ -51,10 +51,11 @@ for joining in (
     "others",
     "service",
     "app",
+    "arguments",
     "cli",
     "__main__",
 ):
-    ALLOWED[joining] = set(ALLOWED) - ({"ledger"} if joining != "cli" else set())
+    ALLOWED[joining] = set(ALLOWED) - ({"ledger"} if joining not in ("arguments", "cli") else set())
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn import cli
+from tcpnewconn import arguments, cli
 from tcpnewconn.health import status
 from tcpnewconn.ledger import firstseen
 from tcpnewconn.ledger import options as ledger_options
@@ -80,12 +80,12 @@ def test_a_page_can_be_shown(page: str, tmp_path: Path) -> None:
 
 
 def options(command: str) -> set[str]:
-    return {option for action in cli.parser(command)._actions for option in action.option_strings}
+    return {option for action in arguments.parser(command)._actions for option in action.option_strings}
 
 
 # The ledger has a page of its own.
 OF_THE_LEDGER = ("ledger", "report")
-COMMANDS = [name for name in cli.COMMANDS if name not in OF_THE_LEDGER]
+COMMANDS = [name for name in arguments.COMMANDS if name not in OF_THE_LEDGER]
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_the_synopsis_has_every_command_with_its_options() -> None:
         if "_COMMAND_" not in line and (words := re.findall(r"\*(-?-?[a-z][a-z-]*)\*", line)[1:])
     }
     assert shown.pop("--version") == set()
-    assert shown == {name: options(name) - {"-h", "--help"} for name in cli.COMMANDS}
+    assert shown == {name: options(name) - {"-h", "--help"} for name in arguments.COMMANDS}
     assert "*tcpnewconn* [*run*] " in synopsis
     assert "*tcpnewconn* [_COMMAND_] *--help*" in synopsis
 
 
 def test_every_command_is_explained() -> None:
-    assert list(entries(section("tcpnewconn.8", "COMMANDS"))) == list(cli.COMMANDS)
+    assert list(entries(section("tcpnewconn.8", "COMMANDS"))) == list(arguments.COMMANDS)
 
 
 def test_every_status_of_the_service_is_explained_with_its_exit_status() -> None:
@@ -132,7 +132,7 @@ def test_every_status_of_the_service_is_explained_with_its_exit_status() -> None
 
 
 def test_every_kind_of_output_is_explained() -> None:
-    (kinds,) = [action.choices for action in cli.parser()._actions if "--output" in action.option_strings]
+    (kinds,) = [action.choices for action in arguments.parser()._actions if "--output" in action.option_strings]
     assert kinds
     text = entries(section("tcpnewconn.8", "OPTIONS"))["--output"]
     for kind in kinds:
@@ -222,5 +222,5 @@ def test_the_pages_admit_what_it_costs_and_cannot_do() -> None:
 
 def test_every_exit_status_is_explained() -> None:
     explained = {int(number) for number in entries(section("tcpnewconn.8", "EXIT STATUS"))}
-    named = {value for name, value in vars(cli).items() if name.startswith("EXIT_")}
+    named = {value for name, value in {**vars(arguments), **vars(cli)}.items() if name.startswith("EXIT_")}
     assert explained == {0, *named, *status.EXIT_STATUSES.values()}

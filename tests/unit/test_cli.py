@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn import __version__, cli
+from tcpnewconn import __version__, arguments
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import Event, Loss
@@ -59,7 +59,7 @@ def test_help_has_every_command_and_option_and_an_example() -> None:
         assert option in text
     assert "tcpnewconn --once --output json | jq ." in text
     listed = text.partition("commands:\n")[2].partition("\n\n")[0]
-    assert re.findall(r"(?m)^  ([a-z-]+)  +\w", listed) == list(cli.COMMANDS)
+    assert re.findall(r"(?m)^  ([a-z-]+)  +\w", listed) == list(arguments.COMMANDS)
     assert text.startswith("usage: tcpnewconn [run] [OPTION...]\n       tcpnewconn COMMAND [OPTION...]\n")
 
 
@@ -100,12 +100,12 @@ def options_in(text: str) -> set[str]:
 
 
 def test_each_command_has_its_own_help_and_options() -> None:
-    assert list(cli.COMMANDS) == list(OPTIONS)
+    assert list(arguments.COMMANDS) == list(OPTIONS)
     for command_name, options in OPTIONS.items():
         text = help_of(command_name)
         assert text.startswith(f"usage: tcpnewconn {command_name} [-h] ")
         assert options_in(text) == {*options, "--help"}
-        assert cli.COMMANDS[command_name] in text
+        assert arguments.COMMANDS[command_name] in text
     assert options_in(help_of()) == {*RUN_OPTIONS, "--help", "--version"}
 
 
