@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timezone
 from errno import errorcode
 from typing import NamedTuple
 
-from tcpnewconn.attribution.cgroups import NOWHERE, Container, Place
-from tcpnewconn.attribution.processes import Process, Processes
+from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.model import (
     LISTEN,
     STATE_NAMES,
-    Caller,
     Closed,
     Connection,
     Degraded,
@@ -31,9 +28,9 @@ from tcpnewconn.model import (
     address_text,
     family,
 )
+from tcpnewconn.reporting.attribution import Attribution
 from tcpnewconn.reporting.community import community_id
 from tcpnewconn.reporting.fields import Entry
-from tcpnewconn.text import printable
 
 
 class Kind(NamedTuple):
@@ -80,23 +77,13 @@ _IN_COMMON = {event: _in_common(kind) for event, kind in KINDS.items()}
 
 
 class Renderer:
-    """Turns events into entries; asks for the names of users and units, and for processes."""
+    """Turns events into entries."""
 
     def __init__(
         self, units: Units, users: Users, processes: Processes | None = None, netns: str | None = None
     ) -> None:
         """`netns` is the network namespace that is observed, where it is not the host's."""
-        self._netns = netns
-        self._units = units
-        self._users = users
-        self._processes = processes
-        # From CLOCK_MONOTONIC to Unix time, in seconds.
-        self._offset = 0.0
-
-    def set(self, command_lines: bool) -> None:
-        """Whether command lines of processes are written."""
-        if self._processes is not None:
-            self._processes.command_lines = command_lines
+        self.attribution = Attribution(units, users, processes, netns)
 
     def entry(self, event: Event) -> Entry:
         if isinstance(event, Connection):
@@ -127,8 +114,8 @@ class Renderer:
         entry = _entry(event)
         between = _add_endpoints(entry, event.source, event.destination, event.direction)
         entry["MESSAGE"] = f"New connection: {between}"
-        self._add_attribution(entry, event.uid, event.cgroup)
-        self._add_caller(entry, event)
+        self.attribution.add_owner(entry, event.uid, event.cgroup)
+        self.attribution.add_caller(entry, event)
         _add_namespace(entry, event.netns)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[event.state]
         entry["TCPNEWCONN_DETECTED_BY"] = event.detected_by
@@ -143,8 +130,8 @@ class Renderer:
         entry = _entry(event)
         between = _add_endpoints(entry, event.source, event.destination, event.direction)
         entry["MESSAGE"] = f"Connection closed: {between}, {size_text(sent)} sent, {size_text(received)} received"
-        self._add_attribution(entry, event.uid, event.cgroup)
-        self._add_caller(entry, event)
+        self.attribution.add_owner(entry, event.uid, event.cgroup)
+        self.attribution.add_caller(entry, event)
         _add_namespace(entry, event.netns)
         entry["SOURCE_BYTES"] = str(event.source_bytes)
         entry["DESTINATION_BYTES"] = str(event.destination_bytes)
@@ -164,7 +151,7 @@ class Renderer:
         if event.destination.address is None:
             # Of both families.
             del entry["NETWORK_TYPE"]
-        self._add_attribution(entry, event.uid, event.cgroup)
+        self.attribution.add_owner(entry, event.uid, event.cgroup)
         _add_namespace(entry, event.netns)
         entry["TCPNEWCONN_COUNT"] = str(event.count)
         if event.source.address is None:
@@ -181,7 +168,7 @@ class Renderer:
         entry["DESTINATION_PORT"] = str(event.endpoint.port)
         entry["NETWORK_TRANSPORT"] = "tcp"
         entry["NETWORK_TYPE"] = family(event.endpoint)
-        self._add_attribution(entry, event.uid, event.cgroup)
+        self.attribution.add_owner(entry, event.uid, event.cgroup)
         _add_namespace(entry, event.netns)
         entry["NETWORK_CONNECTION_STATE"] = STATE_NAMES[LISTEN]
         return entry
@@ -199,99 +186,14 @@ class Renderer:
         if event.source.address is None and event.destination.address is None:
             # Of both families.
             del entry["NETWORK_TYPE"]
-        self._add_attribution(entry, event.uid, event.cgroup)
-        self._add_caller(entry, event)
+        self.attribution.add_owner(entry, event.uid, event.cgroup)
+        self.attribution.add_caller(entry, event)
         _add_namespace(entry, event.netns)
         if event.error:
             entry["ERROR_CODE"] = errorcode.get(event.error, str(event.error))
         if event.count is not None:
             entry["TCPNEWCONN_COUNT"] = str(event.count)
         return entry
-
-    # --- who ---------------------------------------------------------------------------------------------------------
-
-    def names(
-        self, event: Connection | Closed | Failed, with_process: bool
-    ) -> tuple[str | None, str | None, str | None]:
-        """The names of a connection's unit, user and, if that is asked for, process, where they are known."""
-        place = self._place(event.cgroup)
-        process = self._process(event.caller) if with_process else None
-        return place.unit, self._user(event.uid, place), process.name if process is not None else None
-
-    def container(self, event: Connection | Closed | Failed) -> Container | None:
-        """The container of a connection, where one is known."""
-        return self._place(event.cgroup).container
-
-    def _place(self, cgroup: int) -> Place:
-        return self._units.place(cgroup) if cgroup else NOWHERE
-
-    def _user(self, uid: int | None, place: Place) -> str | None:
-        # A container has users of its own, whose names are not known here.
-        return self._users.name(uid) if uid is not None and place.container is None else None
-
-    def _process(self, caller: Caller | None) -> Process | None:
-        if caller is None or caller.thread_id is None or caller.time is None or self._processes is None:
-            return None
-        return self._processes.process(caller.thread_id, caller.time)
-
-    def _add_attribution(self, entry: Entry, uid: int | None, cgroup: int) -> None:
-        place = self._place(cgroup)
-        user = self._user(uid, place)
-        if self._netns is not None:
-            # That of the connection is there already, where it is in another one than the service.
-            entry.setdefault("TCPNEWCONN_NETNS", self._netns)
-        if uid is not None:
-            entry["USER_ID"] = str(uid)
-        if user is not None:
-            entry["USER_NAME"] = user
-        if place.unit is not None:
-            entry["OBJECT_SYSTEMD_UNIT"] = place.unit
-        if place.user_unit is not None:
-            entry["OBJECT_SYSTEMD_USER_UNIT"] = place.user_unit
-        if place.container is not None:
-            for name, value in zip(_CONTAINER, place.container, strict=True):
-                if value is not None:
-                    entry[name] = printable(value)
-
-    def _add_caller(self, entry: Entry, event: Connection | Closed | Failed) -> None:
-        caller = event.caller
-        if caller is not None:
-            if (process := self._process(caller)) is not None:
-                entry["PROCESS_PID"] = str(process.pid)
-                entry["PROCESS_NAME"] = printable(process.name)
-                entry["PROCESS_ENTITY_ID"] = process.entity
-                if process.command_line is not None:
-                    entry["PROCESS_COMMAND_LINE"] = printable(process.command_line)
-            if caller.thread_id is not None:
-                entry["PROCESS_THREAD_ID"] = str(caller.thread_id)
-            if caller.thread_name is not None:
-                entry["PROCESS_THREAD_NAME"] = printable(caller.thread_name)
-            if caller.by == "connect" and caller.time is not None:
-                entry["EVENT_START"] = self._clock_time(caller.time)
-        if event.by:
-            entry["TCPNEWCONN_ATTRIBUTED_BY"] = ",".join(event.by)
-        accepted = None if isinstance(event, Failed) else event.accepted
-        if accepted is not None:
-            place = self._place(accepted.cgroup)
-            if place.unit is not None:
-                entry["TCPNEWCONN_ACCEPTED_BY_UNIT"] = place.unit
-            if (process := self._process(accepted)) is not None:
-                entry["TCPNEWCONN_ACCEPTED_BY_PROCESS"] = printable(process.name)
-            if place.container is not None and (known := place.container.id or place.container.name):
-                entry["TCPNEWCONN_ACCEPTED_BY_CONTAINER"] = printable(known)
-
-    def _clock_time(self, monotonic: float) -> str:
-        """A time of CLOCK_MONOTONIC as people write it. The same is the same each time, unless the clock was set meanwhile."""
-        offset = time.time() - time.monotonic()
-        if abs(offset - self._offset) > _NOT_SET:
-            self._offset = offset
-        return datetime.fromtimestamp(self._offset + monotonic, timezone.utc).isoformat(timespec="microseconds")
-
-
-# By so many seconds two clocks that are read one after the other, and are adjusted, can seem to differ.
-_NOT_SET = 0.001
-# As Container has them.
-_CONTAINER = ("CONTAINER_ID", "CONTAINER_RUNTIME", "CONTAINER_NAME", "K8S_POD_UID")
 
 
 def _entry(event: Event, message: str = "") -> Entry:

@@ -40,7 +40,7 @@ class Outbox:
         self._sink = sink
         self._log = log
         self._renderer = renderer
-        renderer.set(settings.command_line)
+        renderer.attribution.set(settings.command_line)
         self._aggregation = Aggregation(settings.burst_limit, settings.total_limit, log)
         self._failed = Aggregation(settings.burst_limit, settings.total_limit)
         self._scans = PortScans(settings.ports, settings.within)
@@ -66,7 +66,7 @@ class Outbox:
     def set(self, settings: Settings) -> None:
         """Other settings from now on."""
         self._settings = settings
-        self._renderer.set(settings.command_line)
+        self._renderer.attribution.set(settings.command_line)
         for aggregation in (self._aggregation, self._failed):
             aggregation.burst, aggregation.total = settings.burst_limit, settings.total_limit
         self._scans.ports, self._scans.within = settings.ports, settings.within
@@ -151,8 +151,8 @@ class Outbox:
             # Names are looked up only where a rule asks for them.
             unit = user = process = None
             if settings.ignore.by_owner:
-                unit, user, process = self._renderer.names(event, settings.ignore.processes is not None)
-            container = self._renderer.container(event) if settings.ignore.by_container else None
+                unit, user, process = self._renderer.attribution.names(event, settings.ignore.processes is not None)
+            container = self._renderer.attribution.container(event) if settings.ignore.by_container else None
             return not ignored(
                 settings.ignore,
                 event.direction,

@@ -166,7 +166,7 @@ def test_no_module_decides_by_the_time_of_day() -> None:
                 assert ast.unparse(node.args[0]) in ("time.CLOCK_MONOTONIC", "time.CLOCK_BOOTTIME"), path
             assert not (isinstance(node, ast.ImportFrom) and node.module == "time"), path
     written = {
-        ("entries.py", "time.time"),
+        ("attribution.py", "time.time"),
         ("sinks.py", "datetime.now"),
         ("counters.py", "time.time"),
         ("service.py", "time.time"),

@@ -71,7 +71,7 @@ def renderer(cgroups: Path, command_lines: bool = False, netns: str | None = Non
     process(root, 4712, "Socket Thread", started=11.0, pid=4711)
     (root / "4711/cmdline").write_bytes(b"curl\0--user\0me:\x1bsecret\0http://x/\0")
     made = Renderer(units, Users(), Processes("boot", str(root), lambda: 0.0), netns)
-    made.set(command_lines)
+    made.attribution.set(command_lines)
     return made.entry
 
 
