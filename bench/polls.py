@@ -11,7 +11,8 @@ from bench import apart
 from bench.results import Group, Result, at_most
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call, of_command, ratio
-from tcpnewconn.kernel import host, sockdiag
+from tcpnewconn.kernel import host
+from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.model import Event
 from tcpnewconn.observer import Observer
@@ -35,7 +36,7 @@ for line in sys.stdin:
 def observer(report: Callable[[Event], None], log: StateLog | None = None) -> Observer:
     """Built as the service builds it under systemd."""
     here = host.look("/proc", net_directory("/proc"))
-    return Observer(ProcNet(users=here.users), here, sockdiag.Lookup(), report, Notifications.KEPT, log, 1)
+    return Observer(ProcNet(users=here.users), here, Lookup(), report, Notifications.KEPT, log, 1)
 
 
 def read_bare() -> Cost:

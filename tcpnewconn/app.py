@@ -23,6 +23,7 @@ from tcpnewconn.kernel import host, sockdiag
 from tcpnewconn.kernel.activity import Activity
 from tcpnewconn.kernel.allnamespaces import AllNotifications, open_for_all
 from tcpnewconn.kernel.instance import wanted
+from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.namespaces import kernel_socket
 from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.kernel.nsids import Nsids
@@ -139,7 +140,7 @@ class _Sources(NamedTuple):
     `inode` is that of the socket in which notifications wait while the program does not run, 0 if there is none.
     """
 
-    lookup: sockdiag.Lookup | None = None
+    lookup: Lookup | None = None
     notifications: socket.socket | None = None
     inode: int = 0
     namespaces: socket.socket | None = None
@@ -156,7 +157,7 @@ def _sources(here: host.Host, listen: bool) -> _Sources:
     try:
         names = os.environ.get("LISTEN_FDNAMES", "").split(":")
         given, asking, namespaces = sockdiag.received(_passed_descriptors(), names)
-        lookup = sockdiag.Lookup(asking, here.users)
+        lookup = Lookup(asking, here.users)
         lookup.check()
         if not listen:
             return _Sources(lookup)

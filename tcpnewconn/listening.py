@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import Poll
-from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import Event, Listener, Row, SocketInfo, endpoints
 from tcpnewconn.state.log import Log
 from tcpnewconn.tracking.direction import listened

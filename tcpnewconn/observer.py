@@ -13,8 +13,8 @@ from tcpnewconn.connections import attributed, called
 from tcpnewconn.connections import closed as closed_event
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import Poll, ProcNet
-from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.listening import Listening
 from tcpnewconn.losses import Losses
 from tcpnewconn.model import (

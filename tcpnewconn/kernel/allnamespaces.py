@@ -11,13 +11,8 @@ import errno
 import socket
 import struct
 
-from tcpnewconn.kernel.sockdiag import (
-    LARGEST_NOTIFICATION,
-    Notifications,
-    Unavailable,
-    open_socket,
-    parse_notification,
-)
+from tcpnewconn.kernel.inetdiag import parse_notification
+from tcpnewconn.kernel.sockdiag import LARGEST_NOTIFICATION, Notifications, Unavailable, open_socket
 from tcpnewconn.model import DestroyedSocket
 
 _SOL_NETLINK = 270

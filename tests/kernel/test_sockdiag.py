@@ -13,14 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpnewconn.kernel.sockdiag import (
-    Lookup,
-    Notifications,
-    Unavailable,
-    open_notifications,
-    parse_notification,
-    received,
-)
+from tcpnewconn.kernel.inetdiag import parse_notification
+from tcpnewconn.kernel.lookup import Lookup
+from tcpnewconn.kernel.sockdiag import Notifications, Unavailable, open_notifications, received
 from tcpnewconn.model import (
     LISTEN,
     TIME_WAIT,

@@ -17,8 +17,8 @@ from pathlib import Path
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import FourTuple, SocketInfo
 from tcpnewconn.observer import Observer
 from tcpnewconn.reporting.entries import Renderer

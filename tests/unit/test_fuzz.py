@@ -23,8 +23,8 @@ from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel import host
 from tcpnewconn.kernel.host import Host
+from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.kernel.sockdiag import Lookup
 from tcpnewconn.model import CONNECTED, DestroyedSocket, Event, Loss, SocketInfo, Traffic, four_tuple_of
 from tcpnewconn.observer import Observer
 from tcpnewconn.reporting.entries import Renderer

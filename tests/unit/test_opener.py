@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.kernel.sockdiag import parse_notification
+from tcpnewconn.kernel.inetdiag import parse_notification
 from tcpnewconn.model import DestroyedSocket
 
 CAPTURED = sorted((Path(__file__).parents[1] / "fixtures").glob("linux-*/closed/*.hex"))
