@@ -246,7 +246,7 @@ def test_a_refused_attempt_is_logged_with_its_error_and_who_tried(outcomes: dict
 def test_the_service_notices_that_trace_cmd_deleted_its_events_and_attributes_again_after_the_repair(
     outcomes: dict[str, Any],
 ) -> None:
-    lost, back = outcomes["said of the trace"][:2]
+    lost, *_, back = outcomes["said of the trace"]
     assert "another tool has deleted its events" in lost
     assert "records again" in back
     assert outcomes["after a repair"]["PROCESS_THREAD_NAME"] == "curl"

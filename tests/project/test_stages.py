@@ -81,7 +81,7 @@ def test_it_ends_at_the_first_stage_that_fails(
     assert re.findall(r"(?m)^=== (good|bad|later)$", printed) == ran
     # The last line of pytest for each stage, which CI looks for; how long each took; and the slowest.
     assert len(re.findall(r"(?m)^1 (?:passed|failed) in ", printed)) == len(ran)
-    assert re.findall(r"(?m)^(good|bad|later) +0 min +\d+ s +1 tests  (?:ok|failed)$", printed) == ran
+    assert re.findall(r"(?m)^(good|bad|later) +\d+ min +\d+ s +1 tests  (?:ok|failed)$", printed) == ran
     assert len(re.findall(r"(?m)^ +\d+\.\d s  tests\.\w+\.test_\w+::test_it$", printed)) == len(ran)
 
 

@@ -1,5 +1,6 @@
 """The steps about many connections: each with its user and unit, none with a wrong one; losses of the rings counted."""
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -21,6 +22,7 @@ from tests.support.machine_guest import (
     one_by_one,
     run,
     say,
+    stopped,
     wait_for,
     wait_for_connections,
     write_unit,
@@ -110,13 +112,14 @@ def small_rings() -> None:
     """More records than the rings hold, while the service does not read them."""
     said, before = lost(), overwritten()
     write(f"{OURS}/buffer_size_kb", str(SMALL_RING_KILOBYTES))
-    run("systemctl kill --signal=STOP tcpnewconn.service")
-    run(f"{PROGRAM} fork {IN_SMALL_RINGS} 127.0.3.5 80")
-    run("systemctl kill --signal=CONT tcpnewconn.service")
+    with stopped():
+        run(f"{PROGRAM} fork {IN_SMALL_RINGS} 127.0.3.5 80")
     wait_for_connections("127.0.3.5", IN_SMALL_RINGS)
     # At its stop it reports what it otherwise reports once a minute.
     run("systemctl restart tcpnewconn.service")
-    wait_for(lambda: lost() > said, "the loss to be reported")
+    # It can be two entries. The test outside compares.
+    with contextlib.suppress(RuntimeError):
+        wait_for(lambda: lost() - said >= overwritten() - before, "the loss to be reported")
     found = connections("127.0.3.5")
     say(
         "small rings",
@@ -142,7 +145,9 @@ def in_rounds(closed: Callable[[], int]) -> None:
     """A port is used again in the next round, when the service has logged the last, as `closed` counts; some at once."""
     count = PLAN["mixed"]
     most_pids = read("/proc/sys/kernel/pid_max")
-    run(f"systemctl start load-server.service; echo {PIDS} >/proc/sys/kernel/pid_max")
+    run("systemctl start load-server.service")
+    wait_for(lambda: run(f"ss --no-header --listening --numeric --tcp src {SERVER}:7010"), "the server to listen")
+    run(f"echo {PIDS} >/proc/sys/kernel/pid_max")
     for number in range(1, PLAN["rounds"] + 1):
         run(f"systemctl start {' '.join(f'load@{unit}' for unit in range(UNITS))}")
         what = f"{number * count} closed connections"

@@ -6,6 +6,7 @@ The truth is an instance of tracefs of its own, in which the service's event of 
 import contextlib
 import os
 import socket
+import subprocess
 import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from tests.support.machine_guest import (
     run,
     say,
     short,
+    stopped,
     wait_for,
     write_unit,
 )
@@ -47,7 +49,7 @@ until grep -q "0100007F:$(printf %X 703$STEP) 00000000:0000 0A" /proc/net/tcp; d
 ! {PROGRAM} once 127.0.0.1 {REFUSED} 2>/dev/null
 {PROGRAM} fork {EACH} 127.0.0.1 703$STEP
 sleep $PAUSE
-kill %1
+kill %1; wait %1 || true
 """
 # Joined with the host, where nginx listens; polled before it connects, or never. With more, by another network then.
 JOINED = f"""
@@ -136,8 +138,8 @@ def _recording() -> "Instance":
 
 def _unseen(instance: "Instance") -> Counter[Flow]:
     """Of a namespace that has ended before the service could see it."""
-    run("systemctl kill --signal=STOP tcpnewconn.service && systemctl start apart@0")
-    run("systemctl kill --signal=CONT tcpnewconn.service")
+    with stopped():
+        run("systemctl start apart@0")
     return _made(instance)
 
 
@@ -150,15 +152,12 @@ def _seen(instance: "Instance") -> Counter[Flow]:
 
 def _killed(instance: "Instance") -> Counter[Flow]:
     for units in (("long@3", "joined@3"), ("fresh@3",)):
-        run(f"systemctl start --no-block {' '.join(units)}")
-        wait_for(lambda: any(map(_starting, units)), "the units to start")  # noqa: B023
-        while any(map(_starting, units)):
+        starting = subprocess.Popen(["systemctl", "start", *units])
+        while starting.poll() is None:
             _kill_the_service()
+        if starting.returncode:
+            raise RuntimeError(f"{units} ended with {starting.returncode}")
     return _made(instance)
-
-
-def _starting(unit: str) -> bool:
-    return run(f"systemctl is-active {unit}", check=False) == "activating"
 
 
 def _kill_the_service() -> None:

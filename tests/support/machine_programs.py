@@ -180,8 +180,9 @@ def prepare() -> None:
 
 
 def by_ssh() -> None:
-    run("systemctl start ssh.service by-ssh.service")
-    say("of ssh", short(wait_for_connections("127.0.2.1"), *OWNER))
+    with between_polls():
+        run("systemctl start ssh.service by-ssh.service")
+        say("of ssh", short(wait_for_connections("127.0.2.1"), *OWNER))
 
 
 def by_apt() -> None:
@@ -273,7 +274,9 @@ def in_another_namespace() -> None:
 def of_the_kernel() -> None:
     """NFS: the kernel itself connects, in a thread of its own. Its server says nothing."""
     with socket.create_server(("127.0.2.7", 2049)) as listener:
-        options = "addr=127.0.2.7,clientaddr=127.0.0.1,vers=4.2,soft,timeo=5,retrans=1"
+        options = "addr=127.0.2.7,clientaddr=127.0.0.1,vers=4.2,soft,timeo=600,retrans=1"
+        # Who listens is asked of a connection that was accepted; this one never is, as far as the kernel tells.
+        wait_for(lambda: number_of(LISTENER, "127.0.2.7"), "the listener")
         with subprocess.Popen(
             ["mount", "--internal-only", "-t", "nfs4", "-o", options, "127.0.2.7:/", "/mnt"]
         ) as mount:

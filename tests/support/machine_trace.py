@@ -121,9 +121,12 @@ def steps() -> None:
     """The oneshot under the package's own units; the service runs before and after."""
     say("trace", state())
 
+    # Else the service has them defined again as soon as it notices.
+    run("systemctl stop tcpnewconn-trace-repair.path")
     delete_events()
     define_others()
     say("trace after a deletion", state())
+    run("systemctl start tcpnewconn-trace-repair.path")
     # As the service does when it notices.
     run(ASK_FOR_REPAIR)
     wait_for(lambda: state()["recorded"] == [*EVENTS], "the events to be defined again")
