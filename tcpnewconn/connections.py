@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.model import (
@@ -39,15 +40,15 @@ def called(
     now: float,
     connected: Callable[[FourTuple], bool],
 ) -> Found:
-    """The calls that made a connection; `row`, `polled` and `connected` are of the last poll: see Calls.shown()."""
+    """The calls that made a connection; `row`, `polled` and `connected` are of the last poll: see callers.shown()."""
     destroyed = new.destroyed
     if destroyed is None:
         # Nobody owns it, and nobody has closed it: it waits for accept().
         accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT) or new.uid is not None
-        return calls.shown(new.four_tuple, new.internal, *polled, accepted, now, connected)
+        return callers.shown(calls, new.four_tuple, new.internal, *polled, accepted, now, connected)
     if new.incomplete:
-        return calls.unaddressed(new.four_tuple, now, destroyed.idle)
-    return calls.destroyed(new.four_tuple, new.internal, now, destroyed.idle)
+        return callers.unaddressed(calls, new.four_tuple, now, destroyed.idle)
+    return callers.destroyed(calls, new.four_tuple, new.internal, now, destroyed.idle)
 
 
 def attributed(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
@@ -291,14 +292,14 @@ class Observer:
         return called(calls, new, row, (begin, end), now, self.tables.connected)
 
     def report_left(self, now: float, last: bool = False) -> int:
-        """Report the connections that only the trace has shown (Calls.left()), where there are no notifications.
+        """Report the connections that only the trace has shown (callers.left()), where there are no notifications.
 
         Returns how many sockets they had in the last poll's counters.
         """
         if self.recorder is None or not self.recorder.shows_failures:
             return 0
         calls, counted = self.recorder.calls, 0
-        for four_tuple, found in calls.left(self.tables.stands, self.addresses.internal, last):
+        for four_tuple, found in callers.left(calls, self.tables.stands, self.addresses.internal, last):
             # Before its entry: neither is on record without the other.
             calls.settle()
             internal = self.addresses.internal(four_tuple)

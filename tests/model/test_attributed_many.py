@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, mirrored
@@ -93,7 +94,7 @@ class Host:
                 self.calls.closed(socket)
                 continue
             opened.reported = True
-            self.judge(opened, self.calls.destroyed(socket, True, self.now, 0.0))
+            self.judge(opened, callers.destroyed(self.calls, socket, True, self.now, 0.0))
 
     def poll(self) -> None:
         self.receive(self.now)
@@ -103,7 +104,9 @@ class Host:
                 opened.reported = True
                 accepted = opened.accept is not None
                 socket = opened.at if self.random.random() < 0.5 else mirrored(opened.at)
-                shown = self.calls.shown(socket, True, self.now, self.now, accepted or socket == opened.at, self.now)
+                shown = callers.shown(
+                    self.calls, socket, True, self.now, self.now, accepted or socket == opened.at, self.now
+                )
                 self.judge(opened, shown)
         self.calls.polled(self.now)
 

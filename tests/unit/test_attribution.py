@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import NOT_RECORDED
 from tcpnewconn.attribution.units import Units
@@ -438,7 +439,7 @@ def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(
     other.calls.add([connect(2000.0, 7)._replace(netns=NETNS + 1)])
     # The host is polled: nothing more was lost.
     recorder.polled(2000.5, lambda event: None)
-    found = other.calls.destroyed(OUT, False, 2001.0, 0.0)
+    found = callers.destroyed(other.calls, OUT, False, 2001.0, 0.0)
     assert (found.opened.thread_id if found.opened is not None else None) == thread
 
 
@@ -454,14 +455,14 @@ def test_after_a_restart_a_namespace_that_is_found_later_goes_on_where_the_run_b
     recorder.take_others(True)
     other = recorder.of(NETNS + 1, None)
     other.calls.add([connect(1000.5, 7)._replace(netns=NETNS + 1)])
-    found = other.calls.destroyed(OUT, False, 1001.0, 0.0)
+    found = callers.destroyed(other.calls, OUT, False, 1001.0, 0.0)
     assert (found.opened.thread_id if found.opened is not None else None) == thread
     # Wanted again later, it is not known what came meanwhile.
     recorder.take_others(False)
     recorder.take_others(True)
     other = recorder.of(NETNS + 1, None)
     other.calls.add([connect(1000.5, 7)._replace(netns=NETNS + 1)])
-    assert other.calls.destroyed(OUT, False, 1001.0, 0.0).opened is None
+    assert callers.destroyed(other.calls, OUT, False, 1001.0, 0.0).opened is None
 
 
 @pytest.mark.parametrize(("events", "logged"), [({"connect", "accept", "failed"}, 1), ({"connect", "accept"}, 0)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.attribution import calls as module
+from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
@@ -37,29 +37,29 @@ def threads(found: Found) -> tuple[int | None, int | None]:
 
 def test_a_short_connection_is_its_caller_s() -> None:
     calls = known(connect(1000.0, 7), accept(1000.1, 8))
-    found = calls.destroyed(OUT, False, 1001.0, 0.0)
+    found = callers.destroyed(calls, OUT, False, 1001.0, 0.0)
     assert found == Found(Caller("connect", 1007, 107, 7, "thread-7", 1000.0), None, False)
-    found = calls.destroyed(IN, False, 1001.0, 0.0)
+    found = callers.destroyed(calls, IN, False, 1001.0, 0.0)
     assert found == Found(None, Caller("accept", 1008, 108, 8, "thread-8", 1000.1), True)
     assert len(calls) == 0
 
 
 def test_a_call_is_taken_once() -> None:
     calls = known(connect(1000.0, 7))
-    calls.destroyed(OUT, False, 1001.0, 0.0)
-    assert calls.destroyed(OUT, False, 1001.0, 0.0) == Found(missing="not-recorded")
+    callers.destroyed(calls, OUT, False, 1001.0, 0.0)
+    assert callers.destroyed(calls, OUT, False, 1001.0, 0.0) == Found(missing="not-recorded")
 
 
 def test_a_call_in_another_network_namespace_is_another_connection_s() -> None:
     calls = known(connect(1000.0, 7, netns=430_414))
-    assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "not-recorded"
+    assert callers.destroyed(calls, OUT, False, 1001.0, 0.0).missing == "not-recorded"
 
 
 def test_ports_that_are_used_again_one_after_the_other_are_distinguished_by_order() -> None:
     calls = known()
     for second in range(1000, 1010):
         calls.add([connect(second, second)])
-        assert threads(calls.destroyed(OUT, False, second + 0.5, 0.0)) == (second, None)
+        assert threads(callers.destroyed(calls, OUT, False, second + 0.5, 0.0)) == (second, None)
 
 
 def test_where_two_calls_can_be_meant_nothing_is_said_but_what_they_share() -> None:
@@ -68,7 +68,7 @@ def test_where_two_calls_can_be_meant_nothing_is_said_but_what_they_share() -> N
     for second, uid, cgroup in ((connect(1000.2, 9), None, 0), (same, 1007, 107)):
         calls = known(connect(1000.0, 7), second)
         for _ in range(2):
-            found = calls.destroyed(OUT, False, 1001.0, 0.0)
+            found = callers.destroyed(calls, OUT, False, 1001.0, 0.0)
             assert (found.missing, found.accepted_here) == ("ambiguous", False)
             assert found.opened == Caller("connect", uid, cgroup)
         # Each was one of them: both are taken.
@@ -78,19 +78,19 @@ def test_where_two_calls_can_be_meant_nothing_is_said_but_what_they_share() -> N
 def test_a_socket_that_was_reset_long_ago_is_not_that_of_a_later_call() -> None:
     # Its program kept it open for a minute; meanwhile its port was used again.
     calls = known(connect(995.0, 7), connect(1050.0, 8))
-    assert threads(calls.destroyed(OUT, False, 1060.0, idle=62.0)) == (7, None)
-    assert threads(calls.destroyed(OUT, False, 1060.0, idle=0.0)) == (8, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1060.0, idle=62.0)) == (7, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1060.0, idle=0.0)) == (8, None)
 
 
 def test_a_late_tick_of_the_kernel_does_not_make_a_call_later_than_its_connection() -> None:
     # Acknowledged at 1000.01, while the kernel's ticks stood at 999.8: idle for 0.2 s more than it was.
     calls = known(connect(1000.0, 7))
-    assert threads(calls.destroyed(OUT, False, 1000.03, idle=0.23)) == (7, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1000.03, idle=0.23)) == (7, None)
     calls = known(connect(1000.0, 7, OPENER), accept(1000.01, 8, ACCEPTOR))
-    assert threads(calls.destroyed(OPENER, True, 1000.03, idle=0.23)) == (7, 8)
+    assert threads(callers.destroyed(calls, OPENER, True, 1000.03, idle=0.23)) == (7, 8)
     # One that can be the next connection's is not taken for it either.
     calls = known(connect(999.5, 7), connect(1000.0, 8))
-    assert calls.destroyed(OUT, False, 1000.03, idle=0.23).missing == "ambiguous"
+    assert callers.destroyed(calls, OUT, False, 1000.03, idle=0.23).missing == "ambiguous"
 
 
 def test_a_notification_that_comes_seconds_late_has_its_call_among_many_others() -> None:
@@ -101,10 +101,10 @@ def test_a_notification_that_comes_seconds_late_has_its_call_among_many_others()
             for number in range(1, 900)
         ]
     )
-    assert threads(calls.destroyed(OUT, False, 1003.5, idle=3.5)) == (7, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1003.5, idle=3.5)) == (7, None)
     # The kernel's work queue was late, not the reader: it says how long the socket was idle when the work was done.
     calls = known(connect(1000.0, 7))
-    assert threads(calls.destroyed(OUT, False, 1003.5, idle=0.0)) == (7, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1003.5, idle=0.0)) == (7, None)
 
 
 def test_after_a_loss_they_are_whole_again_when_a_poll_has_shown_what_was_open() -> None:
@@ -121,13 +121,13 @@ def test_a_connect_that_failed_is_no_connection_s() -> None:
     calls = known(connect(1000.0, 7))
     assert calls.add([failed(1000.1)]) == [(failed(1000.1), Caller("connect", 1007, 107, 7, "thread-7", 1000.0))]
     calls.add([connect(1000.2, 8)])
-    assert threads(calls.destroyed(OUT, False, 1001.0, 0.0)) == (8, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1001.0, 0.0)) == (8, None)
 
 
 def test_of_several_attempts_the_last_before_its_failure_has_failed() -> None:
     calls = known(connect(1000.0, 7), connect(1000.2, 8), failed(1000.3), connect(1000.4, 9))
     assert [who(caller) for _, caller in calls.add([failed(1000.5)])] == [9]
-    assert threads(calls.destroyed(OUT, False, 1001.0, 0.0)) == (7, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1001.0, 0.0)) == (7, None)
 
 
 def test_an_attempt_that_had_no_port_yet_has_failed_without_a_caller() -> None:
@@ -138,13 +138,13 @@ def test_an_attempt_that_had_no_port_yet_has_failed_without_a_caller() -> None:
 def test_after_calls_were_lost_nothing_is_said_until_a_poll_has_shown_what_is_open() -> None:
     calls = known(connect(1000.0, 7))
     calls.lost(1000.2)
-    assert calls.destroyed(OUT, False, 1000.5, 0.0) == Found(missing="overwritten")
+    assert callers.destroyed(calls, OUT, False, 1000.5, 0.0) == Found(missing="overwritten")
     # One that can have been opened before, and whose notification is late.
     calls.add([connect(1000.6, 8)])
     calls.polled(1010.0)
-    assert calls.destroyed(OUT, False, 1011.0, 0.0) == Found(missing="overwritten")
+    assert callers.destroyed(calls, OUT, False, 1011.0, 0.0) == Found(missing="overwritten")
     calls.add([connect(1013.0, 5)])
-    assert threads(calls.destroyed(OUT, False, 1014.0, 0.0)) == (5, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1014.0, 0.0)) == (5, None)
 
 
 def test_a_poll_that_began_before_the_loss_ended_shows_not_all_that_was_open_then() -> None:
@@ -152,12 +152,12 @@ def test_a_poll_that_began_before_the_loss_ended_shows_not_all_that_was_open_the
     calls.lost(1010.1)
     calls.polled(1010.0)
     calls.add([connect(1013.0, 5)])
-    assert calls.destroyed(OUT, False, 1014.0, 0.0) == Found(missing="overwritten")
+    assert callers.destroyed(calls, OUT, False, 1014.0, 0.0) == Found(missing="overwritten")
     assert calls.wants_poll
     calls.polled(1020.0)
     assert not calls.wants_poll
     calls.add([connect(1023.0, 5)])
-    assert threads(calls.destroyed(OUT, False, 1024.0, 0.0)) == (5, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1024.0, 0.0)) == (5, None)
 
 
 def test_while_calls_are_lost_nothing_is_said_whatever_polls_show() -> None:
@@ -167,7 +167,7 @@ def test_while_calls_are_lost_nothing_is_said_whatever_polls_show() -> None:
         calls.polled(begin)
     calls.add([connect(1023.0, 5)])
     assert shown(calls, OUT) == Found(missing="overwritten")
-    assert calls.destroyed(OUT, False, 1024.0, 0.0) == Found(missing="overwritten")
+    assert callers.destroyed(calls, OUT, False, 1024.0, 0.0) == Found(missing="overwritten")
     assert calls.losing
     assert not calls.wants_poll
     calls.lost(1025.0)
@@ -185,7 +185,7 @@ def test_a_failed_attempt_has_its_caller_where_that_is_newer_than_all_that_was_l
 def test_what_was_destroyed_before_the_start_is_not_a_later_call_s() -> None:
     calls = Calls(NETNS, 1000.0)
     calls.add([connect(1000.1, 7)])
-    assert calls.destroyed(OUT, False, 1000.2, 0.0) == Found(missing="not-recorded")
+    assert callers.destroyed(calls, OUT, False, 1000.2, 0.0) == Found(missing="not-recorded")
 
 
 # --- within this host ------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_what_was_destroyed_before_the_start_is_not_a_later_call_s() -> None:
 @pytest.mark.parametrize("first", [OPENER, ACCEPTOR], ids=["opener", "acceptor"])
 def test_within_this_host_both_sides_are_known_whichever_socket_goes_first(first: FourTuple) -> None:
     calls = known(connect(1000.0, 7, OPENER), accept(1000.1, 8, ACCEPTOR))
-    found = calls.destroyed(first, True, 1001.0, 0.0)
+    found = callers.destroyed(calls, first, True, 1001.0, 0.0)
     assert threads(found) == (7, 8)
     assert found.accepted_here is (first == ACCEPTOR)
     assert len(calls) == 0
@@ -203,20 +203,20 @@ def test_within_this_host_both_sides_are_known_whichever_socket_goes_first(first
 def test_who_accepts_late_has_not_accepted_the_next_connection() -> None:
     calls = known(connect(1000.0, 7, OPENER))
     # The client has gone when the server calls accept().
-    assert threads(calls.destroyed(OPENER, True, 1000.1, 0.0)) == (7, None)
+    assert threads(callers.destroyed(calls, OPENER, True, 1000.1, 0.0)) == (7, None)
     calls.add([connect(1000.2, 9, OPENER), accept(1000.3, 8, ACCEPTOR)])
-    assert threads(calls.destroyed(OPENER, True, 1000.4, 0.0)) == (9, None)
+    assert threads(callers.destroyed(calls, OPENER, True, 1000.4, 0.0)) == (9, None)
 
 
 def test_who_accepted_before_has_not_accepted_what_was_opened_after() -> None:
     calls = known(accept(1000.0, 8, ACCEPTOR), connect(1000.1, 7, OPENER))
-    assert threads(calls.destroyed(OPENER, True, 1001.0, 0.0)) == (7, None)
+    assert threads(callers.destroyed(calls, OPENER, True, 1001.0, 0.0)) == (7, None)
 
 
 def test_a_socket_that_is_connected_to_itself_was_opened_and_not_accepted() -> None:
     itself = four_tuple("127.0.0.1:50000", "127.0.0.1:50000")
     calls = known(connect(1000.0, 7, itself))
-    found = calls.destroyed(itself, True, 1001.0, 0.0)
+    found = callers.destroyed(calls, itself, True, 1001.0, 0.0)
     assert (threads(found), found.accepted_here) == ((7, None), False)
 
 
@@ -227,41 +227,43 @@ CLEARED = four_tuple("0.0.0.0:41906", "192.0.2.7:0")
 
 def test_a_cleared_socket_has_the_addresses_of_its_call() -> None:
     calls = known(connect(1000.0, 7), connect(1000.0, 8, IN))
-    found = calls.unaddressed(CLEARED, 1001.0, 0.0)
+    found = callers.unaddressed(calls, CLEARED, 1001.0, 0.0)
     assert (threads(found), found.four_tuple, found.accepted_here) == ((7, None), OUT, False)
 
 
 def test_where_it_can_be_that_of_two_connections_it_stays_without() -> None:
     other = four_tuple("10.0.0.6:41906", "192.0.2.7:80")
     calls = known(connect(1000.0, 7), connect(1000.0, 8, other))
-    assert calls.unaddressed(CLEARED, 1001.0, 0.0) == Found(missing="ambiguous")
-    assert threads(calls.destroyed(other, False, 1001.0, 0.0)) == (8, None)
+    assert callers.unaddressed(calls, CLEARED, 1001.0, 0.0) == Found(missing="ambiguous")
+    assert threads(callers.destroyed(calls, other, False, 1001.0, 0.0)) == (8, None)
 
 
 def test_a_cleared_socket_takes_no_accept_because_it_can_be_one_that_nobody_accepted() -> None:
     calls = known(accept(1000.0, 8))
-    assert calls.unaddressed(four_tuple("0.0.0.0:22", "203.0.113.9:0"), 1001.0, 0.0) == Found(missing="ambiguous")
-    assert threads(calls.destroyed(IN, False, 1001.1, 0.0)) == (None, 8)
+    assert callers.unaddressed(calls, four_tuple("0.0.0.0:22", "203.0.113.9:0"), 1001.0, 0.0) == Found(
+        missing="ambiguous"
+    )
+    assert threads(callers.destroyed(calls, IN, False, 1001.1, 0.0)) == (None, 8)
 
 
 def test_among_very_many_calls_it_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_SEARCHED", 1)
+    monkeypatch.setattr(callers, "_MOST_SEARCHED", 1)
     calls = known(connect(1000.0, 7), connect(1000.0, 8, IN))
-    assert calls.unaddressed(CLEARED, 1001.0, 0.0) == Found(missing="ambiguous")
+    assert callers.unaddressed(calls, CLEARED, 1001.0, 0.0) == Found(missing="ambiguous")
 
 
 # --- a socket that a poll shows --------------------------------------------------------------------------------------
 
 
 def shown(calls: Calls, at: FourTuple, internal: bool = False, accepted: bool = True) -> Found:
-    return calls.shown(at, internal, 1010.0, 1010.2, accepted, 1010.3)
+    return callers.shown(calls, at, internal, 1010.0, 1010.2, accepted, 1010.3)
 
 
 def test_of_an_open_connection_the_last_call_before_the_poll_is_its_own() -> None:
     # That of the first is notified later.
     calls = known(connect(1000.0, 7), connect(1005.0, 8))
     assert threads(shown(calls, OUT)) == (8, None)
-    assert threads(calls.destroyed(OUT, False, 1011.0, 0.0)) == (7, None)
+    assert threads(callers.destroyed(calls, OUT, False, 1011.0, 0.0)) == (7, None)
 
 
 def test_a_call_while_the_table_was_read_may_have_come_after_the_row() -> None:
@@ -282,7 +284,7 @@ def test_what_waits_to_be_accepted_has_no_acceptor_and_later_gets_none() -> None
     calls.add([accept(1010.5, 9)])
     calls.closed(IN)
     calls.add([accept(1012.0, 5)])
-    found = calls.destroyed(IN, False, 1013.0, 0.0)
+    found = callers.destroyed(calls, IN, False, 1013.0, 0.0)
     assert (found.missing, found.accepted) == ("ambiguous", Caller("accept"))
 
 
@@ -352,7 +354,7 @@ def test_after_a_loss_the_opener_is_known_where_the_poll_shows_its_socket_too(
     calls = known()
     calls.lost(1000.0)
     calls.add([connect(1000.1, 9, OPENER), *later])
-    found = calls.shown(ACCEPTOR, True, 1010.0, 1010.2, True, 1010.2, lambda one: shows_both and one == OPENER)
+    found = callers.shown(calls, ACCEPTOR, True, 1010.0, 1010.2, True, 1010.2, lambda one: shows_both and one == OPENER)
     assert (found.opened.thread_id if found.opened is not None else None) == opener
 
 
@@ -360,7 +362,7 @@ def test_after_a_loss_the_call_of_a_connection_that_was_reported_is_none_of_the_
     calls = known()
     calls.lost(1000.0)
     calls.add([connect(1000.1, 9, OPENER)])
-    assert calls.shown(ACCEPTOR, True, 1010.0, 1010.2, True, 1010.2, lambda _: True).opened is not None
+    assert callers.shown(calls, ACCEPTOR, True, 1010.0, 1010.2, True, 1010.2, lambda _: True).opened is not None
     calls.add([accept(1010.3, 8, ACCEPTOR)])
     assert len(calls) == 0
 
@@ -390,7 +392,7 @@ def test_of_too_many_the_oldest_half_goes_and_is_not_guessed() -> None:
     calls = known(*(connect(1000.0 + index, index, at) for index, at in enumerate(tuples)), most=100)
     assert len(calls) == 51
     assert [call.time for call in calls] == [1000.0 + index for index in range(50, 101)]
-    assert calls.destroyed(tuples[-1], False, 1200.0, 0.0).missing == "overwritten"
+    assert callers.destroyed(calls, tuples[-1], False, 1200.0, 0.0).missing == "overwritten"
 
 
 # --- what outlives a restart -----------------------------------------------------------------------------------------
@@ -416,9 +418,9 @@ def restarted(path: Path, *recorded: Call | FailedAttempt) -> Calls:
 def test_after_a_restart_calls_are_those_of_connections_that_close_then(tmp_path: Path) -> None:
     calls = restarted(tmp_path / "state", connect(999.0, 7), connect(999.1, 8), accept(999.2, 9))
     assert len(calls) == 3
-    found = calls.destroyed(OUT, False, 1001.1, 0.0)
+    found = callers.destroyed(calls, OUT, False, 1001.1, 0.0)
     assert (found.missing, found.opened) == ("ambiguous", Caller("connect"))
-    assert calls.destroyed(IN, False, 1001.1, 0.0) == Found(
+    assert callers.destroyed(calls, IN, False, 1001.1, 0.0) == Found(
         None, Caller("accept", 1009, 109, 9, "thread-9", 999.2), True
     )
 
@@ -431,8 +433,8 @@ def test_what_was_taken_before_a_restart_is_taken(tmp_path: Path) -> None:
     calls.polled(990.0)
     calls.add([connect(1000.0, 7), accept(1000.0, 8)])
     calls.settle()
-    calls.destroyed(OUT, False, 1001.0, 0.0)
-    calls.shown(ACCEPTOR, False, 1010.0, 1010.1, False, 1010.2)
+    callers.destroyed(calls, OUT, False, 1001.0, 0.0)
+    callers.shown(calls, ACCEPTOR, False, 1010.0, 1010.1, False, 1010.2)
     calls.settle()
     log.flush()
     log.close()
@@ -452,7 +454,7 @@ def test_what_a_batch_has_taken_is_never_written(tmp_path: Path) -> None:
     size = (tmp_path / "state").stat().st_size
     calls.polled(990.0)
     calls.add([connect(1000.0, 7)])
-    calls.destroyed(OUT, False, 1001.0, 0.0)
+    callers.destroyed(calls, OUT, False, 1001.0, 0.0)
     calls.settle()
     log.flush()
     assert (tmp_path / "state").stat().st_size == size
@@ -467,7 +469,7 @@ def test_that_calls_were_lost_outlives_a_restart(tmp_path: Path) -> None:
         log.save()
         if lost:
             calls.lost(1000.5)
-        assert calls.destroyed(OUT, False, 1001.0, 0.0).missing == "overwritten"
+        assert callers.destroyed(calls, OUT, False, 1001.0, 0.0).missing == "overwritten"
         log.flush()
         log.close()
 
@@ -504,14 +506,14 @@ def is_internal(four_tuple: FourTuple) -> bool:
 def left(
     calls: Calls, *standing: FourTuple, last: bool = False
 ) -> list[tuple[FourTuple, tuple[int | None, int | None], bool | None]]:
-    found = calls.left(lambda four_tuple: four_tuple in standing, is_internal, last)
+    found = callers.left(calls, lambda four_tuple: four_tuple in standing, is_internal, last)
     return [(four_tuple, threads(one), one.accepted_here) for four_tuple, one in found]
 
 
 def test_of_one_before_on_its_addresses_the_calls_are_left() -> None:
     before = connect(1005.0, 7, OPENER), accept(1006.0, 8, ACCEPTOR)
     calls = without_notifications(*before, connect(1009.0, 7, OPENER))
-    calls.shown(ACCEPTOR, True, 1010.0, 1010.2, False, 1010.2)
+    callers.shown(calls, ACCEPTOR, True, 1010.0, 1010.2, False, 1010.2)
     for begin in (1020.0, 1030.0, 1040.0):
         calls.polled(begin)
     assert len(left(calls)) == 1
@@ -521,7 +523,7 @@ def test_of_one_before_on_its_addresses_the_calls_are_left() -> None:
 def test_one_that_waited_for_accept_at_its_poll_leaves_no_call(accepted_at: float) -> None:
     """It was accepted while the tables were read, and known by then; or later; or before, but had no inode yet."""
     calls = known(connect(1009.0, 7, OPENER), *([accept(accepted_at, 8, ACCEPTOR)] if accepted_at < 1010.2 else []))
-    assert calls.shown(ACCEPTOR, True, 1010.0, 1010.2, False, 1010.2).opened is not None
+    assert callers.shown(calls, ACCEPTOR, True, 1010.0, 1010.2, False, 1010.2).opened is not None
     if accepted_at > 1010.2:
         calls.add([accept(accepted_at, 8, ACCEPTOR)])
     for begin in (1020.0, 1030.0, 1040.0):
@@ -531,7 +533,7 @@ def test_one_that_waited_for_accept_at_its_poll_leaves_no_call(accepted_at: floa
 
 def test_one_that_was_accepted_after_its_poll_leaves_no_call_that_was_read_meanwhile() -> None:
     calls = known(connect(1009.0, 7, OPENER), accept(1010.25, 8, ACCEPTOR))
-    assert calls.shown(OPENER, True, 1010.0, 1010.2, True, 1010.3).opened is not None
+    assert callers.shown(calls, OPENER, True, 1010.0, 1010.2, True, 1010.3).opened is not None
     for begin in (1020.0, 1030.0, 1040.0):
         calls.polled(begin)
     assert left(calls) == []
@@ -558,7 +560,7 @@ def test_connect_and_accept_of_a_connection_within_the_namespace_are_one() -> No
 
 def test_what_a_poll_shows_is_not_left_nor_one_that_waits_for_an_answer() -> None:
     calls = without_notifications(connect(1000.0, 7), accept(1000.0, 8))
-    calls.shown(IN, False, 1001.0, 1001.1, True, 1001.2)
+    callers.shown(calls, IN, False, 1001.0, 1001.1, True, 1001.2)
     for begin in (1001.0, 1002.0, 1003.0):
         calls.polled(begin)
     assert left(calls, OUT) == []
@@ -580,12 +582,12 @@ def test_a_connection_that_was_reported_without_its_calls_leaves_none() -> None:
     """They are not known for sure because others were lost; but one of them is its own."""
     calls = without_notifications(connect(1000.0, 7, OPENER), accept(1000.1, 8, ACCEPTOR))
     calls.lost(999.0)
-    assert calls.shown(OPENER, True, 999.5, 1001.0, True, 1001.0).missing == "overwritten"
+    assert callers.shown(calls, OPENER, True, 999.5, 1001.0, True, 1001.0).missing == "overwritten"
     calls.lost(998.0)
     assert left(calls, last=True) == []
 
 
 def test_of_several_that_cannot_be_distinguished_those_that_no_poll_has_shown_are_left() -> None:
     calls = without_notifications(connect(1000.0, 7), connect(1000.5, 8), connect(1001.0, 9))
-    assert calls.shown(OUT, False, 999.0, 1002.0, True, 1002.0).missing == "ambiguous"
+    assert callers.shown(calls, OUT, False, 999.0, 1002.0, True, 1002.0).missing == "ambiguous"
     assert left(calls, last=True) == [(OUT, (0, None), False)] * 2
