@@ -210,7 +210,7 @@ class Pairs:
         self._report(connection)
         if closed is not None:
             self._report(_closed(closed, connection))
-        elif self._host.observes.closed:
+        elif self._host.observes.events.closed:
             _remember(self._closing, event.id if held.netns else held.id, connection)
 
     def _is_at_host(self, other_end: FourTuple, others: list[Side], closed: bool) -> bool:
@@ -223,7 +223,7 @@ class Pairs:
         return not closed or len(self._having(_remote(other_end), self._host.netns)) == 1
 
     def _open_at_host(self, four_tuple: FourTuple) -> SocketInfo | None:
-        info = self._host.observes.look_up(four_tuple)
+        info = self._host.observes.lookups.socket(four_tuple)
         return info if info is not None and not info.timewait else None
 
     def _with_host(self, event: Connection, other_end: FourTuple, info: SocketInfo, now: float) -> Connection | None:
@@ -233,12 +233,12 @@ class Pairs:
         if known is not None and known.cookie == info.cookie:
             return None
         opened_here = _opened_here(event)
-        if opened_here is None and (opened_there := host.opened_here(other_end)) is not None:
+        if opened_here is None and (opened_there := host.lookups.opened_here(other_end)) is not None:
             opened_here = not opened_there
         there = _end(event, self._host, info.uid if info.inode else None, info.cgroup)
         connection = _joined(event, there, opened_here)
         host.tracker.expect(other_end, now)
-        if host.closed:
+        if host.events.closed:
             _remember(self._reported, other_end, connection)
         return connection
 
@@ -276,7 +276,7 @@ class Pairs:
         if opened_here is None and (opened_there := _opened_here(there)) is not None:
             opened_here = not opened_there
         connection = _joined(event, there, opened_here)
-        if side is self._host and side.observes.closed:
+        if side is self._host and side.observes.events.closed:
             _remember(self._closing, event.id, connection)
         return connection
 

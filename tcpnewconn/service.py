@@ -132,7 +132,7 @@ class Service:
     def _apply(self, settings: Settings) -> None:
         self.settings = settings
         self.outbox.set(settings)
-        self.observer.closed = settings.closed
+        self.observer.events.closed = settings.closed
         self.observer.failed = settings.failed
         if self.names is not None:
             self.names.path = settings.container_names

@@ -40,6 +40,8 @@ for joining in (
     "tables",
     "listening",
     "losses",
+    "lookups",
+    "events",
     "observer",
     "held",
     "pairs",

@@ -222,7 +222,7 @@ def test_without_a_call_a_cleared_socket_has_what_is_left(world: World) -> None:
 
 
 def test_a_closed_event_repeats_who_opened_it_and_how_long_ago(world: World) -> None:
-    world.observer.closed = True
+    world.observer.events.closed = True
     world.trace.records = [connect(1000.0, 7)]
     world.destroyed(OUT, 1000.5)
     (closed,) = world.of(Closed)

@@ -281,7 +281,7 @@ def test_any_history_is_reported_and_the_state_file_holds_what_the_owners_do(
         return log, made
 
     log, observer = built()
-    observer.closed = True
+    observer.events.closed = True
     log.save()
     unaddressed: set[int] = set()
     for now, event in enumerate(history):

@@ -48,6 +48,7 @@ class Machine:
             tracker=SimpleNamespace(
                 cursor=SimpleNamespace(last=0, handled=nothing, lost=0, count=lambda *_: False), caught_up=nothing
             ),
+            events=SimpleNamespace(),
             records=True,
             waiting=False,
             destroyed=self.destroyed,
