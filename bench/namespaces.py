@@ -72,8 +72,8 @@ def at_rest(small: bool) -> Group:
             others.poll()
         took = (others.schedule.budget.seconds - spent) / intervals
         whole = (others.schedule.results["polled"] - polled) / intervals
-        if len(events) != reported or others.count != count:
-            raise RuntimeError(f"{len(events) - reported} events, {others.count} namespaces")
+        if len(events) != reported or others.known.count != count:
+            raise RuntimeError(f"{len(events) - reported} events, {others.known.count} namespaces")
         namespaces = Namespaces()
         for _ in range(9):
             namespaces.look()

@@ -173,7 +173,7 @@ def _receive_from_all(others: Others, given: socket.socket | None) -> None:
         source = AllNotifications(given or open_for_all())
         others.receive(source, Nsids(), Networks(), os.fstat(given.fileno()).st_ino if given is not None else 0)
     except (sockdiag.Unavailable, OSError) as error:
-        others.no_notifications = str(error)
+        others.destroyed.missing = str(error)
 
 
 def _passed_descriptors() -> list[int]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from tcpnewconn.attribution.containers import podman_name, shared
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.kernel.activity import Counters
 from tcpnewconn.kernel.addresses import Addresses
-from tcpnewconn.kernel.namespaces import Key, Namespaces
+from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
+from tcpnewconn.kernel.namespaces import Key, Namespaces, tables
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import FourTuple
+from tcpnewconn.model import SYN_SENT, Connection, Event, Failed, FourTuple, Listener, Loss
 from tcpnewconn.observer import Observer
 from tcpnewconn.pairs import Side
+from tcpnewconn.state.sections import Section
 from tcpnewconn.tracking.missed import Missed
+from tcpnewconn.tracking.run import Notifications
 
 # Intervals after which a namespace is polled whose counters are the same.
 _WHOLE_EVERY = 60
@@ -32,16 +37,22 @@ class Other:
     def __init__(
         self,
         key: Key,
-        observer: Observer,
-        proc: ProcNet,
-        addresses: Addresses,
-        side: Side,
+        here: Host,
+        root: str,
+        take: Callable[[Other, Event], None],
+        kind: Notifications,
+        section: Section | None,
         startup: bool,
-        missed: Missed,
     ) -> None:
-        """`startup`: it was there at the first start of the program."""
-        self.key, self.observer, self.proc, self.addresses = key, observer, proc, addresses
-        self.side, self.startup, self.missed = side, startup, missed
+        """`here` and `root` are those of this program. `take` takes the events. `startup`: it was there at the first start."""
+        self.key, self.startup = key, startup
+        self.addresses = Addresses()
+        self._proc = ProcNet(root, users=here.users)
+        host = Host(here.boot, str(key), DEFAULT_PORT_RANGE, False, here.users)
+        self.observer = Observer(self._proc, host, None, partial(take, self), kind, section, addresses=self.addresses)
+        # Not before its id is known.
+        self.observer.tracker.run.notified = False
+        self.side, self.missed = Side(key.number, observer=self.observer), Missed(section)
         # Its id, where it sends destroy notifications.
         self.nsid: int | None = None
         # Sockets that were seen for the first time since the last poll.
@@ -84,6 +95,17 @@ class Other:
         recorder = self.observer.recorder
         return recorder is not None and recorder.calls.are_whole(time.monotonic()) and self.recorded(four_tuple)
 
+    def own(self, event: Event) -> Event:
+        """An event of its observer, with the namespace, and the cgroup that its processes share where the socket has none."""
+        if isinstance(event, Connection | Failed):
+            return event._replace(netns=self.key.number, cgroup=event.cgroup or self.side.cgroup)
+        if isinstance(event, Listener):
+            startup = event.startup and self.startup
+            return event._replace(netns=self.key.number, cgroup=event.cgroup or self.side.cgroup, startup=startup)
+        if isinstance(event, Loss):
+            return event._replace(message=f"Network namespace {self.key.number}: {event.message}")
+        return event
+
     # --- polls -------------------------------------------------------------------------------------------------------
 
     def changed(self) -> None:
@@ -98,8 +120,21 @@ class Other:
             self._polls_due = max(1, self._polls_due)
         return self._polls_due > 0 or interval >= self._whole_at
 
-    def polled(self, counters: Counters | None, interval: int) -> None:
-        """It was polled in this interval; the counters were read before."""
+    def poll(
+        self, directory: str, counters: Counters | None, interval: int, know_addresses: Callable[[Other, str], None]
+    ) -> None:
+        """Poll its tables; the counters were read before. `directory` as Namespaces.opened(). Raises Gone, and Unreadable."""
+        with tables(directory, self.key) as (tcp, tcp6):
+            self._proc.move(tcp, tcp6)
+            know_addresses(self, directory)
+            self.shown = 0
+            # Not when the interval began: what came since then is in its tables, too.
+            now = time.monotonic()
+            self.observer.poll(now)
+            if not self.notified:
+                self.observer.report_left(now)
+            if self.nsid is None and counters is not None:
+                self.missed.polled(counters, self.observer.tables.states.get(SYN_SENT, 0), self.shown)
         self._counters = counters
         # Not all in the same interval.
         self._whole_at = interval + 1 + (self.key.number - interval - 1) % _WHOLE_EVERY

@@ -201,7 +201,7 @@ class Service:
 
     @property
     def _namespace_descriptors(self) -> Sequence[int]:
-        return self.others.descriptors if self.others is not None else ()
+        return self.others.destroyed.descriptors if self.others is not None else ()
 
     @staticmethod
     def _watch(selector: selectors.BaseSelector, before: frozenset[int], descriptors: Sequence[int]) -> frozenset[int]:
@@ -241,7 +241,7 @@ class Service:
             self.observer.look_after_calls(now)
             self.observer.settle_calls()
             if self.others is not None:
-                self.others.find_callers(now)
+                self.others.destroyed.find_callers(now)
             self.outbox.deliver()
         if self.observer.wants_poll:
             due = min(due, self._poll_began + _AFTER_LOSS)
@@ -410,7 +410,7 @@ class Service:
         if self.others is None:
             return 0
         flush = self.log.flush if self.log is not None else lambda: None
-        taken = self.others.take_destroyed(most, self._deliver_of_others, flush)
+        taken = self.others.destroyed.take(most, self._deliver_of_others, flush)
         self.others.tick(time.monotonic())
         self.outbox.deliver()
         if self.log is not None and self.log.filling:
@@ -419,7 +419,7 @@ class Service:
 
     def _deliver_of_others(self) -> None:
         assert self.others is not None
-        self.outbox.deliver(self.others.redeliverable)
+        self.outbox.deliver(self.others.destroyed.redeliverable)
         if time.monotonic() >= self._sign_of_life:
             self._live()
 
@@ -486,7 +486,7 @@ class Service:
         statistics.interval, statistics.waiting = self.settings.interval, self.outbox.waiting
         statistics.states = self.observer.tables.states
         if (others := self.others) is not None:
-            statistics.namespaces, statistics.namespaces_beyond = others.kinds(), others.beyond
+            statistics.namespaces, statistics.namespaces_beyond = others.known.kinds(), others.beyond
             statistics.namespace_results, statistics.namespace_seconds = (
                 others.schedule.results,
                 others.schedule.budget.seconds,
@@ -510,8 +510,8 @@ class Service:
         count, new = self.observer.connections, self.outbox.connections - self._before
         noun = "connection" if count == 1 else "connections"
         status = f"{count:,} {noun} open, {new:,} new in the last poll ({self._took * 1e3:.1f} ms)"
-        if self.others is not None and self.others.count:
-            status += f"; {self.others.connections:,} open in {self.others.count:,} other namespaces"
+        if self.others is not None and self.others.known.count:
+            status += f"; {self.others.known.connections:,} open in {self.others.known.count:,} other namespaces"
             if late := self.others.schedule.late + self.others.beyond:
                 status += f", {late:,} of them late"
         if self.notifications is None:

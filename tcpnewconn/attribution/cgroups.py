@@ -52,6 +52,15 @@ class Place(NamedTuple):
     user_unit: str | None = None
     container: Container | None = None
 
+    @property
+    def kind(self) -> str:
+        """The runtime of the container, where it is known; `other` where there is none."""
+        if self.container is None:
+            return "other"
+        if self.container.runtime is not None:
+            return self.container.runtime
+        return "kubernetes" if self.container.pod is not None else "other"
+
 
 NOWHERE = Place()
 

@@ -69,6 +69,13 @@ class Namespaces:
         first = _table(f"{self.root}/1/net")
         return None if first is None else first == self._own
 
+    def hidden(self) -> str | None:
+        """Why the namespaces of other processes cannot be observed from here; None where they can."""
+        first = self.of_first_process()
+        if first is None:
+            return "processes of other users are hidden (ProtectProc=, hidepid=)"
+        return None if first else "this is not the network namespace of process 1"
+
     @property
     def shows_all(self) -> bool:
         """Whether the processes of all namespaces are in this /proc: it is that of the initial pid namespace."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn import others
+from tcpnewconn import known
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
@@ -163,16 +163,16 @@ def test_where_looking_takes_longer_than_the_share_each_has_its_turn_all_the_sam
 def test_no_more_namespaces_that_have_gone_are_remembered_than_are_observed(
     machine: Callable[[int, float], Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(others, "MOST", 3)
+    monkeypatch.setattr(known, "MOST", 3)
     made = machine(10, 0.0)
     made.interval()
     for number in range(2, 10):
         shutil.rmtree(made.root / str(100 + number))
     made.interval()
-    assert len(made.others._others) == 2 + 3
+    assert len(made.others.known.by_key) == 2 + 3
     for _ in range(12):
         made.interval()
-    assert len(made.others._others) == made.others.count == 2
+    assert len(made.others.known.by_key) == made.others.known.count == 2
 
 
 @pytest.mark.parametrize(("first", "why"), [(None, "processes of other users are hidden"), ("other0", "process 1")])
