@@ -33,12 +33,13 @@ from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
+from tcpnewconn.polls import NoProc
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import Text, open_sink, say, under_journal
-from tcpnewconn.service import NoProc, Service
+from tcpnewconn.service import Service
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.tail import FILE as TAIL

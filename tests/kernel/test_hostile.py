@@ -169,6 +169,7 @@ def test_no_module_decides_by_the_time_of_day() -> None:
         ("attribution.py", "time.time"),
         ("sinks.py", "datetime.now"),
         ("counters.py", "time.time"),
+        ("polls.py", "time.time"),
         ("service.py", "time.time"),
     }
     assert found == {*written, ("status.py", "time.time")}

@@ -533,7 +533,7 @@ def test_the_trace_is_read_after_each_notification_came_and_before_it_is_applied
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
     service = served(world, Arriving(world, 50))
-    service._take_destroyed(1000)
+    service.intake.take(1000)
     threads = [event.caller.thread_id for event in world.events if isinstance(event, Connection) and event.caller]
     assert sorted(threads) == list(range(1, 51))  # type: ignore[type-var]
 
@@ -568,7 +568,7 @@ def test_what_was_read_is_on_record_before_more_is_read(
     world.observer.recorder = Recorder(calls, lambda: world.trace, lambda cgroup, names: None)
     # Its connection stays open.
     world.trace.records = [connect(1000.0, 7)]
-    served(world, Arriving(world, 20))._take_destroyed(1000)
+    served(world, Arriving(world, 20)).intake.take(1000)
     assert len(on_record) > 3
     assert on_record == [False] + [True] * (len(on_record) - 1)
 

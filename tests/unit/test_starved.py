@@ -73,8 +73,9 @@ class Machine:
             ),
             reload=cast(Any, None),
         )
-        made._sign_of_life = self.now + WATCHDOG
-        made._ready = self.ready
+        if self.ready:
+            made.watchdog.ready(0.0)
+        made.watchdog.due = self.now + WATCHDOG
         return made
 
 
@@ -84,8 +85,8 @@ def longest(times: list[float], *, until: float) -> float:
 
 
 def taken_on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.setattr("tcpnewconn.service.time", SimpleNamespace(monotonic=lambda: machine.now))
-    assert machine.service()._take_destroyed(500) == 300
+    monkeypatch.setattr("tcpnewconn.intake.time", SimpleNamespace(monotonic=lambda: machine.now))
+    assert machine.service().intake.take(500) == 300
     return machine
 
 
@@ -118,7 +119,8 @@ def test_a_poll_begins_when_what_waited_before_has_been_processed(monkeypatch: p
     """What came meanwhile is in the tables: it did not come after its row was read."""
     machine = Machine(0.2)
     clock = SimpleNamespace(monotonic=lambda: machine.now, perf_counter=lambda: machine.now, time=lambda: machine.now)
-    monkeypatch.setattr("tcpnewconn.service.time", clock)
-    machine.service()._poll(1000.0)
+    monkeypatch.setattr("tcpnewconn.polls.time", clock)
+    monkeypatch.setattr("tcpnewconn.intake.time", clock)
+    machine.service().polls.poll(1000.0)
     assert machine.waiting == 0
     assert machine.polled == [machine.now]
