@@ -30,6 +30,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.observer import Observer
 from tcpnewconn.state.log import Log
+from tcpnewconn.tracking.matching import in_time_wait
 
 # So many open connections are remembered whose closed events are to repeat what was reported of them.
 _MOST_REMEMBERED = 65_536
@@ -268,6 +269,10 @@ class Pairs:
         elif other.observes.tracker.shown(other_end) is not None:
             # It was reported there, when this end was not seen yet.
             return None
+        elif event.detected_by == "poll" and _closes(other, other_end):
+            # It has closed, and who opened or accepted it comes with its notification.
+            self.held.hold(event, other_end, now)
+            return None
         else:
             # That poll is still being applied.
             other.observes.tracker.expect(other_end, now)
@@ -291,6 +296,12 @@ def _four_tuple(event: Connection) -> FourTuple | None:
     if here.address is None or here.port is None or there.address is None or there.port is None:
         return None
     return four_tuple_of(here.address, here.port, there.address, there.port)
+
+
+def _closes(side: Side, four_tuple: FourTuple) -> bool:
+    """Whether a row of a namespace stands for a socket whose destroy notification is on its way."""
+    row = side.observes.tables.row(four_tuple)
+    return side.observes.tracker.run.notified and row is not None and in_time_wait(row)
 
 
 def _remote(four_tuple: FourTuple) -> bytes:

@@ -1,4 +1,4 @@
-"""Which connect() or accept() made a connection: from the calls that no connection has taken, by 4-tuple and time. Pure.
+"""The rules by which a connect() or accept() made a connection: from the calls that no connection has taken, by 4-tuple and time.
 
 Calls of one 4-tuple are distinguished by their order, never by likelihood:
 

@@ -1,0 +1,110 @@
+"""A poll of the host shows one end of a connection whose other end, in another namespace, has closed, and is not notified yet."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tcpnewconn.model import (
+    CLOSE,
+    CLOSE_WAIT,
+    EGRESS,
+    ESTABLISHED,
+    FIN_WAIT2,
+    INGRESS,
+    TIME_WAIT,
+    Caller,
+    Connection,
+    FourTuple,
+    Row,
+    endpoints,
+    mirrored,
+)
+from tcpnewconn.pairs import Pairs, Side
+from tests.support.calls import four_tuple
+
+NETNS = 4_026_532_500
+AT_HOST = four_tuple("10.88.0.1:80", "10.88.0.5:41000")
+THERE = mirrored(AT_HOST)
+CALLER = Caller("connect", 1000, 77, 4711, "curl", 5.0)
+
+
+class Observer:
+    """One whose tables have these rows; it has reported none of them."""
+
+    def __init__(self, address: bytes, rows: list[Row], notified: bool) -> None:
+        by_four_tuple = {row.four_tuple: row for row in rows}
+        self.expected: list[FourTuple] = []
+        self.tables = SimpleNamespace(row=by_four_tuple.get, stands=by_four_tuple.__contains__)
+        self.addresses = SimpleNamespace(has=address.__eq__)
+        self.events = SimpleNamespace(closed=False)
+        self.lookups = SimpleNamespace(socket=lambda _: None, opened_here=lambda _: None)
+        self.tracker = SimpleNamespace(
+            run=SimpleNamespace(notified=notified),
+            shown=lambda _: None,
+            take_expected=lambda *_: False,
+            expect=lambda one, *_, **__: self.expected.append(one),
+        )
+
+
+def observer(*arguments: Any) -> Any:
+    return Observer(*arguments)
+
+
+class Both:
+    """The host, and a namespace that has this row when it is polled."""
+
+    def __init__(self, row: Row, notified: bool = True) -> None:
+        self.reported: list[Connection] = []
+        host = observer(b"\x0a\x58\0\x01", [Row(AT_HOST, CLOSE_WAIT, 33, 9)], True)
+        self.observer = observer(b"\x0a\x58\0\x05", [row], notified)
+        self.host, self.there = Side(observer=host), Side(NETNS, self.observer)
+        self.pairs = Pairs(self.host, self._report, lambda *_: True, lambda _: False)
+        self.pairs.assign(self.there, frozenset([b"\x0a\x58\0\x05"]))
+
+    def _report(self, event: object) -> None:
+        assert isinstance(event, Connection)
+        self.reported.append(event)
+
+    def shown_at_host(self, state: int, now: float) -> None:
+        server, client = endpoints(AT_HOST)
+        event = Connection(client, server, INGRESS, "poll", "host-1", state, 33, 5)
+        self.pairs.take(self.host, event, now)
+
+    def notified_there(self, now: float) -> None:
+        server, client = endpoints(AT_HOST)
+        event = Connection(client, server, EGRESS, "notification", "there-2", CLOSE, None, 0, ("connect",), CALLER)
+        self.pairs.take(self.there, event._replace(netns=NETNS), now)
+
+
+@pytest.mark.parametrize("state", [FIN_WAIT2, TIME_WAIT])
+def test_it_waits_for_the_notification_which_has_who_opened_it(state: int) -> None:
+    both = Both(Row(THERE, state, 0, 0))
+    both.shown_at_host(CLOSE_WAIT, 10.0)
+    assert both.reported == []
+    both.notified_there(10.01)
+    [connection] = both.reported
+    assert connection.caller == CALLER
+    assert (connection.direction, connection.netns) == ("internal", NETNS)
+
+
+def test_where_that_does_not_come_it_is_reported_alone_and_expected_there() -> None:
+    both = Both(Row(THERE, FIN_WAIT2, 0, 0))
+    both.shown_at_host(CLOSE_WAIT, 10.0)
+    both.pairs.tick(10.0, last=True)
+    assert [connection.id for connection in both.reported] == ["host-1"]
+    assert both.observer.expected == [THERE]
+
+
+def test_one_that_is_open_there_is_reported_at_once() -> None:
+    both = Both(Row(THERE, ESTABLISHED, 1000, 12))
+    both.shown_at_host(ESTABLISHED, 10.0)
+    assert [connection.netns for connection in both.reported] == [NETNS]
+
+
+def test_without_notifications_it_is_reported_at_once() -> None:
+    both = Both(Row(THERE, FIN_WAIT2, 0, 0), notified=False)
+    both.shown_at_host(CLOSE_WAIT, 10.0)
+    assert len(both.reported) == 1
