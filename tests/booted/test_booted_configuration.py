@@ -60,6 +60,7 @@ def test_a_start_with_a_wrong_setting_fails_once_and_says_why(container: Booted)
     )
     assert container.property("tcpnewconn.service", "ExecMainStatus") == "78"
     assert container.property("tcpnewconn.service", "NRestarts") == "0"
+    container.run("journalctl", "--sync")
     status = container.run("systemctl", "status", "tcpnewconn.service", check=False)
     (line,) = [line for line in status.splitlines() if WRONG_LINE in line]
     for part in ("Closed", "perhaps", "yes"):

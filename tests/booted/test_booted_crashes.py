@@ -50,7 +50,7 @@ def test_the_numbers_are_those_that_the_unit_and_the_runbook_give(container: Boo
 
 def test_150_starts_within_ten_minutes_leave_the_unit_failed_until_it_is_reset(container: Booted) -> None:
     crash(container, 0, FAST)
-    container.wait_for(lambda: container.property(SERVICE, "ActiveState") == "failed", "systemd to give up", within=300)
+    container.wait_for(lambda: container.property(SERVICE, "ActiveState") == "failed", "systemd to give up", within=580)
     assert restarts(container) == 150
     assert SERVICE in container.run("systemctl", "list-units", "--failed", "--no-legend")
     # As the runbook says, the commands that start it again, and its socket.
@@ -67,6 +67,7 @@ def test_a_slower_loop_is_restarted_without_end(container: Booted) -> None:
     container.wait_for(
         lambda: restarts(container) > 20 or container.property(SERVICE, "ActiveState") == "failed",
         "more restarts than the limit",
+        within=300,
     )
     assert container.property(SERVICE, "ActiveState") in ("active", "activating")
     restore(container)

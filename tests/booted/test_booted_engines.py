@@ -14,7 +14,7 @@ from tests.support import built, engines
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
 from tests.support.booted_events import events
 from tests.support.booted_package import add_repository, install, is_active, main_pid, on_each_distribution
-from tests.support.engines import Talker
+from tests.support.engines import FIRST_PORT, Talker
 from tests.support.exposition import series
 from tests.support.message_ids import CONNECTION, LOSS
 
@@ -63,7 +63,7 @@ class System:
     def __init__(self, host: Booted, outside: Talker) -> None:
         self.host = host
         self.talkers = {"outside": outside}
-        self.ports = itertools.count(41_001)
+        self.ports = itertools.count(FIRST_PORT)
 
     def __getitem__(self, name: str) -> Talker:
         return self.talkers[name]
@@ -299,6 +299,7 @@ def test_from_the_host_a_published_port_of_docker_has_one_with_docker_proxy_and_
     [entry] = system.logged(port)[port]
     assert seen(entry) == Seen(f"127.0.0.1:{port} -> 127.0.0.1:8082", "internal")
     assert entry["TCPNEWCONN_ACCEPTED_BY_UNIT"] == "docker.service"
+    system.host.wait_for(lambda: len(system.from_proxy("dweb")) > len(before), "docker-proxy's own connection")
     [forwarded] = [entry for entry in system.from_proxy("dweb") if entry not in before]
     assert forwarded["MESSAGE"].endswith(f" -> {container}")
     assert seen(forwarded)[1:] == ("internal", None, None, system["dweb"].id)
@@ -348,6 +349,7 @@ def test_the_host_s_own_connections_are_logged_as_without_containers(system: Sys
 def test_short_connections_are_logged(system: System) -> None:
     """Where the other end closes first, and is no namespace of this host, no poll shows that there was one."""
     system["outside"].do(f"serve {SHORT}")
+    system.host.wait_for(lambda: f":{SHORT} " in system.host.from_peer("ss", "-Htln"), "outside to serve")
     short = short_connections(system, "web", OUTSIDE, SHORT, 50)
     system.host.wait_for(lambda: short.logged() >= short.made, "all to be logged")
     assert (short.logged(), short.lost()) == (short.made, 0)
@@ -357,6 +359,8 @@ def test_an_ignored_container_is_not_logged(system: System) -> None:
     ignored = system.host.path("/etc/tcpnewconn.conf.d/ignored.conf")
     ignored.write_text("[Report]\nIgnore=container:db\n")
     system.host.run("systemctl", "reload", "tcpnewconn")
+    # A poll that was at work goes on with the old settings.
+    system.poll_again()
     left_out, logged = system.open("db", OUTSIDE, LISTENER), system.open("web", OUTSIDE, LISTENER)
     assert system.seen(logged)[logged][0].name == "web"
     assert events(system.host, CONNECTION, f"SOURCE_PORT={left_out}") == []

@@ -54,7 +54,7 @@ def container(request: pytest.FixtureRequest) -> Iterator[Booted]:
         connect_to_peer(container)
         wait_for(container, "listener-opened", f"DESTINATION_PORT={FIRST_PORT + PORTS - 1}")
         for port in range(FIRST_PORT, FIRST_PORT + PORTS):
-            container.from_peer("curl", "--silent", "-m", "5", f"telnet://{CONTAINER_ADDRESS}:{port}")
+            container.from_peer("curl", "--silent", "-m", "60", f"telnet://{CONTAINER_ADDRESS}:{port}")
         wait_for(container, "port-scan-detected")
         container.run("/usr/bin/python3", "-c", BURSTS)
         wait_for(container, "connections-summarized", "TCPNEWCONN_SOURCES_EXACT=yes")

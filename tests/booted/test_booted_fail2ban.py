@@ -114,7 +114,7 @@ def test_after_the_installation_nobody_is_banned_and_nothing_is_blocked(containe
 def test_a_scan_bans_the_scanner_and_nobody_else(container: Booted) -> None:
     container.run("sh", "-ec", command("Ban port scanners with Fail2Ban"))
     wait_for_fail2ban(container)
-    assert jails(container) == {JAIL}
+    container.wait_for(lambda: jails(container) == {JAIL}, "the jail")
     # The scan before was logged within Fail2Ban's findtime.
     wait_for_ban(container, {"10.77.0.50"})
     # A message of another unit bans nobody: that is decided before the scan that follows it bans somebody.

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import built, exposition, message_ids
 from tests.support.booted import Booted, booted
-from tests.support.booted_package import add_repository, install, is_active, on_each_distribution
+from tests.support.booted_package import add_repository, install, is_active, main_pid, on_each_distribution
 
 SERVICE = "tcpnewconn.service"
 FILE = "/run/tcpnewconn/tcpnewconn.prom"
@@ -113,9 +113,12 @@ def test_after_a_reboot_without_it_the_link_does_not_dangle(container: Booted) -
 
 def test_killed_it_stays_as_it_was_and_no_half_is_seen(container: Booted) -> None:
     container.run("systemctl", "enable", "--now", "--quiet", SERVICE)
+    before = main_pid(container)
     container.run("systemctl", "kill", "--signal=KILL", SERVICE)
     assert len(scraped(container)) > 40
-    container.wait_for(lambda: is_active(container), "the service to be back")
+    container.wait_for(
+        lambda: main_pid(container) not in (0, before) and is_active(container), "the service to be back"
+    )
 
 
 def test_with_its_directory_gone_the_service_goes_on_and_the_next_start_makes_it_again(container: Booted) -> None:

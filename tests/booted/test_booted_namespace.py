@@ -32,7 +32,8 @@ import socket, sys
 with socket.create_connection((sys.argv[1], 22), source_address=("", int(sys.argv[2]))) as client:
     client.recv(4)
 """
-FIRST_PORT = 40000
+# Below those that the kernel gives.
+FIRST_PORT = 20000
 # OpenSSH 10 would turn a client away that has knocked too often; 9.2 does not, and has no such setting.
 EVERY_KNOCK = {"trixie": "PerSourcePenalties no\n", "bookworm": ""}
 # Not by its unit: journald may not know it of a child that has exited already.
@@ -88,12 +89,17 @@ def flood_until_the_journal_is_full(container: Booted, first_knock: int) -> tupl
     knock(container, first_knock)
     container.wait_for(lambda: first_knock in logged_by_sshd(container), "sshd's entry of the first knock")
     with traffic(container, RATE) as made:
-        container.wait_for(lambda: first_number(container, made.port) == 0, "the first entry of the flood")
+
+        def entries_of_flood() -> list[int]:
+            found = first_number(container, made.port)
+            return [] if found is None else [found]
+
+        [first] = container.wait_for(entries_of_flood, "an entry of the flood")
 
         def knocked_until_full() -> bool:
             knock(container, max(knocked) + 1)
             knocked.add(max(knocked) + 1)
-            return first_number(container, made.port) != 0
+            return len(knocked) > 10 and first_number(container, made.port) != first
 
         container.wait_for(knocked_until_full, "the journal to be full", within=180)
     return made, knocked
@@ -140,9 +146,7 @@ def test_a_flood_fills_its_journal_and_not_one_entry_of_sshd_is_lost(container: 
     made, knocked = flood_until_the_journal_is_full(container, FIRST_PORT)
     # sshd's, from the first to the last.
     assert len(knocked) > 10
-    container.wait_for(
-        lambda: logged_by_sshd(container) >= knocked, "an entry of sshd's for each connection to it", within=10
-    )
+    container.wait_for(lambda: logged_by_sshd(container) >= knocked, "an entry of sshd's for each connection to it")
 
     def followed() -> list[int]:
         # Without the last line where it is not complete yet.
@@ -175,9 +179,9 @@ def test_a_second_upload_sends_the_namespace_from_its_first_entry(container: Boo
 
     # The upload of the default journal is at its end before the other one starts: the one's position is not the other's.
     container.run("systemctl", "start", "systemd-journal-upload")
-    knock(container, 39999)
-    container.wait_for(lambda: uploaded_of_sshd(39999), "sshd's entry")
-    assert uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39999") == []
+    knock(container, 19999)
+    container.wait_for(lambda: uploaded_of_sshd(19999), "sshd's entry")
+    assert uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=19999") == []
     assert UPLOAD_UNIT in PAGE.read_text()
     *unit, switch_on = commands("Send it to a log server").splitlines()
     of_trixie = "\n".join([*unit, ""])
@@ -188,11 +192,13 @@ def test_a_second_upload_sends_the_namespace_from_its_first_entry(container: Boo
     kept = [entry["MESSAGE"] for entry in entries(container)]
     container.wait_for(lambda: len(uploaded("_NAMESPACE=tcpnewconn")) >= len(kept), "every entry of the namespace")
     sent = [entry["MESSAGE"] for entry in uploaded("_NAMESPACE=tcpnewconn")]
-    assert sent[: len(kept)] == kept
+    # The oldest can have been deleted meanwhile.
+    begin = sent.index(kept[0])
+    assert sent[begin : begin + len(kept)] == kept
     # Both go on.
-    knock(container, 39997)
-    container.wait_for(lambda: uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39997"), "our entry")
-    container.wait_for(lambda: uploaded_of_sshd(39997), "sshd's entry")
+    knock(container, 19997)
+    container.wait_for(lambda: uploaded(f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=19997"), "our entry")
+    container.wait_for(lambda: uploaded_of_sshd(19997), "sshd's entry")
     container.run("systemctl", "disable", "--now", "tcpnewconn-journal-upload")
     container.run("rm", UPLOAD_UNIT)
     container.run("systemctl", "stop", "systemd-journal-upload", "receiver")
@@ -200,8 +206,8 @@ def test_a_second_upload_sends_the_namespace_from_its_first_entry(container: Boo
 
 def test_switched_off_it_writes_to_the_journal_of_all_again(container: Booted) -> None:
     container.run("sh", "-ec", commands("Switch it off"))
-    knock(container, 39998)
-    ours = ("--unit=tcpnewconn", f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=39998")
+    knock(container, 19998)
+    ours = ("--unit=tcpnewconn", f"SOURCE_ADDRESS={PEER_ADDRESS}", "SOURCE_PORT=19998")
     container.wait_for(lambda: container.journal(*ours), "the connection in the journal of all")
     assert entries(container, *ours) == []
 

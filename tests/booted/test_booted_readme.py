@@ -52,7 +52,7 @@ def type_in(container: Booted, step: Step, *, check: bool = True) -> str:
     command = step.command
     if re.search(r" -f\b", command):
         # It would run until somebody presses Ctrl-C.
-        command = f"timeout --signal=INT 3 {command} || test $? = 124"
+        command = f"timeout --signal=INT 10 {command} || test $? = 124"
     script = ["bash", "-c", f"cd {CHECKOUT}\n{command}"]
     return container.run(*script, check=check, stdin="y\n")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import booted_events, built, message_ids
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
-from tests.support.booted_events import traffic, wait_for_all
+from tests.support.booted_events import Traffic, traffic, wait_for_all
 from tests.support.booted_package import (
     HIGHER_VERSION,
     add_repository,
@@ -70,15 +70,19 @@ def test_nothing_is_reported_twice_and_what_opened_meanwhile_is(container: Boote
     assert made.missing() == []
     assert made.never_made() == []
     assert made.under_two_ids() == []
-    repeated = made.repeated()
     if interruption is kill:
-        # Between sending entries and noting that they were sent: those again, with the ids that they had, and no others.
-        last = made.of_process(container, before)[-len(repeated) or None :]
-        assert repeated == [] or sorted(repeated) == sorted(number for number, _ in last)
-        # A notification is processed by itself, the entries of a poll together.
-        assert len(repeated) <= 1 or {detected_by for _, detected_by in last} == {"poll"}
+        assert_repeated_as_after_sigkill(container, made, before)
     else:
-        assert repeated == []
+        assert made.repeated() == []
+
+
+def assert_repeated_as_after_sigkill(container: Booted, made: Traffic, killed: int) -> None:
+    """Between sending entries and noting that they were sent: those again, and no others. `killed` is that process."""
+    repeated = made.repeated()
+    last = made.of_process(container, killed)[-len(repeated) or None :]
+    assert repeated == [] or sorted(repeated) == sorted(number for number, _ in last)
+    # A notification is processed by itself, the entries of a poll together.
+    assert len(repeated) <= 1 or {detected_by for _, detected_by in last} == {"poll"}
 
 
 def test_fifty_kills_and_fifty_restarts_under_200_connections_per_second_miss_nothing(container: Booted) -> None:
@@ -90,7 +94,7 @@ def test_fifty_kills_and_fifty_restarts_under_200_connections_per_second_miss_no
             wait_for_another_process(container, before)
             # At any moment of its work, its first poll included; this is the experiment, not waiting for luck.
             time.sleep(chance.uniform(0, 0.3))
-    assert made.made / made.seconds > 150, "this machine did not make the connections that the test is about"
+    assert made.made > 100 * TIMES, "this machine did not make the connections that the test is about"
     wait_for_all(container, made)
     # Reported + declared lost = made. With this buffer, nothing is lost.
     assert len(made.ids) + booted_events.lost(container) == made.made
@@ -109,7 +113,9 @@ def test_the_watchdog_restarts_a_service_that_hangs(container: Booted) -> None:
     assert container.journal("_PID=1", "UNIT=tcpnewconn.service", "UNIT_RESULT=watchdog")
     wait_for_all(container, made)
     assert made.missing() == []
-    assert made.repeated() == []
+    assert made.under_two_ids() == []
+    # systemd kills it, by SIGABRT or SIGKILL, wherever it was stopped.
+    assert_repeated_as_after_sigkill(container, made, before)
 
 
 def states(container: Booted) -> list[str]:
@@ -209,11 +215,11 @@ def test_a_connection_closed_by_its_server_alone_is_not_reported_again(container
     before = main_pid(container)
     restart(container)
     wait_for_another_process(container, before)
+    assert container.run("ss", "-Htan", "state", "fin-wait-2", "sport", "=", ":9001"), "the row should still be there"
     # One more connection, so that what was to be reported by then has been reported.
     with traffic(container, 20) as after:
         after.wait_for_some(container)
     wait_for_all(container, after)
-    assert container.run("ss", "-Htan", "state", "fin-wait-2", "sport", "=", ":9001"), "the row should still be there"
     assert len(booted_events.events(container, message_ids.CONNECTION, *matches)) == 1
     container.run("systemctl", "stop", "half.service")
 

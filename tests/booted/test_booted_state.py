@@ -68,7 +68,9 @@ def test_a_disk_that_fills_up_is_said_and_survived(container: Booted) -> None:
     with traffic(container, 50) as made:
         fill(container)
         container.wait_for(warned, "a warning that names the file and the reason")
-        assert "No space left on device" in container.property("tcpnewconn.service", "StatusText")
+        container.wait_for(
+            lambda: "No space left on device" in container.property("tcpnewconn.service", "StatusText"), "the status"
+        )
         free(container)
         container.wait_for(written_again, "the news that it is written again")
     assert_same_process(container, pid)

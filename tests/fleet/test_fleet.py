@@ -384,7 +384,7 @@ def test_every_event_arrives_though_the_log_server_was_down_and_an_upload_was_ki
     began = time.monotonic()
     try:
         log_server.wait_for(
-            lambda: there <= ids(log_server, f"--directory={REMOTE}"), "every event at the log server", within=120
+            lambda: there <= ids(log_server, f"--directory={REMOTE}"), "every event at the log server", within=300
         )
     except AssertionError as error:
         missing = there - ids(log_server, f"--directory={REMOTE}")

@@ -43,6 +43,14 @@ REBOOT_STATUS = 133
 _numbers = itertools.count(1)
 
 
+# For a slow machine on which others boot at the same time.
+BOOTS_WITHIN = 300
+
+
+class NotRunning(AssertionError):
+    """There is no one process that is the container's first."""
+
+
 class Booted:
     """A running container. Every command that fails raises, with the end of the container's journal."""
 
@@ -78,7 +86,7 @@ class Booted:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )
-        self.wait_for(self._up, "the container to boot", journal=False)
+        self.wait_for(self._up, "the container to boot", within=BOOTS_WITHIN, journal=False)
         self._connect_to_peer()
 
     def stop(self) -> None:
@@ -104,10 +112,11 @@ class Booted:
         self.wait_for(
             lambda: not self._running() or self._children() not in ([], [before]),
             "the container to reboot",
+            within=BOOTS_WITHIN,
             journal=False,
         )
         if self._nspawn.poll() is None:
-            self.wait_for(self._up, "the container to boot again", journal=False)
+            self.wait_for(self._up, "the container to boot again", within=BOOTS_WITHIN, journal=False)
             self._connect_to_peer()
         elif self._nspawn.returncode == REBOOT_STATUS:
             self.boot()
@@ -119,7 +128,7 @@ class Booted:
         """The container's systemd, as a process of this host."""
         children = self._children()
         if len(children) != 1:
-            raise AssertionError(f"{self.name} is not running\n{self._end_of_console()}")
+            raise NotRunning(f"{self.name} is not running\n{self._end_of_console()}")
         return children[0]
 
     def run(self, *command: str, check: bool = True, stdin: str = "", within: float = 120, said: bool = True) -> str:
@@ -251,9 +260,11 @@ class Booted:
         assert self._nspawn
         if self._nspawn.poll() is not None:
             raise AssertionError(f"systemd-nspawn ended with {self._nspawn.returncode}\n{self._end_of_console()}")
-        if len(self._children()) != 1:
+        try:
+            state = self._execute(("systemctl", "is-system-running"), "", 60).stdout.strip()
+        except NotRunning:
+            # While systemd-nspawn starts it, the process that made its first one is there, too.
             return False
-        state = self._execute(("systemctl", "is-system-running"), "", 60).stdout.strip()
         if state == "degraded":
             failed = self._execute(("systemctl", "--failed", "--no-pager"), "", 60).stdout
             raise AssertionError(f"{self.name} booted, but not everything in it:\n{failed}\n{self.report()}")
@@ -263,6 +274,8 @@ class Booted:
         return f"--- console of {self.name}\n{self._console.read_text(errors='replace')[-4000:]}"
 
     def _connect_to_peer(self) -> None:
+        # The kernel may still be removing that of the boot before.
+        self.from_peer("sh", "-c", "ip link delete peer0 2>/dev/null || true")
         self.from_peer("ip", "link", "add", "peer0", "type", "veth", "peer", "name", "host0", "netns", str(self.leader))
         for address in (f"{PEER_ADDRESS}/24", f"{PEER_ADDRESS6}/64"):
             self.from_peer("ip", "address", "add", address, "dev", "peer0", *(["nodad"] if ":" in address else []))

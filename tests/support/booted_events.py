@@ -15,7 +15,8 @@ from tests.support.message_ids import CONNECTION, LOSS
 
 
 def events(container: Booted, message_id: str, *matches: str) -> list[dict[str, Any]]:
-    return container.journal("--unit=tcpnewconn", f"MESSAGE_ID={message_id}", *matches)
+    # Not by the unit: journald may not know it of a process that was killed since.
+    return container.journal("SYSLOG_IDENTIFIER=tcpnewconn", f"MESSAGE_ID={message_id}", *matches)
 
 
 def messages(container: Booted) -> str:

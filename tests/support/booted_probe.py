@@ -74,8 +74,9 @@ def private_files(processes: list[int]) -> list[str]:
         for name in ("environ", "mem", "maps", "stack", "io"):
             path = f"/proc/{process}/{name}"
             with contextlib.suppress(OSError), open(path, "rb") as file:
-                file.read(1)
-                found.append(path)
+                # That of a process that has ended can be opened, and is empty.
+                if file.read(1):
+                    found.append(path)
         for name in ("fd", "cwd/.", "root/."):
             with contextlib.suppress(OSError):
                 found += [f"/proc/{process}/{name}/{entry}" for entry in os.listdir(f"/proc/{process}/{name}")]

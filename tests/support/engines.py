@@ -17,6 +17,8 @@ from tests.support.booted import PEER_ADDRESS, Booted, booted
 
 HERE = Path(__file__).parent
 USER, USER_NUMBER = "alice", 1000
+# Ports of the tests' own connections.
+FIRST_PORT, LAST_PORT = 41_001, 41_999
 PACKAGES = (
     "catatonit",
     "crun",
@@ -92,6 +94,8 @@ def booted_with_engines(distribution: str) -> Iterator[Booted]:
         # pasta takes the addresses of the device that the default route has.
         host.run("ip", "route", "add", "default", "via", PEER_ADDRESS)
         host.run("sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1")
+        # The kernel gives these to no connection of docker-proxy, pasta or slirp4netns: each names one connection of a test.
+        host.run("sysctl", "--quiet", "--write", f"net.ipv4.ip_local_reserved_ports={FIRST_PORT}-{LAST_PORT}")
         yield host
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support import booted, built, root_image
-from tests.support.booted import Booted
+from tests.support.booted import BOOTS_WITHIN, Booted
 from tests.support.signed_repository import Signer, published, signer
 
 HOSTS = ("host1", "host2", "host3", "host4", "host5", "host6")
@@ -79,7 +79,7 @@ class Host(Booted):
             )
 
     def wait_until_up(self) -> None:
-        self.wait_for(self._up, f"{self.hostname} to boot", journal=False)
+        self.wait_for(self._up, f"{self.hostname} to boot", within=BOOTS_WITHIN, journal=False)
         assert self.path("/etc/machine-id").read_text().strip() == self.machine_id
         self._connect_to_peer()
 
@@ -151,7 +151,7 @@ class Fleet:
         (self.place / "group_vars").mkdir(exist_ok=True)
         (self.place / f"group_vars/{group}.yml").write_text(json.dumps(values))
 
-    def play(self, playbook: Path, *options: str, check: bool = True, within: float = 300) -> Played:
+    def play(self, playbook: Path, *options: str, check: bool = True, within: float = 900) -> Played:
         command = [*self.bridge, "/usr/bin/ansible-playbook"]
         command += ["--inventory", str(self.place / "inventory"), *options, str(playbook)]
         environment = {
@@ -164,6 +164,9 @@ class Fleet:
             "ANSIBLE_FORKS": "6",
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_RETRY_FILES_ENABLED": "0",
+            # Six hosts and more boot and work on one machine.
+            "ANSIBLE_TIMEOUT": "60",
+            "ANSIBLE_SSH_RETRIES": "2",
         }
         began = time.monotonic()
         done = subprocess.run(

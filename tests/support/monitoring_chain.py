@@ -8,6 +8,7 @@ of the rules have the shipped times.
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -60,8 +61,6 @@ class Chain:
         self.container = container
         self._directory = directory
         self._programs: list[subprocess.Popen[bytes]] = []
-        # Seconds that the service was down for, where a test has stopped and started it.
-        self.longest_restart = 0.0
 
     def start(self) -> None:
         (self._directory / "rules").mkdir()
@@ -79,7 +78,7 @@ class Chain:
             f"--web.listen-address=127.0.0.1:{ALERTMANAGER}",
             "--cluster.listen-address=",
         )
-        self._run(
+        self._prometheus = self._run(
             "prometheus",
             f"--config.file={self._directory}/prometheus.yml",
             f"--storage.tsdb.path={self._directory}/prometheus",
@@ -100,6 +99,18 @@ class Chain:
             program.terminate()
         for program in self._programs:
             program.wait(60)
+
+    @contextmanager
+    def unscraped(self) -> Iterator[None]:
+        """Prometheus sees what was before and what is after.
+
+        Where times are a thirtieth, what one scrape sees lasts until the next one: as long as a rule waits.
+        """
+        self._prometheus.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._prometheus.send_signal(signal.SIGCONT)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The vector that an instant query returns, as Prometheus spells it: metric, value."""
@@ -156,18 +167,20 @@ class Chain:
         answer = self.container.from_peer("sh", "-c", 'curl --silent --globoff "$1" || true', "-", url)
         return answer if answer.startswith(("{", "[")) else ""
 
-    def _run(self, program: str, *options: str) -> None:
+    def _run(self, program: str, *options: str) -> "subprocess.Popen[bytes]":
         programs = root_image.monitoring_programs()
         # Alertmanager wants its templates in /usr/share, where Debian's package would have put them.
         shared = 'mount --bind "$1" /usr/share && shift && exec "$@"'
         apart = ("unshare", "--mount", "sh", "-c", shared, "-", str(programs / "share"))
-        self._launch(*apart, str(programs / "bin" / program), *options, log=program)
+        return self._launch(*apart, str(programs / "bin" / program), *options, log=program)
 
-    def _launch(self, *command: str, log: str) -> None:
+    def _launch(self, *command: str, log: str) -> "subprocess.Popen[bytes]":
+        """It becomes the program itself, by exec."""
         kept = self._directory / f"{log}.log"
         # It ends with the test worker, however that ends.
         script = f'cd {built.TREE} && exec setpriv --pdeathsig KILL "$@" 2>{kept}'
         self._programs.append(self.container.start_from_peer("sh", "-c", script, "-", *command))
+        return self._programs[-1]
 
 
 def faster(text: str) -> str:
