@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 import time
@@ -23,13 +24,16 @@ from tests.support.traffic import connect, listen
 __all__ = ["every", "here"]
 # Longer than a test: what is logged in time was not seen by a poll.
 SELDOM = ("--interval", "10min")
+PORTS = itertools.count(33_000)
+ANY = ("0.0.0.0", "::")
 
 
 def short(client: Namespace, listener: socket.socket, address: str, count: int = 1) -> list[int]:
     """Connections that are closed at once, the client first. Returns its ports."""
     ports = []
     for _ in range(count):
-        with connect(client, address, listener.getsockname()[1]) as opened:
+        # No port twice: the kernel can give one again that is in TIME_WAIT (tcp_tw_reuse).
+        with connect(client, address, listener.getsockname()[1], (ANY[":" in address], next(PORTS))) as opened:
             ports.append(opened.getsockname()[1])
             accepted = listener.accept()[0]
         accepted.close()
@@ -235,7 +239,9 @@ def test_a_namespace_without_an_id_is_polled_alone(here: Host, every: tuple[str,
         program.wait_for_connections(10)
         join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
         program.poll_again(4)
-        short(one, listener, "127.0.0.1", 10)
+        # No poll shows them open.
+        with stopped(child_of(program.process.pid)):
+            short(one, listener, "127.0.0.1", 10)
         program.wait_for_connections(20)
         program.poll_again(4)
     assert [event["tcpnewconn.detected_by"] for event in program.connections] == ["poll"] * 10 + ["notification"] * 10
@@ -250,6 +256,8 @@ def test_an_id_that_is_used_again_is_of_the_next_namespace(here: Host, every: tu
                 numbers += [number_of(one)] * 3
                 with listen(one, "127.0.0.1", 8080) as listener:
                     short(one, listener, "127.0.0.1", 3)
+                # Before it ends: whose the id was is known by its process alone.
+                program.wait_for_connections(len(numbers))
                 here.ip("link", "delete", "veth")
         program.wait_for_connections(60)
     assert [event["tcpnewconn.netns"] for event in program.connections] == numbers

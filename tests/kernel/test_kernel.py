@@ -252,6 +252,7 @@ def test_a_restart_reports_nothing_again_and_what_opened_meanwhile(here: Namespa
 
 def test_reads_keep_to_the_interval(here: Namespace) -> None:
     with running(here, interval="200ms") as program:
+        program.poll_again()
         before, began = program.polls, time.monotonic()
         program.wait(lambda: program.polls >= before + 7, "reads")
         # Seven polls more: six whole intervals lie between the first and the last of them.
@@ -318,14 +319,14 @@ def test_another_proc_shows_the_network_of_its_process_one(here: Namespace, tmp_
         finally:
             host.stdin.close()
             host.stdout.close()
-            host.wait(timeout=10)
+            host.wait(timeout=30)
             subprocess.run(["umount", proc], check=True)
 
 
 def test_sigint_ends_it_as_sigterm_does(here: Namespace) -> None:
     with running(here) as program:
         program.signal(signal.SIGINT)
-        assert program.process.wait(timeout=10) == 0
+        assert program.process.wait(timeout=30) == 0
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(here: Namespace) -> None:
@@ -339,7 +340,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(here: Namespace) -> None:
         with open(reading) as output:
             assert parsed(output.readline())["message_id"] == LISTENER
         with listen(here, "127.0.0.1"):
-            _, said = program.communicate(timeout=20)
+            _, said = program.communicate(timeout=30)
     assert said == b""
     assert program.returncode == 0
 

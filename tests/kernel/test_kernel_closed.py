@@ -81,12 +81,19 @@ def test_the_bytes_each_way_are_reported_once(place: str, hosts: tuple[Namespace
         sent, answered, seen = expected[flow(event)]
         assert (event["source.bytes"], event["destination.bytes"]) == (sent, answered)
         assert event["network.direction"] == direction
-        assert event["tcpnewconn.retransmits"] == 0
         assert 0 < event["tcpnewconn.rtt_usec"] < 10_000_000
         # How long it lasted is reported where a poll saw it open.
         by_poll = reported[flow(event)]["tcpnewconn.detected_by"] == "poll"
         assert by_poll or not seen
         assert ("event.duration" in event) == by_poll
+    # None, unless the kernel says that it has sent something again.
+    assert sum(event["tcpnewconn.retransmits"] for event in of_kind(program.events, CLOSED)) <= sent_again(here)
+
+
+def sent_again(host: Namespace) -> int:
+    """Segments, by the kernel's own count."""
+    names, values = [line.split() for line in host.table("snmp").decode().splitlines() if line.startswith("Tcp:")]
+    return int(dict(zip(names, values, strict=True))["RetransSegs"])
 
 
 def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Namespace]) -> None:
@@ -103,8 +110,8 @@ def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Names
         program.wait(lambda: of_kind(program.events, CLOSED), "end")
         ended = time.monotonic()
         (event,) = of_kind(program.events, CLOSED)
-        # The poll that saw it began between its opening and its report.
-        assert closing - seen <= event["event.duration"] / 1e9 <= ended - began
+        # The poll that saw it began between its opening and its report, or just before its opening.
+        assert closing - seen <= event["event.duration"] / 1e9 <= ended - began + 0.1
 
 
 def test_a_connection_that_was_there_at_the_start_has_no_duration(hosts: tuple[Namespace, Namespace]) -> None:

@@ -146,7 +146,8 @@ def interrupted(place: str, which: str, tmp_path: Path, memory: Path | None = No
             "opening": (there, here, THERE, "client"),
             "accepting": (here, there, HERE, "server"),
         }.get(place.split(",")[0], (here, here, "127.0.0.1", "either"))
-        traffic = Traffic(server, client, address, first, chance)
+        # With chances of its own: shared, they would decide how many runs are killed before their first poll.
+        traffic = Traffic(server, client, address, first, random.Random(f"traffic {place}"))
         options = ("--state", str(tmp_path / "state"))
         interval = "1h" if "hardly" in place else "100ms"
         runs: list[list[Event]] = []

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, joined
-from tests.support.program import Event, Program, of_kind, running
+from tests.support.program import Event, Program, running
 from tests.support.traffic import connect, listen, reset
 from tests.support.truth import Established, Truth, Unavailable, truth
 
@@ -66,7 +65,7 @@ class World:
         return found
 
     def new_events(self, number: int) -> list[Event]:
-        return of_kind(self.programs[number].events, CONNECTION)[self.took[number] :]
+        return self.programs[number].connections[self.took[number] :]
 
     def expect_truth(self) -> Counter[Flow]:
         """Wait until both programs have reported what became established, and that only; what it was."""
@@ -85,13 +84,14 @@ class World:
         return expected
 
 
+# Which no other test has: the truth is of the whole machine.
 ADDRESSES = {
-    "loopback": "127.{}.{}.1",
-    "here": "10.{}.{}.1",
-    "there": "10.{}.{}.2",
-    "nobody": "10.{}.{}.3",
-    "here6": "2001:db8:{}:{}::1",
-    "there6": "2001:db8:{}:{}::2",
+    "loopback": "127.{}.{}.9",
+    "here": "10.{}.{}.91",
+    "there": "10.{}.{}.92",
+    "nobody": "10.{}.{}.93",
+    "here6": "2001:db8:{}:{}::91",
+    "there6": "2001:db8:{}:{}::92",
 }
 
 

@@ -24,6 +24,7 @@ from tests.support.containers import CONTAINER_ID, Host, child_of, container, ho
 from tests.support.message_ids import CLOSED, PORT_SCAN
 from tests.support.namespace import Namespace
 from tests.support.program import Event, Flow, Program, flow, flows, of_kind, running, stopped
+from tests.support.supervised import DEADLINE
 from tests.support.traffic import connect, listen
 
 AT_HOST, AT_ONE, AT_OTHER = "10.88.0.1", "10.88.0.5", "10.88.0.6"
@@ -225,7 +226,11 @@ def test_one_that_waits_for_its_other_end_is_not_lost_by_sigkill(
         program.ready()
         client, accepted = network.open(network.host, network.one)
         client.close()
-        program.wait(lambda: b'["j",' in (tmp_path / "state").read_bytes(), "record of one that waits")
+        # It waits for a moment; Program.wait() looks twice a second.
+        until = time.monotonic() + DEADLINE
+        while b'["j",' not in (tmp_path / "state").read_bytes():
+            assert time.monotonic() < until, "no record of one that waits"
+            time.sleep(0.005)
         program.kill()
         assert accepted.recv(1) == b""
         accepted.close()

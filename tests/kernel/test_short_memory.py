@@ -38,7 +38,7 @@ def test_killed_at_any_moment_while_memory_is_short(tmp_path: Path, memory: Path
             for _ in range(KILLS):
                 runs.append(Program(here, *options, interval="1h", notifications=kept, memory=memory, mounts=enter))
                 if chance.random() < 0.8:
-                    runs[-1].ready()
+                    runs[-1].wait(lambda: runs[-1].polls > 0, "first poll", 120.0)
                 time.sleep(chance.uniform(0, 0.2))
                 runs[-1].kill()
         # Some hundred pages each time: not all that it has stays in memory.

@@ -16,7 +16,7 @@ silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.1", 53))
 names = Names(resolve=True, deadline=1)
 names.ask(["203.0.113.7", "203.0.113.8"])
-silent.setblocking(False)
+silent.settimeout(20)
 print(len(silent.recv(512)) > 0, names.note, names.of("203.0.113.7"), sep="|")
 """
 

@@ -115,7 +115,11 @@ from tcpnewconn import tracesetup
 from tcpnewconn.kernel.traceevents import EVENTS, GROUP
 from tcpnewconn.kernel.tracefs import Tracefs
 tracefs = Tracefs()
-before = open("/sys/kernel/tracing/dynamic_events").read(), sorted(os.listdir("/sys/kernel/tracing/instances"))
+def seen():
+    # Other tests have instances of their own.
+    own = [name for name in os.listdir("/sys/kernel/tracing/instances") if name.startswith(GROUP) and "test" not in name]
+    return open("/sys/kernel/tracing/dynamic_events").read(), sorted(own)
+before = seen()
 with tempfile.TemporaryDirectory() as runtime:
     try:
         reason, notes = None, tracesetup.start(tracefs, runtime, EVENTS, os.getgid())
@@ -125,7 +129,7 @@ with tempfile.TemporaryDirectory() as runtime:
     there = os.path.exists(tracefs.instance(GROUP).directory)
     notes += tracesetup.stop(tracefs, runtime)
     left = os.listdir(runtime)
-after = open("/sys/kernel/tracing/dynamic_events").read(), sorted(os.listdir("/sys/kernel/tracing/instances"))
+after = seen()
 print(json.dumps(dict(reason=reason, notes=notes, recorded=recorded, there=there, left=left, same=before == after)))
 """)
     assert found["same"]

@@ -89,6 +89,8 @@ class Program:
         mounts: Sequence[str] = (),
     ) -> None:
         self.events: list[Event] = []
+        # Those that are connections.
+        self.connections: list[Event] = []
         # The events observation-started and observation-stopped.
         self.runs: list[Event] = []
         self.started = time.monotonic()
@@ -108,6 +110,8 @@ class Program:
     def _take(self, line: str) -> None:
         event: Event = json.loads(line)
         (self.runs if events.is_about_a_run(event) else self.events).append(event)
+        if event["message_id"] == CONNECTION:
+            self.connections.append(event)
 
     @property
     def status(self) -> str:
@@ -131,16 +135,13 @@ class Program:
 
     def poll_again(self, times: int = 1) -> None:
         """Wait until so many polls that began after this call are over."""
+        self._run.caught_up()
         # The one that is under way now, if any, began before.
         wanted = self.polls + 1 + times
         self.wait(lambda: self.polls >= wanted, "further poll")
 
     def messages(self) -> list[str]:
         return [event["message"] for event in self.events]
-
-    @property
-    def connections(self) -> list[Event]:
-        return of_kind(self.events, CONNECTION)
 
     def signal(self, number: signal.Signals) -> None:
         self._run.send(number)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -21,13 +22,17 @@ from tests.support.terminal import TREE, command, environment
 
 # As long as anything may take on a busy machine.
 DEADLINE = 30.0
+# socket(7): the same number in include/uapi/asm-generic/socket.h for both.
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("qq")
+_OWN = "SENT_BY_THE_TEST"
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One message of sd_notify(3): when it was received (seconds, monotonic), and its assignments."""
+    """One message of sd_notify(3): when it was sent (seconds, monotonic), and its assignments."""
 
-    received: float
+    sent: float
     assigned: dict[str, str]
 
 
@@ -63,6 +68,11 @@ class Supervised:
         self._temporary = tempfile.TemporaryDirectory(prefix="tcpnewconn-supervised-")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.bind(f"{self._temporary.name}/notify")
+        # With the time at which each was sent.
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._from_unix_time = time.monotonic() - time.time()
+        # Notices of our own: how many were sent, and seen.
+        self._own_sent = self._own_seen = 0
         given = {"NOTIFY_SOCKET": f"{self._temporary.name}/notify"} | dict(more or {})
         steps = list(mounts)
         if journal is not None:
@@ -118,11 +128,26 @@ class Supervised:
         self._temporary.cleanup()
 
     def _listen(self) -> None:
-        while message := self._socket.recv(65536).decode():
-            assigned = dict(line.split("=", 1) for line in message.splitlines())
+        while True:
+            data, ancillary, _, _ = self._socket.recvmsg(65536, socket.CMSG_SPACE(_TIMESPEC.size))
+            if not data:
+                return
+            seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
+            assigned = dict(line.split("=", 1) for line in data.decode().splitlines())
             with self._changed:
-                self.notices.append(Notice(time.monotonic(), assigned))
+                if _OWN in assigned:
+                    self._own_seen += 1
+                else:
+                    self.notices.append(Notice(seconds + nanoseconds / 1e9 + self._from_unix_time, assigned))
                 self._changed.notify_all()
+
+    def caught_up(self) -> None:
+        """Wait until all notices that it has sent by now are known."""
+        self._own_sent += 1
+        sent = self._own_sent
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as own:
+            own.sendto(f"{_OWN}=1".encode(), f"{self._temporary.name}/notify")
+        self.wait(lambda: self._own_seen >= sent, "notice of our own")
 
     def _take(self, line: str) -> None:
         if line.endswith("\n"):
@@ -170,6 +195,7 @@ class Supervised:
         def statuses() -> int:
             return sum("STATUS" in notice.assigned for notice in self.notices)
 
+        self.caught_up()
         # The one that is under way now, if any, began before.
         wanted = statuses() + count + 1
         self.wait(lambda: statuses() >= wanted, "further poll")
