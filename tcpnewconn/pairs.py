@@ -11,21 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from tcpnewconn.connections import closed_of
+from tcpnewconn import ends
 from tcpnewconn.held import Held
 from tcpnewconn.model import (
-    EGRESS,
     ESTABLISHED,
-    INGRESS,
-    INTERNAL,
-    UNKNOWN,
-    Caller,
     Closed,
     Connection,
     Event,
     FourTuple,
     SocketInfo,
-    four_tuple_of,
     mirrored,
 )
 from tcpnewconn.observer import Observer
@@ -103,7 +97,7 @@ class Pairs:
             if connection is not None:
                 self._report(connection)
         elif isinstance(event, Closed) and event.id in self._closing:
-            self._report(_closed(event, self._closing.pop(event.id)))
+            self._report(ends.closed_as(event, self._closing.pop(event.id)))
         elif not (isinstance(event, Closed) and self.held.close(event)):
             self._report(event)
 
@@ -118,7 +112,7 @@ class Pairs:
 
     def _paired(self, side: Side, event: Connection, now: float) -> Connection | None:
         """The connection as it is to be reported at once; None if it was, or waits."""
-        four_tuple = _four_tuple(event)
+        four_tuple = ends.socket_of(event)
         if four_tuple is None:
             return event
         other_end = mirrored(four_tuple)
@@ -136,12 +130,12 @@ class Pairs:
             if reported is not None:
                 _remember(self._closing, event.id, reported)
             return None
-        having = self._having(_remote(four_tuple), side.netns)
-        unknown = not having and self._may_have(_remote(four_tuple))
+        having = self._having(ends.remote(four_tuple), side.netns)
+        unknown = not having and self._may_have(ends.remote(four_tuple))
         if unknown and side is not self._host:
             # The device of the host that it is behind can be new, too.
             self._host.observes.addresses.refresh()
-            having = self._having(_remote(four_tuple), side.netns)
+            having = self._having(ends.remote(four_tuple), side.netns)
         others, host_has_it = [each for each in having if each is not self._host], self._host in having
         closed = event.detected_by in ("notification", "trace")
         if host_has_it and (not others or self._is_at_host(other_end, others, closed)):
@@ -172,7 +166,7 @@ class Pairs:
         Where several namespaces have the address that one of them is connected with, only the other one can tell.
         """
         return any(
-            {each.netns for each in self._having(_remote(here), event.netns)} <= {end.netns}
+            {each.netns for each in self._having(ends.remote(here), event.netns)} <= {end.netns}
             for here, event, end in ((at_one, one, other), (at_other, other, one))
         )
 
@@ -181,10 +175,10 @@ class Pairs:
 
         Where its other end is in one namespace for sure, it is not to be reported there.
         """
-        four_tuple = _four_tuple(event)
+        four_tuple = ends.socket_of(event)
         assert four_tuple is not None
         other_end = mirrored(four_tuple)
-        having = self._having(_remote(four_tuple), event.netns)
+        having = self._having(ends.remote(four_tuple), event.netns)
         if event.netns and (not having or having == [self._host]):
             # Nobody else has the address, and the host can have lost it by now.
             at_host = self._open_at_host(other_end)
@@ -203,14 +197,14 @@ class Pairs:
     def _report_joined(self, held: Connection, event: Connection) -> None:
         """Report a connection that has waited, now that its other end has come."""
         closed = self.held.take(held)
-        opened_here, opened_there = _opened_here(held), _opened_here(event)
+        opened_here, opened_there = ends.opened_here(held), ends.opened_here(event)
         if opened_here is None and opened_there is not None:
             opened_here = not opened_there
         # Whichever comes first after SIGKILL, and where the host's is still open: it has the ID of the other namespace's.
-        connection = _joined(held, event, opened_here)._replace(id=held.id if held.netns else event.id)
+        connection = ends.joined(held, event, opened_here)._replace(id=held.id if held.netns else event.id)
         self._report(connection)
         if closed is not None:
-            self._report(_closed(closed, connection))
+            self._report(ends.closed_as(closed, connection))
         elif self._host.observes.events.closed:
             _remember(self._closing, event.id if held.netns else held.id, connection)
 
@@ -221,7 +215,7 @@ class Pairs:
         """
         if self._open_at_host(other_end) is None or any(one.observes.tables.stands(other_end) for one in others):
             return False
-        return not closed or len(self._having(_remote(other_end), self._host.netns)) == 1
+        return not closed or len(self._having(ends.remote(other_end), self._host.netns)) == 1
 
     def _open_at_host(self, four_tuple: FourTuple) -> SocketInfo | None:
         info = self._host.observes.lookups.socket(four_tuple)
@@ -233,11 +227,11 @@ class Pairs:
         known = host.tracker.shown(other_end)
         if known is not None and known.cookie == info.cookie:
             return None
-        opened_here = _opened_here(event)
+        opened_here = ends.opened_here(event)
         if opened_here is None and (opened_there := host.lookups.opened_here(other_end)) is not None:
             opened_here = not opened_there
-        there = _end(event, self._host, info.uid if info.inode else None, info.cgroup)
-        connection = _joined(event, there, opened_here)
+        there = ends.other_end(event, self._host.netns, info.uid if info.inode else None, info.cgroup)
+        connection = ends.joined(event, there, opened_here)
         host.tracker.expect(other_end, now)
         if host.events.closed:
             _remember(self._reported, other_end, connection)
@@ -276,81 +270,20 @@ class Pairs:
         else:
             # That poll is still being applied.
             other.observes.tracker.expect(other_end, now)
-            there = _end(event, other, None, other.cgroup)
-        opened_here = _opened_here(event)
-        if opened_here is None and (opened_there := _opened_here(there)) is not None:
+            there = ends.other_end(event, other.netns, None, other.cgroup)
+        opened_here = ends.opened_here(event)
+        if opened_here is None and (opened_there := ends.opened_here(there)) is not None:
             opened_here = not opened_there
-        connection = _joined(event, there, opened_here)
+        connection = ends.joined(event, there, opened_here)
         if side is self._host and side.observes.events.closed:
             _remember(self._closing, event.id, connection)
         return connection
-
-
-def _four_tuple(event: Connection) -> FourTuple | None:
-    """That of its socket in the namespace that has reported it; None where that is not known, or both ends are there."""
-    here, there = event.source, event.destination
-    if event.direction == INGRESS:
-        here, there = there, here
-    elif event.direction not in (EGRESS, UNKNOWN):
-        return None
-    if here.address is None or here.port is None or there.address is None or there.port is None:
-        return None
-    return four_tuple_of(here.address, here.port, there.address, there.port)
 
 
 def _closes(side: Side, four_tuple: FourTuple) -> bool:
     """Whether a row of a namespace stands for a socket whose destroy notification is on its way."""
     row = side.observes.tables.row(four_tuple)
     return side.observes.tracker.run.notified and row is not None and in_time_wait(row)
-
-
-def _remote(four_tuple: FourTuple) -> bytes:
-    return four_tuple[len(four_tuple) // 2 : -2]
-
-
-def _opened_here(event: Connection) -> bool | None:
-    return None if event.direction == UNKNOWN else event.direction == EGRESS
-
-
-def _end(event: Connection, side: Side, uid: int | None, cgroup: int) -> Connection:
-    """The other end of a connection, which has no event; nor does it say which of the two has opened it."""
-    by = ("socket",) if uid is not None or (cgroup and not side.netns) else ()
-    return event._replace(
-        uid=uid, cgroup=cgroup, by=by, caller=None, accepted=None, netns=side.netns, direction=UNKNOWN
-    )
-
-
-def _joined(here: Connection, there: Connection, opened_here: bool | None) -> Connection:
-    """One connection of the events of both of its ends. It has the id of the first."""
-    source, destination = here.source, here.destination
-    if opened_here is None:
-        opened_here = True
-    elif opened_here != (here.direction != INGRESS):
-        source, destination = destination, source
-    opener, acceptor = (here, there) if opened_here else (there, here)
-    accepted = acceptor.caller or (Caller("listener", cgroup=acceptor.cgroup) if acceptor.cgroup else None)
-    if accepted is not None and not accepted.cgroup:
-        accepted = accepted._replace(cgroup=acceptor.cgroup)
-    return here._replace(
-        source=source,
-        destination=destination,
-        direction=INTERNAL,
-        uid=opener.uid,
-        cgroup=opener.cgroup,
-        by=opener.by,
-        caller=opener.caller,
-        accepted=accepted,
-        missing=opener.missing,
-        netns=opener.netns,
-    )
-
-
-def _closed(event: Closed, connection: Connection) -> Closed:
-    """A closed event that repeats what was reported of its connection."""
-    sent, received = event.source_bytes, event.destination_bytes
-    if event.source != connection.source:
-        sent, received = received, sent
-    return closed_of(connection, sent, received, event.rtt, event.retransmits, event.seconds)
 
 
 def _remember(where: dict[_Value, Connection], key: _Value, connection: Connection) -> None:

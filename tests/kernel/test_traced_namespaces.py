@@ -38,7 +38,7 @@ PROGRAM = """
 import itertools, os, random, socket, struct, sys, threading, time
 address, port = sys.argv[1], int(sys.argv[2])
 listener = socket.create_server(("", port), backlog=64)
-# No port twice; every ten seconds the kernel would begin anywhere anew.
+# No port twice; every ten seconds the kernel would begin anywhere again.
 ports = itertools.count(random.randrange(33000, 60000))
 def serve():
     while True:

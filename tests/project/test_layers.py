@@ -43,6 +43,7 @@ for joining in (
     "lookups",
     "events",
     "observer",
+    "ends",
     "held",
     "pairs",
     "notified",
