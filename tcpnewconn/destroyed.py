@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tcpnewconn.directory import Notifying
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.known import REMEMBERED, Known
 from tcpnewconn.model import NOT_KNOWN, Event, FourTuple, Loss
-from tcpnewconn.notified import Notified, Notifying
+from tcpnewconn.notified import Notified
 from tcpnewconn.observer import Observer
 from tcpnewconn.other import Other
 from tcpnewconn.recorder import Recorder
@@ -157,7 +158,7 @@ class Destroyed:
             self._recorder.strange, self._looked = False, now
             self.discover(now)
 
-    # --- as notified.Directory ---------------------------------------------------------------------------------------
+    # --- as Directory ---------------------------------------------------------------------------------------
 
     def discover(self, now: float) -> None:
         if self._known.namespaces is None:

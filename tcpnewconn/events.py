@@ -24,7 +24,8 @@ from tcpnewconn.model import (
     endpoints,
     mirrored,
 )
-from tcpnewconn.recorder import Recorded, Recorder
+from tcpnewconn.recorded import Recorded
+from tcpnewconn.recorder import Recorder
 from tcpnewconn.state.log import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed

@@ -14,7 +14,8 @@ from tcpnewconn.kernel.namespaces import AGAIN_AFTER, MOST, Key, Namespaces
 from tcpnewconn.model import NOT_KNOWN, Event, FourTuple, Loss
 from tcpnewconn.other import Other
 from tcpnewconn.pairs import Side
-from tcpnewconn.recorder import Recorded, Recorder
+from tcpnewconn.recorded import Recorded
+from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.sections import Section, Sections

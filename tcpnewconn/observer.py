@@ -28,7 +28,8 @@ from tcpnewconn.model import (
     Recovered,
     endpoints,
 )
-from tcpnewconn.recorder import Recorded, Recorder
+from tcpnewconn.recorded import Recorded
+from tcpnewconn.recorder import Recorder
 from tcpnewconn.state.log import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.outcomes import NewConnection

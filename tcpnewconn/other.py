@@ -89,7 +89,7 @@ class Other:
         return self.observer.recorder is not None and four_tuple in self.observer.recorder.calls
 
     def had(self, four_tuple: FourTuple) -> bool:
-        """As in notified.Notifying."""
+        """As in directory.Notifying."""
         if self.observer.tracker.knows(four_tuple):
             return True
         recorder = self.observer.recorder

@@ -16,6 +16,7 @@ from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.kernel.traceevents import FAILED
 from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, FourTuple, Loss, Recovered
+from tcpnewconn.recorded import Recorded
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.state.log import Log
@@ -55,45 +56,6 @@ class Trace(Protocol):
     def read(self) -> list[Call | FailedAttempt]: ...
 
     def stale(self) -> bool: ...
-
-
-class Recorded:
-    """What was recorded in another network namespace, for the Observer there."""
-
-    stale = False
-    descriptors: Sequence[int] = ()
-
-    def __init__(self, recorder: Recorder, calls: Calls) -> None:
-        self.calls = calls
-        self.failed: list[tuple[FailedAttempt, Caller | None]] = []
-        self._recorder = recorder
-
-    @property
-    def records(self) -> bool:
-        return self._recorder.records
-
-    @property
-    def shows_failures(self) -> bool:
-        """Whether attempts that fail are recorded, too: without them, a call alone is no connection."""
-        return self._recorder.shows_failures
-
-    def read(self) -> float:
-        """As Recorder.read()."""
-        return self._recorder.read()
-
-    def settle(self) -> None:
-        """Put on record what is left of what was read."""
-        self.calls.settle()
-
-    def polled(self, now: float, report: Callable[[Event], None]) -> None:
-        """A poll that began now has been applied."""
-        self.calls.polled(now)
-
-    def look_after(self, now: float, report: Callable[[Event], None]) -> None:
-        """The trace is looked after once."""
-
-    def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
-        """What was lost is reported once."""
 
 
 class Recorder:

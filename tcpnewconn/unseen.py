@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from tcpnewconn.kernel.namespaces import Key
 from tcpnewconn.model import NOT_KNOWN, TIME_WAIT, Connection, Endpoint
-from tcpnewconn.recorder import Recorded, Recorder
+from tcpnewconn.recorded import Recorded
+from tcpnewconn.recorder import Recorder
 from tcpnewconn.state.log import Log, Record
 
 # Connections that were notified and are remembered, each for some minutes.

@@ -1,12 +1,10 @@
-"""Hosts' events in ClickHouse as sources of answers, and as members of a fleet. monitoring/clickhouse/ has the tables."""
+"""Hosts' events in ClickHouse as sources of answers. monitoring/clickhouse/ has the tables."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +12,6 @@ from tcpnewconn.ledger import schema
 from tcpnewconn.ledger.book import Edge, Filter, Listener, Scan, Step
 from tcpnewconn.ledger.clickhouse_http import Server
 from tcpnewconn.ledger.coverage import Coverage
-from tcpnewconn.ledger.fleet import Rows
 from tcpnewconn.ledger.observed import Span
 from tcpnewconn.ledger.peers import UNNAMED
 from tcpnewconn.ledger.schema import HOUR
@@ -26,7 +23,7 @@ _ADDRESS = (
     "if(startsWith(toString({0}), '::ffff:') AND position(toString({0}), '.') > 0, "
     "substring(toString({0}), 8), toString({0}))"
 )
-_PEER = f"if(peer = toIPv6('::'), '{UNNAMED}', {_ADDRESS.format('peer')})"
+PEER = f"if(peer = toIPv6('::'), '{UNNAMED}', {_ADDRESS.format('peer')})"
 _LOCAL = "direction, port, local_port, unit, process, user, container, accepted_by"
 
 
@@ -112,11 +109,6 @@ class Events:
     def source(self, host: str) -> HostEvents:
         return HostEvents(self.server, host, self._known[host])
 
-    def members(self, wanted: Filter, step: int) -> list[HostMember]:
-        """All hosts, for fleet.joined(), which reads them in this order."""
-        reading = _InTurn(self, wanted, step)
-        return [HostMember(self.source(host), reading) for host in self.hosts]
-
 
 def _ended_unseen(marks: list[tuple[float, str, str, list[str]]]) -> list[float]:
     """The starts that neither a stop was before nor that say until when the run before observed."""
@@ -182,9 +174,9 @@ class HostEvents:
 
     def edges(self, wanted: Filter, since: float, until: float) -> Iterator[Edge]:
         """`known` is exact where all of the time is asked for."""
-        condition, values = _where(wanted, since, until)
+        condition, values = where(wanted, since, until)
         for row in self._server.rows(
-            f"SELECT {_LOCAL}, {_PEER}, sum(connections) + sum(summarized), sum(summarized), sum(failed), "
+            f"SELECT {_LOCAL}, {PEER}, sum(connections) + sum(summarized), sum(summarized), sum(failed), "
             "sum(source_bytes), sum(destination_bytes), min(toUnixTimestamp(hour) + first) AS f, "
             "max(toUnixTimestamp(hour) + last), uniqExact(toDate(hour)), f "
             f"FROM edges_now WHERE host = {{host:String}} AND {condition} GROUP BY {_LOCAL}, peer ORDER BY f, {_LOCAL}, peer",
@@ -194,8 +186,8 @@ class HostEvents:
             yield Edge(*row[:9], *map(int, row[9:]))
 
     def series(self, wanted: Filter, since: float, until: float, step: int) -> Iterator[tuple[Step, str]]:
-        condition, values = _where(wanted, since, until)
-        peer = _PEER if wanted.networks else "''"
+        condition, values = where(wanted, since, until)
+        peer = PEER if wanted.networks else "''"
         for direction, port, local_port, unit, accepted_by, start, of, count in self._server.rows(
             f"SELECT direction, port, local_port, unit, accepted_by, intDiv(toUnixTimestamp(hour), {step}) * {step} AS start, "
             f"{peer} AS of, sum(connections) + sum(summarized) FROM edges_now WHERE host = {{host:String}} AND {condition} "
@@ -258,7 +250,7 @@ _HOURS = "{0} < toDateTime({{until:UInt32}}) AND {0} > toDateTime({{after:UInt32
 _HOUR_OF_TIME = "toStartOfHour(toDateTime(time, 'UTC'))"
 
 
-def _where(wanted: Filter, since: float, until: float) -> tuple[str, dict[str, Any]]:
+def where(wanted: Filter, since: float, until: float) -> tuple[str, dict[str, Any]]:
     """The condition on edges of these hours, and the values of its parameters."""
     conditions = [_HOURS.format("hour")]
     values: dict[str, Any] = dict(_hours(since, until))
@@ -267,94 +259,3 @@ def _where(wanted: Filter, since: float, until: float) -> tuple[str, dict[str, A
         conditions.append("(" + " OR ".join(f"{name} IN {{f{number}:Array({kind})}}" for name in columns) + ")")
         values[f"f{number}"] = list(given)
     return " AND ".join(conditions), values
-
-
-class _InTurn:
-    """The edges of all hosts in one answer, host by host, and their series in another."""
-
-    def __init__(self, events: Events, wanted: Filter, step: int) -> None:
-        self._events = events
-        self._step = step
-        self._wanted = wanted
-        self._period = (
-            0.0 if wanted.since is None else wanted.since,
-            float(2**32 - 1) if wanted.until is None else wanted.until,
-        )
-        self._series: dict[str, dict[tuple[str, int], int]] | None = None
-        self._edges: Iterator[tuple[str, Iterator[list[Any]]]] | None = None
-        self._next: tuple[str, Iterator[list[Any]]] | None = None
-
-    def series(self, host: str) -> dict[tuple[str, int], int]:
-        if self._series is None:
-            self._series = {}
-            condition, values = _where(self._wanted, *self._period)
-            peer = _PEER if self._wanted.networks else "''"
-            for name, direction, start, of, count in self._events.of_hosts(
-                f"SELECT host, direction, intDiv(toUnixTimestamp(hour), {self._step}) * {self._step} AS start, {peer} AS of, "
-                f"sum(connections) + sum(summarized) FROM edges_now WHERE {{hosts}} AND {condition} "
-                "GROUP BY host, direction, start, of",
-                **values,
-            ):
-                if self._wanted.lets(of):
-                    sums = self._series.setdefault(name, {})
-                    sums[direction, int(start)] = sums.get((direction, int(start)), 0) + int(count)
-        return self._series.get(host, {})
-
-    def edges(self, host: str) -> Iterator[list[Any]]:
-        """Those of this host; hosts are asked for in the order of their names, and after the series."""
-        if self._edges is None:
-            condition, values = _where(self._wanted, *self._period)
-            found = self._events.of_hosts(
-                f"SELECT host, direction, port, unit, accepted_by, {_PEER}, sum(connections) + sum(summarized), sum(failed), "
-                "min(toUnixTimestamp(hour) + first) AS f, max(toUnixTimestamp(hour) + last) "
-                f"FROM edges_now WHERE {{hosts}} AND {condition} GROUP BY host, direction, port, unit, accepted_by, peer "
-                "ORDER BY host, f, direction, port, unit, accepted_by, peer",
-                **values,
-            )
-            self._edges = itertools.groupby(found, key=lambda row: str(row[0]))
-            self._next = next(self._edges, None)
-        if self._next is not None and self._next[0] == host:
-            yield from (row for row in self._next[1] if self._wanted.lets(row[5]))
-            self._next = next(self._edges, None)
-
-
-@dataclass(frozen=True, slots=True)
-class HostMember:
-    """One host's events, as a fleet.Member."""
-
-    source: HostEvents
-    reading: _InTurn
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    def opened(self) -> AbstractContextManager[HostEvents]:
-        return nullcontext(self.source)
-
-    @contextmanager
-    def counted(self, db: sqlite3.Connection, wanted: Filter, since: float, until: float) -> Iterator[Rows]:
-        # Before the edges: a connection carries one answer at a time.
-        self.reading.series(self.source.host)
-        db.execute(
-            "CREATE TEMP TABLE counted (id INTEGER PRIMARY KEY, direction TEXT, port INTEGER, unit TEXT, accepted_by TEXT, "
-            "peer TEXT, connections INTEGER, failed INTEGER, first INTEGER, last INTEGER)"
-        )
-        try:
-            db.execute("BEGIN")
-            db.executemany(
-                "INSERT INTO temp.counted VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (row[1:] for row in self.reading.edges(self.source.host)),
-            )
-            db.execute("COMMIT")
-            yield Rows("temp.counted")
-        finally:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            db.execute("DROP TABLE temp.counted")
-
-    def series(
-        self, db: sqlite3.Connection, wanted: Filter, since: float, until: float, step: int
-    ) -> Iterator[tuple[str, int, int]]:
-        for (direction, start), count in self.reading.series(self.source.host).items():
-            yield direction, start, count

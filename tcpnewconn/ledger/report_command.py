@@ -64,12 +64,13 @@ def _members(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sequen
     if not options.clickhouse:
         return [LedgerFile(path) for path in options.ledger or [PATH]]
     from tcpnewconn.ledger.clickhouse import Events
+    from tcpnewconn.ledger.clickhouse_fleet import members
     from tcpnewconn.ledger.clickhouse_http import Server, login
 
     server = stack.enter_context(
         contextlib.closing(Server(options.clickhouse, login(options.login), options.authority))
     )
-    return Events(server, options.host).members(_filter(options), STEP)
+    return members(Events(server, options.host), _filter(options), STEP)
 
 
 def _take_the_question(options: argparse.Namespace) -> None:

@@ -14,28 +14,21 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any, Protocol
 
+from tcpnewconn.state.lines import BLOCK, HEADER_SIZE, NOT_OURS, blocks, header, read_header, verified, write
 from tcpnewconn.state.tail import Damaged, OtherGeneration, Tail, Unusable, blocks_of
 
 # The elements of a record; the first is its kind, one character.
 Record = list[Any]
 
-VERSION, VERSION_WITH_TAIL = 1, 2
-_HEADER_SIZE = 192
 _SMALL = 256 * 1024
 # A larger block goes into the snapshot at once: in the tail it would only be copied.
 _LARGE = 32 * 1024
-# So many lines are loaded together, unless they are long; so many bytes are written together.
+# So many lines are loaded together, unless they are long.
 _AT_ONCE = 1000
-_BLOCK = 128 * 1024
-
-# The exceptions that an owner may raise for a record that has a right checksum and was not written by this program.
-_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, struct.error)
 
 
 class Owner(Protocol):
@@ -123,10 +116,10 @@ class StateLog:
 
     def _read(self) -> None:
         with open(self.path, "rb") as file:
-            header = file.read(_HEADER_SIZE)
-            place, length, generation = _read_header(header)
+            first = file.read(HEADER_SIZE)
+            place, length, generation = read_header(first)
             self.resumed = place == self._place
-            at = len(header)
+            at = len(first)
             # Many at once: for each of them json.loads() takes twice the time (measured).
             texts: list[bytes] = []
             number, begin = 1, at
@@ -135,8 +128,8 @@ class StateLog:
                     break
                 at += len(line)
                 number += 1
-                texts.append(_verified(line, number))
-                if len(texts) == _AT_ONCE or at - begin >= _BLOCK:
+                texts.append(verified(line, number))
+                if len(texts) == _AT_ONCE or at - begin >= BLOCK:
                     self._give_all(texts, number)
                     texts, begin = [], at
             self._give_all(texts, number)
@@ -159,7 +152,7 @@ class StateLog:
                 raise Damaged(f"{path}: {error.strerror if isinstance(error, OSError) else error}") from error
         except Damaged as error:
             raise Damaged(f"{path}: {error}") from error
-        except _NOT_OURS as error:
+        except NOT_OURS as error:
             raise Damaged(f"{path}: damaged record") from error
 
     def _give_all(self, texts: list[bytes], last: int) -> None:
@@ -167,18 +160,18 @@ class StateLog:
         records: list[Record] | None
         try:
             records = json.loads(b"[%b]" % b",".join(texts))
-        except _NOT_OURS:
+        except NOT_OURS:
             records = None
         if records is not None and len(records) != len(texts):
             records = None
         for number, text in enumerate(texts):
             try:
                 self._give(json.loads(text) if records is None else records[number])
-            except _NOT_OURS as error:
+            except NOT_OURS as error:
                 raise Damaged(f"damaged in line {last - len(texts) + number + 1}") from error
 
     def _give(self, record: Record) -> None:
-        """Give a record to its owner; raises one of _NOT_OURS."""
+        """Give a record to its owner; raises one of NOT_OURS."""
         owner, everywhere = self._owners[record[0]]
         if self.resumed or everywhere:
             owner.load(record)
@@ -217,7 +210,7 @@ class StateLog:
             return
         try:
             self._write_lines(lines)
-            os.pwrite(self._descriptor, self._header(), 0)
+            os.pwrite(self._descriptor, header(self._place, self._length), 0)
         except OSError as error:
             self._failed(error)
 
@@ -227,8 +220,8 @@ class StateLog:
         return self._tail is not None and self._tail.filling
 
     def _write_lines(self, lines: Iterable[str]) -> None:
-        for block in _blocks(lines):
-            self._length += _write(self._descriptor, block)
+        for block in blocks(lines):
+            self._length += write(self._descriptor, block)
 
     def _extend(self, tail: Tail, lines: Iterable[str] = (), last: bool = False) -> None:
         """Write the records of the tail, and these, to the end of the snapshot, which stands alone if this is the `last` time."""
@@ -236,7 +229,7 @@ class StateLog:
         try:
             kept = chain.from_iterable(block.decode().split("\n") for block in tail.blocks())
             self._write_lines(chain(kept, lines))
-            os.pwrite(self._descriptor, self._header(generation), 0)
+            os.pwrite(self._descriptor, header(self._place, self._length, generation), 0)
         except OSError as error:
             self._failed(error)
         else:
@@ -290,11 +283,11 @@ class StateLog:
         try:
             descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
-                self._length = _HEADER_SIZE
-                _write(descriptor, b" " * _HEADER_SIZE)
-                for block in _blocks(chain.from_iterable(owner.records() for owner in self._each_owner())):
-                    self._length += _write(descriptor, block)
-                os.pwrite(descriptor, self._header(generation), 0)
+                self._length = HEADER_SIZE
+                write(descriptor, b" " * HEADER_SIZE)
+                for block in blocks(chain.from_iterable(owner.records() for owner in self._each_owner())):
+                    self._length += write(descriptor, block)
+                os.pwrite(descriptor, header(self._place, self._length, generation), 0)
                 os.rename(new, self.path)
             except OSError:
                 os.close(descriptor)
@@ -309,12 +302,6 @@ class StateLog:
         if tail is not None:
             self._continue(tail, generation)
 
-    def _header(self, generation: int | None = None) -> bytes:
-        """The first line; with the generation of the tail that continues the snapshot."""
-        version, continued = (VERSION, "") if generation is None else (VERSION_WITH_TAIL, f',"tail":{generation}')
-        text = f'{{"tcpnewconn":{version},"place":"{self._place}","length":"{self._length:015d}"{continued}}}'.encode()
-        return (b"%08x %b" % (zlib.crc32(text), text)).ljust(_HEADER_SIZE - 1) + b"\n"
-
     def _failed(self, error: OSError) -> None:
         self.problem = f"{self.path}: {error.strerror}"
         self.close()
@@ -324,55 +311,3 @@ class StateLog:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _checked(line: str) -> bytes:
-    text = line.encode()
-    return b"%08x %b\n" % (zlib.crc32(text), text)
-
-
-def _blocks(lines: Iterable[str]) -> Iterator[bytes]:
-    """The lines, many at a time; some records are some ten kilobytes long."""
-    block: list[bytes] = []
-    size = 0
-    for line in lines:
-        block.append(_checked(line))
-        size += len(block[-1])
-        if size >= _BLOCK:
-            yield b"".join(block)
-            block.clear()
-            size = 0
-    if block:
-        yield b"".join(block)
-
-
-def _write(descriptor: int, block: bytes) -> int:
-    """Write all of a block; raises OSError if there is no room for it."""
-    written = os.write(descriptor, block)
-    while written < len(block):
-        written += os.write(descriptor, memoryview(block)[written:])
-    return written
-
-
-def _read_header(header: bytes) -> tuple[str, int, int | None]:
-    """Place, length, and the generation of the tail, None if there is none. Raises Damaged."""
-    if not header:
-        raise Damaged("empty")
-    text = _verified(header.rstrip() + b"\n", 1)
-    try:
-        first = json.loads(text)
-        version = first["tcpnewconn"]
-        if version not in (VERSION, VERSION_WITH_TAIL):
-            raise Damaged(f"of version {version!r:.40}, this program knows {VERSION} and {VERSION_WITH_TAIL}")
-        generation = int(first["tail"]) if version == VERSION_WITH_TAIL else None
-        return first["place"], int(first["length"]), generation
-    except _NOT_OURS as error:
-        raise Damaged("damaged in line 1") from error
-
-
-def _verified(line: bytes, number: int) -> bytes:
-    """The JSON of the line with this number, whose checksum is right. Raises Damaged."""
-    text = line[9:-1]
-    if line[8:9] != b" " or not line.endswith(b"\n") or line[:8] != b"%08x" % zlib.crc32(text):
-        raise Damaged(f"damaged in line {number}")
-    return text

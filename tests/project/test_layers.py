@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Those that join them, each above the ones before it.
 for joining in (
+    "recorded",
     "recorder",
     "connections",
     "tables",
@@ -46,6 +47,7 @@ for joining in (
     "ends",
     "held",
     "pairs",
+    "directory",
     "notified",
     "budget",
     "unseen",

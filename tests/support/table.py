@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -84,8 +83,6 @@ class Tables:
         rows = list(lines)
         for path, titles, size in ((self.tcp, TITLES, 4), (self.tcp6, TITLES6, 16)):
             own = [row for row in rows if len(row.local[0]) == size]
-            text = b"".join(row.text(slot, byteorder) for slot, row in enumerate(own, start=first_slot))
-            # A poll reads this one or that before, never a part.
-            new = path.with_name(f"{path.name}.new")
-            new.write_bytes(titles + text)
-            os.replace(new, path)
+            path.write_bytes(
+                titles + b"".join(row.text(slot, byteorder) for slot, row in enumerate(own, start=first_slot))
+            )
