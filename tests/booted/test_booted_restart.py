@@ -1,5 +1,6 @@
 """Restarts, kills, upgrades, a hanging service: nothing twice, and nothing missed of what came meanwhile."""
 
+import ipaddress
 import random
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import booted_events, built, message_ids
+from tests.support import booted_events, booted_traffic, built, message_ids
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
 from tests.support.booted_events import Traffic, traffic, wait_for_all
 from tests.support.booted_package import (
@@ -151,14 +152,32 @@ def test_a_connection_that_is_open_after_a_stop_is_reported_by_the_next_start(co
     assert before.repeated() == []
 
 
+def what_is_known_of(number: int, between: list[tuple[str, str]]) -> list[str]:
+    """What the state at each stop and the kernel's rows after each start say of a connection."""
+    address = booted_traffic.address_of(number)
+    packed = ipaddress.ip_address(address).packed.hex()
+    found = []
+    for at, (state, rows) in enumerate(between):
+        found += [f"{at}: {line}" for line in state.splitlines() if packed in line]
+        found += [f"{at}: {row}" for row in rows.splitlines() if f"{address}:" in row]
+    return found
+
+
 def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(container: Booted) -> None:
     # A connection that opens and closes while the service is stopped is in TIME_WAIT for a minute.
+    between: list[tuple[str, str]] = []
     with traffic(container, 100) as made:
         for _ in range(10):
             container.run("systemctl", "stop", "tcpnewconn.service")
             container.wait_for(lambda: states(container) == ["inactive", "inactive"], "the socket to be stopped")
+            state = container.run("cat", "/var/lib/tcpnewconn/snapshot")
             container.run("systemctl", "start", "tcpnewconn.service")
-    wait_for_all(container, made)
+            between.append((state, container.run("ss", "-Htan", "sport", "=", f":{made.port}")))
+    try:
+        wait_for_all(container, made)
+    except AssertionError as error:
+        known = [what_is_known_of(number, between) for number in made.missing()[:5]]
+        raise AssertionError(f"{known}\n{error}") from None
     assert made.missing() == []
     assert made.never_made() == []
     assert made.repeated() == []
