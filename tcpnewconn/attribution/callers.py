@@ -42,6 +42,9 @@ from tcpnewconn.model import Call, Caller, FourTuple, Missing, mirrored
 # tcpi_last_ack_recv is counted in ticks of the kernel. In a virtual machine whose host is busy they come late, several at once:
 # what was acknowledged in the meantime seems to be older than it is, by not more than so many seconds.
 _TICKS_LATE = 1.0
+_OLD = Found(accepted_here=True, missing="ambiguous")
+# namedtuple.__new__() takes twice as long.
+_tuple = tuple.__new__
 # Beyond so many calls it costs too much to look for one without its whole 4-tuple.
 _MOST_SEARCHED = 2_000
 
@@ -57,7 +60,15 @@ def destroyed(calls: Calls, four_tuple: FourTuple, internal: bool, now: float, i
         if known is None:
             return NOT_RECORDED
         if len(known) == 1 and _can_be_of_destroyed(calls, known[0], now - idle + _TICKS_LATE):
-            return _without_old(calls, _decided(calls, four_tuple, known, four_tuple, []))
+            (call,) = known
+            calls.remove(four_tuple, call)
+            caller = _tuple(Caller, (call.by, call.uid, call.cgroup, call.thread_id, call.thread_name, call.time))
+            if call.by == "connect":
+                return _tuple(Found, (caller, None, False, None, None))
+            if call.time < calls.poll_before:
+                # As _without_old().
+                return _OLD
+            return _tuple(Found, (None, caller, True, None, None))
     here = _of_destroyed(calls, four_tuple, now - idle + _TICKS_LATE)
     other = mirrored(four_tuple) if internal else four_tuple
     there = _of_destroyed(calls, other, now) if other != four_tuple else []
