@@ -62,6 +62,22 @@ def accepted() -> int:
     return int(dict(zip(names, values, strict=True))["PassiveOpens"])
 
 
+def ended(within: float = 30.0) -> None:
+    """Wait until no connection is left: on a busy machine nginx accepts the last ones after their client has exited."""
+    until = time.monotonic() + within
+    while any(_open()) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _open() -> Iterator[str]:
+    """The rows of connections with the server, but for those in TIME_WAIT."""
+    with open("/proc/self/net/tcp") as file:
+        for row in file:
+            _, local, remote, state, *_ = row.split()
+            if f":{PORT:04X}" in (local[8:], remote[8:]) and state not in ("0A", "06"):
+                yield row
+
+
 def storm(client: Client | None, seconds: int, at_once: int = 100) -> float:
     """One connection per request, from another host or over loopback. Returns the seconds it took."""
     address = "127.0.0.1" if client is None else client.host_address
@@ -91,6 +107,7 @@ def sustained(small: bool) -> Group:
             cpu, before = service.cpu(), accepted()
             took = storm(client, 1 if small else 20, 10)
             during = service.cpu() - cpu
+            ended()
             service.caught_up()
             journal.quiet()
             made, lost = accepted() - before, service.lost()
@@ -115,6 +132,7 @@ def _under_load(client: Client | None, seconds: int, whence: str) -> Group:
             took = storm(client, seconds)
             during = service.cpu() - cpu
             begin = time.monotonic()
+            ended()
             service.caught_up()
             behind = max(0.0, journal.quiet() - begin)
             # Counted only now: the last ones are accepted after their client has exited.
@@ -175,6 +193,7 @@ def delay(small: bool) -> Group:
         begin = time.monotonic()
         closed = client.pace(per_second, count, PORT)
         took = time.monotonic() - begin
+        ended()
         service.caught_up()
         journal.quiet()
         entries = [entry for entry in journal.entries() if entry.destination_port == PORT]
