@@ -36,15 +36,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tcpnewconn.attribution.calls import LATE, Calls
-from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, shared_by
-from tcpnewconn.model import Call, Caller, FourTuple, Missing, mirrored
+from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, caller_of, shared_by
+from tcpnewconn.model import Call, FourTuple, Missing, mirrored
 
 # tcpi_last_ack_recv is counted in ticks of the kernel. In a virtual machine whose host is busy they come late, several at once:
 # what was acknowledged in the meantime seems to be older than it is, by not more than so many seconds.
 _TICKS_LATE = 1.0
-_OLD = Found(accepted_here=True, missing="ambiguous")
-# namedtuple.__new__() takes twice as long.
-_tuple = tuple.__new__
 # Beyond so many calls it costs too much to look for one without its whole 4-tuple.
 _MOST_SEARCHED = 2_000
 
@@ -60,15 +57,7 @@ def destroyed(calls: Calls, four_tuple: FourTuple, internal: bool, now: float, i
         if known is None:
             return NOT_RECORDED
         if len(known) == 1 and _can_be_of_destroyed(calls, known[0], now - idle + _TICKS_LATE):
-            (call,) = known
-            calls.remove(four_tuple, call)
-            caller = _tuple(Caller, (call.by, call.uid, call.cgroup, call.thread_id, call.thread_name, call.time))
-            if call.by == "connect":
-                return _tuple(Found, (caller, None, False, None, None))
-            if call.time < calls.poll_before:
-                # As _without_old().
-                return _OLD
-            return _tuple(Found, (None, caller, True, None, None))
+            return _without_old(calls, _by_one(calls, four_tuple, known[0]))
     here = _of_destroyed(calls, four_tuple, now - idle + _TICKS_LATE)
     other = mirrored(four_tuple) if internal else four_tuple
     there = _of_destroyed(calls, other, now) if other != four_tuple else []
@@ -269,18 +258,20 @@ def _accepts_after(calls: Calls, call: Call, four_tuple: FourTuple) -> list[Call
     return [one for one in calls.by_four_tuple.get(four_tuple, ()) if one.by == "accept" and one.time > call.time]
 
 
+def _by_one(calls: Calls, four_tuple: FourTuple, call: Call) -> Found:
+    """The one call that can be of a socket made its connection; it is taken."""
+    calls.remove(four_tuple, call)
+    caller = caller_of(call)
+    return Found(caller, None, False) if call.by == "connect" else Found(None, caller, True)
+
+
 def _decided(calls: Calls, here_name: FourTuple, here: list[Call], there_name: FourTuple, there: list[Call]) -> Found:
     """From the candidates at both ends; they are taken."""
     if not here and not there:
         return NOT_RECORDED
     if len(here) == 1 and not there and here_name not in calls.taken:
         # As most are.
-        (call,) = here
-        calls.remove(here_name, call)
-        caller = Caller(call.by, call.uid, call.cgroup, call.thread_id, call.thread_name, call.time)
-        if call.by == "connect":
-            return Found(caller, None, False)
-        return Found(None, caller, True)
+        return _by_one(calls, here_name, here[0])
     opened_here = any(call.by == "connect" for call in here) or any(call.by == "accept" for call in there)
     opened_there = any(call.by == "accept" for call in here) or any(call.by == "connect" for call in there)
     if opened_here == opened_there:

@@ -47,7 +47,7 @@ def blocks(lines: Iterable[str]) -> Iterator[bytes]:
 
 
 def write(descriptor: int, block: bytes) -> int:
-    """Write all of a block; raises OSError if there is no room for it."""
+    """Write all of a block. Raises OSError, also where the disk is full."""
     written = os.write(descriptor, block)
     while written < len(block):
         written += os.write(descriptor, memoryview(block)[written:])

@@ -87,13 +87,9 @@ def test_the_bytes_each_way_are_reported_once(place: str, hosts: tuple[Namespace
         assert by_poll or not seen
         assert ("event.duration" in event) == by_poll
     # None, unless the kernel says that it has sent something again.
-    assert sum(event["tcpnewconn.retransmits"] for event in of_kind(program.events, CLOSED)) <= sent_again(here)
-
-
-def sent_again(host: Namespace) -> int:
-    """Segments, by the kernel's own count."""
-    names, values = [line.split() for line in host.table("snmp").decode().splitlines() if line.startswith("Tcp:")]
-    return int(dict(zip(names, values, strict=True))["RetransSegs"])
+    assert sum(event["tcpnewconn.retransmits"] for event in of_kind(program.events, CLOSED)) <= here.tcp_counter(
+        "RetransSegs"
+    )
 
 
 def test_its_duration_is_from_the_read_that_saw_it(hosts: tuple[Namespace, Namespace]) -> None:

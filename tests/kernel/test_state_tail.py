@@ -61,8 +61,7 @@ def opened(here: Namespace) -> socket.socket:
 
 
 def accepted(here: Namespace) -> int:
-    names, values = [line.split() for line in here.table("snmp").decode().splitlines() if line.startswith("Tcp:")]
-    return int(dict(zip(names, values, strict=True))["PassiveOpens"])
+    return here.tcp_counter("PassiveOpens")
 
 
 def test_killed_at_any_moment_under_load_each_connection_is_logged_or_counted_once(

@@ -81,6 +81,11 @@ class Namespace:
         with self.entered(), open(f"/proc/thread-self/net/{name}", "rb") as file:
             return file.read()
 
+    def tcp_counter(self, name: str) -> int:
+        """The kernel's count of something that its TCP has done there: PassiveOpens, RetransSegs."""
+        names, values = [line.split() for line in self.table("snmp").decode().splitlines() if line.startswith("Tcp:")]
+        return int(dict(zip(names, values, strict=True))[name])
+
 
 @contextmanager
 def namespace() -> Iterator[Namespace]:
