@@ -200,20 +200,15 @@ class DestroyedSocket(NamedTuple):
         return self.traffic.acked > self.traffic.sent
 
 
-class Call(NamedTuple):
-    """One connect() or accept() as the kernel's trace recorded it, in the context of who called it.
+class Origin(NamedTuple):
+    """The origin of a call: user and cgroup of the socket, and the thread that called. Many calls share one.
 
-    `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected,
-    or of the new one that accept() returned. User (None where not known) and cgroup are those of the socket; `cgroup_names` are
-    the names of the cgroup's directory and of its parents, the innermost first, as far as they were recorded: "" is the root's,
-    and the last; none where the cgroup is not known. `netns` is the inode number of the kernel's own NETLINK_ROUTE
-    socket in the network namespace (kernel/namespaces.py). Thread id and name are those of the calling thread, in the host's PID
-    namespace; no name where it is not known.
+    The user is None where not known. `cgroup_names` are the names of the cgroup's directory and of its parents, the innermost
+    first, as far as they were recorded: "" is the root's, and the last; none where the cgroup is not known. `netns` is the inode
+    number of the kernel's own NETLINK_ROUTE socket in the network namespace (kernel/namespaces.py). Thread id and name are those
+    in the host's PID namespace; no name where it is not known.
     """
 
-    by: str
-    time: float
-    four_tuple: FourTuple
     uid: int | None
     cgroup: int
     cgroup_names: tuple[str, ...]
@@ -222,10 +217,28 @@ class Call(NamedTuple):
     thread_name: str | None
 
 
+class Call(NamedTuple):
+    """One connect() or accept() as the kernel's trace recorded it, in the context of who called it.
+
+    `by` is `connect` or `accept`. `time` is CLOCK_MONOTONIC, in seconds. The 4-tuple is that of the socket that was connected,
+    or of the new one that accept() returned.
+    """
+
+    by: str
+    time: float
+    four_tuple: FourTuple
+    origin: Origin
+
+    @property
+    def netns(self) -> int:
+        """As in Origin."""
+        return self.origin.netns
+
+
 class Thread(NamedTuple):
     """A thread as /proc shows it. Uncertain values are None, a cgroup 0.
 
-    It has been there since `since` (CLOCK_MONOTONIC, in seconds), and maybe longer. `netns` and `cgroup_names` as in Call.
+    It has been there since `since` (CLOCK_MONOTONIC, in seconds), and maybe longer. `netns` and `cgroup_names` as in Origin.
     """
 
     since: float

@@ -244,11 +244,13 @@ class Recorder:
     # --- looking after the trace -------------------------------------------------------------------------------------
 
     def _learn_from(self, recorded: Iterable[Call | FailedAttempt]) -> None:
-        learned = self._learned
+        learned, last = self._learned, None
         for call in recorded:
-            if isinstance(call, Call) and call.cgroup not in learned:
-                learned[call.cgroup] = None
-                self._learn(call.cgroup, call.cgroup_names)
+            if isinstance(call, Call) and call.origin is not last:
+                last = call.origin
+                if last.cgroup not in learned:
+                    learned[last.cgroup] = None
+                    self._learn(last.cgroup, last.cgroup_names)
         while len(learned) > 10_000:
             del learned[next(iter(learned))]
 

@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterator
 
 from tcpnewconn.attribution.calls import LATE, Calls
 from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, caller_of, shared_by
-from tcpnewconn.model import Call, FourTuple, Missing, mirrored
+from tcpnewconn.model import Call, Caller, FourTuple, Missing, mirrored
 
 # tcpi_last_ack_recv is counted in ticks of the kernel. In a virtual machine whose host is busy they come late, several at once:
 # what was acknowledged in the meantime seems to be older than it is, by not more than so many seconds.
@@ -51,13 +51,13 @@ def destroyed(calls: Calls, four_tuple: FourTuple, internal: bool, now: float, i
 
     Its peer had acknowledged nothing for `idle` seconds: it was connected before.
     """
-    if not internal and now >= calls.unsure_until and four_tuple not in calls.taken:
+    if not internal:
         # As most are: one call or none.
-        known = calls.by_four_tuple.get(four_tuple)
-        if known is None:
+        call = only(calls, four_tuple, now, idle)
+        if call is not None:
+            return _by_one(calls, four_tuple, call)
+        if four_tuple not in calls.by_four_tuple and calls.are_whole(now):
             return NOT_RECORDED
-        if len(known) == 1 and _can_be_of_destroyed(calls, known[0], now - idle + _TICKS_LATE):
-            return _without_old(calls, _by_one(calls, four_tuple, known[0]))
     here = _of_destroyed(calls, four_tuple, now - idle + _TICKS_LATE)
     other = mirrored(four_tuple) if internal else four_tuple
     there = _of_destroyed(calls, other, now) if other != four_tuple else []
@@ -68,6 +68,26 @@ def destroyed(calls: Calls, four_tuple: FourTuple, internal: bool, now: float, i
     if found.accepted_here is False and other != four_tuple and not any(call.by == "accept" for call in there):
         calls.accepted_later(other, now)
     return found
+
+
+def only(calls: Calls, four_tuple: FourTuple, now: float, idle: float) -> Call | None:
+    """The one call that can have made a connection with another host, as in destroyed(); it is not taken yet.
+
+    None where it is not sure, or is an old accept() (_without_old()).
+    """
+    known = calls.by_four_tuple.get(four_tuple)
+    if known is None or len(known) != 1 or now < calls.unsure_until or (calls.taken and four_tuple in calls.taken):
+        return None
+    call = known[0]
+    latest = now - idle + _TICKS_LATE
+    if call.by == "accept":
+        return call if call.time >= calls.poll_before and (call.time <= latest or latest >= calls.last_poll) else None
+    return call if call.time <= latest else None
+
+
+def is_another(call: Call, caller: Caller) -> bool:
+    """Whether it is another call of the same caller."""
+    return caller_of(call)[:5] == caller[:5]
 
 
 def _of_destroyed(calls: Calls, four_tuple: FourTuple, latest: float) -> list[Call]:

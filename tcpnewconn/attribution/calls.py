@@ -87,20 +87,20 @@ class Calls:
     def add(self, calls: Iterable[Call | FailedAttempt]) -> list[tuple[FailedAttempt, Caller | None]]:
         """Take what was recorded, in order of time; the attempts of this namespace that failed, each with who made it."""
         failed: list[tuple[FailedAttempt, Caller | None]] = []
+        by_four_tuple, changed, netns = self.by_four_tuple, self._changed, self._netns
         for call in calls:
-            if call.netns != self._netns:
+            if isinstance(call, FailedAttempt):
+                if call.netns == netns:
+                    failed.append((call, self._failed(call)))
+                continue
+            if call.origin.netns != netns:
                 continue
             four_tuple = call.four_tuple
-            if isinstance(call, FailedAttempt):
-                failed.append((call, self._failed(call)))
-                continue
-            self._changed.add(four_tuple)
+            changed.add(four_tuple)
             if self._later and call.by == "accept" and self._later.pop(four_tuple, None) is not None:
                 continue
-            known = self.by_four_tuple.get(four_tuple)
-            if known is None:
-                self.by_four_tuple[four_tuple] = [call]
-            else:
+            known = by_four_tuple.setdefault(four_tuple, new := [call])
+            if known is not new:
                 known.append(call)
             self._count += 1
         if self._count > self._most:
@@ -218,6 +218,12 @@ class Calls:
         self._count -= len(calls)
         del self.by_four_tuple[four_tuple]
         self.taken.pop(four_tuple, None)
+
+    def take_only(self, four_tuple: FourTuple) -> None:
+        """The one call of a 4-tuple, of which nothing has been taken, is a connection's."""
+        del self.by_four_tuple[four_tuple]
+        self._count -= 1
+        self._changed.add(four_tuple)
 
     def drop(self, four_tuple: FourTuple, call: Call) -> None:
         """It is not known whether a call made a connection."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tcpnewconn.model import Call, Caller, FourTuple, Missing
+from tcpnewconn.model import Call, Caller, FourTuple, Missing, Origin
 
 
 class Found(NamedTuple):
@@ -28,8 +28,7 @@ AMBIGUOUS = Found(missing="ambiguous")
 
 def written(call: Call) -> list[object]:
     """A call for the state log, without its 4-tuple."""
-    by, time, _, *rest = call
-    return [by, time, *rest]
+    return [call.by, call.time, *call.origin]
 
 
 def loaded(
@@ -49,30 +48,34 @@ def loaded(
         str(by),
         float(time),
         four_tuple,
-        None if uid is None else int(uid),
-        int(cgroup),
-        tuple(map(str, names)),
-        int(netns),
-        int(thread),
-        None if name is None else str(name),
+        Origin(
+            None if uid is None else int(uid),
+            int(cgroup),
+            tuple(map(str, names)),
+            int(netns),
+            int(thread),
+            None if name is None else str(name),
+        ),
     )
 
 
 def caller_of(call: Call) -> Caller:
+    uid, cgroup, _, _, thread_id, thread_name = call.origin
     # namedtuple.__new__() takes twice as long.
-    return tuple.__new__(Caller, (call.by, call.uid, call.cgroup, call.thread_id, call.thread_name, call.time))
+    return tuple.__new__(Caller, (call.by, uid, cgroup, thread_id, thread_name, call.time))
 
 
 def shared_by(calls: list[Call]) -> Caller:
     """The caller of these calls, as far as they agree."""
-    first = calls[0]
+    first = caller_of(calls[0])
     if len(calls) == 1:
-        return caller_of(first)
-    same_thread = all(call.thread_id == first.thread_id and call.thread_name == first.thread_name for call in calls)
+        return first
+    others = [caller_of(call) for call in calls[1:]]
+    same_thread = all(other[3:5] == first[3:5] for other in others)
     return Caller(
         first.by,
-        first.uid if all(call.uid == first.uid for call in calls) else None,
-        first.cgroup if all(call.cgroup == first.cgroup for call in calls) else 0,
+        first.uid if all(other.uid == first.uid for other in others) else None,
+        first.cgroup if all(other.cgroup == first.cgroup for other in others) else 0,
         first.thread_id if same_thread else None,
         first.thread_name if same_thread else None,
     )

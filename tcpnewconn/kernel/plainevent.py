@@ -27,7 +27,7 @@ from tcpnewconn.kernel.instance import (
 )
 from tcpnewconn.kernel.traceevents import CONNECT, FAILED
 from tcpnewconn.kernel.traceformat import FormatError, fields_of, struct_of
-from tcpnewconn.model import Call, FailedAttempt, FourTuple, Thread, four_tuple_of, unmapped
+from tcpnewconn.model import Call, FailedAttempt, FourTuple, Origin, Thread, four_tuple_of, unmapped
 
 GROUP, NAME = "sock", "inet_sock_set_state"
 # In the file of the events that are recorded.
@@ -174,19 +174,10 @@ class PlainTrace:
             return []
         if thread is None:
             # Maybe in another one, too: a candidate that says nothing but the time.
-            call = Call("connect", seconds, four_tuple, None, 0, (), self._netns, begun.thread_id, None)
+            call = Call("connect", seconds, four_tuple, Origin(None, 0, (), self._netns, begun.thread_id, None))
         else:
-            call = Call(
-                "connect",
-                seconds,
-                four_tuple,
-                thread.uid,
-                thread.cgroup,
-                thread.cgroup_names,
-                thread.netns,
-                begun.thread_id,
-                thread.name,
-            )
+            origin = Origin(thread.uid, thread.cgroup, thread.cgroup_names, thread.netns, begun.thread_id, thread.name)
+            call = Call("connect", seconds, four_tuple, origin)
         if change.new == _CLOSE:
             return [call, FailedAttempt(change.nanoseconds / 1e9, four_tuple, call.netns, 0)]
         return [call]

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 _LONG = struct.calcsize("@l")
 _HEADER = struct.Struct("=QQ" if _LONG == 8 else "=QI")
-_WORD = struct.Struct("=I")
 _MISSED = struct.Struct("=Q" if _LONG == 8 else "=I")
 # In the number of bytes: records before this page were overwritten; their number stands behind the last record.
 _WERE_OVERWRITTEN, _NUMBER_IS_THERE, _LENGTH = 1 << 31, 1 << 30, (1 << 30) - 1
@@ -60,10 +59,11 @@ def parse(page: bytes) -> Page:
 def _read(page: bytes, end: int, time: int, records: list[tuple[int, int, int]]) -> bool:
     """Append the records that end before `end`; whether all of it was read."""
     at = _HEADER.size
+    words = memoryview(page)[: len(page) & ~3].cast("I")
     while at < end:
         if at + 4 > end:
             return False
-        (word,) = _WORD.unpack_from(page, at)
+        word = words[at >> 2]
         kind, delta = (word & 31, word >> 5) if _LITTLE else (word >> _DELTA_BITS, word & _DELTA_MASK)
         if 0 < kind <= _DATA_LONGEST:
             length = 4 * kind
@@ -78,7 +78,7 @@ def _read(page: bytes, end: int, time: int, records: list[tuple[int, int, int]])
             return True
         if at + 8 > end:
             return False
-        (second,) = _WORD.unpack_from(page, at + 4)
+        second = words[(at >> 2) + 1]
         if kind == _TIME_EXTEND:
             time += (second << _DELTA_BITS) + delta
             at += 8

@@ -39,11 +39,11 @@ class Trace:
         """Raises TraceMissing. `clock` is CLOCK_MONOTONIC in nanoseconds, the clock of the events."""
         self._directory = directory
         self._defined = when_defined(directory)
-        # By the number of the event. Those of events that were deleted stay: records of them may be in the rings.
-        self._layouts: dict[int, Layout] = {}
+        # By the number of the event, with which records begin. Those of deleted events stay: the rings may have records of them.
+        self._layouts: dict[bytes, Layout] = {}
         self._ids: dict[str, int] = {}
         # Numbers of events that are not ours.
-        self._foreign: set[int] = set()
+        self._foreign: set[bytes] = set()
         self._read_formats()
         if CONNECT not in self._ids:
             raise TraceMissing(why_missing(directory))
@@ -64,13 +64,13 @@ class Trace:
 
     def _decode(self, page: bytes, at: int, length: int, nanoseconds: int) -> Call | FailedAttempt:
         """Raises FormatError."""
-        number = int.from_bytes(page[at : at + 2], sys.byteorder)
+        number = page[at : at + 2]
         layout = self._layouts.get(number) or self._new_layout(number)
         if layout is None:
-            raise FormatError(f"no event of ours has the number {number}")
+            raise FormatError(f"no event of ours has the number {int.from_bytes(number, sys.byteorder)}")
         return layout.record(page, at, length, nanoseconds)
 
-    def _new_layout(self, number: int) -> Layout | None:
+    def _new_layout(self, number: bytes) -> Layout | None:
         """The layout of an event that is not known: the oneshot has defined the events again."""
         if number not in self._foreign:
             self._read_formats()
@@ -90,7 +90,7 @@ class Trace:
                 layout = Layout(event, text)
             except FormatError:
                 continue
-            self._layouts[layout.id] = layout
+            self._layouts[layout.id.to_bytes(2, sys.byteorder)] = layout
             self._ids[event] = layout.id
 
     def stale(self) -> bool:

@@ -12,7 +12,7 @@ from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.namespaces import kernel_socket
 from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.kernel.traceevents import ACCEPT, CONNECT, FAILED, NAMES
-from tcpnewconn.model import Call, FailedAttempt, FourTuple, four_tuple_of, mirrored
+from tcpnewconn.model import Call, FailedAttempt, FourTuple, Origin, four_tuple_of, mirrored
 
 _LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 # An owner that no memory has by chance.
@@ -91,28 +91,31 @@ def _complaint(event: str, attempt: Attempt, recorded: list[Call | FailedAttempt
     calls = [each for each in recorded if isinstance(each, Call) and each.by == event and _ours(each, four_tuple)]
     if len(calls) != 1:
         return f"recorded {len(calls)} calls, not 1"
-    (call,) = calls
-    cgroup, names = _cgroup() or (call.cgroup, call.cgroup_names)
-    expected_call = call._replace(
-        uid=USER if event == CONNECT else os.getuid(),
-        cgroup=cgroup,
-        cgroup_names=names,
-        thread_id=threading.get_native_id(),
-        thread_name=_first_line("/proc/thread-self/comm"),
+    recorded_origin = calls[0].origin
+    cgroup, names = _cgroup() or (recorded_origin.cgroup, recorded_origin.cgroup_names)
+    expected_origin = Origin(
+        USER if event == CONNECT else os.getuid(),
+        cgroup,
+        names,
+        recorded_origin.netns,
+        threading.get_native_id(),
+        _first_line("/proc/thread-self/comm"),
     )
-    return None if call == expected_call else f"recorded {_facts(call)}, not {_facts(expected_call)}"
+    if recorded_origin == expected_origin:
+        return None
+    return f"recorded {_facts(recorded_origin)}, not {_facts(expected_origin)}"
 
 
 def _ours(event: Call | FailedAttempt, four_tuple: FourTuple) -> bool:
     return event.four_tuple == four_tuple and event.netns == kernel_socket("/proc/self/net")
 
 
-def _facts(call: Call) -> str:
-    return f"uid {call.uid}, thread {call.thread_id} {call.thread_name!r}, cgroup {call.cgroup} {call.cgroup_names}"
+def _facts(one: Origin) -> str:
+    return f"uid {one.uid}, thread {one.thread_id} {one.thread_name!r}, cgroup {one.cgroup} {one.cgroup_names}"
 
 
 def _cgroup() -> tuple[int, tuple[str, ...]] | None:
-    """The number and the names of our own cgroup, as a Call has them; None where there is no unified hierarchy."""
+    """The number and the names of our own cgroup, as an Origin has them; None where there is no unified hierarchy."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         paths = [line.rstrip("\n").removeprefix("0::") for line in file if line.startswith("0::")]
     for path in paths:

@@ -9,7 +9,7 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import called
 from tcpnewconn.kernel.activity import OPENING
-from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, mirrored
+from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Origin, mirrored
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tests.model.histories import NAMES
@@ -38,7 +38,9 @@ class RecordingKernel(Kernel):
         number = self._calls
         # Thread ids are used again, at once.
         name = f"thread-{number}"
-        self.ring.append(Call(by, self.now, four_tuple, number % 3, number % 2 + 2, (), NETNS, number % 5 + 1, name))
+        self.ring.append(
+            Call(by, self.now, four_tuple, Origin(number % 3, number % 2 + 2, (), NETNS, number % 5 + 1, name))
+        )
         self.now += _STEP
         return number
 

@@ -12,7 +12,7 @@ import pytest
 from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
-from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, mirrored
+from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Origin, mirrored
 from tests.support.calls import NETNS, four_tuple
 
 pytestmark = pytest.mark.random
@@ -51,7 +51,9 @@ class Host:
     def call(self, by: str, at: FourTuple) -> Call:
         self.now += 1e-5
         who = self.random.randrange(USERS), self.random.randrange(UNITS), self.random.randrange(THREADS)
-        call = Call(by, self.now, at, who[0], 100 + who[1], (), NETNS, who[2], f"program-{self.random.randrange(9)}")
+        call = Call(
+            by, self.now, at, Origin(who[0], 100 + who[1], (), NETNS, who[2], f"program-{self.random.randrange(9)}")
+        )
         self.ring.append(call)
         return call
 
@@ -118,10 +120,10 @@ class Host:
 
 def fits(caller: Caller, call: Call) -> bool:
     return (
-        caller.uid in (None, call.uid)
-        and caller.cgroup in (0, call.cgroup)
-        and caller.thread_id in (None, call.thread_id)
-        and caller.thread_name in (None, call.thread_name)
+        caller.uid in (None, call.origin.uid)
+        and caller.cgroup in (0, call.origin.cgroup)
+        and caller.thread_id in (None, call.origin.thread_id)
+        and caller.thread_name in (None, call.origin.thread_name)
         and caller.time in (None, call.time)
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcpnewconn.model import Call, FailedAttempt, FourTuple, four_tuple_of, mirrored, unmapped
+from tcpnewconn.model import Call, FailedAttempt, FourTuple, Origin, four_tuple_of, mirrored, unmapped
 from tests.support.table import packed
 
 NETNS = 430_314
@@ -19,13 +19,17 @@ OPENER = four_tuple("127.0.0.1:50000", "127.0.0.1:8080")
 ACCEPTOR = mirrored(OPENER)
 
 
+def origin(who: int, netns: int = NETNS) -> Origin:
+    return Origin(1000 + who, 100 + who, ("", ""), netns, who, f"thread-{who}")
+
+
 def connect(time: float, who: int, at: FourTuple = OUT, netns: int = NETNS) -> Call:
     """By thread `who`: of a user, a cgroup and a name of its own."""
-    return Call("connect", time, at, 1000 + who, 100 + who, ("", ""), netns, who, f"thread-{who}")
+    return Call("connect", time, at, origin(who, netns))
 
 
 def accept(time: float, who: int, at: FourTuple = IN, netns: int = NETNS) -> Call:
-    return Call("accept", time, at, 1000 + who, 100 + who, ("", ""), netns, who, f"thread-{who}")
+    return Call("accept", time, at, origin(who, netns))
 
 
 def failed(time: float, at: FourTuple = OUT, error: int = 111) -> FailedAttempt:

@@ -239,7 +239,9 @@ def test_a_closed_event_repeats_who_opened_it_and_how_long_ago(world: World) -> 
 
 
 def test_names_of_cgroups_are_learned_from_the_records(world: World) -> None:
-    world.trace.records = [connect(1000.0, 7)._replace(cgroup_names=("curl.service", "system.slice", ""))]
+    call = connect(1000.0, 7)
+    names = ("curl.service", "system.slice", "")
+    world.trace.records = [call._replace(origin=call.origin._replace(cgroup_names=names))]
     world.destroyed(OUT, 1000.5)
     assert world.names[world.connection.cgroup] == ("curl.service", "system.slice", "")
 
@@ -436,7 +438,7 @@ def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(
     world.trace.overwritten, world.trace.lost_until, world.now = 3, 1000.0, 1001.0
     recorder.read()
     other = recorder.of(NETNS + 1, None, born_after)
-    other.calls.add([connect(2000.0, 7)._replace(netns=NETNS + 1)])
+    other.calls.add([connect(2000.0, 7, netns=NETNS + 1)])
     # The host is polled: nothing more was lost.
     recorder.polled(2000.5, lambda event: None)
     found = callers.destroyed(other.calls, OUT, False, 2001.0, 0.0)
@@ -454,14 +456,14 @@ def test_after_a_restart_a_namespace_that_is_found_later_goes_on_where_the_run_b
         recorder.resume_others()
     recorder.take_others(True)
     other = recorder.of(NETNS + 1, None)
-    other.calls.add([connect(1000.5, 7)._replace(netns=NETNS + 1)])
+    other.calls.add([connect(1000.5, 7, netns=NETNS + 1)])
     found = callers.destroyed(other.calls, OUT, False, 1001.0, 0.0)
     assert (found.opened.thread_id if found.opened is not None else None) == thread
     # Wanted again later, it is not known what came meanwhile.
     recorder.take_others(False)
     recorder.take_others(True)
     other = recorder.of(NETNS + 1, None)
-    other.calls.add([connect(1000.5, 7)._replace(netns=NETNS + 1)])
+    other.calls.add([connect(1000.5, 7, netns=NETNS + 1)])
     assert callers.destroyed(other.calls, OUT, False, 1001.0, 0.0).opened is None
 
 

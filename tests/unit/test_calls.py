@@ -8,7 +8,7 @@ import pytest
 
 from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
-from tcpnewconn.attribution.found import Found
+from tcpnewconn.attribution.found import NOT_RECORDED, Found
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
 from tcpnewconn.state.log import StateLog
 from tests.support.calls import ACCEPTOR, IN, NETNS, OPENER, OUT, accept, connect, failed, four_tuple
@@ -64,7 +64,8 @@ def test_ports_that_are_used_again_one_after_the_other_are_distinguished_by_orde
 
 def test_where_two_calls_can_be_meant_nothing_is_said_but_what_they_share() -> None:
     # Notifications of both wait, and are not strictly in order.
-    same = connect(1000.2, 7)._replace(thread_id=9, thread_name="thread-9")
+    same = connect(1000.2, 7)
+    same = same._replace(origin=same.origin._replace(thread_id=9, thread_name="thread-9"))
     for second, uid, cgroup in ((connect(1000.2, 9), None, 0), (same, 1007, 107)):
         calls = known(connect(1000.0, 7), second)
         for _ in range(2):
@@ -398,6 +399,30 @@ def test_of_too_many_the_oldest_half_goes_and_is_not_guessed() -> None:
 # --- what outlives a restart -----------------------------------------------------------------------------------------
 
 
+def test_a_socket_that_was_idle_since_before_a_connect_was_not_made_by_it() -> None:
+    calls = known(connect(1000.0, 7))
+    assert callers.destroyed(calls, OUT, False, 1000.5, idle=5.0) == NOT_RECORDED
+    assert threads(callers.destroyed(calls, OUT, False, 1000.6, idle=0.1)) == (7, None)
+
+
+def test_an_accept_can_come_later_than_all_that_the_peer_acknowledged_but_not_where_a_poll_would_have_shown_it() -> (
+    None
+):
+    calls = known(accept(1000.0, 7))
+    calls.polled(990.0)
+    # It was there at the poll, which has not shown it: it had been reset before.
+    assert callers.destroyed(calls, IN, False, 1000.5, idle=20.0) == NOT_RECORDED
+    assert threads(callers.destroyed(calls, IN, False, 1000.6, idle=5.0)) == (None, 7)
+
+
+def test_one_accepted_before_the_last_two_polls_would_have_been_in_them() -> None:
+    calls = known(accept(1000.0, 7))
+    calls.polled(1010.0)
+    calls.polled(1020.0)
+    found = callers.destroyed(calls, IN, False, 1020.5, idle=0.0)
+    assert (found.accepted, found.missing) == (None, "ambiguous")
+
+
 def restarted(path: Path, *recorded: Call | FailedAttempt) -> Calls:
     """A run that has taken these, and one that continues it."""
     for run in range(2):
@@ -441,7 +466,7 @@ def test_what_was_taken_before_a_restart_is_taken(tmp_path: Path) -> None:
     log = StateLog(str(path), "here")
     again = Calls(NETNS, 1020.0, log)
     assert log.load() is None
-    assert [call.thread_id for call in again] == [8]
+    assert [call.origin.thread_id for call in again] == [8]
     # It was reported before it was accepted: that is another connection's.
     again.add([accept(1021.0, 5, ACCEPTOR)])
     assert len(again) == 1

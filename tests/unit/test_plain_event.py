@@ -59,7 +59,7 @@ def test_every_connect_has_the_ports_of_its_socket_and_the_thread_that_called(tm
     found = trace.read()
     calls = [each for each in found if isinstance(each, Call)]
     assert [call.four_tuple for call in calls] == [packed(each["connect"]) for each in true["scene"]]
-    assert {call[3:] for call in calls} == {(1000, 77, ("curl.service", ""), NETNS, true["thread"], "curl")}
+    assert {call.origin for call in calls} == {(1000, 77, ("curl.service", ""), NETNS, true["thread"], "curl")}
     [failed] = [each for each in found if isinstance(each, FailedAttempt)]
     assert failed.four_tuple == packed(true["scene"][-1]["failed"])
     assert (failed.netns, failed.error) == (NETNS, 0)
@@ -82,10 +82,10 @@ def test_what_is_left_of_an_overwritten_ring_is_true(tmp_path: Path) -> None:
 
 def test_a_thread_that_has_gone_leaves_its_id(tmp_path: Path) -> None:
     trace = PlainTrace(lambda thread: None, NETNS, str(instance(tmp_path, "whole")), lambda: LATER)
-    calls = trace.read()
+    calls = [each for each in trace.read() if isinstance(each, Call)]
     # It may have been in another network namespace: an attempt that failed is not said to be of this one.
     assert len(calls) == len(truth("whole")["scene"]) - 1
-    assert {call[3:] for call in calls} == {(None, 0, (), NETNS, truth("whole")["thread"], None)}
+    assert {call.origin for call in calls} == {(None, 0, (), NETNS, truth("whole")["thread"], None)}
     trace.close()
 
 
@@ -165,7 +165,7 @@ def read(trace: PlainTrace, *changes: Change, lost: float = float("-inf")) -> li
     """The names of the threads of the calls."""
     trace.rings.next = list(changes)  # type: ignore[attr-defined]
     trace.rings.lost_until = max(trace.rings.lost_until, lost)
-    return [each.thread_name for each in trace.read() if isinstance(each, Call)]
+    return [each.origin.thread_name for each in trace.read() if isinstance(each, Call)]
 
 
 def test_memory_that_is_used_again_is_another_socket_s(trace: PlainTrace) -> None:

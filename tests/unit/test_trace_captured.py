@@ -71,7 +71,7 @@ def test_every_call_is_recorded_with_its_socket_user_cgroup_and_thread(fixture: 
         if by in each
     ]
     calls = [each for each in recorded(fixture, "whole") if isinstance(each, Call)]
-    assert [(call.by, *call[2:]) for call in calls] == expected
+    assert [(call.by, call.four_tuple, *call.origin) for call in calls] == expected
 
 
 @OF_A_KERNEL
@@ -142,10 +142,12 @@ def understood(layout: Layout, page: bytes, at: int, length: int, nanoseconds: i
         return
     assert len(found.four_tuple) in (12, 36)
     if isinstance(found, Call):
-        assert all(name.encode(errors="surrogateescape") in page[at : at + length] for name in found.cgroup_names)
-        assert "" not in found.cgroup_names[:-1]
-        assert found.thread_name is not None
-        assert found.thread_name.encode(errors="surrogateescape") in page[at : at + length]
+        assert all(
+            name.encode(errors="surrogateescape") in page[at : at + length] for name in found.origin.cgroup_names
+        )
+        assert "" not in found.origin.cgroup_names[:-1]
+        assert found.origin.thread_name is not None
+        assert found.origin.thread_name.encode(errors="surrogateescape") in page[at : at + length]
 
 
 @OF_A_KERNEL

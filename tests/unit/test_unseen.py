@@ -34,7 +34,7 @@ def test_what_was_recorded_in_a_namespace_that_has_ended_is_handed_over_once() -
     assert list(unseen.over(1120.0)) == []
     [(key, recorded)] = unseen.over(1122.0)
     assert key.number == NOT_KNOWN
-    assert [call.thread_id for call in recorded.calls] == [7, 8]
+    assert [call.origin.thread_id for call in recorded.calls] == [7, 8]
     assert list(unseen.over(1200.0)) == []
 
 
