@@ -63,7 +63,7 @@ class _Service:
         settings = config.load(os.devnull)._replace(burst_limit=1, total_limit=0)
         units = Units()
         self.outbox = Outbox(_Nowhere(), self._log, Renderer(units, Users()), settings)
-        self._observer = observer(self.outbox.take, self._log)
+        self._observer = observer(self.outbox.take, self._log, self.outbox)
         if instance is not None:
             calls = Calls(_netns(), 0.0)
             self._observer.recorder = Recorder(calls, lambda: Trace(instance), units.learn)
@@ -82,6 +82,7 @@ class _Service:
             self._observer.tracker.cursor.handled(destroyed.cookie)
             self._log.flush()
             self._notifications.consume()
+        self._observer.settle()
 
 
 def _netns() -> int:

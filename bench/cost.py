@@ -53,7 +53,7 @@ class _Reporting:
         self._log = StateLog(path, "here", tail_path=f"/dev/shm/tcpnewconn-bench-{os.getpid()}.tail")
         settings = config.load(os.devnull)._replace(burst_limit=burst, total_limit=0)
         self._outbox = Outbox(sink or open_sink("journal"), self._log, Renderer(Units(), Users()), settings)
-        self._observer = observer(self._outbox.take, self._log)
+        self._observer = observer(self._outbox.take, self._log, self._outbox)
         self.poll()
 
     def poll(self) -> None:

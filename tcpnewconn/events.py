@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
 from tcpnewconn.connections import closed as closed_event
@@ -26,6 +27,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
+from tcpnewconn.similar import Similar, Summaries
 from tcpnewconn.state.log import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed
@@ -50,7 +52,9 @@ class Events:
         lookups: Lookups,
         listening: Listening,
         log: Log | None,
+        summaries: Summaries | None = None,
     ) -> None:
+        """`summaries` as in Similar."""
         self.report = report
         self.closed = False
         # Where who opens and accepts connections is recorded.
@@ -62,6 +66,7 @@ class Events:
         self._lookups = lookups
         self._listening = listening
         self._listeners = listening.listeners
+        self.similar = Similar(self._listeners, summaries)
         # Those of which nothing has shown yet who opened them.
         self.undecided = Undecided(log)
         # The callers of connect() and accept() of open connections, by the number of the connection.
@@ -78,8 +83,10 @@ class Events:
         if isinstance(outcome, ClosedSocket):
             self._closed_socket(outcome, now)
             return
-        found = self._found(outcome, now)
         destroyed = outcome.destroyed
+        if destroyed is not None and self.similar.count(outcome, destroyed, now):
+            return
+        found = self._found(outcome, now)
         if outcome.incomplete:
             self._listening.accepted(outcome, now)
             self.report(self._without_addresses(outcome, found))
@@ -97,6 +104,12 @@ class Events:
                 self.undecided.wait(outcome, now)
                 return
         self.connection(outcome, accepted, found, now)
+
+    @property
+    def _calls(self) -> Calls | None:
+        """The calls of the trace, where there is one."""
+        recorder = self.recorder
+        return recorder.calls if recorder is not None and recorder.records else None
 
     def _found(self, new: NewConnection, now: float) -> Found:
         """The calls of connect() and accept() that made a connection."""
@@ -145,6 +158,8 @@ class Events:
         connection = self._attributed(source, destination, direction, new, (uid, cgroup), found)
         self.report(connection)
         if not self.closed:
+            if accepted is not None:
+                self.similar.reported(new, accepted, connection, found, self._calls)
             return
         if new.destroyed is not None:
             if new.destroyed.unaddressed:

@@ -64,7 +64,7 @@ class Intake:
                 watchdog.live(now)
             if not known:
                 # SIGKILL loses no more than what is read at once.
-                observer.settle_calls()
+                observer.settle()
                 known, settle = max(1, notifications.queued()), now + _ON_RECORD_AFTER
                 observer.read_calls()
                 if others is not None:
@@ -72,7 +72,7 @@ class Intake:
                 now = time.monotonic()
             elif now >= settle:
                 # Nor what was read long ago.
-                observer.settle_calls()
+                observer.settle()
                 settle = float("inf")
             known -= 1
             # One that was processed, but not removed from the buffer, before a SIGKILL.
@@ -84,7 +84,7 @@ class Intake:
                     log.flush()
             notifications.consume()
             taken += 1
-        observer.settle_calls()
+        observer.settle()
         if log is not None:
             log.flush()
             if log.filling:

@@ -280,5 +280,5 @@ class Notified:
 def _settle(touched: dict[int, Notifying]) -> None:
     """A batch of notifications of these namespaces has been applied."""
     for one in touched.values():
-        one.observer.settle_calls()
+        one.observer.settle()
     touched.clear()

@@ -30,6 +30,7 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
+from tcpnewconn.similar import Summaries
 from tcpnewconn.state.log import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.outcomes import NewConnection
@@ -53,8 +54,12 @@ class Observer:
         log: Log | None = None,
         socket: int = 0,
         addresses: Addresses | None = None,
+        summaries: Summaries | None = None,
     ) -> None:
-        """`notifications`, `log` and `socket` as in Tracker. `addresses`: where they are not this program's own."""
+        """`notifications`, `log` and `socket` as in Tracker, `summaries` as in Similar, for events that go to `report`.
+
+        `addresses`: where they are not this program's own.
+        """
         # Failed attempts are events, too.
         self.failed = False
         self.tables = Tables(proc)
@@ -64,7 +69,8 @@ class Observer:
         self._disturbed, self._any_destroyed = True, False
         self._host = host
         self._listening = Listening(host.port_range, lookup, log)
-        self.events = Events(report, host.place, self.tables, self.lookups, self._listening, log)
+        self.events = Events(report, host.place, self.tables, self.lookups, self._listening, log, summaries)
+        self._report, self._summaries = report, summaries
         self.tracker = Tracker(
             self.lookups.socket, self.addresses.internal, self.events.outcome, notifications, log, socket
         )
@@ -94,9 +100,10 @@ class Observer:
         """Whether a loss waits for the polls that show how many connections it means."""
         return self.tracker.cursor.pending > 0
 
-    def report_to(self, report: Callable[[Event], None]) -> None:
-        """Events go there from now on."""
-        self.events.report = report
+    def report_to(self, report: Callable[[Event], None] | None) -> None:
+        """Events go there from now on; None: as they did first."""
+        self.events.report = report or self._report
+        self.events.similar.report_to(self._summaries if report is None else None)
 
     # --- the four verbs ----------------------------------------------------------------------------------------------
 
@@ -163,8 +170,9 @@ class Observer:
         recorder = self.events.recorder
         return recorder is not None and recorder.calls.wants_poll
 
-    def settle_calls(self) -> None:
-        """A batch of destroyed sockets has been applied: put on record what is left of what was read."""
+    def settle(self) -> None:
+        """A batch of destroyed sockets has been applied: put on record what is left of the calls that were read."""
+        self.events.similar.clear()
         recorder = self.events.recorder
         if recorder is not None:
             recorder.settle()

@@ -121,7 +121,7 @@ class Others:
         self.destroyed.include(False)
         if self._recorder is not None:
             self._recorder.take_others(False)
-        self._host.report_to(self._report)
+        self._host.report_to(None)
         self.known.clear()
         self.schedule.late = self.beyond = 0
 
@@ -205,7 +205,7 @@ class Others:
     def _settle(self, now: float) -> None:
         """Without others the host's events take no way round."""
         needed = self.known.by_key or self._is_unsettled(now) or self._pairs.held
-        self._host.report_to(self._take_host if needed else self._report)
+        self._host.report_to(self._take_host if needed else None)
 
     def _is_unsettled(self, now: float) -> bool:
         """Whether there may be a namespace whose addresses are not known yet: any address can be one of its own."""

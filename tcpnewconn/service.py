@@ -199,7 +199,7 @@ class Service:
             self._calls_due = now + _CALLS_EVERY
             self.observer.read_calls()
             self.observer.look_after_calls(now)
-            self.observer.settle_calls()
+            self.observer.settle()
             if self.others is not None:
                 self.others.destroyed.find_callers(now)
             self.outbox.deliver()

@@ -53,16 +53,17 @@ class Counters:
         self.lost = dict.fromkeys(REASONS, 0)
         self.degraded = dict.fromkeys(SOURCES, False)
 
-    def connection(self, event: Connection, summarized: bool) -> None:
+    def connection(self, event: Connection, summarized: bool, count: int = 1) -> None:
+        """So many similar connections: they differ in nothing that is counted here."""
         # As model.family(), without the call: this is done with every connection.
         address = event.source.address or event.destination.address
-        self.connections[event.direction, "ipv4" if address is not None and len(address) == 4 else "ipv6"] += 1
-        self.detected_by[event.detected_by] += 1
-        self.summarized += summarized
+        self.connections[event.direction, "ipv4" if address is not None and len(address) == 4 else "ipv6"] += count
+        self.detected_by[event.detected_by] += count
+        self.summarized += summarized * count
         for way in event.by:
-            self.attributed_by[way] += 1
+            self.attributed_by[way] += count
         if event.missing is not None:
-            self.not_attributed[event.missing] += 1
+            self.not_attributed[event.missing] += count
 
     def event(self, event: Event) -> None:
         """Any event but a connection."""

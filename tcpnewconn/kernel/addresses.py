@@ -16,6 +16,8 @@ _RTM_GETADDR = 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFADDRMSG = struct.Struct("=BBBBI")
 
+# The size of a 4-tuple of IPv4.
+_IPV4 = 12
 _LOOPBACK6 = b"\0" * 15 + b"\1"
 
 
@@ -53,6 +55,9 @@ class Addresses:
 
     def internal(self, four_tuple: FourTuple) -> bool:
         """Whether both ends of a local socket's 4-tuple are on this host."""
+        if len(four_tuple) == _IPV4:
+            remote = four_tuple[6:10]
+            return remote[0] == 127 or remote in self._local or remote == four_tuple[:4]
         half = len(four_tuple) // 2
         remote = four_tuple[half:-2]
         return is_loopback(remote) or remote in self._local or remote == four_tuple[: half - 2]

@@ -118,6 +118,24 @@ class Aggregation:
         self._count(key, group, connection)
         return key
 
+    def group_of(self, connection: Connection) -> Group | None:
+        """The group that a connection was counted in which has just been added; None if it was logged by itself.
+
+        One more of the same kind is counted there in any case: so many are logged already.
+        """
+        if not self.burst:
+            return None
+        source, destination = connection.source, connection.destination
+        ends = (source.address, destination.address, destination.port)
+        group = self._groups.get((connection.direction, *ends, connection.cgroup, connection.netns))
+        return group if group is not None and group.count and group.logged >= self.burst else None
+
+    def another(self, group: Group) -> None:
+        """Count one more in the group of a similar one."""
+        group.count += 1
+        if self._log is not None:
+            self._log.append(f'["f",{group.number}]')
+
     def _count(self, key: Key, group: Group, connection: Connection | Failed) -> None:
         uid = connection.uid if connection.uid is not None else _SEVERAL
         error = connection.error if isinstance(connection, Failed) else _SEVERAL

@@ -11,7 +11,7 @@ import time
 
 from tcpnewconn.health.counters import Counters
 from tcpnewconn.model import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
-from tcpnewconn.reporting.aggregation import Aggregation, RateLimit
+from tcpnewconn.reporting.aggregation import Aggregation, Group, RateLimit
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.portscan import PortScans
 from tcpnewconn.reporting.queue import Queue
@@ -78,6 +78,23 @@ class Outbox:
         self._since_delivery += 1
         if self._since_delivery >= _BATCH:
             self.deliver()
+
+    def summary_of(self, event: Connection) -> Group | None:
+        """The group that an event was counted in which has just been taken; None if it was not."""
+        group = self._aggregation.group_of(event)
+        return group if group is not None and self._wanted(event) else None
+
+    def another(self, group: Group) -> None:
+        """Count one more connection in a group; with `counted`, later on, it is reported."""
+        self._aggregation.another(group)
+
+    def counted(self, like: Connection, count: int) -> None:
+        """So many were counted in the group of an event, from which they differ in the opener's port alone.
+
+        In case of a port scan, source and port were noticed with that event.
+        """
+        self.connections += count
+        self.counters.connection(like, True, count)
 
     def deliver(self, redeliverable: bool = False) -> None:
         """Send the events that were taken, as far as the sink has room; the rest waits, on record.

@@ -13,29 +13,30 @@ class Chains:
     """Each socket holds the next one of its 4-tuple: a list for each would take 80 bytes more, and nearly all have one."""
 
     def __init__(self) -> None:
-        self._first: dict[FourTuple, Socket] = {}
+        # The first of each 4-tuple.
+        self.firsts: dict[FourTuple, Socket] = {}
 
     def __len__(self) -> int:
         """The number of 4-tuples."""
-        return len(self._first)
+        return len(self.firsts)
 
     def __contains__(self, four_tuple: FourTuple) -> bool:
-        return four_tuple in self._first
+        return four_tuple in self.firsts
 
     def __iter__(self) -> Iterator[Socket]:
-        for first in self._first.values():
+        for first in self.firsts.values():
             yield from _chain(first)
 
     def first(self, four_tuple: FourTuple) -> Socket | None:
         """The first of a 4-tuple; `next` of each leads to the others."""
-        return self._first.get(four_tuple)
+        return self.firsts.get(four_tuple)
 
     def of(self, four_tuple: FourTuple) -> Iterator[Socket]:
-        return _chain(self._first.get(four_tuple))
+        return _chain(self.firsts.get(four_tuple))
 
     def add(self, socket: Socket) -> None:
         socket.next = None
-        last = self._first.setdefault(socket.four_tuple, socket)
+        last = self.firsts.setdefault(socket.four_tuple, socket)
         while last.next is not None:
             last = last.next
         if last is not socket:
@@ -43,15 +44,15 @@ class Chains:
 
     def remove(self, socket: Socket) -> None:
         """Raises LookupError if it is not there."""
-        first = self._first[socket.four_tuple]
+        first = self.firsts[socket.four_tuple]
         if first is socket:
             if socket.next is None:
-                del self._first[socket.four_tuple]
-                if not self._first:
+                del self.firsts[socket.four_tuple]
+                if not self.firsts:
                     # A dict keeps the memory of its largest size.
-                    self._first = {}
+                    self.firsts = {}
             else:
-                self._first[socket.four_tuple] = socket.next
+                self.firsts[socket.four_tuple] = socket.next
         else:
             before = next((one for one in _chain(first) if one.next is socket), None)
             if before is None:
@@ -61,7 +62,7 @@ class Chains:
 
     def oldest(self, count: int) -> Iterator[Socket]:
         """Those of so many 4-tuples, from the one that has been there for the longest."""
-        for first in islice(self._first.values(), max(0, count)):
+        for first in islice(self.firsts.values(), max(0, count)):
             yield from _chain(first)
 
 

@@ -159,8 +159,13 @@ class Run:
         """When the correlation window begins. A socket that is destroyed later than that was idle meanwhile."""
         return min(now - _WINDOW, self._polls[0]) if self._polls else now - _WINDOW
 
+    @property
+    def remembers_closed(self) -> bool:
+        """Whether a row of a closed socket in TIME_WAIT could be taken for a new one."""
+        return self.stage is not Stage.RUNNING or self._remember_closed
+
     def close(self, four_tuple: FourTuple, now: float) -> None:
-        """Remember a closed socket, where a row of it in TIME_WAIT could be taken for a new one."""
+        """Remember a closed socket, where that is needed."""
         if self.stage is not Stage.RUNNING or self._remember_closed:
             self._sockets.enter(Socket(four_tuple), Phase.CLOSED, now)
 

@@ -69,6 +69,7 @@ class Sockets:
         self._ends = 0
         self._others: dict[Phase, Chains] = {phase: Chains() for phase in Phase if phase is not Phase.SHOWN}
         self._dying, self._expected = self._others[Phase.DYING], self._others[Phase.EXPECTED]
+        self._closed = self._others[Phase.CLOSED]
         self._dying_cookies: dict[int, Socket] = {}
         # SHOWN by cookie, which only unaddressed sockets must be found by: None until the first of those.
         self._shown_cookies: dict[int, FourTuple] | None = None
@@ -126,6 +127,15 @@ class Sockets:
 
     def any_in(self, phase: Phase) -> bool:
         return len(self._others[phase]) > 0
+
+    def is_unknown(self, four_tuple: FourTuple) -> bool:
+        """Whether no socket of a 4-tuple is known, but for an expected one."""
+        closed = self._closed.firsts
+        return (
+            four_tuple not in self._shown
+            and four_tuple not in self._dying.firsts
+            and not (closed and (four_tuple in closed or mirrored(four_tuple) in closed))
+        )
 
     def has(self, four_tuple: FourTuple, phase: Phase) -> bool:
         return four_tuple in self._others[phase]
@@ -219,7 +229,7 @@ class Sockets:
 
     def _take_the_place_of_closed(self, socket: Socket) -> None:
         """One is CLOSED for each 4-tuple, by the time of the latest; a notification that can still come stays known."""
-        for before in self._others[Phase.CLOSED].of(socket.four_tuple):
+        for before in self._closed.of(socket.four_tuple):
             socket.number = socket.number or before.number
             self.forget(before)
 
@@ -229,7 +239,7 @@ class Sockets:
         overdue += self._dying.oldest(len(self._dying) - _MOST_DYING)
         overdue += self._expected.oldest(len(self._expected) - _MOST_EXPECTED)
         overdue += [one for one in self._expected.oldest(len(self._expected) - _MOST_OVERDUE) if one.since < window]
-        for socket in self._others[Phase.CLOSED]:
+        for socket in self._closed:
             # In the order in which they were closed.
             if socket.since > now - _TIME_WAIT_LASTS:
                 break

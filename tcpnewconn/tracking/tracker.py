@@ -106,6 +106,8 @@ class Tracker:
         if destroyed.unaddressed:
             self._destroyed_unaddressed(destroyed, now)
             return
+        if self._is_plain(destroyed, now):
+            return
         if self.run.stage is not Stage.RUNNING and sockets.any_in(Phase.ENDED_BEFORE_START):
             self._settling.claim(four_tuple)
         dying = sockets.dying_with_cookie(destroyed.cookie)
@@ -124,6 +126,29 @@ class Tracker:
         else:
             self._never_shown(destroyed, now)
 
+    def _is_plain(self, destroyed: DestroyedSocket, now: float) -> bool:
+        """Whether nothing is known of the addresses of one, but that its peer may be expected: as most are. Then it is applied.
+
+        The rules below come to the same. This comes first because it takes a third of their time.
+        """
+        sockets, four_tuple = self.sockets, destroyed.four_tuple
+        if self.run.remembers_closed or not sockets.is_unknown(four_tuple) or self._unaddressed.has_any:
+            return False
+        if not self._internal(four_tuple):
+            self._notified(destroyed, False, now)
+            return True
+        other = mirrored(four_tuple)
+        if other == four_tuple or not sockets.is_unknown(other):
+            return False
+        expected = sockets.first(four_tuple, Phase.EXPECTED, self._since(destroyed, now))
+        if expected is not None:
+            sockets.forget(expected)
+            self._peer_closed(destroyed, expected, now)
+        else:
+            self._peers.expect(four_tuple, destroyed.cookie, None, now)
+            self._notified(destroyed, True, now)
+        return True
+
     def _since(self, destroyed: DestroyedSocket, now: float) -> float:
         """A socket that came later than that cannot be of an earlier connection."""
         return self.run.window(now) - destroyed.idle
@@ -138,10 +163,7 @@ class Tracker:
             peer = self._peers.of(four_tuple, CLOSE, None, self._since(destroyed, now))
             if peer is not None:
                 self.run.close(four_tuple, now)
-                opened, only_notified = peer.opened or None, not peer.shown
-                self._report(
-                    ClosedSocket(four_tuple, peer.number, True, destroyed, opened, only_notified=only_notified), now
-                )
+                self._peer_closed(destroyed, peer, now)
                 return
         if self._unaddressed.taken_back(destroyed, now):
             return
@@ -149,6 +171,13 @@ class Tracker:
             self._peers.expect(four_tuple, destroyed.cookie, None, now)
         self.run.close(four_tuple, now)
         self._notified(destroyed, internal, now)
+
+    def _peer_closed(self, destroyed: DestroyedSocket, peer: Socket, now: float) -> None:
+        """The second socket of a connection within this host was destroyed; `peer` is what was known of it."""
+        opened, only_notified = peer.opened or None, not peer.shown
+        self._report(
+            ClosedSocket(destroyed.four_tuple, peer.number, True, destroyed, opened, only_notified=only_notified), now
+        )
 
     def _destroyed_unaddressed(self, destroyed: DestroyedSocket, now: float) -> None:
         """Find by its cookie which socket it was, or its peer."""
@@ -160,8 +189,9 @@ class Tracker:
             self._notified(destroyed, False, now)
 
     def _notified(self, destroyed: DestroyedSocket, internal: bool, now: float) -> None:
-        four_tuple, cookie = destroyed.four_tuple, destroyed.cookie
-        self._report(NewConnection(four_tuple, cookie, "notification", CLOSE, None, 0, internal, destroyed), now)
+        # namedtuple.__new__() takes twice as long.
+        new = (destroyed.four_tuple, destroyed.cookie, "notification", CLOSE, None, 0, internal, destroyed)
+        self._report(tuple.__new__(NewConnection, new), now)
 
     def _notified_late(self, destroyed: DestroyedSocket, internal: bool, now: float) -> None:
         """An unaddressed socket has waited: its other end is elsewhere, or was unaddressed, too."""

@@ -129,6 +129,11 @@ class Unaddressed:
         """Whether tick() will soon have a verdict."""
         return bool(self._waiting)
 
+    @property
+    def has_any(self) -> bool:
+        """Whether a destroyed socket can be, or be the peer of, one that came unaddressed."""
+        return bool(self._guesses or self._unknown)
+
     def wait(self, socket: DestroyedSocket, now: float) -> bool:
         """Let a socket wait for a match; False if it can be none of the known ones."""
         if not self._internal(socket.four_tuple) and next(self._sockets.name_unknown(socket), None) is None:

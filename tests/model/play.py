@@ -95,6 +95,8 @@ class Play:
         self._last: Notification | None = None
         self._begin()
 
+    made_tracker = Tracker
+
     @staticmethod
     def made_kernel(room: int) -> Kernel:
         return Kernel(room)
@@ -106,7 +108,9 @@ class Play:
         self.log_file = StateLog(str(self._state), "here", self._small, self._tail)
         socket = self._socket if self._notifications is Notifications.KEPT else 0
         self._proc = ProcNet(str(self._directory), "little")
-        self.tracker = Tracker(self._look_up, is_internal, self._outcome, self._notifications, self.log_file, socket)
+        self.tracker = self.made_tracker(
+            self._look_up, is_internal, self._outcome, self._notifications, self.log_file, socket
+        )
         self._log_made()
         assert self.log_file.load() is None
         if self.log_file.resumed:

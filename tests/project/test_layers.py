@@ -42,6 +42,7 @@ for joining in (
     "listening",
     "losses",
     "lookups",
+    "similar",
     "events",
     "observer",
     "ends",

@@ -39,7 +39,7 @@ class Observer:
         self.tracker = Tracker(known)
         self.ports: list[int] = []
 
-    def settle_calls(self) -> None:
+    def settle(self) -> None:
         pass
 
     def destroyed(self, destroyed: DestroyedSocket, now: float) -> None:

@@ -52,7 +52,7 @@ class Machine:
             records=True,
             waiting=False,
             destroyed=self.destroyed,
-            settle_calls=lambda: self.settled.append(self.now),
+            settle=lambda: self.settled.append(self.now),
             read_calls=lambda: self.read.append(self.now),
             poll=self.polled.append,
         )

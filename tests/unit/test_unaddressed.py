@@ -9,7 +9,7 @@ import pytest
 
 from tcpnewconn.model import DestroyedSocket, FourTuple, SocketInfo, Traffic, four_tuple_of, mirrored
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
-from tcpnewconn.tracking.run import Notifications
+from tcpnewconn.tracking.run import Notifications, Stage
 from tcpnewconn.tracking.tracker import Tracker
 
 NOTHING = Traffic(0, 0, 0, 0, 0)
@@ -22,11 +22,14 @@ def whole(port: int) -> FourTuple:
 
 
 class World:
+    stage = Stage.STARTING
+
     def __init__(self, *in_time_wait: FourTuple) -> None:
         self.new: list[NewConnection] = []
         self._in_time_wait = in_time_wait
         self._cookie = 100
         self.tracker = Tracker(self._look_up, lambda _: True, self._report, Notifications.KEPT)
+        self.tracker.run.stage = self.stage
 
     def _look_up(self, four_tuple: FourTuple) -> SocketInfo | None:
         return TIME_WAIT if four_tuple in self._in_time_wait else None
@@ -44,6 +47,12 @@ class World:
 
     def acceptor(self, now: float) -> None:
         self.destroyed(four_tuple_of(THERE, 80, HERE, 0), now)
+
+
+@pytest.fixture(autouse=True, params=[Stage.STARTING, Stage.RUNNING], ids=lambda one: one.name.lower())
+def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all runs, most sockets are applied without the rules for the others."""
+    monkeypatch.setattr(World, "stage", request.param)
 
 
 @pytest.mark.parametrize("opener_first", [True, False])
