@@ -85,6 +85,11 @@ class Notifications:
         """The receive buffer, in bytes as the kernel accounts them (twice what was asked for)."""
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
+    @property
+    def room(self) -> int:
+        """At least so many notifications fit into the buffer."""
+        return self.buffer_size() // _MOST_OCCUPIED
+
     def peek(self) -> DestroyedSocket | None:
         """The oldest, or None if there is none. A message that is no notification is dropped and counted in `ignored`."""
         while True:

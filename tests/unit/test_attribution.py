@@ -488,6 +488,8 @@ def test_a_call_alone_is_a_connection_only_where_attempts_that_fail_are_recorded
 class Arriving:
     """Notifications that come while those before are dealt with: the next, once one was taken. Each after its own connect()."""
 
+    room = 20_000
+
     def __init__(self, world: World, count: int) -> None:
         self._world = world
         self._left = count
@@ -550,6 +552,20 @@ def test_the_loop_rests_only_where_it_is_woken_again_at_once(world: World, monke
         service._take_calls()
         assert world.trace.records == []
     assert rests == [1000.5005, 1000.501]
+
+
+@pytest.mark.parametrize(
+    ("count", "room", "rest"), [(0, 20_000, 0), (49, 20_000, 5), (50, 20_000, 20), (50, 300, 5), (500, 20_000, 0)]
+)
+def test_the_loop_rests_longer_in_a_burst_where_the_buffer_has_room_for_what_comes(
+    count: int, room: int, rest: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
+    arriving = Arriving(world, count)
+    arriving.room = room
+    service = served(world, arriving)
+    service._turn(2000.0)
+    assert service._rests == rest
 
 
 def test_what_was_read_is_on_record_before_more_is_read(
