@@ -207,6 +207,7 @@ class Observer:
     def _ticked(self, now: float, last: bool) -> None:
         recorder = self.events.recorder
         self.events.tick(now, last)
+        self.events.similar.clear()
         self._check_notifications(now)
         self._losses.report(now, last, self.events.report)
         if recorder is not None:

@@ -166,7 +166,7 @@ class Run:
 
     def close(self, four_tuple: FourTuple, now: float) -> None:
         """Remember a closed socket, where that is needed."""
-        if self.stage is not Stage.RUNNING or self._remember_closed:
+        if self.remembers_closed:
             self._sockets.enter(Socket(four_tuple), Phase.CLOSED, now)
 
     # --- changes of the stage -----------------------------------------------------------------------------------------------
