@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tcpnewconn.attribution import callers
+from tcpnewconn.attribution import left
 from tcpnewconn.events import Events
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
@@ -220,7 +220,7 @@ class Observer:
     # --- a connection ------------------------------------------------------------------------------------------------
 
     def report_left(self, now: float, last: bool = False) -> int:
-        """Report the connections that only the trace has shown (callers.left()), where there are no notifications.
+        """Report the connections that only the trace has shown (left.left()), where there are no notifications.
 
         Returns how many sockets they had in the last poll's counters.
         """
@@ -228,7 +228,7 @@ class Observer:
         if recorder is None or not recorder.shows_failures:
             return 0
         calls, counted = recorder.calls, 0
-        for four_tuple, found in callers.left(calls, self.tables.stands, self.addresses.internal, last):
+        for four_tuple, found in left.left(calls, self.tables.stands, self.addresses.internal, last):
             # Before its entry: neither is on record without the other.
             calls.settle()
             internal = self.addresses.internal(four_tuple)

@@ -20,10 +20,10 @@ Calls of one 4-tuple are distinguished by their order, never by likelihood:
   accept(): that can be another's. One whose addresses are there was accepted, or opened here.
 
 Cookies would be an exact join: the tracepoint tcp_destroy_sock has the address of the socket's memory and the cookie of its
-notification. It is not used. To decode one more record for each socket, and to look it up, takes 1.2 us at least (Linux 6.18):
-an attributed connection would cost 1.42 times one that is not, with two sockets 1.49, where it is 1.35 now and 1.4 is the limit.
-The service would see the kernel's addresses. It would name the thread of connections that are ambiguous today, whose ports were
-used again before their notification was read; it would take nothing back that is wrong.
+notification. It is not used. To decode one more record for each socket, and to look it up, takes 1.2 us at least (Linux 6.18),
+with two sockets twice that. The trace adds 5.3 us to a connection in a summary already: it takes 1.4 times as long, and that is
+the limit. The service would see the kernel's addresses. It would name the thread of connections that are ambiguous today, whose
+ports were used again before their notification was read; it would take nothing back that is wrong.
 
 What can still go wrong: after SIGKILL, the calls that were read and not yet recorded are missing, those of some milliseconds; of
 half a second on a starved machine. If another connection opens on the same two ports, and its call is read before the
@@ -33,7 +33,7 @@ SYN_SENT at the poll after the loss, followed by another on its ports within the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from tcpnewconn.attribution.calls import LATE, Calls
 from tcpnewconn.attribution.found import AMBIGUOUS, NOT_RECORDED, OVERWRITTEN, Found, caller_of, shared_by
@@ -239,43 +239,6 @@ def _unknown_of(calls: Calls, four_tuple: FourTuple, other: FourTuple, found: Fo
         for name in {four_tuple, other}:
             calls.take(name, list(calls.by_four_tuple.get(name, ())))
     return found
-
-
-def left(
-    calls: Calls, stands: Callable[[FourTuple], bool], internal: Callable[[FourTuple], bool], last: bool = False
-) -> Iterator[tuple[FourTuple, Found]]:
-    """The connections that neither of the two last polls has shown, although they began after the call: one by one.
-
-    They were opened and closed in between. `stands`: whether the last poll has a row there, where connect() waits for its
-    answer. With `last`, no further poll comes. The calls of each are taken.
-    """
-    until = float("inf") if last else calls.poll_before
-    for by in ("connect", "accept"):
-        # Of a connection within the namespace: both, before the other end's own turn comes.
-        for four_tuple in [
-            one for one, known in calls.by_four_tuple.items() if any(call.time < until for call in known)
-        ]:
-            for call in [one for one in calls.by_four_tuple.get(four_tuple, ()) if one.by == by and one.time < until]:
-                known = calls.by_four_tuple.get(four_tuple, ())
-                if call not in known or stands(four_tuple):
-                    continue
-                if call.time <= calls.lost_until:
-                    # That it failed may be among what was lost.
-                    calls.drop(four_tuple, call)
-                    continue
-                caller = shared_by(list(known) if four_tuple in calls.taken else [call])
-                calls.remove(four_tuple, call)
-                if by == "accept":
-                    yield four_tuple, Found(None, caller, True)
-                    continue
-                other = mirrored(four_tuple)
-                accepts = _accepts_after(calls, call, other) if internal(four_tuple) and other != four_tuple else []
-                calls.take(other, accepts)
-                yield four_tuple, Found(caller, shared_by(accepts) if len(accepts) == 1 else None, False)
-
-
-def _accepts_after(calls: Calls, call: Call, four_tuple: FourTuple) -> list[Call]:
-    return [one for one in calls.by_four_tuple.get(four_tuple, ()) if one.by == "accept" and one.time > call.time]
 
 
 def _by_one(calls: Calls, four_tuple: FourTuple, call: Call) -> Found:

@@ -31,7 +31,7 @@ class Calls:
 
     `netns` is the network namespace whose connections are asked about, as in Call. Before `since` nobody took calls, unless the
     log says so. `notified`: destroy notifications show the connections that no poll shows; where there are none, each call that
-    is left over (callers.left()) is a connection of its own.
+    is left over (left.left()) is a connection of its own.
 
     The attributes are for callers.py to read; only the verbs change them.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn.attribution import callers
+from tcpnewconn.attribution import left as over
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import NOT_RECORDED, Found
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
@@ -531,7 +532,7 @@ def is_internal(four_tuple: FourTuple) -> bool:
 def left(
     calls: Calls, *standing: FourTuple, last: bool = False
 ) -> list[tuple[FourTuple, tuple[int | None, int | None], bool | None]]:
-    found = callers.left(calls, lambda four_tuple: four_tuple in standing, is_internal, last)
+    found = over.left(calls, lambda four_tuple: four_tuple in standing, is_internal, last)
     return [(four_tuple, threads(one), one.accepted_here) for four_tuple, one in found]
 
 
