@@ -33,7 +33,7 @@ _AT_ONCE = 500
 _REST = 5
 # After so many the rest is longer, where the buffer holds what comes meanwhile, at a million per second: in a burst, waking up is
 # a quarter of the cost.
-_MANY, _LONG_REST, _ROOM = 50, 20, 20_000
+_MANY, _LONG_REST, _CAPACITY = 50, 20, 20_000
 # Seconds between two tries to send while the sink has no room.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
@@ -100,7 +100,7 @@ class Service:
         self._calls_due = 0.0
         # For how many milliseconds to rest: 0 where some that were destroyed since have not been processed.
         self._rests = 0
-        self._long_rest = _LONG_REST if notifications is not None and notifications.room >= _ROOM else _REST
+        self._long_rest = _LONG_REST if notifications is not None and notifications.capacity >= _CAPACITY else _REST
         self._calls_taken = 0.0
         self._state_problem = Problem(
             say,

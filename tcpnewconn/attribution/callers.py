@@ -79,10 +79,9 @@ def only(calls: Calls, four_tuple: FourTuple, now: float, idle: float) -> Call |
     if known is None or len(known) != 1 or now < calls.unsure_until or (calls.taken and four_tuple in calls.taken):
         return None
     call = known[0]
-    latest = now - idle + _TICKS_LATE
-    if call.by == "accept":
-        return call if call.time >= calls.poll_before and (call.time <= latest or latest >= calls.last_poll) else None
-    return call if call.time <= latest else None
+    if call.by == "accept" and call.time < calls.poll_before:
+        return None
+    return call if _can_be_of_destroyed(calls, call, now - idle + _TICKS_LATE) else None
 
 
 def is_another(call: Call, caller: Caller) -> bool:

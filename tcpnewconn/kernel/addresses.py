@@ -9,15 +9,14 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from tcpnewconn.kernel.netlink import HEADER, Client, attribute
-from tcpnewconn.model import FourTuple
+from tcpnewconn.model import SIZES, FourTuple
 
 # include/uapi/linux/rtnetlink.h, include/uapi/linux/if_addr.h
 _RTM_GETADDR = 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFADDRMSG = struct.Struct("=BBBBI")
 
-# The size of a 4-tuple of IPv4.
-_IPV4 = 12
+_IPV4, _ = SIZES
 _LOOPBACK6 = b"\0" * 15 + b"\1"
 
 

@@ -86,7 +86,7 @@ class Notifications:
         return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
 
     @property
-    def room(self) -> int:
+    def capacity(self) -> int:
         """At least so many notifications fit into the buffer."""
         return self.buffer_size() // _MOST_OCCUPIED
 

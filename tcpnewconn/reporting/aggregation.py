@@ -90,14 +90,7 @@ class Aggregation:
         source, destination = connection.source, connection.destination
         netns = connection.netns
         if not crowded:
-            key = (
-                connection.direction,
-                source.address,
-                destination.address,
-                destination.port,
-                connection.cgroup,
-                netns,
-            )
+            key = _key(connection)
             group = self._group(key, _MOST_GROUPS) if self.burst else None
             if not self.burst or (group is not None and group.logged < self.burst):
                 if self._rate.allows(now, self.total):
@@ -125,9 +118,7 @@ class Aggregation:
         """
         if not self.burst:
             return None
-        source, destination = connection.source, connection.destination
-        ends = (source.address, destination.address, destination.port)
-        group = self._groups.get((connection.direction, *ends, connection.cgroup, connection.netns))
+        group = self._groups.get(_key(connection))
         return group if group is not None and group.count and group.logged >= self.burst else None
 
     def another(self, group: Group) -> None:
@@ -216,6 +207,13 @@ class Aggregation:
             self._sources += 1
         else:
             group.other_sources += 1
+
+
+def _key(connection: Connection | Failed) -> Key:
+    """The key of the group of those that share all that a group can."""
+    source, destination = connection.source, connection.destination
+    ends = (source.address, destination.address, destination.port)
+    return (connection.direction, *ends, connection.cgroup, connection.netns)
 
 
 def _summary(key: Key, group: Group) -> Summary:

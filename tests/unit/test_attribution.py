@@ -488,7 +488,7 @@ def test_a_call_alone_is_a_connection_only_where_attempts_that_fail_are_recorded
 class Arriving:
     """Notifications that come while those before are dealt with: the next, once one was taken. Each after its own connect()."""
 
-    room = 20_000
+    capacity = 20_000
 
     def __init__(self, world: World, count: int) -> None:
         self._world = world
@@ -555,14 +555,14 @@ def test_the_loop_rests_only_where_it_is_woken_again_at_once(world: World, monke
 
 
 @pytest.mark.parametrize(
-    ("count", "room", "rest"), [(0, 20_000, 0), (49, 20_000, 5), (50, 20_000, 20), (50, 300, 5), (500, 20_000, 0)]
+    ("count", "capacity", "rest"), [(0, 20_000, 0), (49, 20_000, 5), (50, 20_000, 20), (50, 300, 5), (500, 20_000, 0)]
 )
-def test_the_loop_rests_longer_in_a_burst_where_the_buffer_has_room_for_what_comes(
-    count: int, room: int, rest: int, world: World, monkeypatch: pytest.MonkeyPatch
+def test_the_loop_rests_longer_in_a_burst_where_the_buffer_holds_what_comes(
+    count: int, capacity: int, rest: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.5)
     arriving = Arriving(world, count)
-    arriving.room = room
+    arriving.capacity = capacity
     service = served(world, arriving)
     service._turn(2000.0)
     assert service._rests == rest

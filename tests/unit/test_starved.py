@@ -20,7 +20,7 @@ class Machine:
 
     seconds: float
     waiting: int = 300
-    room: int = 300
+    capacity: int = 300
     now: float = 1000.0
     ready: bool = True
     # What happened, and when.
