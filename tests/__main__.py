@@ -3,7 +3,7 @@ Runs the tests stage by stage, cheap ones first, and ends at the first stage tha
 
     python3 -m tests [--keep-going] [STAGE...]          (no STAGE: all of them)
 
-At the end: how long each stage took, and the slowest tests.
+At the end: how long each stage took, the slowest tests, and which failed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[1]
 SLOWEST = 10
+# What is shown at the end of those that failed: so many, and so many characters of what each said.
+FAILED = 10
+SAID = 600
 CORES = max(2, os.cpu_count() or 2)
 
 
@@ -53,12 +57,20 @@ STAGES = (
 
 
 @dataclass(frozen=True)
+class Case:
+    """A test; `seconds` with the making of what it needs, `failure` what it said when it failed."""
+
+    name: str
+    seconds: float
+    failure: str | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     stage: Stage
     status: int
     seconds: float
-    # Seconds of each test, the making of what it needs included.
-    tests: dict[str, float]
+    tests: list[Case]
 
 
 def run(stage: Stage) -> Outcome:
@@ -77,14 +89,16 @@ def run(stage: Stage) -> Outcome:
             env=os.environ | {"PYTHONHASHSEED": "0"},
             check=False,
         )
-        return Outcome(stage, done.returncode, time.monotonic() - began, durations(report))
+        return Outcome(stage, done.returncode, time.monotonic() - began, list(cases(report)))
 
 
-def durations(report: Path) -> dict[str, float]:
+def cases(report: Path) -> Iterator[Case]:
     if not report.exists():
-        return {}
-    cases = ElementTree.parse(report).iter("testcase")
-    return {f"{case.get('classname')}::{case.get('name')}": float(case.get("time") or 0) for case in cases}
+        return
+    for case in ElementTree.parse(report).iter("testcase"):
+        said = [what.get("message") or "" for what in case if what.tag in ("failure", "error")]
+        name = f"{case.get('classname')}::{case.get('name')}"
+        yield Case(name, float(case.get("time") or 0), said[0] if said else None)
 
 
 def show(outcomes: list[Outcome]) -> None:
@@ -94,9 +108,16 @@ def show(outcomes: list[Outcome]) -> None:
         print(f"{outcome.stage.name:10}{span(outcome.seconds):>12}{len(outcome.tests):7} tests  {what}")
     print(f"{'in all':10}{span(sum(outcome.seconds for outcome in outcomes)):>12}")
     print("\n=== the slowest tests")
-    tests = [(seconds, name) for outcome in outcomes for name, seconds in outcome.tests.items()]
-    for seconds, name in sorted(tests, reverse=True)[:SLOWEST]:
-        print(f"{seconds:7.1f} s  {name}")
+    tests = [test for outcome in outcomes for test in outcome.tests]
+    for test in sorted(tests, key=lambda test: test.seconds, reverse=True)[:SLOWEST]:
+        print(f"{test.seconds:7.1f} s  {test.name}")
+    failed = [(test.name, test.failure) for test in tests if test.failure is not None]
+    if failed:
+        print("\n=== what failed")
+    for name, failure in failed[:FAILED]:
+        print(name, textwrap.indent(failure[:SAID], "    "), sep="\n")
+    if len(failed) > FAILED:
+        print(f"and {len(failed) - FAILED} more")
 
 
 def span(seconds: float) -> str:

@@ -83,6 +83,9 @@ def test_it_ends_at_the_first_stage_that_fails(
     assert len(re.findall(r"(?m)^1 (?:passed|failed) in ", printed)) == len(ran)
     assert re.findall(r"(?m)^(good|bad|later) +\d+ min +\d+ s +1 tests  (?:ok|failed)$", printed) == ran
     assert len(re.findall(r"(?m)^ +\d+\.\d s  tests\.\w+\.test_\w+::test_it$", printed)) == len(ran)
+    # At the very end, because a log may be shown from there: which test failed, and why.
+    end = "=== what failed\ntests.bad.test_bad::test_it\n    assert False\n"
+    assert printed.endswith(end) if status else "what failed" not in printed
 
 
 def test_an_unknown_stage_is_named(capfd: pytest.CaptureFixture[str]) -> None:
