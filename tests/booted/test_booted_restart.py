@@ -152,10 +152,13 @@ def test_a_connection_that_is_open_after_a_stop_is_reported_by_the_next_start(co
     assert before.repeated() == []
 
 
-def what_is_known_of(number: int, between: list[tuple[str, str]]) -> list[str]:
-    """What the state at each stop and the kernel's rows after each start say of a connection."""
+def what_is_known_of(number: int, port: int, between: list[tuple[str, str]]) -> list[str]:
+    """What the state at each stop and the kernel's rows after each start say of a connection.
+
+    Of this one: other tests have connections to the same address, on ports of their own.
+    """
     address = booted_traffic.address_of(number)
-    packed = ipaddress.ip_address(address).packed.hex()
+    packed = f"{ipaddress.ip_address(address).packed.hex()}{port:04x}"
     found = []
     for at, (state, rows) in enumerate(between):
         found += [f"{at}: {line}" for line in state.splitlines() if packed in line]
@@ -177,7 +180,7 @@ def test_ten_stops_under_traffic_miss_nothing_that_the_next_start_can_see(contai
     try:
         wait_for_all(container, made)
     except AssertionError as error:
-        known = [what_is_known_of(number, between) for number in made.missing()[:5]]
+        known = [what_is_known_of(number, made.port, between) for number in made.missing()[:5]]
         raise AssertionError(f"{known}\n{error}") from None
     assert made.missing() == []
     assert made.never_made() == []
