@@ -15,8 +15,8 @@ from tcpnewconn.others import Others
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.state.log import StateLog
 
-# Before a poll every waiting notification is processed; under a load that never pauses, at most so many.
-MOST = 20_000
+# Before a poll every waiting notification is processed, at most so many.
+_MOST = 20_000
 # Calls that no connection has taken after so many seconds are put on record meanwhile: a starved machine processes a handful of
 # notifications per second. Otherwise a batch takes milliseconds.
 _ON_RECORD_AFTER = 0.5
@@ -41,8 +41,21 @@ class Intake:
         self._outbox, self._log, self._save = outbox, log, save
         self._watchdog = watchdog
 
+    def take_waiting(self) -> None:
+        """Process the host's that wait now.
+
+        Not those that come meanwhile: on a starved machine they can come as fast as they are processed.
+        """
+        if self._notifications is None:
+            return
+        began = time.monotonic()
+        # One in any case: so an error of the socket is read.
+        waiting = max(1, self._notifications.queued_at_most())
+        if self.take(min(waiting, _MOST)) == waiting:
+            self._observer.tracker.caught_up(began)
+
     def take(self, most: int) -> int:
-        """Process so many at most of the host's that wait; returns how many there were."""
+        """Process so many at most of the host's; returns how many there were."""
         notifications, observer, outbox, log = self._notifications, self._observer, self._outbox, self._log
         if notifications is None:
             return 0
@@ -90,6 +103,11 @@ class Intake:
             if log.filling:
                 self._save()
         return taken
+
+    def take_waiting_of_others(self) -> None:
+        """The same, of other network namespaces."""
+        if self._others is not None:
+            self.take_others(min(self._others.destroyed.queued_at_most, _MOST))
 
     def take_others(self, most: int) -> int:
         """Process so many at most of those of other network namespaces; returns how many there were."""

@@ -9,7 +9,7 @@ from tcpnewconn.attribution.names import ContainerNames
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.health.problem import Problem
 from tcpnewconn.health.watchdog import Watchdog
-from tcpnewconn.intake import MOST, Intake
+from tcpnewconn.intake import Intake
 from tcpnewconn.kernel.procnet import Unreadable
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
@@ -64,7 +64,7 @@ class Polls:
             # Whose the other end of a connection is must be known before notifications that have waited are processed.
             self._others.look(now)
         # Every socket whose notification is there by now cannot be shown by this poll any more.
-        self._intake.take(MOST)
+        self._intake.take_waiting()
         began = time.perf_counter()
         self.began = now
         self._status.poll_begins()
@@ -72,7 +72,7 @@ class Polls:
         self._observer.poll(time.monotonic())
         took = time.perf_counter() - began
         if self._others is not None:
-            self._intake.take_others(MOST)
+            self._intake.take_waiting_of_others()
             self._others.poll(self._live)
         at = time.time()
         self._status.polled(took, at)

@@ -12,7 +12,7 @@ from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.health.problem import Problem
 from tcpnewconn.health.watchdog import Watchdog
-from tcpnewconn.intake import MOST, Intake
+from tcpnewconn.intake import Intake
 from tcpnewconn.kernel.procnet import Unreadable
 from tcpnewconn.kernel.sockdiag import Notifications
 from tcpnewconn.model import ObservationStarted, ObservationStopped
@@ -233,13 +233,13 @@ class Service:
             with suppress(Unreadable):
                 self.polls.poll(time.monotonic())
             time.sleep(seconds)
-            self.intake.take(MOST)
-            self.intake.take_others(MOST)
+            self.intake.take_waiting()
+            self.intake.take_waiting_of_others()
             self.observer.tick(time.monotonic())
         at_the_latest = time.monotonic() + _AT_THE_LATEST
         while tracker.expects and time.monotonic() < at_the_latest:
             time.sleep(_RETRY)
-            self.intake.take(MOST)
+            self.intake.take_waiting()
         self.intake.count_losses(time.monotonic())
         if self.observer.losing:
             # Two more polls tell which connections it does not mean.

@@ -95,3 +95,7 @@ class AllNotifications:
     def queued(self) -> int:
         """At least so many notifications are in the buffer."""
         return self._all.queued()
+
+    def queued_at_most(self) -> int:
+        """No more notifications are in the buffer."""
+        return self._all.queued_at_most()

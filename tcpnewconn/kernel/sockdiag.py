@@ -30,8 +30,8 @@ _SK_MEMINFO_RMEM_ALLOC, _SK_MEMINFO_DROPS = 0, 8
 LARGEST_NOTIFICATION = 4096
 # For a burst: one notification occupies 1,283 bytes of the buffer (measured).
 _RECEIVE_BUFFER = 64 * 1024 * 1024
-# More than that none does.
-_MOST_OCCUPIED = 2_560
+# More than that none does; and less than a struct sk_buff and a struct skb_shared_info.
+_MOST_OCCUPIED, _LEAST_OCCUPIED = 2_560, 512
 
 
 class Unavailable(Exception):
@@ -129,6 +129,10 @@ class Notifications:
     def queued(self) -> int:
         """At least so many notifications are in the buffer; it can be twice as many."""
         return self._counter(_SK_MEMINFO_RMEM_ALLOC) // _MOST_OCCUPIED
+
+    def queued_at_most(self) -> int:
+        """No more notifications are in the buffer; it can be a fifth of that."""
+        return -(-self._counter(_SK_MEMINFO_RMEM_ALLOC) // _LEAST_OCCUPIED)
 
     def _counter(self, which: int) -> int:
         counters = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (which + 1))

@@ -513,6 +513,9 @@ class Arriving:
     def queued(self) -> int:
         return len(self._queue) // 2
 
+    def queued_at_most(self) -> int:
+        return len(self._queue)
+
     def dropped(self) -> int:
         return 0
 

@@ -1,4 +1,5 @@
-"""Destroy notifications on a machine where each takes long: the watchdog is notified, and calls that were read are on record."""
+"""Destroy notifications on a machine where each takes long: the watchdog is notified, calls that were read are on record, and
+those that come meanwhile keep nothing waiting."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ WATCHDOG = 15.0
 
 @dataclass
 class Machine:
-    """300 notifications wait, and each takes so many seconds."""
+    """300 notifications wait, and each takes so many seconds, in which `coming` more come."""
 
     seconds: float
     waiting: int = 300
+    coming: int = 0
     capacity: int = 300
     now: float = 1000.0
     ready: bool = True
@@ -29,15 +31,19 @@ class Machine:
     settled: list[float] = field(default_factory=list)
     read: list[float] = field(default_factory=list)
     polled: list[float] = field(default_factory=list)
+    caught_up: list[float] = field(default_factory=list)
 
     def peek(self) -> object:
         return SimpleNamespace(cookie=self.waiting) if self.waiting else None
 
     def consume(self) -> None:
-        self.waiting -= 1
+        self.waiting += self.coming - 1
 
     def queued(self) -> int:
         return self.waiting // 2
+
+    def queued_at_most(self) -> int:
+        return self.waiting * 2
 
     def destroyed(self, *_: object) -> None:
         self.now += self.seconds
@@ -47,7 +53,8 @@ class Machine:
         nothing = lambda *_: None  # noqa: E731
         observer = SimpleNamespace(
             tracker=SimpleNamespace(
-                cursor=SimpleNamespace(last=0, handled=nothing, lost=0, count=lambda *_: False), caught_up=nothing
+                cursor=SimpleNamespace(last=0, handled=nothing, lost=0, count=lambda *_: False),
+                caught_up=self.caught_up.append,
             ),
             events=SimpleNamespace(),
             records=True,
@@ -125,3 +132,24 @@ def test_a_poll_begins_when_what_waited_before_has_been_processed(monkeypatch: p
     machine.service().polls.poll(1000.0)
     assert machine.waiting == 0
     assert machine.polled == [machine.now]
+
+
+def test_those_that_come_meanwhile_do_not_keep_a_poll_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a start: where they come as fast as they are processed, it would never be over."""
+    machine = Machine(0.2, coming=1)
+    clock = SimpleNamespace(monotonic=lambda: machine.now, perf_counter=lambda: machine.now, time=lambda: machine.now)
+    monkeypatch.setattr("tcpnewconn.polls.time", clock)
+    monkeypatch.setattr("tcpnewconn.intake.time", clock)
+    machine.service().polls.poll(1000.0)
+    assert 1000.0 + 300 * 0.2 <= machine.polled[0] <= 1000.0 + 2 * 300 * 0.2 + 1
+    # What was there when it began has been processed.
+    assert machine.caught_up == [1000.0]
+
+
+def test_one_is_looked_for_where_none_is_said_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an error of the socket is read."""
+    monkeypatch.setattr("tcpnewconn.intake.time", SimpleNamespace(monotonic=lambda: 1000.0))
+    monkeypatch.setattr(Machine, "queued_at_most", lambda _: 0)
+    machine = Machine(0.0)
+    machine.service().intake.take_waiting()
+    assert (machine.waiting, machine.caught_up) == (299, [1000.0])
