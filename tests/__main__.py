@@ -22,9 +22,9 @@ from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[1]
 SLOWEST = 10
-# What is shown at the end of those that failed: so many, and so many characters of what each said.
-FAILED = 10
-SAID = 600
+# What is shown at the end: so many failures, and so many characters of what each says.
+FAILED = 5
+SAID = 800
 CORES = max(2, os.cpu_count() or 2)
 
 
@@ -111,13 +111,18 @@ def show(outcomes: list[Outcome]) -> None:
     tests = [test for outcome in outcomes for test in outcome.tests]
     for test in sorted(tests, key=lambda test: test.seconds, reverse=True)[:SLOWEST]:
         print(f"{test.seconds:7.1f} s  {test.name}")
-    failed = [(test.name, test.failure) for test in tests if test.failure is not None]
-    if failed:
+    # One cause can fail many tests: those that share what they need.
+    failures: dict[str, list[str]] = {}
+    for test in tests:
+        if test.failure is not None:
+            failures.setdefault(test.failure, []).append(test.name)
+    if failures:
         print("\n=== what failed")
-    for name, failure in failed[:FAILED]:
-        print(name, textwrap.indent(failure[:SAID], "    "), sep="\n")
-    if len(failed) > FAILED:
-        print(f"and {len(failed) - FAILED} more")
+    for failure, names in list(failures.items())[:FAILED]:
+        print(names[0], *(f"and {len(names) - 1} more" for _ in names[1:2]))
+        print(textwrap.indent(failure[:SAID], "    "))
+    if len(failures) > FAILED:
+        print(f"and {len(failures) - FAILED} other failures")
 
 
 def span(seconds: float) -> str:

@@ -55,9 +55,10 @@ def test_the_first_stage_takes_what_needs_nothing() -> None:
 @pytest.fixture
 def three_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree with tests of its own, of which those of the second stage fail."""
-    for name, body in (("good", "assert True"), ("bad", "assert False"), ("later", "assert True")):
+    for name, body in (("good", "pass"), ("bad", "raise OSError('no')"), ("later", "pass")):
         (tmp_path / "tests" / name).mkdir(parents=True)
-        (tmp_path / "tests" / name / f"test_{name}.py").write_text(f"def test_it(): {body}\n")
+        test = "".join(f"def test_{what}(): {body}\n" for what in ("it", "that"))
+        (tmp_path / "tests" / name / f"test_{name}.py").write_text(test)
     monkeypatch.setattr(runner, "TREE", tmp_path)
     monkeypatch.setattr(
         runner, "STAGES", tuple(runner.Stage(name, (name,), workers=0) for name in ("good", "bad", "later"))
@@ -80,11 +81,11 @@ def test_it_ends_at_the_first_stage_that_fails(
     printed = capfd.readouterr().out
     assert re.findall(r"(?m)^=== (good|bad|later)$", printed) == ran
     # The last line of pytest for each stage, which CI looks for; how long each took; and the slowest.
-    assert len(re.findall(r"(?m)^1 (?:passed|failed) in ", printed)) == len(ran)
-    assert re.findall(r"(?m)^(good|bad|later) +\d+ min +\d+ s +1 tests  (?:ok|failed)$", printed) == ran
+    assert len(re.findall(r"(?m)^2 (?:passed|failed) in ", printed)) == len(ran)
+    assert re.findall(r"(?m)^(good|bad|later) +\d+ min +\d+ s +2 tests  (?:ok|failed)$", printed) == ran
     assert len(re.findall(r"(?m)^ +\d+\.\d s  tests\.\w+\.test_\w+::test_it$", printed)) == len(ran)
-    # At the very end, because a log may be shown from there: which test failed, and why.
-    end = "=== what failed\ntests.bad.test_bad::test_it\n    assert False\n"
+    # At the very end, because a log may be shown from there: which tests failed, and why.
+    end = "=== what failed\ntests.bad.test_bad::test_it and 1 more\n    OSError: no\n"
     assert printed.endswith(end) if status else "what failed" not in printed
 
 
