@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from tcpnewconn.kernel import sockdiag
 
 _TREE = Path(__file__).resolve().parent.parent
 _PYTHON = "/usr/bin/python3"
+_UNIT = _TREE / "systemd" / "tcpnewconn.service"
 _DEADLINE = 120.0
 
 
@@ -25,6 +27,12 @@ def _compile() -> None:
     """The modules are compiled, as the package has them: also where this environment writes no compiled modules."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     subprocess.run([_PYTHON, "-m", "compileall", "-q", "tcpnewconn"], cwd=_TREE, env=environment, check=True)
+
+
+@cache
+def _environment() -> dict[str, str]:
+    """Environment= of the unit."""
+    return dict(re.findall(r"^Environment=(\w+)=(\S+)$", _UNIT.read_text(), re.MULTILINE))
 
 
 class Service:
@@ -68,6 +76,7 @@ class Service:
                 cwd=_TREE,
                 env={
                     **os.environ,
+                    **_environment(),
                     "NOTIFY_SOCKET": str(directory / "notify"),
                     "RUNTIME_DIRECTORY": self._memory.name,
                 },

@@ -212,6 +212,8 @@ class _Table:
         self._known: dict[bytes, _Remembered] = {}
         # How many of the known rows have each state: counting them at each poll would cost as much as a quiet table (measured).
         self.states = dict.fromkeys(WANTED, 0)
+        # Those of them that any has: looking each up for each new row would cost a fifth of it (measured).
+        self._present: tuple[bytes, ...] = ()
         self._poll = 0
 
     def poll(self, time_wait: bool) -> _Part:
@@ -299,11 +301,12 @@ class _Table:
         if state not in WANTED:
             part.count(state)
             return
-        seen = self._known.get(head)
+        known = self._known
+        seen = known.get(head)
         if seen is None:
-            addresses, known = head[:-2], self._known
-            for other, count in self.states.items():
-                if count and addresses + other in known:
+            addresses = head[:-2]
+            for other in self._present:
+                if addresses + other in known:
                     self._replace(addresses + other, part)
             self._keep(head, _Remembered(owner, self._poll))
         else:
@@ -363,7 +366,7 @@ class _Table:
 
     def _heads(self, four_tuple: FourTuple) -> list[bytes]:
         """How a known row of this 4-tuple can begin."""
-        return self._text.heads(four_tuple, [state for state, count in self.states.items() if count])
+        return self._text.heads(four_tuple, self._present)
 
     def ended(self) -> list[bytes]:
         """The heads of the rows in TIME_WAIT and FIN_WAIT2 in the last poll."""
@@ -371,10 +374,15 @@ class _Table:
 
     def _keep(self, head: bytes, seen: _Remembered) -> None:
         self._known[head] = seen
-        self.states[head[-2:]] += 1
+        self._count(head[-2:], 1)
 
     def _drop(self, head: bytes) -> _Remembered | None:
         seen = self._known.pop(head, None)
         if seen is not None:
-            self.states[head[-2:]] -= 1
+            self._count(head[-2:], -1)
         return seen
+
+    def _count(self, state: bytes, more: int) -> None:
+        count = self.states[state] = self.states[state] + more
+        if count == 0 or count == more:
+            self._present = tuple(state for state, count in self.states.items() if count)

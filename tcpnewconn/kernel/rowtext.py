@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+from binascii import unhexlify
 from collections.abc import Iterable, Iterator
 
 from tcpnewconn.model import CONNECTED, ESTABLISHED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
@@ -77,8 +78,8 @@ class RowText:
 
         An address is written as 32-bit words in the host's byte order, a port as a plain number.
         """
-        # Without the colons and the state; fromhex() passes over the blank.
-        packed = bytes.fromhex(head[:-3].replace(b":", b"").decode())
+        # Without the state, the colons and the blank.
+        packed = unhexlify(head[:-3].translate(None, b": "))
         if self._turned4:
             # As below, of most rows of a first poll.
             return packed[3::-1] + packed[4:6] + packed[9:5:-1] + packed[10:]

@@ -60,7 +60,7 @@ class Answers:
         """It is not asked for again: nor is the other socket of its connection."""
         self._packed.pop(four_tuple, None)
         self._packed.pop(mirrored(four_tuple), None)
-        if 2 * len(self._packed) < self._size:
-            # A dict keeps the memory of its largest size.
+        if 4 * len(self._packed) < self._size:
+            # A dict keeps the memory of its largest size. While it is copied there are two of them: the copy is small by then.
             self._packed = dict(self._packed)
             self._size = len(self._packed)
