@@ -110,7 +110,8 @@ class Attribution:
 
     def _clock_time(self, monotonic: float) -> str:
         """A time of CLOCK_MONOTONIC as people write it. The same is the same each time, unless the clock was set meanwhile."""
-        offset = time.time() - time.monotonic()
-        if abs(offset - self._offset) > _NOT_SET:
-            self._offset = offset
+        # Between the two clocks this program can have waited for the CPU.
+        before, now, after = time.monotonic(), time.time(), time.monotonic()
+        if not now - after - _NOT_SET <= self._offset <= now - before + _NOT_SET:
+            self._offset = now - after
         return datetime.fromtimestamp(self._offset + monotonic, timezone.utc).isoformat(timespec="microseconds")

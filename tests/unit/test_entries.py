@@ -330,6 +330,30 @@ def test_sizes_are_written_for_people(count: int, text: str) -> None:
 # --- who opened it, who accepted it ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("late", ["monotonic", "time"])
+def test_a_start_is_the_same_each_time_where_the_cpu_was_busy_between_two_clocks(
+    late: str, entry: Render, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Connection(HERE, PEER, "egress", "notification", "x", 7, NOBODY, SYNC, ("connect",), CONNECT, None)
+    clock, busy_before = 100.0, ""
+
+    def read(name: str, since: float) -> float:
+        nonlocal clock
+        clock += 0.5 if name == busy_before else 0.000001
+        return since + clock
+
+    monkeypatch.setattr(time, "monotonic", lambda: read("monotonic", 0.0))
+    monkeypatch.setattr(time, "time", lambda: read("time", 1_000_000.0))
+    first = datetime.fromisoformat(entry(opened)["EVENT_START"])
+    busy_before = late
+    assert datetime.fromisoformat(entry(opened)["EVENT_START"]) == first
+    # The clock was set: that is another thing.
+    busy_before = ""
+    monkeypatch.setattr(time, "time", lambda: read("time", 1_000_000.2))
+    after = datetime.fromisoformat(entry(opened)["EVENT_START"])
+    assert (after - first).total_seconds() == pytest.approx(0.2, abs=0.001)
+
+
 def test_a_recorded_connection_says_who_opened_it_and_who_accepted_it(entry: Render) -> None:
     fields = entry(
         Connection(HERE, PEER, "internal", "notification", "x", 7, NOBODY, SYNC, ("connect",), CONNECT, ACCEPT)
