@@ -247,7 +247,7 @@ class _Table:
                 seen.poll = poll
             elif time_wait or text[at + head - 2 : at + head] != IN_TIME_WAIT:
                 different += 1
-                self._look(text[at : at + rows.step], text, part)
+                self._look(text[at : at + rows.step], seen, text, part)
             else:
                 passed += 1
         part.add(len(rows), different, passed)
@@ -263,7 +263,7 @@ class _Table:
                 seen.poll = poll
             elif time_wait or body[head - 2 : head] != IN_TIME_WAIT:
                 different += 1
-                self._look(body, text, part)
+                self._look(body, seen, text, part)
             else:
                 passed += 1
         part.add(len(rows), different, passed)
@@ -286,8 +286,8 @@ class _Table:
         for head in (*part.gone, *part.gone_listeners):
             self._keep(head, _Remembered(_NOT_SHOWN, self._poll - 1))
 
-    def _look(self, body: bytes, text: bytes, part: _Part) -> None:
-        """Remember a row of this text that has changed."""
+    def _look(self, body: bytes, seen: _Remembered | None, text: bytes, part: _Part) -> None:
+        """Remember a row of this text that is new, or was `seen` otherwise."""
         owner = self._text.owner(body)
         if owner is None:
             part.malformed += 1
@@ -301,10 +301,8 @@ class _Table:
         if state not in WANTED:
             part.count(state)
             return
-        known = self._known
-        seen = known.get(head)
         if seen is None:
-            addresses = head[:-2]
+            addresses, known = head[:-2], self._known
             for other in self._present:
                 if addresses + other in known:
                     self._replace(addresses + other, part)

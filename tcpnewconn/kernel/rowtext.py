@@ -36,10 +36,11 @@ _tuple = tuple.__new__
 # The kernel counts inodes of sockets in 32 bits (fs/inode.c, get_next_ino()).
 _LARGEST_INODE = 0xFFFFFFFF
 
-# The columns behind the addresses and the state, up to the inode; the kernel has added columns behind that and may add more.
+# The columns behind the addresses and the state, up to the inode, which is a group where it can be too large. The kernel has
+# added columns behind that and may add more.
 _REST = (
     rb" [0-9A-F]{8}:[0-9A-F]{8} [0-9A-F]{2}:[0-9A-F]{8} [0-9A-F]{8} "
-    rb"+(?P<uid>[0-9]{1,10}) +-?[0-9]+ (?P<inode>[0-9]{1,10})[ \n]"
+    rb"+[0-9]{1,10} +-?[0-9]+ (?:[0-9]{1,9}|([0-9]{10}))[ \n]"
 )
 
 
@@ -56,12 +57,12 @@ class RowText:
         self.head_size = 2 * (digits + 5) + 4
         self.owner_at = self.head_size + 40
         address = rb"[0-9A-F]{%d}:[0-9A-F]{4}" % digits
-        self._pattern = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST)
+        self._match = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST).match
 
     def owner(self, body: bytes) -> bytes | None:
         """The columns from uid to inode, and the character behind them; None where the row cannot be understood."""
-        match = self._pattern.match(body)
-        if match is None or int(match["inode"]) > _LARGEST_INODE:
+        match = self._match(body)
+        if match is None or (match.lastindex and int(match[1]) > _LARGEST_INODE):
             return None
         return body[self.owner_at : match.end()]
 
