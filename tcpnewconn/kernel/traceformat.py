@@ -28,7 +28,7 @@ _INET, _INET6, _TCP = int(socket.AF_INET), int(socket.AF_INET6), int(socket.IPPR
 # A text that the kernel could not read (kernel/trace/trace_probe_kernel.h, from 6.2 on; before, it has no length).
 _FAULT = b"(fault)"
 # Origins of the calls that were recorded last: each is decoded once.
-_REMEMBERED = 4096
+_REMEMBERED = 1024
 
 
 class FormatError(Exception):

@@ -13,9 +13,8 @@ import pytest
 from tests.support import built, engines
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
 from tests.support.booted_events import events
-from tests.support.booted_package import add_repository, install, is_active, main_pid, on_each_distribution
+from tests.support.booted_package import add_repository, install, is_active, main_pid, metric, on_each_distribution
 from tests.support.engines import FIRST_PORT, Talker
-from tests.support.exposition import series
 from tests.support.message_ids import CONNECTION, LOSS
 
 HERE, OUTSIDE = CONTAINER_ADDRESS, PEER_ADDRESS
@@ -24,7 +23,6 @@ LISTENER = 9000
 SHORT = 9100
 MANUAL = built.TREE / "man/tcpnewconn.conf.5.scd"
 NAMES = "/run/container-names"
-METRICS = "/run/tcpnewconn/tcpnewconn.prom"
 CONFIGURATION = f"""
 [Poll]
 Interval=500ms
@@ -88,7 +86,7 @@ class System:
         self.host.wait_for(lambda: self.polls() >= wanted, "polls")
 
     def polls(self) -> float:
-        return series(self.host.run("cat", METRICS))['tcpnewconn_polls_total{result="ok"}']
+        return metric(self.host, "tcpnewconn_polls_total")
 
     def logged(self, *ports: int, count: int = 1) -> dict[int, list[dict[str, Any]]]:
         """The entries of connections, by the local ports that they were opened from, each of which has so many."""

@@ -9,12 +9,10 @@ import pytest
 from tests.support import booted_events
 from tests.support.booted import CONTAINER_ADDRESS, PEER_ADDRESS, Booted
 from tests.support.booted_events import events
-from tests.support.booted_package import booted_with_package, drop_in, main_pid, on_each_distribution
-from tests.support.exposition import series
+from tests.support.booted_package import booted_with_package, drop_in, main_pid, metric, on_each_distribution
 from tests.support.message_ids import CONNECTION, PORT_SCAN, SUMMARY
 
 FLOOD_LASTS, JOURNALD_HANGS = 60, 30
-METRICS = "/run/tcpnewconn/tcpnewconn.prom"
 SOURCES, PORTS_EACH, FIRST_PORT, PORTS = 500, 20, 20000, 1000
 SERVER = f"""
 import selectors, socket
@@ -57,7 +55,7 @@ def reported(container: Booted, *matches: str) -> int:
 
 
 def polls(container: Booted) -> float:
-    return series(container.run("cat", METRICS))['tcpnewconn_polls_total{result="ok"}']
+    return metric(container, "tcpnewconn_polls_total")
 
 
 def peak_memory(container: Booted) -> int:

@@ -14,13 +14,12 @@ import pytest
 
 from tests.support import booted_events, message_ids
 from tests.support.booted import CONTAINER_ADDRESS, CONTAINER_ADDRESS6, PEER_ADDRESS, PEER_ADDRESS6, Booted
-from tests.support.booted_package import install, is_active
+from tests.support.booted_package import install, is_active, metric
 from tests.support.events import parsed_lines
 
 # A page that a slow reader keeps an nginx connection open for.
 PAGE = "/var/www/html/page"
 INTERVAL = 10.0
-METRICS = "/run/tcpnewconn/tcpnewconn.prom"
 # A client that goes away as soon as sshd has said its name.
 KNOCK = """
 import socket, sys
@@ -59,8 +58,8 @@ def wait_for_connection(container: Booted, *matches: str) -> dict[str, Any]:
 def wait_for_a_poll(container: Booted) -> None:
     """The next one comes an interval later."""
 
-    def last() -> str:
-        return container.run("grep", "^tcpnewconn_last_poll_timestamp_seconds ", METRICS)
+    def last() -> float:
+        return metric(container, "tcpnewconn_last_poll_timestamp_seconds")
 
     before = last()
     container.wait_for(lambda: last() != before, "a poll")

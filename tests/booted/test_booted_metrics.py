@@ -9,10 +9,9 @@ import pytest
 
 from tests.support import built, exposition, message_ids
 from tests.support.booted import Booted, booted
-from tests.support.booted_package import add_repository, install, is_active, main_pid, on_each_distribution
+from tests.support.booted_package import METRICS, add_repository, install, is_active, main_pid, on_each_distribution
 
 SERVICE = "tcpnewconn.service"
-FILE = "/run/tcpnewconn/tcpnewconn.prom"
 DIRECTORY = "/var/lib/prometheus/node-exporter"
 LINK = f"{DIRECTORY}/tcpnewconn.prom"
 HTTP_UNITS = ("tcpnewconn-metrics.socket", "tcpnewconn-metrics.service")
@@ -40,7 +39,7 @@ def scraped(container: Booted) -> dict[str, float]:
 
 
 def content(container: Booted) -> str:
-    return container.run("cat", FILE)
+    return container.run("cat", METRICS)
 
 
 def test_before_it_is_installed_there_is_nothing(container: Booted) -> None:
@@ -53,7 +52,7 @@ def test_linked_before_its_first_start_it_is_valid_and_old(container: Booted) ->
     container.run("systemctl", "mask", SERVICE)
     container.run("apt-get", "install", "--yes", "--quiet=2", "--no-install-recommends", "tcpnewconn")
     assert not is_active(container)
-    container.run("ln", "--symbolic", FILE, LINK)
+    container.run("ln", "--symbolic", METRICS, LINK)
     assert scraped(container) == {LAST_POLL: 0}
     exposition.check(content(container))
 
@@ -71,7 +70,7 @@ def test_running_it_has_every_series(container: Booted) -> None:
     assert found['tcpnewconn_sockets{state="listen"}'] >= 2
     assert found["tcpnewconn_listeners_total"] >= 2
     assert abs(found[LAST_POLL] - float(container.run("date", "+%s"))) < 60
-    assert container.run("stat", "--format=%U:%G %a", "/run/tcpnewconn", FILE) == (
+    assert container.run("stat", "--format=%U:%G %a", "/run/tcpnewconn", METRICS) == (
         "_tcpnewconn:_tcpnewconn 755\n_tcpnewconn:_tcpnewconn 644\n"
     )
 
@@ -129,7 +128,7 @@ def test_with_its_directory_gone_the_service_goes_on_and_the_next_start_makes_it
     pid = container.property(SERVICE, "MainPID")
     container.run("rm", "--recursive", "/run/tcpnewconn")
     container.wait_for(warnings, "a warning")
-    assert FILE in warnings()[0]
+    assert METRICS in warnings()[0]
     assert container.property(SERVICE, "MainPID") == pid
     container.run("systemctl", "restart", SERVICE)
     assert len(scraped(container)) > 40

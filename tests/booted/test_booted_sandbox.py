@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import booted_probe
 from tests.support.booted import Booted
-from tests.support.booted_package import EACH, UNITS, drop_in
+from tests.support.booted_package import EACH, UNITS, drop_in, metric
 
 NAMESPACE_UNITS = ("tcpnewconn-namespaces.service", "tcpnewconn-namespaces.socket")
 PROBE = "/usr/local/lib/probe.py"
@@ -160,13 +160,15 @@ def test_a_service_with_a_network_of_its_own_is_observed_too_and_after_sigkill_n
     assert entry["NETWORK_DIRECTION"] == "internal"
     # Within PrivateUsers= it is not known.
     assert "USER_ID" not in entry
-    polls = metric(container, "namespace_polls_total")
-    container.wait_for(lambda: metric(container, "namespace_polls_total") > polls, "one more poll")
-    started = metric(container, "process_start_time_seconds")
+    polls = metric(container, "tcpnewconn_namespace_polls_total")
+    container.wait_for(lambda: metric(container, "tcpnewconn_namespace_polls_total") > polls, "one more poll")
+    started = metric(container, "tcpnewconn_process_start_time_seconds")
     container.run("systemctl", "kill", "--signal=KILL", "tcpnewconn.service")
-    container.wait_for(lambda: metric(container, "process_start_time_seconds") > started, "a poll after the restart")
-    polls = metric(container, "namespace_polls_total")
-    container.wait_for(lambda: metric(container, "namespace_polls_total") > polls, "one more poll")
+    container.wait_for(
+        lambda: metric(container, "tcpnewconn_process_start_time_seconds") > started, "a poll after the restart"
+    )
+    polls = metric(container, "tcpnewconn_namespace_polls_total")
+    container.wait_for(lambda: metric(container, "tcpnewconn_namespace_polls_total") > polls, "one more poll")
     assert len(logged()) == 1
     container.run("systemctl", "stop", "apart.service")
     container.run("rm", setting, "/usr/local/lib/apart.py")
@@ -239,9 +241,3 @@ def test_short_connections_in_another_namespace_are_all_logged_over_restarts_and
 
 def test_the_exposure_of_the_oneshot_for_namespaces_is_at_most_1_2(container: Booted) -> None:
     assert exposure(container, "tcpnewconn-namespaces.service") <= 1.2
-
-
-def metric(container: Booted, name: str) -> float:
-    """The sum of the samples of a metric."""
-    lines = container.run("cat", "/run/tcpnewconn/tcpnewconn.prom").splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"tcpnewconn_{name}"))

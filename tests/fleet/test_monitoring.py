@@ -14,7 +14,7 @@ import pytest
 from monitoring.grafana.asking import expressions
 from tests.support.booted import CONTAINER_ADDRESS
 from tests.support.booted_events import traffic
-from tests.support.booted_package import drop_in, main_pid
+from tests.support.booted_package import METRICS, drop_in, main_pid
 from tests.support.monitoring_chain import INSTANCE, INTERVAL, LINK, MONITORING, SPEED, Chain, monitored
 
 pytestmark = pytest.mark.xdist_group("monitoring")
@@ -235,7 +235,7 @@ def no_metrics(chain: Chain) -> Iterator[None]:
     try:
         yield
     finally:
-        chain.container.run("ln", "--symbolic", "/run/tcpnewconn/tcpnewconn.prom", LINK)
+        chain.container.run("ln", "--symbolic", METRICS, LINK)
 
 
 @contextmanager

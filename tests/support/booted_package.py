@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from _pytest.mark.structures import ParameterSet
 
-from tests.support import built, root_image
+from tests.support import built, exposition, root_image
 from tests.support.booted import Booted, booted
 
 REPOSITORY = "/srv/repository"
 UNITS = ("tcpnewconn.service", "tcpnewconn.socket")
+METRICS = "/run/tcpnewconn/tcpnewconn.prom"
 EACH = f"""
 [Poll]
 Interval=2s
@@ -75,6 +76,11 @@ def is_active(container: Booted) -> bool:
 
 def main_pid(container: Booted) -> int:
     return int(container.property("tcpnewconn.service", "MainPID"))
+
+
+def metric(container: Booted, name: str) -> float:
+    """The sum of all series of a name, as they were after the last poll."""
+    return exposition.summed(container.run("cat", METRICS), name)
 
 
 def assert_same_process(container: Booted, pid: int) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 
 from tests.support import built, root_image
 from tests.support.booted import CONTAINER_ADDRESS, Booted, booted
-from tests.support.booted_package import add_repository, install
+from tests.support.booted_package import METRICS, add_repository, install
 
 MONITORING = built.TREE / "monitoring"
 SPEED = 30
@@ -159,7 +159,7 @@ class Chain:
         except AssertionError as error:
             logs = "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in self._directory.glob("*.log"))
             alerts = f"{self.history(time.time() - within)}\nreceived: {self.received()[-10:]}"
-            metrics = self.container.run("cat", "/run/tcpnewconn/tcpnewconn.prom", check=False)
+            metrics = self.container.run("cat", METRICS, check=False)
             raise AssertionError(f"{error}\n{logs}\n{alerts}\n{metrics}") from None
 
     def _get(self, url: str) -> str:
@@ -201,7 +201,7 @@ def monitored(directory: Path) -> Iterator[Chain]:
         container.write("/etc/tcpnewconn.conf.d/chain.conf", SETTINGS)
         add_repository(container, built.deb())
         install(container)
-        container.run("ln", "--symbolic", "/run/tcpnewconn/tcpnewconn.prom", LINK)
+        container.run("ln", "--symbolic", METRICS, LINK)
         container.run("systemctl", "start", "prometheus-node-exporter.service")
         chain = Chain(container, directory)
         try:
