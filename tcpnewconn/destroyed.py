@@ -123,9 +123,9 @@ class Destroyed:
 
     @property
     def queued_at_most(self) -> int:
-        """No more of them wait; one in any case, so that an error of the socket is read."""
+        """No more of them wait."""
         notified = self.received
-        return max(1, notified.source.queued_at_most()) if notified is not None else 0
+        return notified.source.queued_at_most() if notified is not None else 0
 
     def tick(self, now: float, last: bool) -> None:
         """Report what is due by now, losses among it; all of them if this is the `last` time."""

@@ -49,8 +49,7 @@ class Intake:
         if self._notifications is None:
             return
         began = time.monotonic()
-        # One in any case: so an error of the socket is read.
-        waiting = max(1, self._notifications.queued_at_most())
+        waiting = self._notifications.queued_at_most()
         if self.take(min(waiting, _MOST)) == waiting:
             self._observer.tracker.caught_up(began)
 

@@ -1,5 +1,7 @@
-"""Destroy notifications on a machine where each takes long: the watchdog is notified, calls that were read are on record, and
-those that come meanwhile keep nothing waiting."""
+"""Destroy notifications on a machine where each takes long.
+
+The watchdog is notified, calls that were read are on record, and those that come meanwhile keep nothing waiting.
+"""
 
 from __future__ import annotations
 
@@ -144,12 +146,3 @@ def test_those_that_come_meanwhile_do_not_keep_a_poll_waiting(monkeypatch: pytes
     assert 1000.0 + 300 * 0.2 <= machine.polled[0] <= 1000.0 + 2 * 300 * 0.2 + 1
     # What was there when it began has been processed.
     assert machine.caught_up == [1000.0]
-
-
-def test_one_is_looked_for_where_none_is_said_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So an error of the socket is read."""
-    monkeypatch.setattr("tcpnewconn.intake.time", SimpleNamespace(monotonic=lambda: 1000.0))
-    monkeypatch.setattr(Machine, "queued_at_most", lambda _: 0)
-    machine = Machine(0.0)
-    machine.service().intake.take_waiting()
-    assert (machine.waiting, machine.caught_up) == (299, [1000.0])
