@@ -86,7 +86,7 @@ class System:
         self.host.wait_for(lambda: self.polls() >= wanted, "polls")
 
     def polls(self) -> float:
-        return metric(self.host, "tcpnewconn_polls_total")
+        return metric(self.host, 'tcpnewconn_polls_total{result="ok"}')
 
     def logged(self, *ports: int, count: int = 1) -> dict[int, list[dict[str, Any]]]:
         """The entries of connections, by the local ports that they were opened from, each of which has so many."""

@@ -79,7 +79,7 @@ def main_pid(container: Booted) -> int:
 
 
 def metric(container: Booted, name: str) -> float:
-    """The sum of all series of a name, as they were after the last poll."""
+    """As exposition.summed(), after the last poll."""
     return exposition.summed(container.run("cat", METRICS), name)
 
 

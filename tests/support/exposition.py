@@ -24,8 +24,10 @@ def series(text: str, prefix: str = "tcpnewconn_") -> dict[str, float]:
 
 
 def summed(text: str, name: str) -> float:
-    """All series of a name."""
-    return sum(value for one, value in series(text).items() if re.split(r"\{", one)[0] == name)
+    """All series of a name, or the one of a name with its labels. One that is not there is an error."""
+    values = [value for one, value in series(text).items() if name in (one, one.partition("{")[0])]
+    assert values, f"no {name}"
+    return sum(values)
 
 
 def check(text: str) -> None:
