@@ -38,9 +38,9 @@ class Notified:
         self._directory = directory
         self._cursor = Cursor(None, inode)
         self._log: Log | None = None
-        # Those that the last run knew, by id; whether notifications can have waited since then.
+        # Those that the last run knew, by id; how many notifications can have waited since then, at most.
         self._before: dict[int, str] = {}
-        self._backlog = False
+        self._backlog = 0
         self._by_nsid: dict[int, Notifying] = {}
         # Those that have ended, by the id that they had, until no notification of them can wait any more; None: not known.
         self._ended: dict[int, list[Notifying | None]] = {}
@@ -63,7 +63,8 @@ class Notified:
 
     def resume(self) -> None:
         """The state of this boot was loaded."""
-        self._backlog = self._cursor.resume(self.source.dropped())
+        unbroken = self._cursor.resume(self.source.dropped())
+        self._backlog = self.source.queued_at_most() if unbroken else 0
 
     def clear(self) -> None:
         """Start without any state."""
@@ -210,7 +211,7 @@ class Notified:
                 ended, self._ended = self._ended, {}
                 for over in (one for each in ended.values() for one in each if one is not None):
                     self._directory.ended(over, now)
-                self._backlog = False
+                self._backlog = 0
                 for one in self._waiting.values():
                     one.observer.tracker.caught_up(now)
                 break
@@ -236,6 +237,7 @@ class Notified:
                 cursor.handled(destroyed.cookie)
                 flush()
             known = max(0, known - 1)
+            self._backlog = max(0, self._backlog - 1)
             source.consume()
             taken += 1
         _settle(touched)

@@ -13,13 +13,13 @@ import pytest
 
 from tcpnewconn.kernel.allnamespaces import AllNotifications, open_for_all
 from tcpnewconn.kernel.sockdiag import open_notifications
-from tests.kernel.test_others import every, here, number_of
+from tests.kernel.test_others import every, here, number_of, number_of_
 from tests.support.containers import CONTAINER_ID, Host, child_of, container, join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
 from tests.support.program import Event, Program, flows, of_kind, running, stopped
 from tests.support.supervised import DEADLINE
-from tests.support.traffic import connect, listen
+from tests.support.traffic import connect, listen, reset
 
 __all__ = ["every", "here"]
 # Longer than a test: what is logged in time was not seen by a poll.
@@ -313,6 +313,32 @@ def test_a_program_that_is_killed_misses_and_repeats_nothing(
     assert sorted(event["source.port"] for event in by_id(events).values()) == sorted(ports)
     assert {event["tcpnewconn.netns"] for event in events} == {number_of(joined)}
     assert of_kind(last.events, LOSS) == []
+
+
+def test_one_that_came_while_the_program_did_not_run_keeps_its_connections(
+    here: Host, every: tuple[str, str], tmp_path: Path
+) -> None:
+    """Nothing is taken between the first poll, which shows the connection, and its end."""
+    with here.entered():
+        of_host, of_all = open_notifications(), open_for_all()
+    options = (*every, "--state", str(tmp_path / "state"), *SELDOM)
+    with of_host, of_all:
+        program = Program(here, *options, notifications=of_host, namespaces=of_all, memory=tmp_path)
+        program.ready()
+        program.kill()
+        with container(here) as one:
+            join(here, one, ("10.88.0.1/24", "10.88.0.5/24"))
+            with listen(one, "127.0.0.1", 8080) as listener:
+                client, accepted = connect(one, "127.0.0.1", 8080), listener.accept()[0]
+                again = Program(here, *options, notifications=of_host, namespaces=of_all, memory=tmp_path)
+                again.wait_for_connections(1)
+                reset(client)
+                accepted.close()
+                ports = short(one, listener, "127.0.0.1")
+                again.wait_for_connections(2)
+                again.stop()
+    assert [event["source.port"] for event in again.connections[1:]] == ports
+    assert {event["tcpnewconn.netns"] for event in again.connections} == {number_of_(again.connections[0])}
 
 
 def test_a_container_that_floods_takes_nothing_from_the_host(

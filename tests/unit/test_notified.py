@@ -84,6 +84,9 @@ class Kernel:
     def queued(self) -> int:
         return len(self.waiting)
 
+    def queued_at_most(self) -> int:
+        return 2 * len(self.waiting)
+
     def dropped(self) -> int:
         return 0
 
@@ -321,15 +324,11 @@ class Log:
 def test_what_has_waited_since_the_run_before_is_of_a_namespace_that_had_the_id_then(
     kernel: Kernel, name: str, own: list[int]
 ) -> None:
-    log: Any = Log('["b",9]', '["q",3,"1.2"]')
-    kernel.tested = Notified(kernel, kernel, kernel, 9)  # type: ignore[arg-type]
-    kernel.tested.record(log)
-    log.load()
-    kernel.tested.resume()
+    kernel.notify(7, 3)
+    resumed(kernel, '["q",3,"1.2"]')
     one = Namespace(name=name)
     kernel.run(one, 42, 3)
     kernel.discover(0.0)
-    kernel.notify(7, 3)
     take(kernel)
     assert one.observer.ports == own
     assert own + kernel.not_known.observer.ports == [7]
@@ -351,9 +350,9 @@ def resumed(kernel: Kernel, *records: str) -> None:
 def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_has_ended_again(
     kernel: Kernel, given_again: bool
 ) -> None:
+    kernel.notify(1, 3)
     resumed(kernel, '["q",3,"1.2"]')
     kernel.last_run = Namespace(socket(1))
-    kernel.notify(1, 3)
     now = Namespace(name="5.6")
     kernel.run(now, 42, 3)
     kernel.discover(0.0)
@@ -367,8 +366,8 @@ def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_h
 def test_what_has_waited_since_the_run_before_is_not_of_one_that_had_the_id_for_the_first_time_since(
     kernel: Kernel,
 ) -> None:
-    resumed(kernel, '["q",3,"1.2"]')
     kernel.notify(1, 3)
+    resumed(kernel, '["q",3,"1.2"]')
     now = Namespace(name="5.6")
     kernel.run(now, 42, 3)
     kernel.discover(0.0)
@@ -376,3 +375,16 @@ def test_what_has_waited_since_the_run_before_is_not_of_one_that_had_the_id_for_
     kernel.changed = [Change(3, False)]
     assert take(kernel) == 1
     assert (now.observer.ports, kernel.not_known.observer.ports) == ([], [1])
+
+
+def test_what_comes_after_a_restart_is_of_the_namespace_that_has_the_id_although_nothing_was_taken_before(
+    kernel: Kernel,
+) -> None:
+    """Its connection was shown by the first poll: in another namespace it would be logged once more."""
+    resumed(kernel)
+    now = Namespace(socket(1), name="5.6")
+    kernel.run(now, 42, 3)
+    kernel.discover(0.0)
+    kernel.notify(1, 3)
+    assert take(kernel) == 1
+    assert (now.observer.ports, kernel.not_known.observer.ports) == ([1], [])
