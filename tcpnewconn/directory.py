@@ -31,7 +31,7 @@ class Directory(Protocol):
         """Look for new processes, and attach() the namespaces that they are in."""
 
     def of_last_run(self, four_tuple: FourTuple) -> Notifying | None:
-        """The one namespace without a process that was notified in the run before and had this socket."""
+        """The one namespace without an id that was notified in the run before and had this socket."""
 
     def process(self, one: Notifying) -> int | None:
         """A process that is in a namespace now."""

@@ -246,8 +246,11 @@ class Known:
     # --- which had a socket ------------------------------------------------------------------------------------------
 
     def of_last_run(self, four_tuple: FourTuple) -> Other | None:
-        """The one without a process that was notified in the run before, and had this socket."""
-        gone = [other for other in self if other.gone is not None and other.nsid is None]
+        """The one without an id that was notified in the run before, and had this socket.
+
+        It has no process, or had one when the run began, which ended before its id was asked for.
+        """
+        gone = [other for other in self if other.nsid is None and (other.gone is not None or other.notified)]
         had = [other for other in gone if other.observer.tracker.knows(four_tuple)]
         if not had:
             # No poll has shown it; but the trace says where it was opened or accepted.
