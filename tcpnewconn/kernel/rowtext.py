@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator
 
 from tcpnewconn.model import CONNECTED, ESTABLISHED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
 
-# Four 32-bit words.
+# Four 32-bit words; both ends of a row of IPv4.
 _BIG, _LITTLE = struct.Struct(">4I"), struct.Struct("<4I")
+_BIG4, _LITTLE4 = struct.Struct(">I2sI2s"), struct.Struct("<I2sI2s")
 
 # Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
 _BATCH = 64 * 1024
@@ -83,7 +84,7 @@ class RowText:
         packed = unhexlify(head[:-3].translate(None, b": "))
         if self._turned4:
             # As below, of most rows of a first poll.
-            return packed[3::-1] + packed[4:6] + packed[9:5:-1] + packed[10:]
+            return _BIG4.pack(*_LITTLE4.unpack(packed))
         half = len(packed) // 2
         local, remote = self._address(packed[: half - 2]), self._address(packed[half:-2])
         return b"%b%b%b%b" % (local, packed[half - 2 : half], remote, packed[-2:])

@@ -15,7 +15,7 @@ from tcpnewconn.state.log import Record
 # 64 bits (inet_diag.h), numbers a sign beside them.
 _PACKED = struct.Struct("=QQ?IB?dIQ")
 # Parts of that: inode and state; number, and whether it is negative; cookie, state and paired.
-_ROW = struct.Struct("=17xIB")
+inode_and_state = struct.Struct("=17xIB").unpack_from
 _NUMBER = struct.Struct("=8xQ?")
 _ENDS = struct.Struct("=Q13xB?")
 # (uid_t)-1 is no user (chown(2)).
@@ -120,11 +120,6 @@ def unpacked(four_tuple: FourTuple, packed: bytes, phase: Phase = Phase.SHOWN) -
         None if uid == _NO_USER else uid,
         cgroup,
     )
-
-
-def is_as(packed: bytes, inode: int, state: int) -> bool:
-    """Whether the socket whose packed form this is has this inode and this state."""
-    return _ROW.unpack_from(packed) == (inode, state)
 
 
 def cookie_and_ends(packed: bytes) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from tcpnewconn.tracking.socket import (
     Phase,
     Socket,
     cookie_and_ends,
-    is_as,
+    inode_and_state,
     line,
     lines_of_many,
     loaded,
@@ -92,7 +92,7 @@ class Sockets:
     def is_shown_as(self, four_tuple: FourTuple, inode: int, state: int) -> bool:
         """Whether the SHOWN socket of a 4-tuple has this inode and this state."""
         text = self._shown.get(four_tuple)
-        return text is not None and is_as(text, inode, state)
+        return text is not None and inode_and_state(text) == (inode, state)
 
     def shown(self, four_tuple: FourTuple) -> Socket | None:
         """A copy: a change to it counts once it is shown again with `show`."""
@@ -283,6 +283,17 @@ class Sockets:
         elif self._shown_cookies is not None:
             self._shown_cookies[cookie] = four_tuple
 
+    def _load_many(self, several: dict[FourTuple, bytes]) -> None:
+        """Add SHOWN sockets in their packed form; of a hundred thousand, one by one takes twice the time."""
+        for four_tuple in self._shown.keys() & several:
+            self._remove_shown(four_tuple)
+        self._shown |= several
+        self._shown_cookies = None
+        for four_tuple, (cookie, ends) in zip(several, map(cookie_and_ends, several.values()), strict=True):
+            self._ends += ends
+            if not cookie:
+                self._shown_without_cookie.add(four_tuple)
+
     def _remove_shown(self, four_tuple: FourTuple) -> bool:
         """Remove the SHOWN socket of a 4-tuple; whether there was one."""
         text = self._shown.pop(four_tuple, None)
@@ -318,9 +329,7 @@ class Sockets:
     def load(self, record: Record) -> None:
         kind = record[0]
         if kind == "p":
-            for four_tuple, text in loaded_many(record):
-                self._remove_shown(four_tuple)
-                self._add_shown(four_tuple, text)
+            self._load_many(dict(loaded_many(record)))
             return
         four_tuple = named(record[1])
         if kind == "+":
