@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum, auto
 from itertools import chain, islice
+from typing import NamedTuple
 
 from tcpnewconn.model import SIZES, TIME_WAIT, FourTuple
 from tcpnewconn.state.log import Record
@@ -16,13 +17,17 @@ from tcpnewconn.state.log import Record
 _PACKED = struct.Struct("=QQ?IB?dIQ")
 # Parts of that: inode and state; number, and whether it is negative; cookie, state and paired.
 inode_and_state = struct.Struct("=17xIB").unpack_from
-_NUMBER = struct.Struct("=8xQ?")
+_NUMBER = struct.Struct("=8xQ")
+_NEGATIVE = 16
 _ENDS = struct.Struct("=Q13xB?")
 # (uid_t)-1 is no user (chown(2)).
 _NO_USER = 0xFFFFFFFF
 
-# So many sockets share a record where there are many.
+# So many sockets share a record where there are many. Each of them by the size of its 4-tuple: that and the packed form; cookie,
+# state and paired.
 _TOGETHER = 200
+_EACH = {size: struct.Struct(f"{size}s{_PACKED.size}s") for size in SIZES}
+_EACH_ENDS = {size: struct.Struct(f"={size}xQ13xB?{_PACKED.size - _ENDS.size}x") for size in SIZES}
 
 
 class Phase(IntEnum):
@@ -128,10 +133,9 @@ def cookie_and_ends(packed: bytes) -> tuple[int, int]:
     return cookie, 0 if state == TIME_WAIT else 1 if paired else 2
 
 
-def serial(packed: bytes) -> int:
-    """The serial number of the socket whose packed form this is; 0 where it has a cookie in place of one."""
-    number, negative = _NUMBER.unpack_from(packed)
-    return int(number) if negative else 0
+def largest_serial(several: Iterable[bytes]) -> int:
+    """The largest serial number of the sockets whose packed forms these are; 0 where all have a cookie in place of one."""
+    return max((_NUMBER.unpack_from(packed)[0] for packed in several if packed[_NEGATIVE]), default=0)
 
 
 def lines_of_many(shown: Mapping[FourTuple, bytes]) -> Iterator[str]:
@@ -142,7 +146,15 @@ def lines_of_many(shown: Mapping[FourTuple, bytes]) -> Iterator[str]:
             yield f'["p",{size},"{_text(together)}"]'
 
 
-def loaded_many(record: Record) -> Iterator[tuple[FourTuple, bytes]]:
+class Many(NamedTuple):
+    """The sockets of such a record: by 4-tuple their packed forms; how many ends they stand for; those without a cookie."""
+
+    packed: dict[FourTuple, bytes]
+    ends: int
+    without_cookie: list[FourTuple]
+
+
+def loaded_many(record: Record) -> Many:
     """The sockets of such a record. Raises ValueError and struct.error where it is none."""
     size = record[1]
     if size not in SIZES:
@@ -150,7 +162,13 @@ def loaded_many(record: Record) -> Iterator[tuple[FourTuple, bytes]]:
     together = a2b_base64(record[2])
     if _text(together) != record[2]:
         raise ValueError("that is no base64")
-    return struct.Struct(f"{size}s{_PACKED.size}s").iter_unpack(together)
+    sockets: dict[FourTuple, bytes] = dict(_EACH[size].iter_unpack(together))
+    ends, without_cookie = 0, []
+    for four_tuple, (cookie, state, paired) in zip(sockets, _EACH_ENDS[size].iter_unpack(together), strict=True):
+        ends += 0 if state == TIME_WAIT else 1 if paired else 2
+        if not cookie:
+            without_cookie.append(four_tuple)
+    return Many(sockets, ends, without_cookie)
 
 
 def _text(together: bytes) -> str:
