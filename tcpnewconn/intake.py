@@ -104,9 +104,9 @@ class Intake:
         return taken
 
     def take_waiting_of_others(self) -> None:
-        """The same, of other network namespaces."""
+        """The same, of other network namespaces. One more is looked for: where there is none, all has been processed."""
         if self._others is not None:
-            self.take_others(min(self._others.destroyed.queued_at_most, _MOST))
+            self.take_others(min(self._others.destroyed.queued_at_most + 1, _MOST))
 
     def take_others(self, most: int) -> int:
         """Process so many at most of those of other network namespaces; returns how many there were."""

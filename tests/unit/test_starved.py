@@ -146,3 +146,19 @@ def test_those_that_come_meanwhile_do_not_keep_a_poll_waiting(monkeypatch: pytes
     assert 1000.0 + 300 * 0.2 <= machine.polled[0] <= 1000.0 + 2 * 300 * 0.2 + 1
     # What was there when it began has been processed.
     assert machine.caught_up == [1000.0]
+
+
+def test_before_a_poll_it_is_seen_that_none_of_other_namespaces_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that have ended are forgotten then, and what was in TIME_WAIT before a start is known as new."""
+    looked: list[int] = []
+
+    def take(most: int, *_: object) -> int:
+        looked.append(most)
+        return 0
+
+    service = Machine(0.2).service()
+    queue = SimpleNamespace(queued_at_most=0, redeliverable=False, take=take)
+    others = cast(Any, SimpleNamespace(destroyed=queue, tick=lambda _: None))
+    monkeypatch.setattr(service.intake, "_others", others)
+    service.intake.take_waiting_of_others()
+    assert looked == [1]
