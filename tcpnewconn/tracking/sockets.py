@@ -21,20 +21,8 @@ from tcpnewconn.model import DestroyedSocket, FourTuple, mirrored, named
 from tcpnewconn.state.log import Log, Record
 from tcpnewconn.tracking.chains import Chains
 from tcpnewconn.tracking.cleared import Index
-from tcpnewconn.tracking.socket import (
-    Many,
-    Phase,
-    Socket,
-    cookie_and_ends,
-    inode_and_state,
-    largest_serial,
-    line,
-    lines_of_many,
-    loaded,
-    loaded_many,
-    packed,
-    unpacked,
-)
+from tcpnewconn.tracking.shown import Shown
+from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, loaded_many
 
 # Seconds for which a socket can be in TIME_WAIT (TCP_TIMEWAIT_LEN, include/net/tcp.h: 60), and a margin.
 _TIME_WAIT_LASTS = 90.0
@@ -44,8 +32,6 @@ _MOST_DYING = 32_768
 # 4-tuples with expected peers that are kept: 25 MiB of them. Where notifications are lost, so many peers never come; a host with
 # more ends that are kept open between two polls has some connections logged twice.
 _MOST_EXPECTED = 65_536
-# So many SHOWN sockets are many: they are written to the state log together.
-_MANY = 1000
 # Dying sockets whose notification may have been missed, and 4-tuples with expected peers, that are kept for longer than usual.
 _MOST_OVERDUE = 1024
 
@@ -53,8 +39,8 @@ _MOST_OVERDUE = 1024
 class Sockets:
     """Every socket by its 4-tuple and phase.
 
-    A 4-tuple has one SHOWN socket at most, packed: 80 bytes each, where an object would take 250, and a busy host has
-    hundreds of thousands. `shown` returns a copy. In the other phases a 4-tuple can have several sockets, the oldest first.
+    A 4-tuple has one SHOWN socket at most, and `shown` returns a copy (shown.py). In the other phases it can have several, the
+    oldest first.
     """
 
     def __init__(self, log: Log | None) -> None:
@@ -65,17 +51,12 @@ class Sockets:
 
     def clear(self) -> None:
         """Start without any socket."""
-        self._shown: dict[FourTuple, bytes] = {}
-        # Each open connection counts twice: see cookie_and_ends().
-        self._ends = 0
+        self._shown = Shown()
         self._others: dict[Phase, Chains] = {phase: Chains() for phase in Phase if phase is not Phase.SHOWN}
         self._dying, self._expected = self._others[Phase.DYING], self._others[Phase.EXPECTED]
         self._closed = self._others[Phase.CLOSED]
         self._dying_cookies: dict[int, Socket] = {}
-        # SHOWN by cookie, which only unaddressed sockets must be found by: None until the first of those.
-        self._shown_cookies: dict[int, FourTuple] | None = None
         # Those that were gone when they were looked up, so that their cookie is not known; and the expected ones.
-        self._shown_without_cookie = Index()
         self._dying_without_cookie = Index()
         self._expected_index = Index()
 
@@ -84,7 +65,7 @@ class Sockets:
     @property
     def open(self) -> int:
         """How many connections are open; those within this host count once."""
-        return self._ends // 2
+        return self._shown.open
 
     @property
     def shown_count(self) -> int:
@@ -92,34 +73,27 @@ class Sockets:
 
     def is_shown_as(self, four_tuple: FourTuple, inode: int, state: int) -> bool:
         """Whether the SHOWN socket of a 4-tuple has this inode and this state."""
-        text = self._shown.get(four_tuple)
-        return text is not None and inode_and_state(text) == (inode, state)
+        return self._shown.is_as(four_tuple, inode, state)
 
     def shown(self, four_tuple: FourTuple) -> Socket | None:
         """A copy: a change to it counts once it is shown again with `show`."""
-        text = self._shown.get(four_tuple)
-        return None if text is None else unpacked(four_tuple, text)
+        return self._shown.get(four_tuple)
 
     def all_shown(self) -> Iterator[Socket]:
-        """One by one: they may change phase meanwhile, and all at once would take ten times the memory."""
-        for four_tuple in list(self._shown):
-            if (socket := self.shown(four_tuple)) is not None:
-                yield socket
+        """One by one: they may change phase meanwhile."""
+        return iter(self._shown)
 
     def shown_with_cookie(self, cookie: int) -> Socket | None:
-        if self._shown_cookies is None:
-            self._shown_cookies = {one.cookie: one.four_tuple for one in self.all_shown() if one.cookie}
-        four_tuple = self._shown_cookies.get(cookie)
-        return None if four_tuple is None else self.shown(four_tuple)
+        return self._shown.with_cookie(cookie)
 
     def was_gone_when_looked_up(self, four_tuple: FourTuple) -> bool:
         """Whether the kernel had the SHOWN socket no more when it was asked for its cookie."""
-        return four_tuple in self._shown_without_cookie
+        return self._shown.is_without_cookie(four_tuple)
 
     def name_unknown(self, socket: DestroyedSocket) -> Iterator[FourTuple]:
         """SHOWN and DYING ones without a cookie that an unaddressed socket can be: DYING first, the newest first."""
         yield from self._dying_without_cookie.of(socket)
-        yield from self._shown_without_cookie.of(socket)
+        yield from self._shown.without_cookie(socket)
 
     # --- the other phases --------------------------------------------------------------------------------------------
 
@@ -133,7 +107,7 @@ class Sockets:
         """Whether no socket of a 4-tuple is known, but for an expected one."""
         closed = self._closed.firsts
         return (
-            four_tuple not in self._shown
+            four_tuple not in self._shown.by_four_tuple
             and four_tuple not in self._dying.firsts
             and not (closed and (four_tuple in closed or mirrored(four_tuple) in closed))
         )
@@ -202,8 +176,7 @@ class Sockets:
             if socket.phase is not None:
                 self.forget(socket)
             socket.phase = Phase.SHOWN
-        self._remove_shown(socket.four_tuple)
-        self._add_shown(socket.four_tuple, packed(socket))
+        self._shown.put(socket)
         self._record(socket)
 
     def forget(self, socket: Socket) -> None:
@@ -213,7 +186,7 @@ class Sockets:
             return
         socket.phase = None
         if phase is Phase.SHOWN:
-            self._remove_shown(four_tuple)
+            self._shown.remove(four_tuple)
             self._write(f'["-","{four_tuple.hex()}"]')
             return
         self._others[phase].remove(socket)
@@ -262,7 +235,7 @@ class Sockets:
     def _add(self, socket: Socket) -> None:
         four_tuple = socket.four_tuple
         if socket.phase is Phase.SHOWN:
-            self._add_shown(four_tuple, packed(socket))
+            self._shown.put(socket)
             return
         assert socket.phase is not None
         self._others[socket.phase].add(socket)
@@ -274,47 +247,10 @@ class Sockets:
         elif socket.phase is Phase.EXPECTED:
             self._expected_index.add(four_tuple)
 
-    def _add_shown(self, four_tuple: FourTuple, text: bytes) -> None:
-        """Add a SHOWN socket in its packed form."""
-        self._shown[four_tuple] = text
-        cookie, ends = cookie_and_ends(text)
-        self._ends += ends
-        if not cookie:
-            self._shown_without_cookie.add(four_tuple)
-        elif self._shown_cookies is not None:
-            self._shown_cookies[cookie] = four_tuple
-
-    def _load_many(self, many: Many) -> None:
-        """Let these be SHOWN: of a hundred thousand, one by one takes three times as long."""
-        for four_tuple in self._shown.keys() & many.packed:
-            self._remove_shown(four_tuple)
-        self._shown |= many.packed
-        self._shown_cookies = None
-        self._ends += many.ends
-        for four_tuple in many.without_cookie:
-            self._shown_without_cookie.add(four_tuple)
-
-    def _remove_shown(self, four_tuple: FourTuple) -> bool:
-        """Remove the SHOWN socket of a 4-tuple; whether there was one."""
-        text = self._shown.pop(four_tuple, None)
-        if text is None:
-            return False
-        cookie, ends = cookie_and_ends(text)
-        self._ends -= ends
-        if not cookie:
-            self._shown_without_cookie.discard(four_tuple)
-        elif self._shown_cookies is not None and self._shown_cookies.get(cookie) == four_tuple:
-            del self._shown_cookies[cookie]
-        return True
-
     # --- the state log -------------------------------------------------------------------------------------
 
     def records(self) -> Iterator[str]:
-        if len(self._shown) < _MANY:
-            for four_tuple, text in self._shown.items():
-                yield line(unpacked(four_tuple, text))
-        else:
-            yield from lines_of_many(self._shown)
+        yield from self._shown.records()
         for phase in (Phase.DYING, Phase.EXPECTED, Phase.CLOSED):
             yield from map(line, self.all_in(phase))
 
@@ -329,14 +265,13 @@ class Sockets:
     def load(self, record: Record) -> None:
         kind = record[0]
         if kind == "p":
-            self._load_many(loaded_many(record))
+            self._shown.put_many(loaded_many(record))
             return
         four_tuple = named(record[1])
         if kind == "+":
-            self._remove_shown(four_tuple)
             self._add(loaded(Phase.SHOWN, four_tuple, record[2:8], record[8:]))
         elif kind == "-":
-            if not self._remove_shown(four_tuple):
+            if not self._shown.remove(four_tuple):
                 raise LookupError
         elif kind == "v":
             # Version 1 wrote nothing of whether it was lost where there was no gap, and no user and cgroup.
@@ -363,8 +298,7 @@ class Sockets:
 
     def largest_serial(self) -> int:
         """The largest serial number of a SHOWN or DYING socket; 0 if none has one."""
-        shown = largest_serial(self._shown.values())
-        return max(shown, max((-one.number for one in self._dying), default=0))
+        return max(self._shown.largest_serial(), max((-one.number for one in self._dying), default=0))
 
     def resume(self, now: float, notified: bool, gap: bool) -> None:
         """Continue after a restart: all deadlines start again now.
@@ -372,7 +306,7 @@ class Sockets:
         `notified` as in Tracker; `gap` where a notification can have come while nobody received it.
         """
         if not notified:
-            self._shown_without_cookie = Index()
+            self._shown.forget_which_were_gone()
             self.forget_all(Phase.DYING)
         for socket in self.all_in(Phase.DYING):
             socket.since, socket.gap = now, socket.gap or gap
