@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tcpnewconn.kernel.procnet import Malformed, Poll
+from tcpnewconn.kernel.procnet import Poll
+from tcpnewconn.kernel.table import Malformed
 from tcpnewconn.model import Event, Loss
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.tracking.cursor import Cursor

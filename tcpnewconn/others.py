@@ -22,7 +22,7 @@ from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.namespaces import Gone, Namespaces, local_addresses
 from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.kernel.nsids import Nsids
-from tcpnewconn.kernel.procnet import Unreadable
+from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.known import REMEMBERED, Known
 from tcpnewconn.model import INTERNAL, NOT_KNOWN, Connection, Degraded, Event, Recovered
 from tcpnewconn.observer import Observer

@@ -10,7 +10,7 @@ from tcpnewconn.health.observation import Observation
 from tcpnewconn.health.problem import Problem
 from tcpnewconn.health.watchdog import Watchdog
 from tcpnewconn.intake import Intake
-from tcpnewconn.kernel.procnet import Unreadable
+from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
 from tcpnewconn.reporting.outbox import Outbox

@@ -13,8 +13,8 @@ from tcpnewconn.health.observation import Observation
 from tcpnewconn.health.problem import Problem
 from tcpnewconn.health.watchdog import Watchdog
 from tcpnewconn.intake import Intake
-from tcpnewconn.kernel.procnet import Unreadable
 from tcpnewconn.kernel.sockdiag import Notifications
+from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.model import ObservationStarted, ObservationStopped
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tcpnewconn.kernel.activity import OPENING, Activity
-from tcpnewconn.kernel.procnet import Poll, ProcNet, Unreadable
+from tcpnewconn.kernel.procnet import Poll, ProcNet
+from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.model import Degraded, Event, FourTuple, Recovered, Row
 
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpnewconn.kernel.procnet import Poll, ProcNet, Unreadable
+from tcpnewconn.kernel.procnet import Poll, ProcNet
+from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.model import CONNECTED, LISTEN, Endpoint, Row, endpoints, four_tuple_of, unmapped
 from tests.support.table import TITLES, Line, Tables, line, listener
 

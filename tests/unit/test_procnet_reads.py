@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpnewconn.kernel.procnet import ProcNet, Unreadable
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.model import (
     CLOSE_WAIT,
     ESTABLISHED,

@@ -9,7 +9,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpnewconn.kernel.procnet import ProcNet, Unreadable
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.model import LISTEN
 from tests.support.table import Line, Tables
 
