@@ -20,7 +20,7 @@ from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.schedule import Schedule
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.run import Notifications
 

@@ -28,7 +28,7 @@ from tcpnewconn.model import (
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.similar import Similar, Summaries
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.owner import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed
 from tcpnewconn.tracking.matching import attribution

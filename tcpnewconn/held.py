@@ -25,7 +25,7 @@ from tcpnewconn.model import (
     FourTuple,
     named,
 )
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 
 # Seconds to wait. Until a process shows which namespace an id is of, its notifications wait for 1 s (notified.py).
 _MOMENT = 1.5

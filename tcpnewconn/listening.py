@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import Poll
 from tcpnewconn.model import Event, Listener, Row, SocketInfo, endpoints
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.direction import listened
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.matching import attribution

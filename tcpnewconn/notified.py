@@ -17,7 +17,7 @@ from tcpnewconn.directory import Directory, Notifying
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.model import DestroyedSocket
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 from tcpnewconn.tracking.cursor import Cursor
 
 # Seconds for which the notifications of a namespace wait until a process shows which one it is; and between two looks for one. A

@@ -31,7 +31,7 @@ from tcpnewconn.model import (
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.similar import Summaries
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.owner import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.outcomes import NewConnection
 from tcpnewconn.tracking.run import Notifications

@@ -23,7 +23,7 @@ from tcpnewconn.model import (
     mirrored,
 )
 from tcpnewconn.observer import Observer
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.matching import in_time_wait
 
 # So many open connections are remembered whose closed events are to repeat what was reported of them.

@@ -19,7 +19,7 @@ from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, FourT
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.owner import Log
 
 # Seconds between two requests to define the events again: the path unit gives up above 20 in 10 minutes.
 _REPAIR_EVERY = 60.0

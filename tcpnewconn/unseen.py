@@ -13,7 +13,7 @@ from tcpnewconn.kernel.namespaces import Key
 from tcpnewconn.model import NOT_KNOWN, TIME_WAIT, Connection, Endpoint
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 
 # Connections that were notified and are remembered, each for some minutes.
 _MOST = 32_768

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from tcpnewconn.attribution.found import loaded, shared_by, written
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, named
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 
 # Calls that are kept, about 400 bytes each; with more, the oldest half is dropped.
 _MOST = 32_768

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.owner import Record
 
 # Seconds between two records: a quiet poll writes nothing.
 _EVERY = 60.0

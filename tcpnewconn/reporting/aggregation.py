@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterator
 
 from tcpnewconn.model import Connection, Endpoint, Failed, Summary
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.owner import Record
 
 # (direction, source address, destination address, destination port, cgroup, network namespace); what the group does not share is
 # None.

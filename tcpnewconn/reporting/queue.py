@@ -11,7 +11,8 @@ from json.encoder import encode_basestring_ascii as quoted
 
 from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.sinks import Sink
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.owner import Record
 
 
 class Queue:

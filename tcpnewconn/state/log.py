@@ -14,48 +14,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
-from typing import Any, Protocol
 
 from tcpnewconn.state.lines import BLOCK, HEADER_SIZE, NOT_OURS, blocks, header, read_header, verified, write
+from tcpnewconn.state.owner import Owner, Record
 from tcpnewconn.state.tail import Damaged, OtherGeneration, Tail, Unusable, blocks_of
-
-# The elements of a record; the first is its kind, one character.
-Record = list[Any]
 
 _SMALL = 256 * 1024
 # A larger block goes into the snapshot at once: in the tail it would only be copied.
 _LARGE = 32 * 1024
 # So many lines are loaded together, unless they are long.
 _AT_ONCE = 1000
-
-
-class Owner(Protocol):
-    """The owner of a piece of state: it appends a record for each change, and can be rebuilt from its records."""
-
-    def records(self) -> Iterator[str]:
-        """All that must be written of the state as it is now, in JSON."""
-
-    def load(self, record: Record) -> None:
-        """Take one record into account. Raises one of the usual errors where it makes no sense."""
-
-    def clear(self) -> None:
-        """Discard the loaded state."""
-
-
-class Log(Protocol):
-    """The state log, or a section of it, as an owner sees it."""
-
-    @property
-    def resumed(self) -> bool:
-        """Whether the state of this place was loaded."""
-
-    def register(self, kinds: str, owner: Owner, everywhere: bool = False) -> None:
-        """Let an owner have these kinds of record."""
-
-    def append(self, record: str) -> None:
-        """One record, in JSON."""
 
 
 class StateLog:

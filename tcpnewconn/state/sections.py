@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 
-from tcpnewconn.state.log import Owner, Record, StateLog
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.owner import Owner, Record
 
 
 class Section:

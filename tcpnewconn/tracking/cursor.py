@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 
 _MASK = 0xFFFFFFFF
 

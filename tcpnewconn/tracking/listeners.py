@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE
 from tcpnewconn.model import FourTuple, Row, endpoints
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 
 # The address that stands for all, and the size of an IPv4 address with its port.
 _ANY4, _ANY6 = b"\0" * 4, b"\0" * 16

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tcpnewconn.kernel.activity import Counters
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 
 
 class Missed:

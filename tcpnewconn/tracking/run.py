@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 
 from tcpnewconn.model import FourTuple
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 from tcpnewconn.tracking.socket import Phase, Socket
 from tcpnewconn.tracking.sockets import Sockets
 

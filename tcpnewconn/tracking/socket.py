@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from tcpnewconn.model import SIZES, TIME_WAIT, FourTuple
-from tcpnewconn.state.log import Record
+from tcpnewconn.state.owner import Record
 
 # Of a socket that rows show: cookie, number, whether it is negative, inode, state, paired, opened, uid, cgroup. Cookies have all
 # 64 bits (inet_diag.h), numbers a sign beside them.

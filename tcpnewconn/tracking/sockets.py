@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tcpnewconn.model import DestroyedSocket, FourTuple, mirrored, named
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 from tcpnewconn.tracking.chains import Chains
 from tcpnewconn.tracking.cleared import Index
 from tcpnewconn.tracking.shown import Shown

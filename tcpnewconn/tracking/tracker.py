@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from tcpnewconn.kernel.procnet import Poll
 from tcpnewconn.model import CLOSE, DestroyedSocket, FourTuple, SocketInfo, mirrored
-from tcpnewconn.state.log import Log
+from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.internal import Peers
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection, Report

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from tcpnewconn.model import ESTABLISHED, DestroyedSocket, FourTuple, SocketInfo, Traffic, mirrored, named
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 from tcpnewconn.tracking.cleared import can_be, of_both
 from tcpnewconn.tracking.matching import is_full
 from tcpnewconn.tracking.socket import Phase

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 
 from tcpnewconn.model import CLOSE, DestroyedSocket, Traffic, named
-from tcpnewconn.state.log import Log, Record
+from tcpnewconn.state.owner import Log, Record
 from tcpnewconn.tracking.outcomes import NewConnection
 
 # Seconds to wait for the other socket's notification, which is some milliseconds late (measured).

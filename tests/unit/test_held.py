@@ -8,7 +8,7 @@ import pytest
 
 from tcpnewconn.held import Held
 from tcpnewconn.model import CLOSE, ESTABLISHED, Caller, Closed, Connection, Endpoint, FourTuple, four_tuple_of
-from tcpnewconn.state.log import Owner
+from tcpnewconn.state.owner import Owner
 
 HERE, THERE = bytes([10, 88, 0, 1]), bytes([10, 88, 0, 5])
 NETNS = 4026532000

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.state.log import Record, StateLog
+from tcpnewconn.state.log import StateLog
+from tcpnewconn.state.owner import Record
 from tcpnewconn.state.sections import Section, Sections
 
 
