@@ -9,9 +9,10 @@ from bench.results import Group, Result, at_most
 from bench.service import Service
 from bench.table import Table
 from bench.timing import in_turns, median, of_call
+from tcpnewconn.eventtypes import Connection
 from tcpnewconn.health.counters import Counters, ServiceStatistics
 from tcpnewconn.health.metrics import MetricsFile, exposition
-from tcpnewconn.model import ESTABLISHED, Connection, Endpoint
+from tcpnewconn.model import ESTABLISHED, Endpoint
 
 
 def written(small: bool) -> Group:

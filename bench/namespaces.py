@@ -13,10 +13,10 @@ from bench.polls import observer
 from bench.results import Group, Result, at_most
 from bench.timing import Cost, in_turns, median, of_call
 from tcpnewconn.attribution.units import Units
+from tcpnewconn.eventtypes import Event
 from tcpnewconn.kernel import host
 from tcpnewconn.kernel.namespaces import Namespaces
 from tcpnewconn.kernel.procnet import net_directory
-from tcpnewconn.model import Event
 from tcpnewconn.others import Others
 
 # A namespace with so many open connections over its loopback; it is there once a line was written.

@@ -11,10 +11,10 @@ from bench import apart
 from bench.results import Group, Result, at_most
 from bench.table import Table
 from bench.timing import Cost, in_turns, median, of_call, of_command, ratio
+from tcpnewconn.eventtypes import Event
 from tcpnewconn.kernel import host
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
-from tcpnewconn.model import Event
 from tcpnewconn.observer import Observer
 from tcpnewconn.similar import Summaries
 from tcpnewconn.state.log import StateLog

@@ -16,6 +16,7 @@ from tcpnewconn.attribution.threads import Threads
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.attribution.waiting import Waiting
+from tcpnewconn.eventtypes import Degraded
 from tcpnewconn.health.metrics import FILE, MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
@@ -30,7 +31,6 @@ from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.plainevent import PLAIN, PlainTrace
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.kernel.trace import Trace
-from tcpnewconn.model import Degraded
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
 from tcpnewconn.polls import NoProc

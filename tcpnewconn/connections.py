@@ -14,14 +14,13 @@ from collections.abc import Callable
 from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
+from tcpnewconn.eventtypes import Closed, Connection
 from tcpnewconn.model import (
     CLOSE_WAIT,
     ESTABLISHED,
     INGRESS,
     INTERNAL,
     Caller,
-    Closed,
-    Connection,
     DestroyedSocket,
     Endpoint,
     FourTuple,

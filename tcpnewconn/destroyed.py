@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 
 from tcpnewconn.directory import Notifying
+from tcpnewconn.eventtypes import Event, Loss
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.known import REMEMBERED, Known
-from tcpnewconn.model import NOT_KNOWN, Event, FourTuple, Loss
+from tcpnewconn.model import NOT_KNOWN, FourTuple
 from tcpnewconn.notified import Notified
 from tcpnewconn.observer import Observer
 from tcpnewconn.other import Other

@@ -11,20 +11,10 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
 from tcpnewconn.connections import attributed, called
 from tcpnewconn.connections import closed as closed_event
+from tcpnewconn.eventtypes import Connection, Event
 from tcpnewconn.listening import Listening
 from tcpnewconn.lookups import Lookups
-from tcpnewconn.model import (
-    EGRESS,
-    INGRESS,
-    Caller,
-    Connection,
-    Endpoint,
-    Event,
-    FourTuple,
-    Row,
-    endpoints,
-    mirrored,
-)
+from tcpnewconn.model import EGRESS, INGRESS, Caller, Endpoint, FourTuple, Row, endpoints, mirrored
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.similar import Similar, Summaries

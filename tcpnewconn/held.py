@@ -12,19 +12,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from tcpnewconn.connections import closed_of
-from tcpnewconn.model import (
-    CLOSE,
-    DETECTED_BY,
-    EGRESS,
-    INGRESS,
-    UNKNOWN,
-    Caller,
-    Closed,
-    Connection,
-    Endpoint,
-    FourTuple,
-    named,
-)
+from tcpnewconn.eventtypes import DETECTED_BY, Closed, Connection
+from tcpnewconn.model import CLOSE, EGRESS, INGRESS, UNKNOWN, Caller, Endpoint, FourTuple, named
 from tcpnewconn.state.owner import Log, Record
 
 # Seconds to wait. Until a process shows which namespace an id is of, its notifications wait for 1 s (notified.py).

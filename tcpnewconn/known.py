@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.units import Units
+from tcpnewconn.eventtypes import Event, Loss
 from tcpnewconn.health.counters import NAMESPACE_KINDS
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.namespaces import AGAIN_AFTER, MOST, Key, Namespaces
-from tcpnewconn.model import NOT_KNOWN, Event, FourTuple, Loss
+from tcpnewconn.model import NOT_KNOWN, FourTuple
 from tcpnewconn.other import Other
 from tcpnewconn.pairs import Side
 from tcpnewconn.recorded import Recorded

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tcpnewconn.eventtypes import Event, Listener
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import Poll
-from tcpnewconn.model import Event, Listener, Row, SocketInfo, endpoints
+from tcpnewconn.model import Row, SocketInfo, endpoints
 from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.direction import listened
 from tcpnewconn.tracking.listeners import Listeners

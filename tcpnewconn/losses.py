@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tcpnewconn.eventtypes import Event, Loss
 from tcpnewconn.kernel.procnet import Poll
 from tcpnewconn.kernel.table import Malformed
-from tcpnewconn.model import Event, Loss
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.tracking.cursor import Cursor
 

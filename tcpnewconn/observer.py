@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from tcpnewconn.attribution import left
 from tcpnewconn.events import Events
+from tcpnewconn.eventtypes import Degraded, Event, Failed, Recovered
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.lookup import Lookup
@@ -16,18 +17,7 @@ from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.listening import Listening
 from tcpnewconn.lookups import Lookups
 from tcpnewconn.losses import Losses
-from tcpnewconn.model import (
-    CLOSE,
-    EGRESS,
-    INTERNAL,
-    Degraded,
-    DestroyedSocket,
-    Endpoint,
-    Event,
-    Failed,
-    Recovered,
-    endpoints,
-)
+from tcpnewconn.model import CLOSE, EGRESS, INTERNAL, DestroyedSocket, Endpoint, endpoints
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.similar import Summaries

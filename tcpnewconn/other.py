@@ -8,12 +8,13 @@ from functools import partial
 
 from tcpnewconn.attribution.containers import podman_name, shared
 from tcpnewconn.attribution.units import Units
+from tcpnewconn.eventtypes import Connection, Event, Failed, Listener, Loss
 from tcpnewconn.kernel.activity import Counters
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
 from tcpnewconn.kernel.namespaces import Key, Namespaces, tables
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import SYN_SENT, Connection, Event, Failed, FourTuple, Listener, Loss
+from tcpnewconn.model import SYN_SENT, FourTuple
 from tcpnewconn.observer import Observer
 from tcpnewconn.pairs import Side
 from tcpnewconn.state.sections import Section

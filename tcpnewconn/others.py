@@ -14,6 +14,7 @@ from contextlib import suppress
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.budget import Budget
 from tcpnewconn.destroyed import Destroyed
+from tcpnewconn.eventtypes import Connection, Degraded, Event, Recovered
 from tcpnewconn.health.counters import NamespaceResult
 from tcpnewconn.kernel.activity import counters_of
 from tcpnewconn.kernel.addresses import is_loopback
@@ -24,7 +25,7 @@ from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.table import Unreadable
 from tcpnewconn.known import REMEMBERED, Known
-from tcpnewconn.model import INTERNAL, NOT_KNOWN, Connection, Degraded, Event, Recovered
+from tcpnewconn.model import INTERNAL, NOT_KNOWN
 from tcpnewconn.observer import Observer
 from tcpnewconn.other import YOUNG, Other
 from tcpnewconn.pairs import Pairs, Side

@@ -12,16 +12,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from tcpnewconn import ends
+from tcpnewconn.eventtypes import Closed, Connection, Event
 from tcpnewconn.held import Held
-from tcpnewconn.model import (
-    ESTABLISHED,
-    Closed,
-    Connection,
-    Event,
-    FourTuple,
-    SocketInfo,
-    mirrored,
-)
+from tcpnewconn.model import ESTABLISHED, FourTuple, SocketInfo, mirrored
 from tcpnewconn.observer import Observer
 from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.matching import in_time_wait

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tcpnewconn.attribution.calls import Calls
-from tcpnewconn.model import Caller, Event, FailedAttempt
+from tcpnewconn.eventtypes import Event
+from tcpnewconn.model import Caller, FailedAttempt
 
 
 class Reader(Protocol):

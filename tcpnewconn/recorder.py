@@ -12,10 +12,11 @@ from typing import Protocol
 
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.waiting import Strange, Waiting
+from tcpnewconn.eventtypes import Degraded, Event, Loss, Recovered
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.kernel.traceevents import FAILED
-from tcpnewconn.model import Call, Caller, Degraded, Event, FailedAttempt, FourTuple, Loss, Recovered
+from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say

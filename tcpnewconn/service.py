@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 
 from tcpnewconn.attribution.names import ContainerNames
+from tcpnewconn.eventtypes import ObservationStarted, ObservationStopped
 from tcpnewconn.health.metrics import MetricsFile
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
@@ -15,7 +16,6 @@ from tcpnewconn.health.watchdog import Watchdog
 from tcpnewconn.intake import Intake
 from tcpnewconn.kernel.sockdiag import Notifications
 from tcpnewconn.kernel.table import Unreadable
-from tcpnewconn.model import ObservationStarted, ObservationStopped
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
 from tcpnewconn.polls import Polls

@@ -12,7 +12,8 @@ from typing import Protocol
 from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
-from tcpnewconn.model import Call, Connection, DestroyedSocket, FourTuple, Origin
+from tcpnewconn.eventtypes import Connection
+from tcpnewconn.model import Call, DestroyedSocket, FourTuple, Origin
 from tcpnewconn.reporting.aggregation import Group
 from tcpnewconn.tracking.direction import accepted_by_ports, listened
 from tcpnewconn.tracking.listeners import Listeners

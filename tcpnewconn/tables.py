@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tcpnewconn.eventtypes import Degraded, Event, Recovered
 from tcpnewconn.kernel.activity import OPENING, Activity
 from tcpnewconn.kernel.procnet import Poll, ProcNet
 from tcpnewconn.kernel.table import Unreadable
-from tcpnewconn.model import Degraded, Event, FourTuple, Recovered, Row
+from tcpnewconn.model import FourTuple, Row
 
 
 class Tables:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.namespaces import Key
-from tcpnewconn.model import NOT_KNOWN, TIME_WAIT, Connection, Endpoint
+from tcpnewconn.model import NOT_KNOWN, TIME_WAIT, Endpoint
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.state.owner import Log, Record

@@ -7,22 +7,21 @@ import time
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-from tcpnewconn.model import (
+from tcpnewconn.eventtypes import (
     ATTRIBUTED_BY,
     DETECTED_BY,
-    DIRECTIONS,
     Connection,
     Degraded,
     Event,
     Failed,
     Listener,
     Loss,
-    Missing,
     PortScan,
     Reason,
     Recovered,
     Source,
 )
+from tcpnewconn.model import DIRECTIONS, Missing
 
 FAMILIES = ("ipv4", "ipv6")
 REASONS: tuple[Reason, ...] = get_args(Reason)

@@ -20,16 +20,7 @@ from tcpnewconn.kernel.inetdiag import (
 )
 from tcpnewconn.kernel.netlink import ATTRIBUTE, HEADER, Client, attribute
 from tcpnewconn.kernel.sockdiag import NETLINK_SOCK_DIAG, Unavailable
-from tcpnewconn.model import (
-    CLOSE_WAIT,
-    ESTABLISHED,
-    LISTEN,
-    FourTuple,
-    Row,
-    SocketInfo,
-    four_tuple_of,
-    unmapped,
-)
+from tcpnewconn.model import CLOSE_WAIT, ESTABLISHED, LISTEN, FourTuple, Row, SocketInfo, four_tuple_of, unmapped
 
 _INET_DIAG_CGROUP_ID = 21
 _REQUEST = struct.Struct("=BBBBI")  # struct inet_diag_req_v2 up to its socket id

@@ -10,7 +10,8 @@ import heapq
 import json
 from collections.abc import Iterator
 
-from tcpnewconn.model import Connection, Endpoint, Failed, Summary
+from tcpnewconn.eventtypes import Connection, Failed, Summary
+from tcpnewconn.model import Endpoint
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.owner import Record
 

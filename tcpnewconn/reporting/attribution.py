@@ -9,7 +9,8 @@ from tcpnewconn.attribution.cgroups import NOWHERE, Container, Place
 from tcpnewconn.attribution.processes import Process, Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
-from tcpnewconn.model import Caller, Closed, Connection, Failed
+from tcpnewconn.eventtypes import Closed, Connection, Failed
+from tcpnewconn.model import Caller
 from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.text import printable
 

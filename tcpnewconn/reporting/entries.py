@@ -9,13 +9,10 @@ from typing import NamedTuple
 from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
-from tcpnewconn.model import (
-    LISTEN,
-    STATE_NAMES,
+from tcpnewconn.eventtypes import (
     Closed,
     Connection,
     Degraded,
-    Endpoint,
     Event,
     Failed,
     Listener,
@@ -25,9 +22,8 @@ from tcpnewconn.model import (
     PortScan,
     Recovered,
     Summary,
-    address_text,
-    family,
 )
+from tcpnewconn.model import LISTEN, STATE_NAMES, Endpoint, address_text, family
 from tcpnewconn.reporting.attribution import Attribution
 from tcpnewconn.reporting.community import community_id
 from tcpnewconn.reporting.fields import Entry

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 
+from tcpnewconn.eventtypes import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
 from tcpnewconn.health.counters import Counters
-from tcpnewconn.model import Closed, Connection, Event, Failed, Listener, Loss, PortScan, Reason
 from tcpnewconn.reporting.aggregation import Aggregation, Group, RateLimit
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.portscan import PortScans

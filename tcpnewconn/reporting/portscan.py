@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from tcpnewconn.model import INGRESS, INTERNAL, Connection, PortScan
+from tcpnewconn.eventtypes import Connection, PortScan
+from tcpnewconn.model import INGRESS, INTERNAL
 
 # Sources that are watched; beyond that, the one without a connection for the longest time is dropped.
 _MOST_SOURCES = 10_000

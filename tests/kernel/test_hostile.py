@@ -20,17 +20,14 @@ import pytest
 
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
+from tcpnewconn.eventtypes import Closed, Connection, Event, Listener
 from tcpnewconn.kernel.sockdiag import Notifications, open_notifications
 from tcpnewconn.model import (
     ESTABLISHED,
     LISTEN,
     TIME_WAIT,
-    Closed,
-    Connection,
     DestroyedSocket,
     Endpoint,
-    Event,
-    Listener,
     Row,
     SocketInfo,
     Traffic,

@@ -9,14 +9,10 @@ from typing import get_args
 
 import pytest
 
-from tcpnewconn.health.counters import REASONS, SOURCES
-from tcpnewconn.model import (
+from tcpnewconn.eventtypes import (
     DETECTED_BY,
-    DIRECTIONS,
-    STATE_NAMES,
     Closed,
     Connection,
-    Endpoint,
     Event,
     Listener,
     ObservationStarted,
@@ -24,6 +20,8 @@ from tcpnewconn.model import (
     PortScan,
     Summary,
 )
+from tcpnewconn.health.counters import REASONS, SOURCES
+from tcpnewconn.model import DIRECTIONS, STATE_NAMES, Endpoint
 from tcpnewconn.reporting.entries import KINDS
 from tcpnewconn.reporting.fields import ECS_VERSION, FIELDS, JSON_FIRST, JSON_IP, document
 from tests.support import events, filebeat

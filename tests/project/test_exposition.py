@@ -4,9 +4,10 @@ import re
 
 import pytest
 
+from tcpnewconn.eventtypes import Closed, Connection, Degraded, Listener, Loss, PortScan
 from tcpnewconn.health.counters import REASONS, SOURCES, Counters, ServiceStatistics
 from tcpnewconn.health.metrics import exposition
-from tcpnewconn.model import Closed, Connection, Degraded, Endpoint, Listener, Loss, PortScan
+from tcpnewconn.model import Endpoint
 from tests.support import exposition as written
 from tests.support.terminal import TREE
 

@@ -14,6 +14,7 @@ ALLOWED: dict[str, set[str]] = {
     # Values; how text that is not printable is written.
     "__init__": set(),
     "model": set(),
+    "eventtypes": {"model"},
     "text": set(),
     # The sources, and the settings.
     "settings": {"model", "text"},
@@ -28,8 +29,8 @@ ALLOWED: dict[str, set[str]] = {
     # Tracking: which connections are new.
     "tracking": {"model", "kernel", "state"},
     # The reports.
-    "health": {"__init__", "model", "settings", "text", "state"},
-    "reporting": {"__init__", "model", "settings", "text", "state", "attribution", "health"},
+    "health": {"__init__", "model", "eventtypes", "settings", "text", "state"},
+    "reporting": {"__init__", "model", "eventtypes", "settings", "text", "state", "attribution", "health"},
     # Sums of the journal. The service imports nothing of it.
     "ledger": {"__init__", "model", "settings", "text", "reporting"},
 }

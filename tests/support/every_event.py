@@ -9,13 +9,10 @@ from pathlib import Path
 from tcpnewconn.attribution.processes import Processes
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
-from tcpnewconn.health.counters import REASONS, SOURCES
-from tcpnewconn.model import (
-    Caller,
+from tcpnewconn.eventtypes import (
     Closed,
     Connection,
     Degraded,
-    Endpoint,
     Event,
     Failed,
     Listener,
@@ -26,6 +23,8 @@ from tcpnewconn.model import (
     Recovered,
     Summary,
 )
+from tcpnewconn.health.counters import REASONS, SOURCES
+from tcpnewconn.model import Caller, Endpoint
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.fields import Entry, document
 from tests.support.processes import process

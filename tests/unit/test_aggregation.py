@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpnewconn.model import ESTABLISHED, Connection, Endpoint, Failed, Summary
+from tcpnewconn.eventtypes import Connection, Failed, Summary
+from tcpnewconn.model import ESTABLISHED, Endpoint
 from tcpnewconn.reporting import aggregation as module
 from tcpnewconn.reporting.aggregation import Aggregation
 from tcpnewconn.state.log import StateLog

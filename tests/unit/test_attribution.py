@@ -14,28 +14,13 @@ from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.attribution.waiting import Waiting
 from tcpnewconn.connections import attributed
+from tcpnewconn.eventtypes import Closed, Connection, Degraded, Event, Failed, Loss, Recovered
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import (
-    Call,
-    Caller,
-    Closed,
-    Connection,
-    Degraded,
-    DestroyedSocket,
-    Event,
-    Failed,
-    FailedAttempt,
-    FourTuple,
-    Loss,
-    Recovered,
-    Row,
-    Traffic,
-    endpoints,
-)
+from tcpnewconn.model import Call, Caller, DestroyedSocket, FailedAttempt, FourTuple, Row, Traffic, endpoints
 from tcpnewconn.observer import Observer
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.entries import Renderer

@@ -10,9 +10,9 @@ import pytest
 
 from tcpnewconn import known
 from tcpnewconn.attribution.units import Units
+from tcpnewconn.eventtypes import Connection, Event, Listener
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import Connection, Event, Listener
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
 from tcpnewconn.recorder import Recorder

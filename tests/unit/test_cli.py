@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn import __version__, arguments
+from tcpnewconn.eventtypes import Event, Loss
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import Event, Loss
 from tcpnewconn.observer import Observer
 from tcpnewconn.settings import config
 from tcpnewconn.tracking.run import Notifications

@@ -9,13 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.model import (
-    CONNECTED,
-    Caller,
+from tcpnewconn.eventtypes import (
     Closed,
     Connection,
     Degraded,
-    Endpoint,
     Failed,
     Listener,
     Loss,
@@ -25,6 +22,7 @@ from tcpnewconn.model import (
     Recovered,
     Summary,
 )
+from tcpnewconn.model import CONNECTED, Caller, Endpoint
 from tcpnewconn.reporting.entries import size_text
 from tests.support.every_event import (
     ACCEPT,

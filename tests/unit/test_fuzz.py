@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
+from tcpnewconn.eventtypes import Event, Loss
 from tcpnewconn.kernel import host
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import CONNECTED, DestroyedSocket, Event, Loss, SocketInfo, Traffic, four_tuple_of
+from tcpnewconn.model import CONNECTED, DestroyedSocket, SocketInfo, Traffic, four_tuple_of
 from tcpnewconn.observer import Observer
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.state.log import StateLog

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from tcpnewconn.eventtypes import Closed, Connection
 from tcpnewconn.held import Held
-from tcpnewconn.model import CLOSE, ESTABLISHED, Caller, Closed, Connection, Endpoint, FourTuple, four_tuple_of
+from tcpnewconn.model import CLOSE, ESTABLISHED, Caller, Endpoint, FourTuple, four_tuple_of
 from tcpnewconn.state.owner import Owner
 
 HERE, THERE = bytes([10, 88, 0, 1]), bytes([10, 88, 0, 5])

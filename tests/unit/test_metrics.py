@@ -9,18 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.eventtypes import Closed, Connection, Degraded, Listener, Loss, PortScan, Recovered
 from tcpnewconn.health.counters import REASONS, SOURCES, Counters, ServiceStatistics
 from tcpnewconn.health.metrics import METRICS, PREFIX, MetricsFile, exposition
-from tcpnewconn.model import (
-    Closed,
-    Connection,
-    Degraded,
-    Endpoint,
-    Listener,
-    Loss,
-    PortScan,
-    Recovered,
-)
+from tcpnewconn.model import Endpoint
 from tests.support import exposition as written
 from tests.support.table import Tables, line
 from tests.support.terminal import TREE, run

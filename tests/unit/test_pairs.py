@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tcpnewconn.eventtypes import Connection
 from tcpnewconn.model import (
     CLOSE,
     CLOSE_WAIT,
@@ -16,7 +17,6 @@ from tcpnewconn.model import (
     INGRESS,
     TIME_WAIT,
     Caller,
-    Connection,
     FourTuple,
     Row,
     endpoints,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tcpnewconn.model import ESTABLISHED, Connection, Endpoint, PortScan
+from tcpnewconn.eventtypes import Connection, PortScan
+from tcpnewconn.model import ESTABLISHED, Endpoint
 from tcpnewconn.reporting import portscan as module
 from tcpnewconn.reporting.portscan import PortScans
 

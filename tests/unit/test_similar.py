@@ -14,9 +14,10 @@ import pytest
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
+from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.model import Call, Connection, DestroyedSocket, FourTuple, Traffic, mirrored
+from tcpnewconn.model import Call, DestroyedSocket, FourTuple, Traffic, mirrored
 from tcpnewconn.observer import Observer
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.entries import Renderer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.model import Closed, Connection, Event, Loss, ObservationStarted, PortScan, Summary
+from tcpnewconn.eventtypes import Closed, Connection, Event, Loss, ObservationStarted, PortScan, Summary
 from tcpnewconn.reporting.sinks import Json, Text
 from tests.support import events
 from tests.support.every_event import (

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.model import ESTABLISHED, Connection, Endpoint
+from tcpnewconn.eventtypes import Connection
+from tcpnewconn.model import ESTABLISHED, Endpoint
 from tcpnewconn.state.tail import SIZE
 from tests.support.owners import Owners
 from tests.support.state_file import PLACE

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn import __version__
+from tcpnewconn.eventtypes import Connection, Degraded, Failed, Loss
 from tcpnewconn.health.counters import Counters, ServiceStatistics
 from tcpnewconn.health.metrics import exposition
-from tcpnewconn.model import Connection, Degraded, Endpoint, Failed, Loss
+from tcpnewconn.model import Endpoint
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TREE, command, environment, run

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tcpnewconn.attribution.calls import Calls
+from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.instance import TraceMissing
-from tcpnewconn.model import CLOSE, ESTABLISHED, NOT_KNOWN, TIME_WAIT, Connection, Endpoint
+from tcpnewconn.model import CLOSE, ESTABLISHED, NOT_KNOWN, TIME_WAIT, Endpoint
 from tcpnewconn.recorder import Recorder, Trace
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.unseen import Unseen
