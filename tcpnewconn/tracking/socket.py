@@ -130,7 +130,11 @@ def unpacked(four_tuple: FourTuple, packed: bytes, phase: Phase = Phase.SHOWN) -
 def cookie_and_ends(packed: bytes) -> tuple[int, int]:
     """Of the socket whose packed form this is: its cookie, and how many ends of an open connection it stands for."""
     cookie, state, paired = _ENDS.unpack_from(packed)
-    return cookie, 0 if state == TIME_WAIT else 1 if paired else 2
+    return cookie, _ends(state, paired)
+
+
+def _ends(state: int, paired: bool) -> int:
+    return 0 if state == TIME_WAIT else 1 if paired else 2
 
 
 def largest_serial(several: Iterable[bytes]) -> int:
@@ -165,7 +169,7 @@ def loaded_many(record: Record) -> Many:
     sockets: dict[FourTuple, bytes] = dict(_EACH[size].iter_unpack(together))
     ends, without_cookie = 0, []
     for four_tuple, (cookie, state, paired) in zip(sockets, _EACH_ENDS[size].iter_unpack(together), strict=True):
-        ends += 0 if state == TIME_WAIT else 1 if paired else 2
+        ends += _ends(state, paired)
         if not cookie:
             without_cookie.append(four_tuple)
     return Many(sockets, ends, without_cookie)
