@@ -2,7 +2,8 @@
 
 A notification carries the id of its namespace (kernel/nsids.py). Ids are used again: where one has ended, notifications that have
 waited since before are of the namespace that had it; if another one has it by then, they are of the one that had such a socket,
-or of neither for sure. So are those that have waited while this program did not run, where another namespace has their id now.
+or of neither for sure. So are those that can have waited while this program did not run, where another namespace has their id
+now.
 Record q is its own: the id of each.
 """
 
@@ -168,7 +169,8 @@ class Notified:
         if ended is not None:
             return self._of_ended(nsid, ended, current, destroyed)
         if current is not None:
-            return self._not_known(nsid) if self._backlog and self._before.get(nsid) != current.name else current
+            can_be_before = self._backlog and self._before.get(nsid) != current.name
+            return self._not_known(nsid) if can_be_before and not current.had(destroyed.four_tuple) else current
         if now < self._since.setdefault(nsid, now) + _WAIT:
             return "later"
         return self._not_known(nsid) if self._directory.shows_all else None

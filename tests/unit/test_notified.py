@@ -388,3 +388,15 @@ def test_what_comes_after_a_restart_is_of_the_namespace_that_has_the_id_although
     kernel.notify(1, 3)
     assert take(kernel) == 1
     assert (now.observer.ports, kernel.not_known.observer.ports) == ([1], [])
+
+
+def test_what_can_have_waited_is_of_the_namespace_that_has_the_id_now_if_that_has_the_socket(kernel: Kernel) -> None:
+    """The first poll has shown it there; what waited before it in the queue can have kept it waiting since."""
+    kernel.notify(2, 3)
+    resumed(kernel, '["q",3,"1.2"]')
+    now = Namespace(socket(1), name="5.6")
+    kernel.run(now, 42, 3)
+    kernel.discover(0.0)
+    kernel.notify(1, 3)
+    assert take(kernel) == 2
+    assert (now.observer.ports, kernel.not_known.observer.ports) == ([1], [2])
