@@ -93,7 +93,7 @@ class Shown:
             self._cookies[cookie] = four_tuple
 
     def put_many(self, many: Many) -> None:
-        """Of a hundred thousand, one by one takes three times as long."""
+        """Of a hundred thousand, one by one takes a fifth longer (measured)."""
         for four_tuple in self.by_four_tuple.keys() & many.packed:
             self.remove(four_tuple)
         self.by_four_tuple |= many.packed
