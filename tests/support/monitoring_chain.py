@@ -132,15 +132,12 @@ class Chain:
         return {sample["metric"]["alertname"] for sample in self.query(alerts)}
 
     def history(self, since: float) -> str:
-        """Alerts, and the age of the last poll, over time."""
+        """What there was since then, as it was scraped and evaluated: alerts, and what they depend on; and what was received."""
         seconds = int(time.time() - since) + 1
-        expressions = (
-            "ALERTS",
-            "timestamp(tcpnewconn_last_poll_timestamp_seconds) - tcpnewconn_last_poll_timestamp_seconds",
-            "up",
-        )
-        series = [one for expression in expressions for one in self.query(f"({expression})[{seconds}s:1s]")]
-        return "\n".join(f"{one['metric']}: {one['values']}" for one in series)
+        names = ("ALERTS", "tcpnewconn_(last_poll_timestamp_seconds|running|journal_entries_waiting)", "up")
+        series = [one for name in names for one in self.query(f'{{__name__=~"{name}"}}[{seconds}s]')]
+        lines = [f"{one['metric']}: {one['values']}" for one in series]
+        return "\n".join([*lines, *(f"received: {one}" for one in self.received(since))])
 
     def received(self, since: float = 0) -> list[dict[str, Any]]:
         """The messages that the webhook received."""
@@ -158,9 +155,8 @@ class Chain:
             return self.container.wait_for(condition, what, within=within)
         except AssertionError as error:
             logs = "\n".join(f"--- {log.name}\n{log.read_text()[-2000:]}" for log in self._directory.glob("*.log"))
-            alerts = f"{self.history(time.time() - within)}\nreceived: {self.received()[-10:]}"
             metrics = self.container.run("cat", METRICS, check=False)
-            raise AssertionError(f"{error}\n{logs}\n{alerts}\n{metrics}") from None
+            raise AssertionError(f"{error}\n{logs}\n{self.history(time.time() - within)}\n{metrics}") from None
 
     def _get(self, url: str) -> str:
         """An empty text where nothing answers yet, or only that it is starting."""
