@@ -16,7 +16,7 @@ from tcpnewconn.kernel import host
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.observer import Observer
-from tcpnewconn.similar import Summaries
+from tcpnewconn.similar import Repeats
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.run import Notifications
 
@@ -34,12 +34,10 @@ for line in sys.stdin:
 """
 
 
-def observer(
-    report: Callable[[Event], None], log: StateLog | None = None, summaries: Summaries | None = None
-) -> Observer:
+def observer(report: Callable[[Event], None], log: StateLog | None = None, repeats: Repeats | None = None) -> Observer:
     """Built as the service builds it under systemd."""
     here = host.look("/proc", net_directory("/proc"))
-    return Observer(ProcNet(users=here.users), here, Lookup(), report, Notifications.KEPT, log, 1, summaries=summaries)
+    return Observer(ProcNet(users=here.users), here, Lookup(), report, Notifications.KEPT, log, 1, repeats=repeats)
 
 
 def read_bare() -> Cost:

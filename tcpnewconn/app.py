@@ -71,7 +71,7 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     processes = Processes(here.boot)
     renderer = Renderer(units, Users(), processes, here.namespace if here.away else None)
     outbox = Outbox(sink, log, renderer, settings)
-    observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode, summaries=outbox)
+    observer = Observer(proc, here, sources.lookup, outbox.take, sources.kind, log, sources.inode, repeats=outbox)
     # Also where there is no trace: the state can hold what an earlier run read of one.
     netns = kernel_socket(directory) or 0
     calls = Calls(netns, began, log)

@@ -17,7 +17,7 @@ from tcpnewconn.lookups import Lookups
 from tcpnewconn.model import EGRESS, INGRESS, Caller, Endpoint, FourTuple, Row, endpoints, mirrored
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
-from tcpnewconn.similar import Similar, Summaries
+from tcpnewconn.similar import Repeats, Similar
 from tcpnewconn.state.owner import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed
@@ -42,9 +42,9 @@ class Events:
         lookups: Lookups,
         listening: Listening,
         log: Log | None,
-        summaries: Summaries | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
-        """`summaries` as in Similar."""
+        """`repeats` as in Similar."""
         self.report = report
         self.closed = False
         # Where who opens and accepts connections is recorded.
@@ -56,7 +56,7 @@ class Events:
         self._lookups = lookups
         self._listening = listening
         self._listeners = listening.listeners
-        self.similar = Similar(self._listeners, summaries)
+        self.similar = Similar(self._listeners, repeats, self._id)
         # Those of which nothing has shown yet who opened them.
         self.undecided = Undecided(log)
         # The callers of connect() and accept() of open connections, by the number of the connection.
@@ -74,7 +74,7 @@ class Events:
             self._closed_socket(outcome, now)
             return
         destroyed = outcome.destroyed
-        if destroyed is not None and self.similar.count(outcome, destroyed, now):
+        if destroyed is not None and self.similar.report(outcome, destroyed, now):
             return
         found = self._found(outcome, now)
         if outcome.incomplete:

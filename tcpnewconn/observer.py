@@ -20,7 +20,7 @@ from tcpnewconn.losses import Losses
 from tcpnewconn.model import CLOSE, EGRESS, INTERNAL, DestroyedSocket, Endpoint, endpoints
 from tcpnewconn.recorded import Recorded
 from tcpnewconn.recorder import Recorder
-from tcpnewconn.similar import Summaries
+from tcpnewconn.similar import Repeats
 from tcpnewconn.state.owner import Log
 from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.outcomes import NewConnection
@@ -44,9 +44,9 @@ class Observer:
         log: Log | None = None,
         socket: int = 0,
         addresses: Addresses | None = None,
-        summaries: Summaries | None = None,
+        repeats: Repeats | None = None,
     ) -> None:
-        """`notifications`, `log` and `socket` as in Tracker, `summaries` as in Similar, for events that go to `report`.
+        """`notifications`, `log` and `socket` as in Tracker, `repeats` as in Similar, for events that go to `report`.
 
         `addresses`: where they are not this program's own.
         """
@@ -59,8 +59,8 @@ class Observer:
         self._disturbed, self._any_destroyed = True, False
         self._host = host
         self._listening = Listening(host.port_range, lookup, log)
-        self.events = Events(report, host.place, self.tables, self.lookups, self._listening, log, summaries)
-        self._report, self._summaries = report, summaries
+        self.events = Events(report, host.place, self.tables, self.lookups, self._listening, log, repeats)
+        self._report, self._repeats = report, repeats
         self.tracker = Tracker(
             self.lookups.socket, self.addresses.internal, self.events.outcome, notifications, log, socket
         )
@@ -93,7 +93,7 @@ class Observer:
     def report_to(self, report: Callable[[Event], None] | None) -> None:
         """Events go there from now on; None: as they did first."""
         self.events.report = report or self._report
-        self.events.similar.report_to(self._summaries if report is None else None)
+        self.events.similar.report_to(self._repeats if report is None else None)
 
     # --- the four verbs ----------------------------------------------------------------------------------------------
 

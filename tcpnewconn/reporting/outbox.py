@@ -13,10 +13,12 @@ from tcpnewconn.eventtypes import Closed, Connection, Event, Failed, Listener, L
 from tcpnewconn.health.counters import Counters
 from tcpnewconn.reporting.aggregation import Aggregation, Group, RateLimit
 from tcpnewconn.reporting.entries import Renderer
+from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.portscan import PortScans
 from tcpnewconn.reporting.queue import Queue
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import Sink
+from tcpnewconn.reporting.template import Template
 from tcpnewconn.settings.config import Settings
 from tcpnewconn.settings.ignore import ignored
 from tcpnewconn.state.log import StateLog
@@ -45,8 +47,8 @@ class Outbox:
         self._failed = Aggregation(settings.burst_limit, settings.total_limit)
         self._scans = PortScans(settings.ports, settings.within)
         self._queue = Queue(sink, log)
-        # Events that were taken and are not in the queue yet.
-        self._taken: list[Event] = []
+        # Entries of events that were taken; they are not in the queue yet.
+        self._taken: list[Entry] = []
         self._since_delivery = 0
         # Closed connections, listeners and port scans, which are not summarized, have the same limit per second as connections.
         self._rate = RateLimit()
@@ -75,6 +77,9 @@ class Outbox:
         """Take an event; it is in the sink, or safe from SIGKILL, after the next `deliver` at the latest."""
         if self._wanted(event):
             self._select(event)
+        self._one_more()
+
+    def _one_more(self) -> None:
         self._since_delivery += 1
         if self._since_delivery >= _BATCH:
             self.deliver()
@@ -88,13 +93,28 @@ class Outbox:
         """Count one more connection in a group; with `counted`, later on, it is reported."""
         self._aggregation.another(group)
 
-    def counted(self, like: Connection, count: int) -> None:
-        """So many were counted in the group of an event, from which they differ in the opener's port alone.
+    def template_of(self, event: Connection) -> Template | None:
+        """For the entries of others like an event that has just been taken; None unless each is logged by itself."""
+        settings = self._settings
+        if settings.burst_limit or settings.total_limit or not self._wanted(event):
+            return None
+        return Template(event, self._renderer)
+
+    def log(self, template: Template, port: int, name: str) -> bool:
+        """Log one with this port and id; later on it is `counted`. False, and nothing is done, if no more entries can wait."""
+        if self._crowded():
+            return False
+        self._taken.append(template.entry(port, name))
+        self._one_more()
+        return True
+
+    def counted(self, like: Connection, count: int, summarized: bool) -> None:
+        """So many were `summarized` in the group of an event, or logged by its template: they differ in the opener's port alone.
 
         In case of a port scan, source and port were noticed with that event.
         """
         self.connections += count
-        self.counters.connection(like, True, count)
+        self.counters.connection(like, summarized, count)
 
     def deliver(self, redeliverable: bool = False) -> None:
         """Send the events that were taken, as far as the sink has room; the rest waits, on record.
@@ -105,8 +125,8 @@ class Outbox:
         self._since_delivery = 0
         if not self._taken and not record:
             return
-        for event in self._taken:
-            self._queue.put(self._renderer.entry(event), record)
+        for entry in self._taken:
+            self._queue.put(entry, record)
         self._taken.clear()
         if record and self._log is not None:
             self._log.flush()
@@ -127,13 +147,17 @@ class Outbox:
         # That they are counted no longer, and that they are to be delivered, is put on record in one write.
         for summary in self._aggregation.flush():
             self._select(summary)
-        self._taken += self._failed.flush_failed()
+        self._taken += map(self._renderer.entry, self._failed.flush_failed())
         self._report_losses(time.monotonic())
         self.deliver()
 
+    def _crowded(self) -> bool:
+        """Whether no more entries can wait."""
+        return len(self._queue.entries) + len(self._taken) >= _MOST_WAITING
+
     def _select(self, event: Event) -> None:
         """Report an event at once: itself, nothing, or more."""
-        crowded = len(self._queue.entries) + len(self._taken) >= _MOST_WAITING
+        crowded = self._crowded()
         now = time.monotonic()
         if isinstance(event, Connection):
             self.connections += 1
@@ -142,14 +166,14 @@ class Outbox:
             summarized = self._aggregation.add(event, now, crowded) is not None
             self.counters.connection(event, summarized)
             if not summarized:
-                self._taken.append(event)
+                self._taken.append(self._renderer.entry(event))
             if scan is None:
                 return
             event = scan
         if isinstance(event, Failed):
             self.counters.event(event)
             if self._failed.add(event, now, crowded) is None:
-                self._taken.append(event)
+                self._taken.append(self._renderer.entry(event))
             return
         if isinstance(event, Closed | Listener | PortScan) and (
             crowded or not self._rate.allows(now, self._settings.total_limit)
@@ -157,7 +181,7 @@ class Outbox:
             self._left_out += 1
         else:
             self.counters.event(event)
-            self._taken.append(event)
+            self._taken.append(self._renderer.entry(event))
 
     def _wanted(self, event: Event) -> bool:
         settings = self._settings

@@ -1,4 +1,4 @@
-"""Connections that are counted in the summary of a similar one: nothing that is reported, counted or on record depends on it.
+"""Connections that are reported like a similar one: nothing that is reported, counted or on record depends on it.
 
 Two programs take the same destroyed sockets. One ends the batch after each of them, so that none is similar to one before.
 """
@@ -37,6 +37,7 @@ SETTINGS = {
     "a thread ignored": "[Report]\nIgnore=thread:thread-8\n",
     "closed connections": "[Report]\nClosed=yes\n",
     "each by itself": "[Report]\nBurstLimit=0\n",
+    "each by itself, some ignored": "[Report]\nBurstLimit=0\nIgnore=:22\n",
 }
 
 # Of two threads of one cgroup; the kernel's trace has one for each thread, too.
@@ -56,13 +57,13 @@ class Entries:
 
 
 class Counting(Outbox):
-    """Knows how many connections were counted as similar ones."""
+    """Knows how many connections were reported as similar ones."""
 
     similar = 0
 
-    def counted(self, like: Connection, count: int) -> None:
+    def counted(self, like: Connection, count: int, summarized: bool) -> None:
         self.similar += count
-        super().counted(like, count)
+        super().counted(like, count, summarized)
 
 
 class Lines(StateLog):
@@ -97,7 +98,7 @@ class Program:
         host = Host("boot", str(NETNS), (32768, 60999), live=False, users=True)
         self.observer = Observer(
             *(ProcNet(str(directory)), host, None, self.outbox.take, Notifications.KEPT, self.log, 1),
-            summaries=self.outbox,
+            repeats=self.outbox,
         )
         self.observer.events.closed = settings.closed
         self.now = 1000.0
@@ -293,5 +294,5 @@ def test_nothing_depends_on_it(conf: str, traced: bool, tmp_path: Path) -> None:
         for program in (both.in_batches, both.one_by_one) if traced else ():
             assert program.recorded_calls() == program.known()[-1]
         assert both.one_by_one.outbox.similar == 0
-    # Where all are logged, or closed connections are, each has an event.
-    assert (similar > 50) is (conf in ("as they are", "a thread ignored"))
+    # Where closed connections are logged, each has an event; where all are, each with a caller.
+    assert (similar > 50) is (conf != "closed connections" and not (traced and conf.startswith("each by itself")))
