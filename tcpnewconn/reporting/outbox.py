@@ -121,20 +121,16 @@ class Outbox:
 
         They are put on record first, unless they are `redeliverable`: then their source shows them again after SIGKILL.
         """
-        record = not redeliverable or bool(self._queue.entries)
         self._since_delivery = 0
-        if not self._taken and not record:
+        taken, self._taken = self._taken, []
+        if redeliverable and not self._queue.entries:
+            self._queue.send_at_once(taken)
             return
-        for entry in self._taken:
-            self._queue.put(entry, record)
-        self._taken.clear()
-        if record and self._log is not None:
+        for entry in taken:
+            self._queue.put(entry)
+        if self._log is not None:
             self._log.flush()
-        if not self._queue.entries:
-            return
         self._queue.send()
-        if self._queue.entries and not record:
-            self._queue.record_all()
 
     def send(self) -> None:
         """Send waiting entries, as far as the sink has room."""

@@ -21,19 +21,26 @@ class Queue:
     def __init__(self, sink: Sink, log: StateLog | None) -> None:
         self._sink = sink
         self._log = log
-        # Each with its number on record, 0 if it is on none.
+        # Each with its number on record, 0 without a state log.
         self.entries: deque[tuple[Entry, int]] = deque()
         self._number = 0
         if log is not None:
             log.register("ed", self, everywhere=True)
 
-    def put(self, entry: Entry, record: bool) -> None:
-        """Queue an entry; with `record`, write it to the state log."""
-        self.entries.append((entry, self._record(entry) if record else 0))
+    def put(self, entry: Entry) -> None:
+        """Queue an entry, and write it to the state log."""
+        self.entries.append((entry, self._record(entry)))
 
-    def record_all(self) -> None:
-        """Write those that are on no record to the state log."""
-        self.entries = deque((entry, number or self._record(entry)) for entry, number in self.entries)
+    def send_at_once(self, entries: list[Entry]) -> None:
+        """Send entries that need not be on record, where none waits; the rest waits on record if the sink has no room for it."""
+        write = self._sink.write
+        for at, entry in enumerate(entries):
+            try:
+                write(entry)
+            except BlockingIOError:
+                for each in entries[at:]:
+                    self.put(each)
+                return
 
     def _record(self, entry: Entry) -> int:
         if self._log is None:

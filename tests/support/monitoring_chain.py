@@ -61,6 +61,7 @@ class Chain:
         self.container = container
         self._directory = directory
         self._programs: list[subprocess.Popen[bytes]] = []
+        self._clock = time.time() - time.monotonic()
 
     def start(self) -> None:
         (self._directory / "rules").mkdir()
@@ -132,12 +133,15 @@ class Chain:
         return {sample["metric"]["alertname"] for sample in self.query(alerts)}
 
     def history(self, since: float) -> str:
-        """What there was since then, as it was scraped and evaluated: alerts, and what they depend on; and what was received."""
+        """What there was since then: alerts and what they depend on, what was received; and whether the clock was set."""
         seconds = int(time.time() - since) + 1
         names = ("ALERTS", "tcpnewconn_(last_poll_timestamp_seconds|running|journal_entries_waiting)", "up")
         series = [one for name in names for one in self.query(f'{{__name__=~"{name}"}}[{seconds}s]')]
         lines = [f"{one['metric']}: {one['values']}" for one in series]
-        return "\n".join([*lines, *(f"received: {one}" for one in self.received(since))])
+        lines += [f"received: {one}" for one in self.received(since)]
+        # A machine that is continued after a pause sets it forward.
+        set_forward = time.time() - time.monotonic() - self._clock
+        return "\n".join([*lines, f"the clock was set forward by {set_forward:.3f} s since the start"])
 
     def received(self, since: float = 0) -> list[dict[str, Any]]:
         """The messages that the webhook received."""

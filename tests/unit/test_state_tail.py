@@ -242,7 +242,7 @@ def test_that_of_another_snapshot_is_not_believed(snapshot: Path, tail: Path) ->
 
 def test_after_a_reboot_there_is_none_and_nothing_is_wrong(snapshot: Path, tail: Path) -> None:
     owners = started(snapshot, tail)
-    owners.queue.put({"MESSAGE": "waits"}, True)
+    owners.queue.put({"MESSAGE": "waits"})
     owners.log.save()
     change(owners, 1)
     tail.unlink()
