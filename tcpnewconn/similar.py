@@ -130,14 +130,13 @@ class Similar:
     def report(self, new: NewConnection, destroyed: DestroyedSocket, now: float) -> bool:
         """Whether a connection, by this destroyed socket, is reported like a similar one; if so, it has been."""
         four_tuple = new.four_tuple
-        half = len(four_tuple) // 2
         like = self._accepted.get(four_tuple[:-2])
         accepted = like is not None
         if like is None:
             like = self._opened_like(four_tuple, new.internal) if self._opened else None
             if like is None:
                 return False
-        elif new.internal and self._listeners.on(four_tuple[half:]) is not None:
+        elif new.internal and self._listeners.on(four_tuple[len(four_tuple) // 2 :]) is not None:
             return False
         repeats = self._repeats
         if repeats is None:
@@ -159,6 +158,7 @@ class Similar:
         elif destroyed.unaddressed:
             return False
         else:
+            half = len(four_tuple) // 2
             port = int.from_bytes(four_tuple[-2:] if accepted else four_tuple[half - 2 : half], "big")
             if not repeats.log(how, port, self._name(new.number)):
                 return False

@@ -122,12 +122,14 @@ class Outbox:
         They are put on record first, unless they are `redeliverable`: then their source shows them again after SIGKILL.
         """
         self._since_delivery = 0
-        taken, self._taken = self._taken, []
         if redeliverable and not self._queue.entries:
-            self._queue.send_at_once(taken)
+            if self._taken:
+                self._queue.send_at_once(self._taken)
+                self._taken.clear()
             return
-        for entry in taken:
+        for entry in self._taken:
             self._queue.put(entry)
+        self._taken.clear()
         if self._log is not None:
             self._log.flush()
         self._queue.send()
