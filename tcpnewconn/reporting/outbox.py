@@ -26,7 +26,7 @@ from tcpnewconn.state.log import StateLog
 # So many entries wait for the sink; then connections are counted, and reported in summaries when there is room again.
 _MOST_WAITING = 10_000
 # So many events of a poll are put on record and sent at a time.
-_BATCH = 50
+_BATCH = 25
 
 
 class Outbox:

@@ -23,7 +23,7 @@ from tcpnewconn.state.tail import Damaged, OtherGeneration, Tail, Unusable, bloc
 
 _SMALL = 256 * 1024
 # A larger block goes into the snapshot at once: in the tail it would only be copied.
-_LARGE = 32 * 1024
+_LARGE = 16 * 1024
 # So many lines are loaded together, unless they are long.
 _AT_ONCE = 1000
 
