@@ -34,7 +34,7 @@ _REST = 5
 # After so many the rest is longer, where the buffer holds what comes meanwhile, at a million per second: in a burst, waking up is
 # a quarter of the cost.
 _MANY, _LONG_REST, _CAPACITY = 50, 20, 20_000
-# Seconds between two tries to send while the sink has no room.
+# Seconds between two tries to send while the sink takes no entries.
 _RETRY = 0.05
 # Seconds between two ticks while something waits for a notification that may not come.
 _SOON = 0.25
@@ -57,7 +57,7 @@ _CALLS_EVERY = 1.0
 # Seconds to rest after somebody who connects has woken the loop, where it was woken as soon after the time before.
 _REST_AFTER_CALLS = 0.001
 
-# Seconds between two status lines while the sink has no room.
+# Seconds between two status lines while the sink takes no entries.
 _STATUS_EVERY = 1.0
 
 

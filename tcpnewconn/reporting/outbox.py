@@ -23,9 +23,10 @@ from tcpnewconn.settings.config import Settings
 from tcpnewconn.settings.ignore import ignored
 from tcpnewconn.state.log import StateLog
 
-# So many entries wait for the sink; then connections are counted, and reported in summaries when there is room again.
+# So many entries wait for the sink; then connections are counted, and reported in summaries once fewer wait.
 _MOST_WAITING = 10_000
-# So many events of a poll are put on record and sent at a time.
+# So many events of a poll are put on record and sent at a time. Their records are a large block (state/log.py): smaller ones fill
+# the tail, of which 1.3 MiB become resident. With 500 the peak of memory was 1.6 MiB higher (measured).
 _BATCH = 25
 
 
@@ -62,7 +63,7 @@ class Outbox:
 
     @property
     def waiting(self) -> int:
-        """How many entries the sink had no room for."""
+        """How many entries the sink has not taken yet."""
         return len(self._queue.entries)
 
     def set(self, settings: Settings) -> None:
@@ -117,7 +118,7 @@ class Outbox:
         self.counters.connection(like, summarized, count)
 
     def deliver(self, redeliverable: bool = False) -> None:
-        """Send the events that were taken, as far as the sink has room; the rest waits, on record.
+        """Send the events that were taken, as far as the sink takes them; the rest waits, on record.
 
         They are put on record first, unless they are `redeliverable`: then their source shows them again after SIGKILL.
         """
@@ -135,11 +136,11 @@ class Outbox:
         self._queue.send()
 
     def send(self) -> None:
-        """Send waiting entries, as far as the sink has room."""
+        """Send waiting entries, as far as the sink takes them."""
         self._queue.send()
 
     def interval_over(self) -> None:
-        """Report the summaries of the interval, if there is room for them."""
+        """Report the summaries of the interval, unless too many entries wait."""
         if len(self._queue.entries) >= _MOST_WAITING:
             return
         # That they are counted no longer, and that they are to be delivered, is put on record in one write.

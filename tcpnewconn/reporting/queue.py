@@ -1,4 +1,4 @@
-"""Entries on their way to the sink: in order, and none is lost while the sink has no room, or in a crash.
+"""Entries on their way to the sink: in order, and none is lost while the sink takes none, or in a crash.
 
 Records e and d of the state log are its own: an entry that is on record is delivered after a restart, too.
 """
@@ -32,7 +32,7 @@ class Queue:
         self.entries.append((entry, self._record(entry)))
 
     def send_at_once(self, entries: list[Entry]) -> None:
-        """Send entries that need not be on record, where none waits; the rest waits on record if the sink has no room for it."""
+        """Send entries that need not be on record, where none waits. Those that the sink does not take wait, on record."""
         write = self._sink.write
         for at, entry in enumerate(entries):
             try:
@@ -50,7 +50,7 @@ class Queue:
         return self._number
 
     def send(self) -> None:
-        """Send as many as the sink has room for."""
+        """Send as many as the sink takes."""
         entries = self.entries
         recorded = False
         while entries:

@@ -35,7 +35,6 @@ from tcpnewconn.model import (
 )
 from tcpnewconn.reporting import outbox as outbox_module
 from tcpnewconn.reporting.entries import Renderer
-from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings.config import load
 from tcpnewconn.state.log import StateLog
@@ -50,6 +49,7 @@ from tests.support.large import Numbers, Outcome, write
 from tests.support.message_ids import CLOSED, CONNECTION
 from tests.support.namespace import Namespace, namespace
 from tests.support.program import of_kind, running
+from tests.support.sink import Kept
 from tests.support.supervised import Supervised
 from tests.support.table import Tables, line, listener
 from tests.support.terminal import TREE, command, environment
@@ -485,21 +485,6 @@ def test_sockets_that_programs_never_let_go_are_forgotten_at_last() -> None:
 # --- a journal that does not read ------------------------------------------------------------------------------------
 
 
-class Blocked:
-    """A sink that has no room until a test gives it some."""
-
-    pipe: int | None = None
-
-    def __init__(self) -> None:
-        self.room = False
-        self.entries: list[Entry] = []
-
-    def write(self, entry: Entry) -> None:
-        if not self.room:
-            raise BlockingIOError
-        self.entries.append(entry)
-
-
 def flood(count: int) -> Iterator[Event]:
     """Of everything that a remote peer or a local user can make many of."""
     for number in range(count):
@@ -513,8 +498,7 @@ def flood(count: int) -> Iterator[Event]:
 @pytest.mark.parametrize("limit", [0, 1000])
 def test_waiting_state_is_bounded_whatever_comes_and_every_bound_is_reported(tmp_path: Path, limit: int) -> None:
     """With `limit`, the journal reads: then it is that which bounds it."""
-    count, sink = 30_000, Blocked()
-    sink.room = bool(limit)
+    count, sink = 30_000, Kept(blocked=not limit)
     settings = load("/dev/null")._replace(burst_limit=0, total_limit=limit, closed=True)
     log = StateLog(str(tmp_path / "snapshot"), "here")
     outbox = Outbox(sink, log, Renderer(Units(), Users()), settings)
@@ -525,7 +509,7 @@ def test_waiting_state_is_bounded_whatever_comes_and_every_bound_is_reported(tmp
         most = max(most, outbox.waiting)
     outbox.interval_over()
     assert most <= (outbox_module._MOST_WAITING if not limit else 0)
-    sink.room = True
+    sink.blocked = False
     outbox.send()
     outbox.interval_over()
     assert outbox.waiting == 0

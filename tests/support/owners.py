@@ -9,22 +9,13 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.model import FourTuple
 from tcpnewconn.reporting.aggregation import Aggregation
-from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.queue import Queue
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.listeners import Listeners
 from tcpnewconn.tracking.run import Notifications
 from tcpnewconn.tracking.tracker import Tracker
 from tcpnewconn.tracking.undecided import Undecided
-
-
-class Blocked:
-    """A sink that has no room."""
-
-    pipe: int | None = None
-
-    def write(self, entry: Entry) -> None:
-        raise BlockingIOError
+from tests.support.sink import Kept
 
 
 def nowhere(four_tuple: FourTuple) -> None:
@@ -47,7 +38,7 @@ class Owners:
         )
         self.listeners = Listeners(log=self.log)
         self.aggregation = Aggregation(0, 0, self.log)
-        self.queue = Queue(Blocked(), self.log)
+        self.queue = Queue(Kept(blocked=True), self.log)
         self.undecided = Undecided(self.log)
         self.observation = Observation(self.log)
         self.calls = Calls(0, 0.0, self.log)

@@ -21,12 +21,12 @@ from tcpnewconn.model import Call, DestroyedSocket, FourTuple, Traffic, mirrored
 from tcpnewconn.observer import Observer
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.entries import Renderer
-from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings import config
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.run import Notifications
 from tests.support.calls import NETNS, accept, connect, four_tuple, origin
+from tests.support.sink import Kept
 from tests.support.table import Tables, line, listener
 from tests.unit.test_attribution import Recorded
 
@@ -42,18 +42,6 @@ SETTINGS = {
 
 # Of two threads of one cgroup; the kernel's trace has one for each thread, too.
 ORIGINS = [*[origin(7)._replace(cgroup=100)] * 9, origin(8)._replace(cgroup=100)]
-
-
-class Entries:
-    """A sink that keeps what is written."""
-
-    pipe: int | None = None
-
-    def __init__(self) -> None:
-        self.written: list[Entry] = []
-
-    def write(self, entry: Entry) -> None:
-        self.written.append(dict(entry))
 
 
 class Counting(Outbox):
@@ -92,7 +80,7 @@ class Program:
         if settings.burst_limit:
             settings = settings._replace(burst_limit=2)
         self._settings = settings = settings._replace(total_limit=0)
-        self.sink = Entries()
+        self.sink = Kept()
         self.log = Lines(str(directory / "state"))
         self.outbox = Counting(self.sink, self.log, renderer, settings)
         host = Host("boot", str(NETNS), (32768, 60999), live=False, users=True)
@@ -162,7 +150,7 @@ class Program:
         calls = dict(recorder.calls.by_four_tuple) if recorder is not None else {}
         state = sorted(self.observer.tracker.sockets.records())
         return [
-            self.sink.written,
+            self.sink.entries,
             self.log.lines,
             dict(vars(self.outbox.counters)),
             self.outbox.connections,

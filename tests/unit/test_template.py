@@ -9,10 +9,10 @@ from tcpnewconn.attribution.users import Users
 from tcpnewconn.eventtypes import Connection
 from tcpnewconn.model import CLOSE, Endpoint
 from tcpnewconn.reporting.entries import Renderer
-from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.template import Template
 from tcpnewconn.settings.config import load
+from tests.support.sink import Kept
 
 V4, OTHER_V4 = bytes([10, 0, 0, 80]), bytes([10, 0, 0, 5])
 V6, OTHER_V6 = bytes(14) + b"\0\x01", b"\x20\x01\x0d\xb8" + bytes(11) + b"\x80"
@@ -20,18 +20,6 @@ V6, OTHER_V6 = bytes(14) + b"\0\x01", b"\x20\x01\x0d\xb8" + bytes(11) + b"\x80"
 
 def connection(source: bytes, destination: bytes, port: int = 80, name: str = "boot-net-1") -> Connection:
     return Connection(Endpoint(source, port), Endpoint(destination, 80), "ingress", "notification", name, CLOSE)
-
-
-class Full:
-    """A sink that takes none, until `taken` is set."""
-
-    pipe: int | None = None
-    taken: list[Entry] | None = None
-
-    def write(self, entry: Entry) -> None:
-        if self.taken is None:
-            raise BlockingIOError
-        self.taken.append(entry)
 
 
 @pytest.mark.parametrize("port", [80, 8080, 1, 65535])
@@ -49,7 +37,7 @@ def test_an_entry_is_as_if_made_by_itself(source: bytes, destination: bytes, por
         assert list(made) == list(by_itself)
 
 
-def outbox(sink: Full, limits: str) -> Outbox:
+def outbox(sink: Kept, limits: str) -> Outbox:
     settings = load("/dev/null")
     burst, total = map(int, limits.split())
     return Outbox(sink, None, Renderer(Units(), Users()), settings._replace(burst_limit=burst, total_limit=total))
@@ -58,11 +46,11 @@ def outbox(sink: Full, limits: str) -> Outbox:
 @pytest.mark.parametrize("limits", ["0 0", "100 0", "0 1000"])
 def test_there_is_a_template_where_each_is_logged_by_itself(limits: str) -> None:
     event = connection(V4, OTHER_V4)
-    assert (outbox(Full(), limits).template_of(event) is not None) is (limits == "0 0")
+    assert (outbox(Kept(), limits).template_of(event) is not None) is (limits == "0 0")
 
 
 def test_one_more_than_can_wait_is_not_logged_by_a_template() -> None:
-    sink = Full()
+    sink = Kept(blocked=True)
     full = outbox(sink, "0 0")
     event = connection(V4, OTHER_V4)
     template = full.template_of(event)
@@ -75,7 +63,7 @@ def test_one_more_than_can_wait_is_not_logged_by_a_template() -> None:
     assert count == full.waiting == 10_000
     # It is counted, then.
     full.take(event)
-    sink.taken = []
+    sink.blocked = False
     full.deliver()
     full.interval_over()
-    assert [entry.get("TCPNEWCONN_COUNT") for entry in sink.taken] == [None] * count + ["1"]
+    assert [entry.get("TCPNEWCONN_COUNT") for entry in sink.entries] == [None] * count + ["1"]
