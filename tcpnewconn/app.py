@@ -82,7 +82,9 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     if here.live and netns and not options.once:
         threads = Threads(processes, here.users)
         observer.recorder = recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn, waiting=waiting)
-    others = Others(here, observer, outbox.take, units, log, recorder=recorder)
+    others = Others(
+        here, observer, outbox.take, units, log, elsewhere=recorder.elsewhere if recorder is not None else None
+    )
     if here.live and not options.once:
         _receive_from_all(others, sources.namespaces)
     observation = Observation(log)

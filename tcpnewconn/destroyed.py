@@ -17,7 +17,7 @@ from tcpnewconn.model import NOT_KNOWN, FourTuple
 from tcpnewconn.notified import Notified
 from tcpnewconn.observer import Observer
 from tcpnewconn.other import Other
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.recorded import Elsewhere
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.schedule import Schedule
@@ -42,7 +42,7 @@ class Destroyed:
         end: Callable[[Other], None],
         schedule: Schedule,
         host: Observer,
-        recorder: Recorder | None,
+        elsewhere: Elsewhere | None,
         report: Callable[[Event], None],
     ) -> None:
         # Where their notifications are received; else why they are not, where that is wanted.
@@ -52,7 +52,7 @@ class Destroyed:
         self._find, self._end = find, end
         self._schedule = schedule
         self._host = host
-        self._recorder = recorder
+        self._elsewhere = elsewhere
         self._report = report
         self._losses = Seldom()
         # Notifications that were lost, and are not reported yet.
@@ -161,8 +161,8 @@ class Destroyed:
 
     def find_callers(self, now: float) -> None:
         """Look for new processes where something was recorded in a namespace that is not known: it can end soon."""
-        if self._recorder is not None and self._recorder.strange and now >= self._looked + _LOOK_EVERY:
-            self._recorder.strange, self._looked = False, now
+        if self._elsewhere is not None and self._elsewhere.strange and now >= self._looked + _LOOK_EVERY:
+            self._elsewhere.strange, self._looked = False, now
             self.discover(now)
 
     # --- as Directory ---------------------------------------------------------------------------------------
@@ -189,15 +189,15 @@ class Destroyed:
         return self._known.namespaces is not None and self._known.namespaces.shows_all
 
     def read_calls(self) -> None:
-        if self._recorder is not None:
+        if self._elsewhere is not None:
             self._host.read_calls()
             self.find_callers(time.monotonic())
 
     def prepare(self, one: Notifying, four_tuple: FourTuple) -> None:
         assert isinstance(one, Other)
         if one.key.number == NOT_KNOWN:
-            if self._recorder is not None:
-                one.observer.recorder = self._known.recorded_without_id(four_tuple) or self._recorder.lend(four_tuple)
+            if self._elsewhere is not None:
+                one.observer.recorder = self._known.recorded_without_id(four_tuple) or self._elsewhere.lend(four_tuple)
             return
         self._schedule.prepare(one)
 

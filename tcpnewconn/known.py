@@ -15,7 +15,7 @@ from tcpnewconn.kernel.namespaces import AGAIN_AFTER, MOST, Key, Namespaces
 from tcpnewconn.model import NOT_KNOWN, FourTuple
 from tcpnewconn.other import Other
 from tcpnewconn.pairs import Side
-from tcpnewconn.recorded import Recorded
+from tcpnewconn.recorded import Elsewhere, Recorded
 from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import StateLog
@@ -41,7 +41,7 @@ class Known:
         take: Callable[[Other, Event], None],
         record_notifications: Callable[[Section], None],
         units: Units,
-        recorder: Recorder | None,
+        elsewhere: Elsewhere | None,
         log: StateLog | None,
     ) -> None:
         # Their processes; None where they are not observed.
@@ -58,7 +58,7 @@ class Known:
         self._take = take
         self._record_notifications = record_notifications
         self._units = units
-        self._recorder = recorder
+        self._elsewhere = elsewhere
         self._by_side: dict[Side, Other] = {}
         self._loaded: dict[Key, Other] = {}
         # How many sockets had been connected in those that have ended.
@@ -130,8 +130,8 @@ class Known:
         """Continue the run before; `inode` as in Notified, 0 where no notifications are received."""
         assert self._sections is not None
         self.first = not self._sections.used
-        if not self.first and self._recorder is not None:
-            self._recorder.resume_others()
+        if not self.first and self._elsewhere is not None:
+            self._elsewhere.resume()
         self.by_key = {key: other for key, other in self._loaded.items() if str(key) in self._sections}
         self._loaded.clear()
         for other in self:
@@ -166,9 +166,9 @@ class Known:
     def _recorded(self, key: Key, section: Section | None) -> Recorded | None:
         if key.number == NOT_KNOWN:
             return None
-        if self._recorder is not None:
+        if self._elsewhere is not None:
             born_after = self._looks[0] if self._looks else float("-inf")
-            return self._recorder.of(key.kernel, section, born_after)
+            return self._elsewhere.of(key.kernel, section, born_after)
         if section is not None:
             # The state can hold what an earlier run read of a trace.
             Calls(key.kernel, 0.0, section)
@@ -227,8 +227,8 @@ class Known:
         """One is not observed any more: what is known of it is forgotten."""
         del self.by_key[other.key]
         del self._by_side[other.side]
-        if self._recorder is not None:
-            self._recorder.forget(other.key.kernel)
+        if self._elsewhere is not None:
+            self._elsewhere.forget(other.key.kernel)
         self._ended[other.key] = other.missed.end()
         if len(self._ended) > MOST:
             del self._ended[next(iter(self._ended))]

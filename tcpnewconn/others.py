@@ -29,7 +29,7 @@ from tcpnewconn.model import INTERNAL, NOT_KNOWN
 from tcpnewconn.observer import Observer
 from tcpnewconn.other import YOUNG, Other
 from tcpnewconn.pairs import Pairs, Side
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.recorded import Elsewhere
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.schedule import Schedule
 from tcpnewconn.state.log import StateLog
@@ -40,7 +40,7 @@ from tcpnewconn.unseen import Unseen
 class Others:
     """All namespaces but the host's, which `host` observes. `report` takes the events of all.
 
-    `recorder`: where who opens and accepts connections is recorded.
+    `elsewhere`: what the trace records in them, where there can be one.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Others:
         log: StateLog | None,
         root: str = "/proc",
         cpu: Callable[[], float] = time.thread_time,
-        recorder: Recorder | None = None,
+        elsewhere: Elsewhere | None = None,
     ) -> None:
         # How many are not observed at all.
         self.beyond = 0
@@ -62,13 +62,13 @@ class Others:
         self._report = report
         self._units = units
         self._root = root
-        self._recorder = recorder
-        self._unseen = Unseen(recorder, REMEMBERED, log)
+        self._elsewhere = elsewhere
+        self._unseen = Unseen(elsewhere, REMEMBERED, log)
         self._side = Side(observer=host)
         self.schedule = Schedule(self._side, Budget(cpu), self._poll_one)
         self._pairs = Pairs(self._side, report, self._bring_up_to_date, self._may_have, log)
-        self.known = Known(here, root, self._take, self._record_notifications, units, recorder, log)
-        self.destroyed = Destroyed(self.known, self._find, self._end, self.schedule, host, recorder, report)
+        self.known = Known(here, root, self._take, self._record_notifications, units, elsewhere, log)
+        self.destroyed = Destroyed(self.known, self._find, self._end, self.schedule, host, elsewhere, report)
         # Where a known one can have got another address since its last poll.
         self._networks: Networks | None = None
         # When the last one was found, or this program was started: which ids were given before then is not known.
@@ -111,8 +111,8 @@ class Others:
             say(f"Include=all has no effect: {hidden}; the host's network namespace alone is observed", 4)
             return
         self.known.namespaces = namespaces
-        if self._recorder is not None:
-            self._recorder.take_others(True)
+        if self._elsewhere is not None:
+            self._elsewhere.take(True)
         self.destroyed.include(True)
 
     def _drop_all(self) -> None:
@@ -120,8 +120,8 @@ class Others:
         for other in list(self.known):
             self._end(other)
         self.destroyed.include(False)
-        if self._recorder is not None:
-            self._recorder.take_others(False)
+        if self._elsewhere is not None:
+            self._elsewhere.take(False)
         self._host.report_to(None)
         self.known.clear()
         self.schedule.late = self.beyond = 0

@@ -11,21 +11,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from tcpnewconn.attribution.calls import Calls
-from tcpnewconn.attribution.waiting import Strange, Waiting
+from tcpnewconn.attribution.waiting import Waiting
 from tcpnewconn.eventtypes import Degraded, Event, Loss, Recovered
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.kernel.traceevents import FAILED
-from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple
-from tcpnewconn.recorded import Recorded
+from tcpnewconn.model import Call, Caller, FailedAttempt
+from tcpnewconn.recorded import Elsewhere
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
-from tcpnewconn.state.owner import Log
 
 # Seconds between two requests to define the events again: the path unit gives up above 20 in 10 minutes.
 _REPAIR_EVERY = 60.0
-# Calls that are kept of each other network namespace.
-_MOST_OF_ANOTHER = 16_384
 
 
 class Rings(Protocol):
@@ -64,7 +61,8 @@ class Recorder:
 
     `learn` takes the names of a cgroup; `repair` asks root's unit.
 
-    `failed` holds the attempts that have failed since somebody last took them, each with who made it.
+    `failed` holds the attempts that have failed since somebody last took them, each with who made it. `calls` and `failed` are
+    of the host's network namespace, `elsewhere` has those of others.
     """
 
     def __init__(
@@ -89,25 +87,13 @@ class Recorder:
         self._stale = False
         # The cgroups whose names were passed on.
         self._learned: dict[int, None] = {}
-        # What is taken of other network namespaces, by Call.netns; what was recorded in those that are not found yet, since then.
-        self._others: dict[int, Recorded] = {}
-        self.waiting = waiting if waiting is not None else Waiting()
-        self._waiting_since: float | None = None
-        # Whether that goes on where the run before ended.
-        self._continues = False
-        # Those that something was added to since settle().
-        self._added: set[int] = set()
-        # Whether something was recorded in a namespace that is not known, and was not before.
-        self.strange = False
-        # How many calls of such namespaces were dropped, because there were too many.
-        self.dropped = 0
+        self.elsewhere = Elsewhere(self, calls, waiting if waiting is not None else Waiting(), clock)
         self.missing = self._try()
 
     def resume(self) -> None:
         """The calls that the run before had read are loaded: their units can have gone, but not their names."""
-        self._learn_from(self.waiting)
-        for calls in (self.calls, *(other.calls for other in self._others.values())):
-            self._learn_from(calls)
+        self._learn_from(self.elsewhere.calls())
+        self._learn_from(self.calls)
 
     @property
     def records(self) -> bool:
@@ -156,91 +142,20 @@ class Recorder:
         if recorded:
             self._learn_from(recorded)
             self.failed += self.calls.add(recorded)
-            if self._waiting_since is not None:
-                self._add_to_others(recorded, now)
+            self.elsewhere.add(recorded, now)
         return now
 
     def settle(self) -> None:
         """Put on record what is left of what was read, in all namespaces that it was of."""
         self.calls.settle()
-        for netns in self._added:
-            if netns in self._others:
-                self._others[netns].calls.settle()
-        self._added.clear()
+        self.elsewhere.settle()
 
     def _lose(self, until: float) -> None:
-        """As Calls.lost(), in all namespaces. One that was found since then knows of what was lost before: of()."""
+        """As Calls.lost(), in all namespaces. One that was found since then knows of what was lost before: Elsewhere.of()."""
         if until <= self.calls.lost_until and not self.calls.losing:
             return
         self.calls.lost(until)
-        for other in self._others.values():
-            other.calls.lost(until)
-
-    # --- other network namespaces ------------------------------------------------------------------------------------
-
-    def resume_others(self) -> None:
-        """The run before took what was recorded in other network namespaces, too: what it left is loaded."""
-        self._continues = True
-
-    def take_others(self, wanted: bool) -> None:
-        """Whether what is recorded in other network namespaces is kept."""
-        since = float("-inf") if self._continues else self._clock()
-        self._waiting_since, self._continues = since if wanted else None, False
-        if not wanted:
-            self._others.clear()
-            for netns in self.waiting.over(float("inf")):
-                self.waiting.take(netns)
-
-    def of(self, netns: int, log: Log | None, born_after: float = float("-inf")) -> Recorded:
-        """What is recorded in another network namespace from now on, and was while it was not known; `log` as in Calls.
-
-        It was not there at `born_after`: what was lost before then was not its own.
-        """
-        since = self._clock() if self._waiting_since is None else self._waiting_since
-        calls, strange = Calls(netns, since, log, _MOST_OF_ANOTHER, notified=False), self.waiting.take(netns)
-        other = self._others[netns] = Recorded(self, calls)
-        self._fill(other, strange, born_after)
-        # It waits no longer: both on record at once.
-        calls.settle()
-        return other
-
-    def _fill(self, other: Recorded, strange: Strange, born_after: float = float("-inf")) -> None:
-        if self.calls.lost_until > born_after:
-            other.calls.lost(self.calls.lost_until)
-        other.calls.add(strange.calls)
-        other.failed += strange.failed
-
-    def ended(self, netns: int) -> Recorded:
-        """What was recorded in another network namespace that nobody has found, and nobody will."""
-        other = Recorded(self, Calls(netns, 0.0, notified=False))
-        self._fill(other, self.waiting.take(netns))
-        return other
-
-    def lend(self, four_tuple: FourTuple) -> Recorded:
-        """What was recorded of a socket in the one namespace that nobody has found yet; nothing where it can be of several."""
-        netns, calls = self.waiting.take_of(four_tuple)
-        other = Recorded(self, Calls(netns, float("-inf")))
-        self._fill(other, Strange(calls))
-        return other
-
-    def forget(self, netns: int) -> None:
-        self._others.pop(netns, None)
-
-    def _add_to_others(self, recorded: Iterable[Call | FailedAttempt], now: float) -> None:
-        by_netns: dict[int, list[Call | FailedAttempt]] = {}
-        for call in recorded:
-            if not self.calls.are_of(call.netns):
-                by_netns.setdefault(call.netns, []).append(call)
-        for netns, calls in by_netns.items():
-            other = self._others.get(netns)
-            if other is not None:
-                other.failed += other.calls.add(calls)
-                self._added.add(netns)
-                continue
-            self.strange = self.strange or netns not in self.waiting
-            if dropped := self.waiting.add(netns, calls):
-                self.dropped += dropped
-                self._waiting_since = now
+        self.elsewhere.lost(until)
 
     # --- looking after the trace -------------------------------------------------------------------------------------
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.namespaces import Key
 from tcpnewconn.model import NOT_KNOWN, TIME_WAIT, Endpoint
-from tcpnewconn.recorded import Recorded
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.recorded import Elsewhere, Recorded
 from tcpnewconn.state.owner import Log, Record
 
 # Connections that were notified and are remembered, each for some minutes.
@@ -26,10 +25,10 @@ class Unseen:
     Record a is its own: of connections between two endpoints, how many were notified, and when the last was.
     """
 
-    def __init__(self, recorder: Recorder | None, after: float, log: Log | None = None) -> None:
+    def __init__(self, elsewhere: Elsewhere | None, after: float, log: Log | None = None) -> None:
         # Connections of which it is not known whether there was one.
         self.missed = 0
-        self._recorder = recorder
+        self._elsewhere = elsewhere
         self._after = after
         # Of connections between these: how many were notified, and not shown in another way yet; when the last was notified.
         self._notified: dict[frozenset[Endpoint], tuple[int, float]] = {}
@@ -39,16 +38,16 @@ class Unseen:
 
     def over(self, now: float) -> Iterator[tuple[Key, Recorded]]:
         """What was recorded in the namespaces that have ended, each with a key that is unique until the next boot."""
-        if self._recorder is None:
+        if self._elsewhere is None:
             return
-        for netns in self._recorder.waiting.over(now - self._after):
-            recorded = self._recorder.ended(netns)
+        for netns in self._elsewhere.waiting.over(now - self._after):
+            recorded = self._elsewhere.ended(netns)
             first = min((call.time for call in recorded.calls), default=0.0)
             # The same after SIGKILL.
             yield Key(NOT_KNOWN, netns * 10**12 + int(first * 1000)), recorded
             # What is left by now was not reported either.
             self.missed += recorded.calls.uncertain + len(recorded.calls)
-        self.missed, self._recorder.dropped = self.missed + self._recorder.dropped, 0
+        self.missed, self._elsewhere.dropped = self.missed + self._elsewhere.dropped, 0
         for flow in [one for one, (_, at) in self._notified.items() if at < now - 2 * self._after]:
             self._set(flow, 0, now)
 

@@ -419,10 +419,10 @@ def test_what_was_lost_before_a_namespace_was_there_was_not_its_own(
 ) -> None:
     recorder = world.observer.recorder
     assert isinstance(recorder, Recorder)
-    recorder.take_others(True)
+    recorder.elsewhere.take(True)
     world.trace.overwritten, world.trace.lost_until, world.now = 3, 1000.0, 1001.0
     recorder.read()
-    other = recorder.of(NETNS + 1, None, born_after)
+    other = recorder.elsewhere.of(NETNS + 1, None, born_after)
     other.calls.add([connect(2000.0, 7, netns=NETNS + 1)])
     # The host is polled: nothing more was lost.
     recorder.polled(2000.5, lambda event: None)
@@ -438,16 +438,16 @@ def test_after_a_restart_a_namespace_that_is_found_later_goes_on_where_the_run_b
     assert isinstance(recorder, Recorder)
     world.now = 1000.0
     if resumed:
-        recorder.resume_others()
-    recorder.take_others(True)
-    other = recorder.of(NETNS + 1, None)
+        recorder.elsewhere.resume()
+    recorder.elsewhere.take(True)
+    other = recorder.elsewhere.of(NETNS + 1, None)
     other.calls.add([connect(1000.5, 7, netns=NETNS + 1)])
     found = callers.destroyed(other.calls, OUT, False, 1001.0, 0.0)
     assert (found.opened.thread_id if found.opened is not None else None) == thread
     # Wanted again later, it is not known what came meanwhile.
-    recorder.take_others(False)
-    recorder.take_others(True)
-    other = recorder.of(NETNS + 1, None)
+    recorder.elsewhere.take(False)
+    recorder.elsewhere.take(True)
+    other = recorder.elsewhere.of(NETNS + 1, None)
     other.calls.add([connect(1000.5, 7, netns=NETNS + 1)])
     assert callers.destroyed(other.calls, OUT, False, 1001.0, 0.0).opened is None
 

@@ -15,7 +15,7 @@ from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.recorded import Elsewhere
 from tcpnewconn.tracking.run import Notifications
 from tests.support.clock import Clock
 
@@ -38,8 +38,8 @@ class SlowUnits(Units):
 class Machine:
     """A directory that looks like /proc, of a host and some other namespaces; and who observes them."""
 
-    def __init__(self, root: Path, count: int, cost: float = 0.0, recorder: Recorder | None = None) -> None:
-        """Polling one takes so many seconds of CPU time, and looking at its counters as many. `recorder` as in Others."""
+    def __init__(self, root: Path, count: int, cost: float = 0.0, elsewhere: Elsewhere | None = None) -> None:
+        """Polling one takes so many seconds of CPU time, and looking at its counters as many. `elsewhere` as in Others."""
         self.root = root
         self.events: list[Event] = []
         self.now = 1000.0
@@ -57,7 +57,7 @@ class Machine:
         here = Host("0" * 32, "1", (32768, 60999), True, True)
         observer = Observer(ProcNet(str(root)), here, None, self.events.append, Notifications.NONE)
         units = SlowUnits(self.cpu, str(root / "cgroups"))
-        self.others = Others(here, observer, self.events.append, units, None, str(root), self.cpu, recorder)
+        self.others = Others(here, observer, self.events.append, units, None, str(root), self.cpu, elsewhere)
         self.others.include(True, 0.01)
 
     def change(self, number: int) -> None:

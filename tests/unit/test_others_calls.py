@@ -41,7 +41,7 @@ class Trace:
 def test_a_connection_that_came_after_the_interval_began_and_before_the_tables_were_read(tmp_path: Path) -> None:
     trace = Trace()
     recorder = Recorder(Calls(1, 0.0), lambda: trace, lambda cgroup, names: None)
-    machine = Machine(tmp_path, 1, recorder=recorder)
+    machine = Machine(tmp_path, 1, elsewhere=recorder.elsewhere)
     interval_began = time.monotonic()
     # What was recorded before then was lost: maybe that of a connection that stood there.
     recorder.calls.lost(interval_began)

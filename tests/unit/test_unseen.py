@@ -8,6 +8,7 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.model import CLOSE, ESTABLISHED, NOT_KNOWN, TIME_WAIT, Endpoint
+from tcpnewconn.recorded import Elsewhere
 from tcpnewconn.recorder import Recorder, Trace
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.unseen import Unseen
@@ -17,11 +18,11 @@ HERE, THERE = Endpoint(bytes([10, 0, 0, 5]), 41906), Endpoint(bytes([192, 0, 2, 
 ONE = NETNS + 1
 
 
-def recorder() -> Recorder:
+def elsewhere() -> Elsewhere:
     def none() -> Trace:
         raise TraceMissing("none here")
 
-    return Recorder(Calls(NETNS, 0.0), none, lambda cgroup, names: None, clock=lambda: 0.0)
+    return Recorder(Calls(NETNS, 0.0), none, lambda cgroup, names: None, clock=lambda: 0.0).elsewhere
 
 
 def connection(detected_by: str, source: Endpoint = HERE, destination: Endpoint = THERE) -> Connection:
@@ -29,7 +30,7 @@ def connection(detected_by: str, source: Endpoint = HERE, destination: Endpoint 
 
 
 def test_what_was_recorded_in_a_namespace_that_has_ended_is_handed_over_once() -> None:
-    made = recorder()
+    made = elsewhere()
     unseen = Unseen(made, 120.0)
     made.waiting.add(ONE, [connect(1000.0, 7, OUT, ONE), accept(1001.0, 8, IN, ONE)])
     assert list(unseen.over(1120.0)) == []
@@ -42,7 +43,7 @@ def test_what_was_recorded_in_a_namespace_that_has_ended_is_handed_over_once() -
 def test_its_key_is_the_same_after_sigkill_and_another_s_is_another() -> None:
     keys = []
     for netns, time in ((ONE, 1000.0), (ONE, 1000.0), (ONE + 1, 1000.0), (ONE, 2000.0)):
-        made = recorder()
+        made = elsewhere()
         made.waiting.add(netns, [connect(time, 7, netns=netns)])
         [(key, _)] = Unseen(made, 120.0).over(5000.0)
         keys.append(key)
@@ -51,7 +52,7 @@ def test_its_key_is_the_same_after_sigkill_and_another_s_is_another() -> None:
 
 
 def test_what_was_notified_is_not_logged_again_from_the_trace() -> None:
-    unseen = Unseen(recorder(), 120.0)
+    unseen = Unseen(elsewhere(), 120.0)
     assert not unseen.is_known(connection("notification"), 1000.0, True)
     # Whichever of both ends the notification was taken for.
     assert unseen.is_known(connection("trace", THERE, HERE), 1100.0, True)
@@ -59,7 +60,7 @@ def test_what_was_notified_is_not_logged_again_from_the_trace() -> None:
 
 
 def test_where_the_namespace_is_found_later_its_row_in_time_wait_is_not_logged_again() -> None:
-    unseen = Unseen(recorder(), 120.0)
+    unseen = Unseen(elsewhere(), 120.0)
     row = connection("poll")._replace(state=TIME_WAIT)
     assert not unseen.is_known(row, 999.0, False)
     assert not unseen.is_known(connection("notification"), 1000.0, True)
@@ -72,7 +73,7 @@ def test_where_the_namespace_is_found_later_its_row_in_time_wait_is_not_logged_a
 def test_what_was_notified_outlives_a_restart_and_sigkill(tmp_path: Path) -> None:
     def opened() -> tuple[StateLog, Unseen]:
         log = StateLog(str(tmp_path / "state"), "place")
-        unseen = Unseen(recorder(), 120.0, log)
+        unseen = Unseen(elsewhere(), 120.0, log)
         log.load()
         return log, unseen
 
@@ -89,8 +90,8 @@ def test_what_was_notified_outlives_a_restart_and_sigkill(tmp_path: Path) -> Non
     assert not unseen.is_known(connection("trace", THERE, Endpoint(None, None)), 1001.0, True)
 
 
-def test_what_was_dropped_for_want_of_room_is_counted() -> None:
-    made = recorder()
+def test_what_was_dropped_is_counted() -> None:
+    made = elsewhere()
     unseen = Unseen(made, 120.0)
     made.dropped = 5
     assert list(unseen.over(1000.0)) == []
