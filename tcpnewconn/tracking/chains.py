@@ -27,9 +27,12 @@ class Chains:
         for first in self.firsts.values():
             yield from _chain(first)
 
-    def first(self, four_tuple: FourTuple) -> Socket | None:
-        """The first of a 4-tuple; `next` of each leads to the others."""
-        return self.firsts.get(four_tuple)
+    def first(self, four_tuple: FourTuple, since: float = float("-inf")) -> Socket | None:
+        """The first of a 4-tuple that entered its phase since then or later; `next` of each leads to the others."""
+        one = self.firsts.get(four_tuple)
+        while one is not None and one.since < since:
+            one = one.next
+        return one
 
     def of(self, four_tuple: FourTuple) -> Iterator[Socket]:
         return _chain(self.firsts.get(four_tuple))

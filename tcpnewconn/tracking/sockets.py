@@ -19,8 +19,8 @@ from collections.abc import Iterator
 
 from tcpnewconn.model import DestroyedSocket, FourTuple, mirrored, named
 from tcpnewconn.state.owner import Log, Record
+from tcpnewconn.tracking.awaited import Dying, Expected
 from tcpnewconn.tracking.chains import Chains
-from tcpnewconn.tracking.cleared import Index
 from tcpnewconn.tracking.shown import Shown
 from tcpnewconn.tracking.socket import Phase, Socket, line, loaded, loaded_many
 
@@ -52,13 +52,13 @@ class Sockets:
     def clear(self) -> None:
         """Start without any socket."""
         self._shown = Shown()
-        self._others: dict[Phase, Chains] = {phase: Chains() for phase in Phase if phase is not Phase.SHOWN}
-        self._dying, self._expected = self._others[Phase.DYING], self._others[Phase.EXPECTED]
-        self._closed = self._others[Phase.CLOSED]
-        self._dying_cookies: dict[int, Socket] = {}
-        # Those that were gone when they were looked up, so that their cookie is not known; and the expected ones.
-        self._dying_without_cookie = Index()
-        self._expected_index = Index()
+        self._dying, self._expected, self._closed = Dying(), Expected(), Chains()
+        self._others: dict[Phase, Chains] = {
+            Phase.DYING: self._dying,
+            Phase.EXPECTED: self._expected,
+            Phase.ENDED_BEFORE_START: Chains(),
+            Phase.CLOSED: self._closed,
+        }
 
     # --- SHOWN -------------------------------------------------------------------------------------------------------
 
@@ -92,7 +92,7 @@ class Sockets:
 
     def name_unknown(self, socket: DestroyedSocket) -> Iterator[FourTuple]:
         """SHOWN and DYING ones without a cookie that an unaddressed socket can be: DYING first, the newest first."""
-        yield from self._dying_without_cookie.of(socket)
+        yield from self._dying.name_unknown(socket)
         yield from self._shown.without_cookie(socket)
 
     # --- the other phases --------------------------------------------------------------------------------------------
@@ -117,27 +117,18 @@ class Sockets:
 
     def first(self, four_tuple: FourTuple, phase: Phase, since: float = float("-inf")) -> Socket | None:
         """The first of a 4-tuple that entered the phase since then or later."""
-        one = self._others[phase].first(four_tuple)
-        while one is not None and one.since < since:
-            one = one.next
-        return one
+        return self._others[phase].first(four_tuple, since)
 
     def dying_with_cookie(self, cookie: int) -> Socket | None:
-        return self._dying_cookies.get(cookie)
+        return self._dying.by_cookie.get(cookie)
 
     def dying_without_cookie(self, four_tuple: FourTuple, since: float) -> Socket | None:
         """The first of a 4-tuple that has been dying since then or later."""
-        one = self._dying.first(four_tuple)
-        while one is not None and (one.since < since or one.cookie):
-            one = one.next
-        return one
+        return self._dying.without_cookie(four_tuple, since)
 
     def dying_peer(self, four_tuple: FourTuple, since: float) -> Socket | None:
         """The first socket at the other end that has been dying since then or later, and whose peer was not seen."""
-        one = self._dying.first(mirrored(four_tuple))
-        while one is not None and (one.since < since or one.paired):
-            one = one.next
-        return one
+        return self._dying.peer(four_tuple, since)
 
     def dying_with_inode(self, four_tuple: FourTuple, inode: int) -> bool:
         return any(one.inode == inode for one in self._dying.of(four_tuple))
@@ -148,15 +139,11 @@ class Sockets:
 
     def dying_before(self, time: float, gap: bool) -> list[Socket]:
         """The sockets that have been dying since then or for longer."""
-        return [one for one in self.all_in(Phase.DYING) if one.since <= time and one.gap == gap]
+        return [one for one in self._dying if one.since <= time and one.gap == gap]
 
     def expected_of(self, socket: DestroyedSocket, since: float) -> Iterator[FourTuple]:
         """The sockets expected since then or later that an unaddressed socket can be."""
-        return (
-            one
-            for one in self._expected_index.of(socket)
-            if any(each.since >= since for each in self._expected.of(one))
-        )
+        return self._expected.name_unknown(socket, since)
 
     # --- changes of phase --------------------------------------------------------------------------------------------
 
@@ -191,14 +178,8 @@ class Sockets:
             return
         self._others[phase].remove(socket)
         if phase is Phase.DYING:
-            if socket.cookie:
-                del self._dying_cookies[socket.cookie]
-            if all(one.cookie for one in self._dying.of(four_tuple)):
-                self._dying_without_cookie.discard(four_tuple)
             self._write(f'["w","{four_tuple.hex()}",{socket.cookie}]')
         elif phase is Phase.EXPECTED:
-            if four_tuple not in self._expected:
-                self._expected_index.discard(four_tuple)
             self._write(f'["s","{four_tuple.hex()}",{socket.number}]')
 
     def _take_the_place_of_closed(self, socket: Socket) -> None:
@@ -233,19 +214,11 @@ class Sockets:
                 self.forget(socket)
 
     def _add(self, socket: Socket) -> None:
-        four_tuple = socket.four_tuple
         if socket.phase is Phase.SHOWN:
             self._shown.put(socket)
-            return
-        assert socket.phase is not None
-        self._others[socket.phase].add(socket)
-        if socket.phase is Phase.DYING:
-            if socket.cookie:
-                self._dying_cookies[socket.cookie] = socket
-            else:
-                self._dying_without_cookie.add(four_tuple)
-        elif socket.phase is Phase.EXPECTED:
-            self._expected_index.add(four_tuple)
+        else:
+            assert socket.phase is not None
+            self._others[socket.phase].add(socket)
 
     # --- the state log -------------------------------------------------------------------------------------
 

@@ -221,10 +221,8 @@ class Tracker:
 
     def knows(self, four_tuple: FourTuple) -> bool:
         """Whether a socket of this 4-tuple was reported, or is expected, and is not known as destroyed."""
-        sockets = self.sockets
-        return sockets.shown(four_tuple) is not None or any(
-            sockets.has(four_tuple, phase) for phase in (Phase.DYING, Phase.EXPECTED)
-        )
+        has = self.sockets.has
+        return self.shown(four_tuple) is not None or has(four_tuple, Phase.DYING) or has(four_tuple, Phase.EXPECTED)
 
     def expect(self, four_tuple: FourTuple, now: float, at_once: bool = False) -> None:
         """A connection was reported by another namespace: its socket here is not, `at_once` if its notification is on its way."""
@@ -263,7 +261,7 @@ class Tracker:
     @property
     def waiting(self) -> bool:
         """Whether tick() will soon have something to report."""
-        return self._unaddressed.waiting or self.sockets.any_in(Phase.ENDED_BEFORE_START)
+        return self._unaddressed.waiting or self.expects
 
     @property
     def expects(self) -> bool:
