@@ -161,32 +161,25 @@ class Notified:
 
     def _of(self, nsid: int, destroyed: DestroyedSocket, now: float) -> Notifying | Literal["later"] | None:
         """The namespace of a notification, or that it may be known later; None where it is none of this host's."""
-        current = self._by_nsid.get(nsid)
-        ended = self._ended.get(nsid)
+        current, ended = self._by_nsid.get(nsid), self._ended.get(nsid, [])
         before = self._directory.of_last_run(destroyed.four_tuple) if self._backlog or current is None else None
         if before is not None:
             return before
-        if ended is not None:
-            return self._of_ended(nsid, ended, current, destroyed)
-        if current is not None:
-            can_be_before = self._backlog and self._before.get(nsid) != current.name
-            return self._not_known(nsid) if can_be_before and not current.had(destroyed.four_tuple) else current
-        if now < self._since.setdefault(nsid, now) + _WAIT:
-            return "later"
-        return self._not_known(nsid) if self._directory.shows_all else None
-
-    def _of_ended(
-        self, nsid: int, ended: list[Notifying | None], current: Notifying | None, destroyed: DestroyedSocket
-    ) -> Notifying | None:
-        """The namespace of a notification whose id has ended since it was sent, or before."""
-        having = [one for one in (*ended, current) if one is not None and one.had(destroyed.four_tuple)]
-        if len(having) == 1:
-            return having[0]
-        alone = current is None and nsid not in self._since and len(ended) == 1
-        if alone and ended[0] is not None and not (self._backlog and self._before.get(nsid) != ended[0].name):
-            return ended[0]
+        # Those that had the id since it was sent, or before.
+        had_id = ended if current is None else [*ended, current]
+        if not had_id:
+            if now < self._since.setdefault(nsid, now) + _WAIT:
+                return "later"
+            return self._not_known(nsid) if self._directory.shows_all else None
+        first = had_id[0]
+        alone = len(had_id) == 1 and (current is not None or nsid not in self._since)
+        if alone and first is not None and not (self._backlog and self._before.get(nsid) != first.name):
+            return first
+        had_socket = [one for one in had_id if one is not None and one.had(destroyed.four_tuple)]
+        if len(had_socket) == 1:
+            return had_socket[0]
         # None where it can only be of one that no process was seen of.
-        return self._not_known(nsid) if self._directory.shows_all or not alone else None
+        return self._not_known(nsid) if self._directory.shows_all or not alone or first is not None else None
 
     def _not_known(self, nsid: int) -> Notifying:
         """One of which nothing is known: the same until its id, or that of the next one, is of a known namespace."""

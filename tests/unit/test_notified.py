@@ -363,9 +363,11 @@ def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_h
     assert (now.observer.ports, kernel.not_known.observer.ports) == ([], [])
 
 
+@pytest.mark.parametrize("shows_all", [True, False])
 def test_what_has_waited_since_the_run_before_is_not_of_one_that_had_the_id_for_the_first_time_since(
-    kernel: Kernel,
+    kernel: Kernel, shows_all: bool
 ) -> None:
+    kernel.shows_all = shows_all
     kernel.notify(1, 3)
     resumed(kernel, '["q",3,"1.2"]')
     now = Namespace(name="5.6")
