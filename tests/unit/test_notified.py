@@ -222,6 +222,30 @@ def test_an_id_that_was_used_again_meanwhile_is_of_neither_but_for_a_socket_that
     assert next_one.observer.ports == [4]
 
 
+def test_an_id_that_was_given_again_to_one_that_is_not_found_yet_is_of_neither(kernel: Kernel) -> None:
+    one = Namespace()
+    kernel.run(one, 42, 3)
+    kernel.discover(0.0)
+    kernel.found.clear()
+    kernel.notify(1, 3)
+    kernel.changed = [Change(3, False), Change(3, True)]
+    assert take(kernel) == 1
+    assert (one.observer.ports, kernel.not_known.observer.ports) == ([], [1])
+
+
+def test_what_can_be_of_one_that_was_seen_or_of_one_that_was_not_is_not_left_out(kernel: Kernel) -> None:
+    kernel.shows_all = False
+    kernel.notify(1, 3)
+    one = Namespace()
+    kernel.changed = [Change(3, True), Change(3, False)]
+    kernel.run(one, 42, 3)
+    kernel.discover(0.0)
+    kernel.found.clear()
+    kernel.changed = [Change(3, False)]
+    assert take(kernel) == 1
+    assert (one.observer.ports, kernel.not_known.observer.ports) == ([], [1])
+
+
 def test_an_id_that_is_given_again_while_it_is_asked_for_is_that_of_the_new_namespace(kernel: Kernel) -> None:
     one, next_one = Namespace(), Namespace()
     kernel.run(one, 42, 3)
@@ -346,9 +370,9 @@ def resumed(kernel: Kernel, *records: str) -> None:
     kernel.tested.resume()
 
 
-@pytest.mark.parametrize("given_again", [False, True])
-def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_has_ended_again(
-    kernel: Kernel, given_again: bool
+@pytest.mark.parametrize("changed", [[], [Change(3, False)], [Change(3, False), Change(3, True)]])
+def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_is_that_of_another_one_or_was(
+    kernel: Kernel, changed: list[Change]
 ) -> None:
     kernel.notify(1, 3)
     resumed(kernel, '["q",3,"1.2"]')
@@ -357,7 +381,7 @@ def test_after_a_restart_the_socket_of_the_run_before_is_known_although_its_id_h
     kernel.run(now, 42, 3)
     kernel.discover(0.0)
     kernel.found.clear()
-    kernel.changed = [Change(3, False), *([Change(3, True)] if given_again else [])]
+    kernel.changed = changed
     assert take(kernel) == 1
     assert kernel.last_run.observer.ports == [1]
     assert (now.observer.ports, kernel.not_known.observer.ports) == ([], [])
