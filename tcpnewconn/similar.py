@@ -25,11 +25,9 @@ from tcpnewconn.tracking.outcomes import NewConnection
 class Repeats(Protocol):
     """The part of reporting.outbox.Outbox that is used here."""
 
-    def summary_of(self, event: Connection) -> Group | None: ...
+    def repeatable(self, event: Connection, logged: bool) -> Group | Template | None: ...
 
     def another(self, group: Group) -> None: ...
-
-    def template_of(self, event: Connection) -> Template | None: ...
 
     def log(self, template: Template, port: int, name: str) -> bool: ...
 
@@ -110,7 +108,8 @@ class Similar:
         if calls is not None and (internal or found.missing is not None or event.caller is None):
             # Whose such a connection is takes more than one call to say.
             return
-        how = repeats.summary_of(event) or (repeats.template_of(event) if calls is None else None)
+        # Each that is logged says which process it was, where the trace does.
+        how = repeats.repeatable(event, calls is None)
         if how is None:
             return
         listens = listened(four_tuple, internal, self._listeners)

@@ -85,21 +85,22 @@ class Outbox:
         if self._since_delivery >= _BATCH:
             self.deliver()
 
-    def summary_of(self, event: Connection) -> Group | None:
-        """The group that an event was counted in which has just been taken; None if it was not."""
-        group = self._aggregation.group_of(event)
-        return group if group is not None and self._wanted(event) else None
+    def repeatable(self, event: Connection, logged: bool) -> Group | Template | None:
+        """How others like an event that has just been taken are reported: counted in its group, or logged by a template.
+
+        None if it is ignored, or cannot say of others how. Each is logged where the settings ask for that, and only if others
+        can be `logged` like it.
+        """
+        group, settings = self._aggregation.group_of(event), self._settings
+        if group is None and (not logged or settings.burst_limit or settings.total_limit):
+            return None
+        if not self._wanted(event):
+            return None
+        return group if group is not None else Template(event, self._renderer)
 
     def another(self, group: Group) -> None:
         """Count one more connection in a group; with `counted`, later on, it is reported."""
         self._aggregation.another(group)
-
-    def template_of(self, event: Connection) -> Template | None:
-        """For the entries of others like an event that has just been taken; None unless each is logged by itself."""
-        settings = self._settings
-        if settings.burst_limit or settings.total_limit or not self._wanted(event):
-            return None
-        return Template(event, self._renderer)
 
     def log(self, template: Template, port: int, name: str) -> bool:
         """Log one with this port and id; later on it is `counted`. False, and nothing is done, if no more entries can wait."""

@@ -19,7 +19,8 @@ _PACKED = struct.Struct("=QQ?IB?dIQ")
 inode_and_state = struct.Struct("=17xIB").unpack_from
 _NUMBER = struct.Struct("=8xQ")
 _NEGATIVE = 16
-_ENDS = struct.Struct("=Q13xB?")
+_COOKIE_STATE_PAIRED = "Q13xB?"
+_ENDS = struct.Struct(f"={_COOKIE_STATE_PAIRED}")
 # (uid_t)-1 is no user (chown(2)).
 _NO_USER = 0xFFFFFFFF
 
@@ -27,7 +28,7 @@ _NO_USER = 0xFFFFFFFF
 # state and paired.
 _TOGETHER = 200
 _EACH = {size: struct.Struct(f"{size}s{_PACKED.size}s") for size in SIZES}
-_EACH_ENDS = {size: struct.Struct(f"={size}xQ13xB?{_PACKED.size - _ENDS.size}x") for size in SIZES}
+_EACH_ENDS = {size: struct.Struct(f"={size}x{_COOKIE_STATE_PAIRED}{_PACKED.size - _ENDS.size}x") for size in SIZES}
 
 
 class Phase(IntEnum):

@@ -45,16 +45,17 @@ def outbox(sink: Kept, limits: str) -> Outbox:
 
 @pytest.mark.parametrize("limits", ["0 0", "100 0", "0 1000"])
 def test_there_is_a_template_where_each_is_logged_by_itself(limits: str) -> None:
-    event = connection(V4, OTHER_V4)
-    assert (outbox(Kept(), limits).template_of(event) is not None) is (limits == "0 0")
+    event, made = connection(V4, OTHER_V4), outbox(Kept(), limits)
+    assert isinstance(made.repeatable(event, True), Template) is (limits == "0 0")
+    assert made.repeatable(event, False) is None
 
 
 def test_one_more_than_can_wait_is_not_logged_by_a_template() -> None:
     sink = Kept(blocked=True)
     full = outbox(sink, "0 0")
     event = connection(V4, OTHER_V4)
-    template = full.template_of(event)
-    assert template is not None
+    template = full.repeatable(event, True)
+    assert isinstance(template, Template)
     count = 0
     while full.log(template, 1024 + count, f"boot-net-{count}"):
         count += 1
