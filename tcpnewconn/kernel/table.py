@@ -104,8 +104,11 @@ class Table:
         self._known: dict[bytes, _Remembered] = {}
         # How many of the known rows have each state: counting them at each poll would cost as much as a quiet table (measured).
         self.states = dict.fromkeys(WANTED, 0)
-        # Those of them that any has: looking each up for each new row would cost a fifth of it (measured).
+        # Those of them that any has.
         self._present: tuple[bytes, ...] = ()
+        # Of each state, the others of these that a row on its addresses can have had before. To look all of them up for each new
+        # row would be a fifth of its cost (measured); a listener's addresses are no connection's.
+        self._before: dict[bytes, tuple[bytes, ...]] = dict.fromkeys(WANTED, ())
         self._poll = 0
 
     def poll(self, time_wait: bool) -> Part:
@@ -176,7 +179,8 @@ class Table:
         for head in part.listeners:
             self._drop(head)
         for head in (*part.gone, *part.gone_listeners):
-            self._keep(head, _Remembered(_NOT_SHOWN, self._poll - 1))
+            self._known[head] = _Remembered(_NOT_SHOWN, self._poll - 1)
+            self._count(head[-2:], 1)
 
     def _look(self, body: bytes, seen: _Remembered | None, text: bytes, part: Part) -> None:
         """Remember a row of this text that is new, or was `seen` otherwise."""
@@ -195,10 +199,11 @@ class Table:
             return
         if seen is None:
             addresses, known = head[:-2], self._known
-            for other in self._present:
+            for other in self._before[state]:
                 if addresses + other in known:
                     self._replace(addresses + other, part)
-            self._keep(head, _Remembered(owner, self._poll))
+            self._known[head] = _Remembered(owner, self._poll)
+            self._count(state, 1)
         else:
             seen.owner, seen.poll = owner, self._poll
             if state == LISTENING:
@@ -262,10 +267,6 @@ class Table:
         """The heads of the rows in TIME_WAIT and FIN_WAIT2 in the last poll."""
         return [head for head, seen in self._known.items() if seen.poll == self._poll and head[-2:] in ENDED]
 
-    def _keep(self, head: bytes, seen: _Remembered) -> None:
-        self._known[head] = seen
-        self._count(head[-2:], 1)
-
     def _drop(self, head: bytes) -> _Remembered | None:
         seen = self._known.pop(head, None)
         if seen is not None:
@@ -275,4 +276,6 @@ class Table:
     def _count(self, state: bytes, more: int) -> None:
         count = self.states[state] = self.states[state] + more
         if count == 0 or count == more:
-            self._present = tuple(state for state, count in self.states.items() if count)
+            self._present = present = tuple(state for state, count in self.states.items() if count)
+            connected = [state for state in present if state != LISTENING]
+            self._before = {state: tuple(other for other in connected if other != state) for state in WANTED}

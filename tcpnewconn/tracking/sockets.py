@@ -52,6 +52,8 @@ class Sockets:
     def clear(self) -> None:
         """Start without any socket."""
         self._shown = Shown()
+        # Asked of each row that is new or has changed.
+        self.is_shown_as = self._shown.is_as
         self._dying, self._expected, self._closed = Dying(), Expected(), Chains()
         self._others: dict[Phase, Chains] = {
             Phase.DYING: self._dying,
@@ -70,10 +72,6 @@ class Sockets:
     @property
     def shown_count(self) -> int:
         return len(self._shown)
-
-    def is_shown_as(self, four_tuple: FourTuple, inode: int, state: int) -> bool:
-        """Whether the SHOWN socket of a 4-tuple has this inode and this state."""
-        return self._shown.is_as(four_tuple, inode, state)
 
     def shown(self, four_tuple: FourTuple) -> Socket | None:
         """A copy: a change to it counts once it is shown again with `show`."""
