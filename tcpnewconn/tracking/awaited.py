@@ -15,7 +15,7 @@ from tcpnewconn.tracking.socket import Socket
 
 
 class Dying(Chains):
-    """Those that are dying."""
+    """Those that are dying. `by_cookie` has each whose cookie is known."""
 
     def __init__(self) -> None:
         super().__init__()
