@@ -197,11 +197,11 @@ def by_apt() -> None:
 def by_a_session() -> None:
     """A user's unit, below user@UID.service; one entry whole, as a person reads it."""
     # Ten seconds after the end of a user's last session, here by ssh, logind stops the user's manager, whoever started it.
-    run(f"loginctl enable-linger {USER}; systemctl start user@$(id --user {USER}).service")
+    run(f"loginctl enable-linger {USER} && systemctl start user@$(id --user {USER}).service")
     run(f"runuser --user {USER} -- env {RUN} systemctl --user start by-session.service")
     say("of a session", short(wait_for_connections("127.0.2.5"), *OWNER))
     say("verbose", run(f"journalctl --boot --output=verbose MESSAGE_ID={CONNECTION} DESTINATION_ADDRESS=127.0.2.5"))
-    run(f"loginctl disable-linger {USER}; systemctl stop user@$(id --user {USER}).service")
+    run(f"loginctl disable-linger {USER} && systemctl stop user@$(id --user {USER}).service")
 
 
 def by_kinds() -> None:
