@@ -179,8 +179,7 @@ class Table:
         for head in part.listeners:
             self._drop(head)
         for head in (*part.gone, *part.gone_listeners):
-            self._known[head] = _Remembered(_NOT_SHOWN, self._poll - 1)
-            self._count(head[-2:], 1)
+            self._keep(head, head[-2:], _Remembered(_NOT_SHOWN, self._poll - 1))
 
     def _look(self, body: bytes, seen: _Remembered | None, text: bytes, part: Part) -> None:
         """Remember a row of this text that is new, or was `seen` otherwise."""
@@ -202,8 +201,7 @@ class Table:
             for other in self._before[state]:
                 if addresses + other in known:
                     self._replace(addresses + other, part)
-            self._known[head] = _Remembered(owner, self._poll)
-            self._count(state, 1)
+            self._keep(head, state, _Remembered(owner, self._poll))
         else:
             seen.owner, seen.poll = owner, self._poll
             if state == LISTENING:
@@ -266,6 +264,10 @@ class Table:
     def ended(self) -> list[bytes]:
         """The heads of the rows in TIME_WAIT and FIN_WAIT2 in the last poll."""
         return [head for head, seen in self._known.items() if seen.poll == self._poll and head[-2:] in ENDED]
+
+    def _keep(self, head: bytes, state: bytes, seen: _Remembered) -> None:
+        self._known[head] = seen
+        self._count(state, 1)
 
     def _drop(self, head: bytes) -> _Remembered | None:
         seen = self._known.pop(head, None)

@@ -164,9 +164,9 @@ def loaded_many(record: Record) -> Many:
     size = record[1]
     if size not in SIZES:
         raise ValueError(f"{size} bytes are no 4-tuple")
-    together = a2b_base64(record[2])
-    # It skips characters that are none of base64.
-    if len(record[2]) != (len(together) + 2) // 3 * 4:
+    text, together = record[2], a2b_base64(record[2])
+    # It skips characters that are none of base64, so that the text is longer, and bits that are left over at the end.
+    if len(text) != (len(together) + 2) // 3 * 4 or not text.endswith(_text(together[-(len(together) % 3 or 3) :])):
         raise ValueError("that is no base64")
     sockets: dict[FourTuple, bytes] = dict(_EACH[size].iter_unpack(together))
     ends, without_cookie = 0, []
