@@ -1,16 +1,17 @@
 """The text of /proc/net/tcp and tcp6: how a row is written, and how a file is split into rows.
 
 The format is that of get_tcp4_sock() in net/ipv4/tcp_ipv4.c and get_tcp6_sock() in net/ipv6/tcp_ipv6.c. A row's head is its
-addresses and its state; its owner is the columns from uid to inode.
+addresses and its state; its owner is its columns from uid on: those up to the inode, and some of what follows them.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import struct
 from binascii import unhexlify
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from tcpnewconn.model import CONNECTED, ESTABLISHED, FIN_WAIT2, LISTEN, MAPPED, TIME_WAIT, FourTuple, Row, unmapped
 
@@ -37,6 +38,9 @@ _tuple = tuple.__new__
 # The kernel counts inodes of sockets in 32 bits (fs/inode.c, get_next_ino()).
 _LARGEST_INODE = 0xFFFFFFFF
 
+# The columns up to the inode are not longer in any row of the kernel: "%5u %8d %lu", of which each can have ten digits.
+_OWNER_SIZE = 31
+
 # The columns behind the addresses and the state, up to the inode, which is a group where it can be too large. The kernel has
 # added columns behind that and may add more.
 _REST = (
@@ -60,16 +64,30 @@ class RowText:
         address = rb"[0-9A-F]{%d}:[0-9A-F]{4}" % digits
         self._match = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST).match
 
-    def owner(self, body: bytes) -> bytes | None:
-        """The columns from uid to inode, and the character behind them; None where the row cannot be understood."""
-        match = self._match(body)
+    def rows(self, text: bytes) -> Rows:
+        """The rows of a text of whole lines."""
+        at = places(text)
+        if at is not None and (behind := at.step - at.start - self.owner_at - _OWNER_SIZE) >= 0:
+            unpack = _unpacker(at.start, self.head_size, self.owner_at - self.head_size, behind, len(at))
+            return Rows(text, unpack(text), at=at)
+        split = bodies(text)
+        head, owner, end = self.head_size, self.owner_at, self.owner_at + _OWNER_SIZE
+        columns = [b""] * (2 * len(split))
+        columns[::2] = [body[:head] for body in split]
+        columns[1::2] = [body[owner:end] for body in split]
+        return Rows(text, tuple(columns), split)
+
+    def owner(self, text: bytes, at: int) -> bytes | None:
+        """Of the row that begins here, the columns from uid to inode, and the character behind them; None where it cannot be
+        understood."""
+        match = self._match(text, at)
         if match is None or (match.lastindex and int(match[1]) > _LARGEST_INODE):
             return None
-        return body[self.owner_at : match.end()]
+        return text[at + self.owner_at : match.end()]
 
     def row(self, head: bytes, owner: bytes) -> Row:
         """The row, decoded."""
-        uid, _, inode = owner.split()
+        uid, _, inode, *_ = owner.split(None, 3)
         number = int(inode)
         # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
         known = number and self._users
@@ -111,6 +129,32 @@ class RowText:
         if self._byteorder == "little":
             address = address[::-1] if len(address) == 4 else _LITTLE.pack(*_BIG.unpack(address))
         return b"%b:%04X" % (address.hex().upper().encode(), port)
+
+
+class Rows:
+    """The rows of a text. `columns` has of each its head and its owner, one behind the other: in rows that are cut short, what
+    stands there."""
+
+    def __init__(
+        self, text: bytes, columns: tuple[bytes, ...], split: list[bytes] | None = None, at: range = range(0)
+    ) -> None:
+        self.text = text
+        self.columns = columns
+        self._split = split
+        self._at = at
+
+    def __len__(self) -> int:
+        return len(self.columns) // 2
+
+    def place(self, number: int) -> tuple[bytes, int]:
+        """A text, and where the row of this number begins in it."""
+        return (self.text, self._at[number]) if self._split is None else (self._split[number], 0)
+
+
+@functools.lru_cache(maxsize=16)
+def _unpacker(slot: int, head: int, between: int, behind: int, count: int) -> Callable[[bytes], tuple[bytes, ...]]:
+    """Takes heads and owners from a text of `count` rows of one length: a fifth of the time of slices (measured)."""
+    return struct.Struct(f"{slot}x{head}s{between}x{_OWNER_SIZE}s{behind}x" * count).unpack
 
 
 def read(path: str) -> Iterator[bytes]:

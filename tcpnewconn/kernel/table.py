@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from tcpnewconn.kernel.order import Order
 from tcpnewconn.kernel.rowtext import (
     ENDED,
     IN_TIME_WAIT,
@@ -18,25 +19,17 @@ from tcpnewconn.kernel.rowtext import (
     LISTENING,
     STATE_NUMBERS,
     WANTED,
+    Rows,
     RowText,
-    bodies,
     line_of,
-    places,
     read,
 )
 from tcpnewconn.model import FourTuple, Row
 
-# Stands for the columns from uid to inode of a row that the next poll must show, whatever they are.
+# Stands for the owner of a row that the next poll must show, whatever it is.
 _NOT_SHOWN = b"\n"
-
-
-class _Remembered:
-    """Of a row: the columns from uid to inode and what follows them, and the number of the last poll that it stood in."""
-
-    __slots__ = ("owner", "poll")
-
-    def __init__(self, owner: bytes, poll: int) -> None:
-        self.owner, self.poll = owner, poll
+# The columns of so few rows are not divided, to find those that are not as they were.
+_FEW = 2 * 8
 
 
 class Unreadable(Exception):
@@ -63,23 +56,15 @@ class Part:
         # Whether those in TIME_WAIT are looked at.
         self.time_wait = time_wait
         self.changed: list[bytes] = []
-        # A row of this poll whose addresses the next connection then had, in another state, in the same poll.
-        self.replaced: dict[bytes, _Remembered] = {}
+        # The owners of rows whose addresses another state has in this poll.
+        self.replaced: dict[bytes, bytes] = {}
         self.gone: list[bytes] = []
         self.listeners: list[bytes] = []
         self.gone_listeners: list[bytes] = []
-        # Rows, and those that are not as they were in the poll before.
-        self.rows = self.different = 0
-        self.malformed = 0
+        self.rows = self.malformed = 0
         self.first_malformed: Malformed | None = None
         # Rows that are not remembered, and (below zero) remembered ones that did not stand in this poll, by state.
         self.apart: dict[bytes, int] = {}
-
-    def add(self, rows: int, different: int, passed: int) -> None:
-        """So many rows of which so many were looked at; others, in TIME_WAIT, were passed over."""
-        self.rows += rows
-        self.different += different + passed
-        self.count(IN_TIME_WAIT, passed)
 
     def count(self, state: bytes, sign: int = 1) -> None:
         self.apart[state] = self.apart.get(state, 0) + sign
@@ -101,7 +86,12 @@ class Table:
     def __init__(self, path: str, digits: int, byteorder: str, users: bool) -> None:
         self.path = path
         self._text = RowText(digits, byteorder, users)
-        self._known: dict[bytes, _Remembered] = {}
+        # The owner of each row.
+        self._known: dict[bytes, bytes] = {}
+        # Those of them that the last poll did not show, in the order in which they stood.
+        self._absent: dict[bytes, None] = {}
+        # Those that it did show.
+        self._order = Order()
         # How many of the known rows have each state: counting them at each poll would cost as much as a quiet table (measured).
         self.states = dict.fromkeys(WANTED, 0)
         # Those of them that any has.
@@ -109,126 +99,137 @@ class Table:
         # Of each state, the others of these that a row on its addresses can have had before. To look all of them up for each new
         # row would be a fifth of its cost (measured); a listener's addresses are no connection's.
         self._before: dict[bytes, tuple[bytes, ...]] = dict.fromkeys(WANTED, ())
-        self._poll = 0
 
     def poll(self, time_wait: bool) -> Part:
         """Read the whole file; raises Unreadable."""
-        self._poll += 1
         part = Part(time_wait)
-        before = len(self._known)
         try:
             for text in read(self.path):
-                rows = places(text)
-                if rows is not None:
-                    self._take_padded(text, rows, part)
-                else:
-                    self._take_split(text, part)
+                rows = self._text.rows(text)
+                self._take(rows.columns, 0, rows, part)
+                part.rows += len(rows)
         except OSError as error:
-            self.undo(part)
+            self._withdraw(part)
             raise Unreadable(self.path, error.strerror or str(error)) from error
-        if part.different or part.rows != before:
-            self._forget(part)
+        self._end(part)
         return part
-
-    # One of these two loops runs once a row, and is the cost of a quiet table: names are bound to local ones.
-
-    def _take_padded(self, text: bytes, rows: range, part: Part) -> None:
-        """The rows that begin in these places of a text."""
-        known, poll, head, owner = self._known.get, self._poll, self._text.head_size, self._text.owner_at
-        time_wait, different, passed = part.time_wait, 0, 0
-        for at in rows:
-            seen = known(text[at : at + head])
-            if seen is not None and text.startswith(seen.owner, at + owner):
-                seen.poll = poll
-            elif time_wait or text[at + head - 2 : at + head] != IN_TIME_WAIT:
-                different += 1
-                self._look(text[at : at + rows.step], seen, text, part)
-            else:
-                passed += 1
-        part.add(len(rows), different, passed)
-
-    def _take_split(self, text: bytes, part: Part) -> None:
-        """The rows of a text, each by itself."""
-        known, poll, head, owner = self._known.get, self._poll, self._text.head_size, self._text.owner_at
-        time_wait, different, passed = part.time_wait, 0, 0
-        rows = bodies(text)
-        for body in rows:
-            seen = known(body[:head])
-            if seen is not None and body.startswith(seen.owner, owner):
-                seen.poll = poll
-            elif time_wait or body[head - 2 : head] != IN_TIME_WAIT:
-                different += 1
-                self._look(body, seen, text, part)
-            else:
-                passed += 1
-        part.add(len(rows), different, passed)
 
     def nothing(self) -> Part:
         """A poll of a file that is not there: all its rows are absent."""
-        self._poll += 1
         part = Part()
-        self._forget(part)
+        self._end(part)
         return part
 
     def undo(self, part: Part) -> None:
-        """Reading failed, in the other table or later in this one: the next poll reports the changes of this one again."""
-        self._poll -= 1
+        """Reading the other table failed: the next poll reports the changes of this one again."""
+        gone = (*part.gone, *part.gone_listeners)
+        for head in gone:
+            self._keep(head, head[-2:], _NOT_SHOWN)
+        self._absent = dict.fromkeys(gone)
+        self._withdraw(part)
+
+    def _withdraw(self, part: Part) -> None:
+        """The next poll shows the rows again that this one showed so far."""
         for head in part.changed:
             if head in self._known:
-                self._known[head].owner = _NOT_SHOWN
+                self._known[head] = _NOT_SHOWN
         for head in part.listeners:
             self._drop(head)
-        for head in (*part.gone, *part.gone_listeners):
-            self._keep(head, head[-2:], _Remembered(_NOT_SHOWN, self._poll - 1))
+        self._order = Order(column for row in self._known.items() if row[0] not in self._absent for column in row)
 
-    def _look(self, body: bytes, seen: _Remembered | None, text: bytes, part: Part) -> None:
-        """Remember a row of this text that is new, or was `seen` otherwise."""
-        owner = self._text.owner(body)
-        if owner is None:
+    def _take(self, columns: tuple[bytes, ...], first: int, rows: Rows, part: Part) -> None:
+        """Some rows of a text, from the number `first` on. Those that are as they were, and where they were, in the poll before
+        are compared at once; where not all are so, they are divided, to find the others."""
+        if self._order.passed(columns):
+            return
+        if len(columns) <= _FEW or self._order.at_end:
+            self._compare(columns, first, rows, part)
+            return
+        step = max(_FEW, len(columns) // 16 * 2)
+        for at in range(0, len(columns), step):
+            self._take(columns[at : at + step], first + at // 2, rows, part)
+
+    def _compare(self, columns: tuple[bytes, ...], first: int, rows: Rows, part: Part) -> None:
+        """Some rows of a text, from the number `first` on."""
+        known, absent, time_wait = self._known.get, self._absent, part.time_wait
+        stand: list[bytes] = []
+        last = None
+        for number, (head, owner) in enumerate(zip(columns[::2], columns[1::2], strict=True), first):
+            seen = known(head)
+            if seen == owner:
+                if head not in absent:
+                    last = head
+            elif seen is None and not time_wait and head[-2:] == IN_TIME_WAIT:
+                part.count(IN_TIME_WAIT)
+                continue
+            elif self._look(head, owner, seen, rows, number, part):
+                owner = self._known[head]
+            else:
+                continue
+            stand += (head, owner)
+        self._order.stand(stand, last)
+
+    def _look(self, head: bytes, owner: bytes, seen: bytes | None, rows: Rows, number: int, part: Part) -> bool:
+        """Remember a row that is new, or had the owner `seen`; whether it is one that is remembered."""
+        text, at = rows.place(number)
+        sure = self._text.owner(text, at)
+        if sure is None:
             part.malformed += 1
             if part.first_malformed is None:
-                row = body.split(b"\n", 1)[0].strip()
+                row = text[at:].split(b"\n", 1)[0].strip()
                 # Behind the titles, and the rows of the texts before.
-                part.first_malformed = Malformed(self.path, 2 + part.rows + line_of(row, text), row)
-            return
-        head = body[: self._text.head_size]
+                part.first_malformed = Malformed(self.path, 2 + part.rows + line_of(row, rows.text), row)
+            return False
         state = head[-2:]
         if state not in WANTED:
             part.count(state)
-            return
+            return False
+        if len(sure) > len(owner):
+            owner = sure
         if seen is None:
             addresses, known = head[:-2], self._known
             for other in self._before[state]:
                 if addresses + other in known:
                     self._replace(addresses + other, part)
-            self._keep(head, state, _Remembered(owner, self._poll))
+            self._keep(head, state, owner)
+        elif seen.startswith(sure):
+            # What follows the inode has changed.
+            self._known[head] = owner
+            return True
+        elif state == IN_TIME_WAIT and not part.time_wait:
+            part.count(state)
+            return False
         else:
-            seen.owner, seen.poll = owner, self._poll
+            self._known[head] = owner
             if state == LISTENING:
                 # SO_REUSEPORT: several sockets listen on one address; which of them stands first does not matter.
-                return
+                return True
         (part.listeners if state == LISTENING else part.changed).append(head)
+        return True
 
     def _replace(self, head: bytes, part: Part) -> None:
         """Another state stands in this poll on the addresses of a row."""
-        replaced = self._drop(head)
-        if replaced is not None and replaced.poll == self._poll:
-            part.replaced[head] = replaced
+        owner = self._drop(head)
+        if owner is not None:
+            part.replaced[head] = owner
+            self._order.drop(head)
 
-    def _forget(self, part: Part) -> None:
+    def _end(self, part: Part) -> None:
         """Drop the rows that were absent from two polls, this one and the one before."""
-        before = self._poll - 1
-        for head in [head for head, seen in self._known.items() if seen.poll != self._poll]:
-            if self._known[head].poll == before:
+        known = self._known
+        absent: dict[bytes, None] = {}
+        for head in self._order.end(known, self._absent):
+            if head not in self._absent:
+                absent[head] = None
                 part.count(head[-2:], -1)
                 continue
             self._drop(head)
             (part.gone_listeners if head.endswith(LISTENING) else part.gone).append(head)
+        self._absent = absent
 
     def row(self, head: bytes, part: Part) -> Row:
         """The row of a poll that begins with `head`, decoded."""
-        seen = self._known.get(head) or part.replaced[head]
-        return self._text.row(head, seen.owner)
+        return self._text.row(head, self._known.get(head) or part.replaced[head])
 
     def inodes(self, heads: Iterable[bytes]) -> Iterator[int]:
         """The inodes of those that are established and have one."""
@@ -236,8 +237,8 @@ class Table:
         for head in heads:
             if (
                 head.endswith(IS_ESTABLISHED)
-                and (seen := known.get(head)) is not None
-                and (inode := int(seen.owner.split()[2]))
+                and (owner := known.get(head)) is not None
+                and (inode := int(owner.split(None, 3)[2]))
             ):
                 yield inode
 
@@ -247,15 +248,13 @@ class Table:
     def standing(self, four_tuple: FourTuple) -> bytes | None:
         """The head of the row that a 4-tuple has in the last poll, if it has one."""
         for head in self._heads(four_tuple):
-            seen = self._known.get(head)
-            if seen is not None and seen.poll == self._poll and seen.owner != _NOT_SHOWN:
+            if head not in self._absent and self._known.get(head, _NOT_SHOWN) != _NOT_SHOWN:
                 return head
         return None
 
     def remembers(self, four_tuple: FourTuple) -> bool:
         """Whether a 4-tuple has a row in the last poll or had one in the poll before."""
-        known = (self._known.get(head) for head in self._heads(four_tuple))
-        return any(seen is not None and seen.owner != _NOT_SHOWN for seen in known)
+        return any(self._known.get(head, _NOT_SHOWN) != _NOT_SHOWN for head in self._heads(four_tuple))
 
     def _heads(self, four_tuple: FourTuple) -> list[bytes]:
         """How a known row of this 4-tuple can begin."""
@@ -263,17 +262,17 @@ class Table:
 
     def ended(self) -> list[bytes]:
         """The heads of the rows in TIME_WAIT and FIN_WAIT2 in the last poll."""
-        return [head for head, seen in self._known.items() if seen.poll == self._poll and head[-2:] in ENDED]
+        return [head for head in self._known if head[-2:] in ENDED and head not in self._absent]
 
-    def _keep(self, head: bytes, state: bytes, seen: _Remembered) -> None:
-        self._known[head] = seen
+    def _keep(self, head: bytes, state: bytes, owner: bytes) -> None:
+        self._known[head] = owner
         self._count(state, 1)
 
-    def _drop(self, head: bytes) -> _Remembered | None:
-        seen = self._known.pop(head, None)
-        if seen is not None:
+    def _drop(self, head: bytes) -> bytes | None:
+        owner = self._known.pop(head, None)
+        if owner is not None:
             self._count(head[-2:], -1)
-        return seen
+        return owner
 
     def _count(self, state: bytes, more: int) -> None:
         count = self.states[state] = self.states[state] + more

@@ -33,13 +33,14 @@ class Line:
     timer: tuple[int, int] = (0, 0)
     retransmits: int = 0
     timeout: int = 0
+    references: int = 1
 
     def text(self, slot: int = 0, byteorder: str = sys.byteorder) -> bytes:
         width = 149 if len(self.local[0]) == 4 else 0
         row = (
             f"{slot:4d}: {_end(self.local, byteorder)} {_end(self.remote, byteorder)} {self.state:02X} "
             f"{self.queues[0]:08X}:{self.queues[1]:08X} {self.timer[0]:02X}:{self.timer[1]:08X} {self.retransmits:08X} "
-            f"{self.uid:5d} {self.timeout:8d} {self.inode} 1 0000000090388911"
+            f"{self.uid:5d} {self.timeout:8d} {self.inode} {self.references} 0000000090388911"
         )
         if self.state not in (3, 6):
             row += " 20 4 0 10 -1"

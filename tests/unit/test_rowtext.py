@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpnewconn.kernel import table
+from tcpnewconn.kernel import rowtext
 from tcpnewconn.kernel.procnet import Poll, ProcNet
 from tcpnewconn.kernel.rowtext import bodies, line_of, places
 from tests.support.table import Line, Tables, line, listener
@@ -67,7 +67,7 @@ def test_what_is_read_is_the_same(
         tables.write([listener("0.0.0.0:22"), *given_rows], first_slot=slot)
         found = [read(by_place)]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(table, "places", lambda text: None)
+            patch.setattr(rowtext, "places", lambda text: None)
             found.append(read(split))
         assert found[0] == found[1]
 

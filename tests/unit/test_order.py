@@ -1,0 +1,244 @@
+"""Rows that stand as they did in the poll before are not looked up: what a poll reports is the same, whatever has moved."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tcpnewconn.kernel.order import Order
+from tcpnewconn.kernel.procnet import ProcNet
+from tcpnewconn.model import CLOSE_WAIT, ESTABLISHED, FourTuple
+from tests.support.table import Line, Tables, line, listener
+
+End = tuple[bytes, int]
+Head = tuple[End, End, int]
+
+# More than are compared without being divided, several times.
+MANY = 150
+
+
+def connection(number: int, v6: bool = False) -> Line:
+    local, remote = ("[2001:db8::5]", "[2001:db8::9]") if v6 else ("10.0.0.5", "203.0.113.9")
+    return line(f"{local}:443", f"{remote}:{1000 + number}", inode=10_000 + number)
+
+
+class Known:
+    """What is known of a table by looking up every row of it, by addresses and state."""
+
+    def __init__(self) -> None:
+        self._known: dict[Head, int] = {}
+        self._absent: set[Head] = set()
+
+    def poll(self, rows: list[Line]) -> tuple[list[Head], set[Head]]:
+        """The rows that are new or changed, and those that are gone."""
+        shown: set[Head] = set()
+        changed = []
+        for row in rows:
+            head = row.local, row.remote, row.state
+            if head not in self._known:
+                # Another state on the same addresses.
+                for other in [other for other in self._known if other[:2] == head[:2]]:
+                    del self._known[other]
+                    shown.discard(other)
+            if self._known.get(head) != row.inode:
+                self._known[head] = row.inode
+                changed.append(head)
+            shown.add(head)
+        missing = self._known.keys() - shown
+        gone = missing & self._absent
+        for head in gone:
+            del self._known[head]
+        self._absent = missing - gone
+        return changed, gone
+
+
+def ends(four_tuple: FourTuple) -> tuple[End, End]:
+    half = len(four_tuple) // 2
+    local, remote = four_tuple[:half], four_tuple[half:]
+    return (local[:-2], int.from_bytes(local[-2:], "big")), (remote[:-2], int.from_bytes(remote[-2:], "big"))
+
+
+def change(rows: list[Line], how: str, place: int, size: int, fresh: Line) -> None:
+    """Something that happens to a table between two polls."""
+    place %= len(rows) + 1
+    some = rows[place : place + size]
+    if how == "opened":
+        rows.insert(place, fresh)
+    elif how == "closed":
+        del rows[place : place + size]
+    elif how == "moved":
+        del rows[place : place + size]
+        rows[len(rows) // 2 : len(rows) // 2] = some
+    elif how == "doubled":
+        rows[len(rows) - place : 0] = some
+    elif how == "in two states":
+        rows[len(rows) - place : 0] = [
+            replace(row, state=CLOSE_WAIT if row.state == ESTABLISHED else ESTABLISHED) for row in some
+        ]
+    elif how == "half closed":
+        rows[place : place + size] = [replace(row, state=CLOSE_WAIT) for row in some]
+    elif how == "other sockets":
+        rows[place : place + size] = [replace(row, state=ESTABLISHED, inode=row.inode + 500_000) for row in some]
+    elif how == "busy":
+        rows[place : place + size] = [replace(row, queues=(9, 9), timer=(1, 99), references=2) for row in some]
+
+
+WHAT = ("opened", "closed", "moved", "doubled", "in two states", "half closed", "other sockets", "busy")
+changes = st.lists(
+    st.tuples(st.sampled_from(WHAT), st.integers(0, MANY), st.sampled_from([1, 1, 2, 9, 70])), max_size=4
+)
+
+
+@given(polls=st.lists(changes, min_size=2, max_size=8), v6=st.booleans(), slot=st.sampled_from([0, 9_900]))
+def test_a_poll_reports_what_looking_up_every_row_does(
+    polls: list[list[tuple[str, int, int]]], v6: bool, slot: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tables = Tables(tmp_path_factory.mktemp("proc", numbered=True))
+    proc, known = ProcNet(str(tables.directory)), Known()
+    rows = [connection(number, v6) for number in range(MANY)]
+    opened = MANY
+    for changed in polls:
+        for how, place, size in changed:
+            opened += 1
+            change(rows, how, place, size, connection(opened, v6))
+        # The copies of a row say what it does.
+        said = {(row.local, row.remote, row.state): row for row in rows}
+        rows = [said[row.local, row.remote, row.state] for row in rows]
+        tables.write(rows, first_slot=slot)
+        poll = proc.poll()
+        changed_rows, gone = known.poll(rows)
+        assert [(*ends(row.four_tuple), row.state) for row in poll.rows()] == changed_rows
+        assert set(map(ends, poll.gone)) == {head[:2] for head in gone}
+        assert poll.count == len(rows)
+
+
+@pytest.fixture
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were looked up at a time."""
+    counts: list[int] = []
+    stand = Order.stand
+
+    def counted(order: Order, columns: list[bytes], known: bytes | None) -> None:
+        counts.append(len(columns) // 2)
+        stand(order, columns, known)
+
+    monkeypatch.setattr(Order, "stand", counted)
+    return counts
+
+
+def test_few_rows_are_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+
+    def polled(rows: list[Line]) -> tuple[list[int], int]:
+        looked_up.clear()
+        tables.write(rows)
+        changed = [row.inode for row in proc.poll().rows()]
+        return changed, sum(looked_up)
+
+    rows = [listener("0.0.0.0:443"), *map(connection, range(MANY))]
+    first, _ = polled(rows)
+    assert len(first) == MANY
+    # All at once.
+    assert looked_up == [len(rows)]
+    assert polled(rows) == ([], 0)
+    # One goes and one comes: the slot number of each row between them is another one.
+    others = [*rows[:20], *rows[21:120], connection(MANY), *rows[120:]]
+    changed, count = polled(others)
+    assert changed == [connection(MANY).inode]
+    assert count < 50
+    assert polled(others) == ([], 0)
+    # Many are missing once.
+    changed, count = polled([row for at, row in enumerate(others) if at % 10])
+    assert polled(others)[0] == []
+    assert polled(others) == ([], 0)
+
+
+def test_where_many_rows_come_back_the_others_are_not_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+    rows = [*map(connection, range(20 * MANY))]
+    for shown in (rows, [row for at, row in enumerate(rows) if at % MANY > 20], rows):
+        looked_up.clear()
+        tables.write(shown)
+        proc.poll()
+    assert sum(looked_up) < 20 * 50
+
+
+def test_one_of_two_copies_of_a_row_is_new_after_another_state(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+    row, *rows = map(connection, range(MANY))
+    other = replace(row, state=CLOSE_WAIT)
+    found = []
+    for shown in ([row, *rows, row, *rows], [other, *rows, row, *rows]):
+        tables.write(shown)
+        found.append([row.state for row in proc.poll().rows() if row.inode == 10_000])
+    assert found == [[ESTABLISHED], [CLOSE_WAIT, ESTABLISHED]]
+
+
+def test_a_state_that_comes_again_is_not_looked_up_for_ever(tmp_path: Path, looked_up: list[int]) -> None:
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+    row, *rows = map(connection, range(MANY))
+    for shown in ([row, *rows], [*rows, replace(row, state=CLOSE_WAIT)], [*rows, row], [*rows, row]):
+        looked_up.clear()
+        tables.write(shown)
+        proc.poll()
+    assert looked_up == []
+
+
+def test_a_row_is_kept_once(tmp_path: Path) -> None:
+    """However often rows around it came and went."""
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+    rows = [*map(connection, range(10 * MANY))]
+    later = [[*map(connection, range(at, at + 30))] for at in range(10 * MANY, 13 * MANY, 30)]
+    sizes = []
+    tracemalloc.start()
+    try:
+        for number, new in enumerate(later):
+            rows[3 * number :: len(rows) // 30] = new
+            tables.write(rows)
+            proc.poll()
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert sizes[-1] < 1.2 * sizes[2]
+
+
+def test_columns_that_are_wider_than_the_kernel_s_are_compared_whole(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+    found = []
+    for inode in (4_000_000_001, 4_000_000_001, 4_000_000_002):
+        tables.write([replace(connection(1), timeout=10**20, inode=inode)])
+        found.append([row.inode for row in proc.poll().rows()])
+    assert found == [[4_000_000_001], [], [4_000_000_002]]
+
+
+def test_listeners_that_share_an_address_are_not_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SO_REUSEPORT: rows that begin the same way, of several sockets."""
+    tables = Tables(tmp_path)
+    rows = [listener("0.0.0.0:443", inode) for inode in (7, 8, 9)]
+    tables.write([*rows, *map(connection, range(MANY))])
+    proc = ProcNet(str(tmp_path))
+    assert len(proc.poll().listeners) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Order, "stand", None)
+        proc.poll()
+    for left in (rows[:2], rows[1:2], [], []):
+        tables.write([*left, *map(connection, range(MANY))])
+        poll = proc.poll()
+        assert poll.listeners == []
+        assert poll.gone == []
+    assert len(poll.gone_listeners) == 1
