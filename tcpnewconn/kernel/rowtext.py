@@ -69,13 +69,13 @@ class RowText:
         at = places(text)
         if at is not None and (behind := at.step - at.start - self.owner_at - _OWNER_SIZE) >= 0:
             unpack = _unpacker(at.start, self.head_size, self.owner_at - self.head_size, behind, len(at))
-            return Rows(text, unpack(text), at=at)
+            return Rows(text, list(unpack(text)), at=at)
         split = bodies(text)
         head, owner, end = self.head_size, self.owner_at, self.owner_at + _OWNER_SIZE
         columns = [b""] * (2 * len(split))
         columns[::2] = [body[:head] for body in split]
         columns[1::2] = [body[owner:end] for body in split]
-        return Rows(text, tuple(columns), split)
+        return Rows(text, columns, split)
 
     def owner(self, text: bytes, at: int) -> bytes | None:
         """Of the row that begins here, the columns from uid to inode, and the character behind them; None where it cannot be
@@ -87,11 +87,11 @@ class RowText:
 
     def row(self, head: bytes, owner: bytes) -> Row:
         """The row, decoded."""
-        uid, _, inode, *_ = owner.split(None, 3)
-        number = int(inode)
+        fields = owner.split(None, 3)
+        number = int(fields[2])
         # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
         known = number and self._users
-        return _tuple(Row, (self.four_tuple(head), STATE_NUMBERS[head[-2:]], int(uid) if known else None, number))
+        return _tuple(Row, (self.four_tuple(head), STATE_NUMBERS[head[-2:]], int(fields[0]) if known else None, number))
 
     def four_tuple(self, head: bytes) -> FourTuple:
         """The 4-tuple of a row's head: b"0500000A:0016 090071CB:C978 01" -> 10.0.0.5:22, 203.0.113.9:51576.
@@ -136,7 +136,7 @@ class Rows:
     stands there."""
 
     def __init__(
-        self, text: bytes, columns: tuple[bytes, ...], split: list[bytes] | None = None, at: range = range(0)
+        self, text: bytes, columns: list[bytes], split: list[bytes] | None = None, at: range = range(0)
     ) -> None:
         self.text = text
         self.columns = columns

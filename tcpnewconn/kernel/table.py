@@ -29,7 +29,9 @@ from tcpnewconn.model import FourTuple, Row
 # Stands for the owner of a row that the next poll must show, whatever it is.
 _NOT_SHOWN = b"\n"
 # The columns of so few rows are not divided, to find those that are not as they were.
-_FEW = 2 * 8
+_FEW = 2 * 4
+# Nor are those of a text after one in which so many rows have changed: finding one takes as long as looking up thirty.
+_MANY = 20
 
 
 class Unreadable(Exception):
@@ -102,12 +104,13 @@ class Table:
 
     def poll(self, time_wait: bool) -> Part:
         """Read the whole file; raises Unreadable."""
-        part = Part(time_wait)
+        part, few = Part(time_wait), _FEW
         try:
             for text in read(self.path):
-                rows = self._text.rows(text)
-                self._take(rows.columns, 0, rows, part)
+                rows, before = self._text.rows(text), len(part.changed)
+                self._take(rows.columns, 0, few, rows, part)
                 part.rows += len(rows)
+                few = _FEW if len(part.changed) - before < _MANY else len(rows.columns)
         except OSError as error:
             self._withdraw(part)
             raise Unreadable(self.path, error.strerror or str(error)) from error
@@ -137,73 +140,71 @@ class Table:
             self._drop(head)
         self._order = Order(column for row in self._known.items() if row[0] not in self._absent for column in row)
 
-    def _take(self, columns: tuple[bytes, ...], first: int, rows: Rows, part: Part) -> None:
+    def _take(self, columns: list[bytes], first: int, few: int, rows: Rows, part: Part) -> None:
         """Some rows of a text, from the number `first` on. Those that are as they were, and where they were, in the poll before
-        are compared at once; where not all are so, they are divided, to find the others."""
+        are compared at once; where not all are so, more than `few` columns are divided, to find the others."""
         if self._order.passed(columns):
             return
-        if len(columns) <= _FEW or self._order.at_end:
+        if len(columns) <= few or self._order.at_end:
             self._compare(columns, first, rows, part)
             return
-        step = max(_FEW, len(columns) // 16 * 2)
+        step = max(few, len(columns) // 64 * 2)
         for at in range(0, len(columns), step):
-            self._take(columns[at : at + step], first + at // 2, rows, part)
+            self._take(columns[at : at + step], first + at // 2, few, rows, part)
 
-    def _compare(self, columns: tuple[bytes, ...], first: int, rows: Rows, part: Part) -> None:
-        """Some rows of a text, from the number `first` on."""
-        known, absent, time_wait = self._known.get, self._absent, part.time_wait
+    def _compare(self, columns: list[bytes], first: int, rows: Rows, part: Part) -> None:
+        """Look up some rows of a text, from the number `first` on."""
+        known, absent, time_wait, place = self._known.get, self._absent, part.time_wait, rows.place
         stand: list[bytes] = []
         last = None
-        for number, (head, owner) in enumerate(zip(columns[::2], columns[1::2], strict=True), first):
+        for number, (head, shown) in enumerate(zip(columns[::2], columns[1::2], strict=True), first):
             seen = known(head)
-            if seen == owner:
+            if seen == shown:
                 if head not in absent:
                     last = head
+                stand += (head, seen)
             elif seen is None and not time_wait and head[-2:] == IN_TIME_WAIT:
                 part.count(IN_TIME_WAIT)
-                continue
-            elif self._look(head, owner, seen, rows, number, part):
-                owner = self._known[head]
             else:
-                continue
-            stand += (head, owner)
+                text, at = place(number)
+                owner = self._text.owner(text, at)
+                if owner is None:
+                    self._malformed(text[at:], rows, part)
+                elif self._look(head, owner, seen, part):
+                    # So much is compared at once: where it is longer, it is looked up again.
+                    known_as = self._known[head] = shown if shown.startswith(owner) else owner
+                    stand += (head, known_as)
         self._order.stand(stand, last)
 
-    def _look(self, head: bytes, owner: bytes, seen: bytes | None, rows: Rows, number: int, part: Part) -> bool:
-        """Remember a row that is new, or had the owner `seen`; whether it is one that is remembered."""
-        text, at = rows.place(number)
-        sure = self._text.owner(text, at)
-        if sure is None:
-            part.malformed += 1
-            if part.first_malformed is None:
-                row = text[at:].split(b"\n", 1)[0].strip()
-                # Behind the titles, and the rows of the texts before.
-                part.first_malformed = Malformed(self.path, 2 + part.rows + line_of(row, rows.text), row)
-            return False
+    def _malformed(self, text: bytes, rows: Rows, part: Part) -> None:
+        """The row that this text begins with cannot be understood."""
+        part.malformed += 1
+        if part.first_malformed is None:
+            row = text.split(b"\n", 1)[0].strip()
+            # Behind the titles, and the rows of the texts before.
+            part.first_malformed = Malformed(self.path, 2 + part.rows + line_of(row, rows.text), row)
+
+    def _look(self, head: bytes, owner: bytes, seen: bytes | None, part: Part) -> bool:
+        """A row that is new, or had the owner `seen`; whether it is one to remember."""
         state = head[-2:]
         if state not in WANTED:
             part.count(state)
             return False
-        if len(sure) > len(owner):
-            owner = sure
         if seen is None:
             addresses, known = head[:-2], self._known
             for other in self._before[state]:
                 if addresses + other in known:
                     self._replace(addresses + other, part)
-            self._keep(head, state, owner)
-        elif seen.startswith(sure):
+            self._count(state, 1)
+        elif seen.startswith(owner):
             # What follows the inode has changed.
-            self._known[head] = owner
             return True
         elif state == IN_TIME_WAIT and not part.time_wait:
             part.count(state)
             return False
-        else:
-            self._known[head] = owner
-            if state == LISTENING:
-                # SO_REUSEPORT: several sockets listen on one address; which of them stands first does not matter.
-                return True
+        elif state == LISTENING:
+            # SO_REUSEPORT: several sockets listen on one address; which of them stands first does not matter.
+            return True
         (part.listeners if state == LISTENING else part.changed).append(head)
         return True
 
