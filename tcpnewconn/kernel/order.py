@@ -1,7 +1,7 @@
 """The rows that a poll of a table showed, in the order in which they stood: the next poll nearly always shows them so again.
 
-Rows that stand as they did are compared where they stand. To find each of 100,000 rows in a dictionary takes three to six times as long:
-their places in memory are far from each other (measured).
+Rows that stand as they did are compared where they stand. To find each of 100,000 rows in a dictionary takes three to six times
+as long: their places in memory are far from each other (measured).
 """
 
 from __future__ import annotations
