@@ -38,7 +38,7 @@ _tuple = tuple.__new__
 # The kernel counts inodes of sockets in 32 bits (fs/inode.c, get_next_ino()).
 _LARGEST_INODE = 0xFFFFFFFF
 
-# The columns up to the inode are not longer in any row of the kernel: "%5u %8d %lu", of which each can have ten digits.
+# The columns up to the inode, and a blank, are not longer in any row of the kernel: "%5u %8d %lu", two of them with ten digits.
 _OWNER_SIZE = 31
 
 # The columns behind the addresses and the state, up to the inode, which is a group where it can be too large. The kernel has

@@ -169,18 +169,18 @@ class Table:
                 text, at = place(number)
                 owner = self._text.owner(text, at)
                 if owner is None:
-                    self._malformed(text[at:], rows, part)
+                    self._malformed(text, at, rows, part)
                 elif self._look(head, owner, seen, part):
                     # So much is compared at once: where it is longer, it is looked up again.
                     known_as = self._known[head] = shown if shown.startswith(owner) else owner
                     stand += (head, known_as)
         self._order.stand(stand, last)
 
-    def _malformed(self, text: bytes, rows: Rows, part: Part) -> None:
-        """The row that this text begins with cannot be understood."""
+    def _malformed(self, text: bytes, at: int, rows: Rows, part: Part) -> None:
+        """The row that begins here in a text cannot be understood."""
         part.malformed += 1
         if part.first_malformed is None:
-            row = text.split(b"\n", 1)[0].strip()
+            row = text[at:].split(b"\n", 1)[0].strip()
             # Behind the titles, and the rows of the texts before.
             part.first_malformed = Malformed(self.path, 2 + part.rows + line_of(row, rows.text), row)
 
