@@ -170,9 +170,10 @@ def test_what_a_known_container_is_joined_with_later_is_one_too(every: tuple[str
         program = stack.enter_context(running(here, *every, *SELDOM))
         # Until then every namespace can have addresses that are not known.
         time.sleep(max(0.0, program.started + YOUNG + 1 - time.monotonic()))
+        # A client can stay in FIN_WAIT2 for a minute: if the ACK comes while close() still has the socket (net/ipv4/tcp_input.c).
         with listen(here, "127.0.0.1", 8080):
             connect(here, "127.0.0.1", 8080).close()
-            program.wait_for_connections(1)
+        program.wait_for_connections(1)
         gone = by == "a network that is gone again"
         # The program sees nothing of that but the notifications.
         with stopped(child_of(program.process.pid)) if gone else nullcontext():
