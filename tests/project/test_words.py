@@ -6,7 +6,6 @@ import functools
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -88,9 +87,9 @@ def files() -> dict[str, str]:
     return found
 
 
-def words(text: str) -> Iterator[str]:
+def words(text: str) -> set[str]:
     """The words of a text in lower case; those of a name, such as lastRead, LAST_READ or last-read, are two."""
-    return (word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text))
+    return {word.lower() for word in set(re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text))}
 
 
 @functools.cache
@@ -100,10 +99,14 @@ def index() -> dict[str, list[str]]:
     phrases = {phrase: re.compile(phrase) for phrase in PHRASES}
     found = defaultdict(list)
     for name, text in files().items():
-        lines = [name, *OTHER_PROGRAMS.sub("", text).splitlines()]
-        for number, line in enumerate(lines):
+        whole = f"{name}\n{OTHER_PROGRAMS.sub('', text)}"
+        # Nearly all files have none of them.
+        inside = {phrase: pattern for phrase, pattern in phrases.items() if pattern.search(whole)}
+        if not inside and unwanted.isdisjoint(words(whole)):
+            continue
+        for number, line in enumerate(whole.splitlines()):
             hits = unwanted.intersection(words(line))
-            hits.update(phrase for phrase, pattern in phrases.items() if pattern.search(line))
+            hits.update(phrase for phrase, pattern in inside.items() if pattern.search(line))
             for hit in hits:
                 found[hit].append(f"{name}:{number}: {line.strip()[:140]}" if number else f"{name}: its name")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import sys
 from collections.abc import Iterable
@@ -37,14 +38,18 @@ class Line:
 
     def text(self, slot: int = 0, byteorder: str = sys.byteorder) -> bytes:
         width = 149 if len(self.local[0]) == 4 else 0
-        row = (
-            f"{slot:4d}: {_end(self.local, byteorder)} {_end(self.remote, byteorder)} {self.state:02X} "
-            f"{self.queues[0]:08X}:{self.queues[1]:08X} {self.timer[0]:02X}:{self.timer[1]:08X} {self.retransmits:08X} "
-            f"{self.uid:5d} {self.timeout:8d} {self.inode} {self.references} 0000000090388911"
-        )
-        if self.state not in (3, 6):
-            row += " 20 4 0 10 -1"
-        return row.ljust(width).encode() + b"\n"
+        return f"{slot:4d}: {_columns(self, byteorder)}".ljust(width).encode() + b"\n"
+
+
+# The same rows are written before each of many polls.
+@functools.lru_cache(10_000)
+def _columns(row: Line, byteorder: str) -> str:
+    columns = (
+        f"{_end(row.local, byteorder)} {_end(row.remote, byteorder)} {row.state:02X} "
+        f"{row.queues[0]:08X}:{row.queues[1]:08X} {row.timer[0]:02X}:{row.timer[1]:08X} {row.retransmits:08X} "
+        f"{row.uid:5d} {row.timeout:8d} {row.inode} {row.references} 0000000090388911"
+    )
+    return columns if row.state in (3, 6) else f"{columns} 20 4 0 10 -1"
 
 
 def _end(end: tuple[bytes, int], byteorder: str) -> str:
