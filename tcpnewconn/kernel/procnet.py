@@ -33,18 +33,15 @@ class Poll:
     def rows(self, again: Collection[FourTuple] = (), ended: bool = False) -> Iterator[Row]:
         """The rows that are new or changed, in the order of the tables; not those of listeners.
 
-        Also the unchanged ones of the 4-tuples in `again`, and with `ended` those in TIME_WAIT or FIN_WAIT2. They are decoded
-        one at a time: a first poll of 400,000 rows must not hold them all.
+        Also the unchanged ones of the 4-tuples in `again`, and with `ended` those in TIME_WAIT or FIN_WAIT2.
         """
         for table, part in self._parts:
-            for head in part.changed:
-                yield table.row(head, part)
+            yield from table.rows(part.changed, part)
             if again or ended:
                 shown = set(part.changed)
                 unchanged = [found for one in again if (found := table.standing(one)) is not None]
-                for head in dict.fromkeys(unchanged + table.ended() if ended else unchanged):
-                    if head not in shown:
-                        yield table.row(head, part)
+                others = dict.fromkeys(unchanged + table.ended() if ended else unchanged)
+                yield from table.rows([head for head in others if head not in shown], part)
 
     @property
     def changed(self) -> int:

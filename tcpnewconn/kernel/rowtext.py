@@ -18,6 +18,8 @@ from tcpnewconn.model import CONNECTED, ESTABLISHED, FIN_WAIT2, LISTEN, MAPPED, 
 # Four 32-bit words; both ends of a row of IPv4.
 _BIG, _LITTLE = struct.Struct(">4I"), struct.Struct("<4I")
 _BIG4, _LITTLE4 = struct.Struct(">I2sI2s"), struct.Struct("<I2sI2s")
+# Likewise, and a state.
+_ENDS4 = struct.Struct("<I2sI2sx")
 
 # Read this much before looking at it: Python's own work per page would cost as much as the rows in it.
 _BATCH = 64 * 1024
@@ -85,13 +87,22 @@ class RowText:
             return None
         return text[at + self.owner_at : match.end()]
 
-    def row(self, head: bytes, owner: bytes) -> Row:
-        """The row, decoded."""
-        fields = owner.split(None, 3)
-        number = int(fields[2])
-        # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
-        known = number and self._users
-        return _tuple(Row, (self.four_tuple(head), STATE_NUMBERS[head[-2:]], int(fields[0]) if known else None, number))
+    def rows_of(self, heads: list[bytes], owners: list[bytes]) -> Iterator[Row]:
+        """The rows with these heads and owners, decoded."""
+        users = self._users
+        for four_tuple, head, owner in zip(self._four_tuples(heads), heads, owners, strict=True):
+            fields = owner.split(None, 3)
+            number = int(fields[2])
+            # Without an inode (TIME_WAIT, an orphan, not yet accepted) the uid column says 0 for "unknown".
+            uid = int(fields[0]) if number and users else None
+            yield _tuple(Row, (four_tuple, STATE_NUMBERS[head[-2:]], uid, number))
+
+    def _four_tuples(self, heads: list[bytes]) -> list[FourTuple]:
+        if not self._turned4:
+            return list(map(self.four_tuple, heads))
+        # Most rows of a first poll: all at once takes half the time.
+        packed = unhexlify(b"".join(heads).translate(None, b": "))
+        return [_BIG4.pack(*ends) for ends in _ENDS4.iter_unpack(packed)]
 
     def four_tuple(self, head: bytes) -> FourTuple:
         """The 4-tuple of a row's head: b"0500000A:0016 090071CB:C978 01" -> 10.0.0.5:22, 203.0.113.9:51576.
@@ -101,7 +112,6 @@ class RowText:
         # Without the state, the colons and the blank.
         packed = unhexlify(head[:-3].translate(None, b": "))
         if self._turned4:
-            # As below, of most rows of a first poll.
             return _BIG4.pack(*_LITTLE4.unpack(packed))
         half = len(packed) // 2
         local, remote = self._address(packed[: half - 2]), self._address(packed[half:-2])
@@ -119,7 +129,12 @@ class RowText:
         half = len(four_tuple) // 2
         if half - 2 > self._digits // 2:
             return []
-        addresses = b"%b %b " % (self._endpoint(four_tuple[:half]), self._endpoint(four_tuple[half:]))
+        if self._turned4:
+            # As below, in half the time: after a restart, all that were known are asked for.
+            text = _LITTLE4.pack(*_BIG4.unpack(four_tuple)).hex().upper().encode()
+            addresses = b"%b:%b %b:%b " % (text[:8], text[8:12], text[12:20], text[20:])
+        else:
+            addresses = b"%b %b " % (self._endpoint(four_tuple[:half]), self._endpoint(four_tuple[half:]))
         return [addresses + state for state in states]
 
     def _endpoint(self, end: bytes) -> bytes:

@@ -32,6 +32,8 @@ _NOT_SHOWN = b"\n"
 _FEW = 2 * 4
 # Nor are those of a text after one in which so many rows have changed: finding one takes as long as looking up thirty.
 _MANY = 20
+# So many rows are decoded together.
+_TOGETHER = 500
 
 
 class Unreadable(Exception):
@@ -230,7 +232,14 @@ class Table:
 
     def row(self, head: bytes, part: Part) -> Row:
         """The row of a poll that begins with `head`, decoded."""
-        return self._text.row(head, self._known.get(head) or part.replaced[head])
+        return next(self.rows([head], part))
+
+    def rows(self, heads: list[bytes], part: Part) -> Iterator[Row]:
+        """The rows of a poll that begin so, decoded some at a time: a first poll of 400,000 must not hold them all."""
+        known = self._known.get
+        for at in range(0, len(heads), _TOGETHER):
+            some = heads[at : at + _TOGETHER]
+            yield from self._text.rows_of(some, [known(head) or part.replaced[head] for head in some])
 
     def inodes(self, heads: Iterable[bytes]) -> Iterator[int]:
         """The inodes of those that are established and have one."""
