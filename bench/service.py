@@ -71,7 +71,7 @@ class Service:
                 [
                     *(*passing, _PYTHON, "-m", "tcpnewconn", "run", "--output", output, "--interval", interval),
                     *("--config", str(directory / "conf"), "--state", str(state)),
-                    *("--metrics", str(directory / "metrics")),
+                    *("--metrics", f"{self._memory.name}/metrics"),
                 ],
                 cwd=_TREE,
                 env={
