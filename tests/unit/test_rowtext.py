@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,12 @@ def test_where_they_differ_they_are_split(text: tuple[str, bytes]) -> None:
 def test_a_malformed_row_has_the_number_of_its_line() -> None:
     text = TEXT + b"\nno row\n  12: \n"
     assert [line_of(row, text) for row in (TEXT[156:299].strip(), b"", b"no row")] == [1, 4, 5]
+
+
+@pytest.mark.parametrize(("users", "uid"), [(True, 1000), (False, None)])
+def test_user_ids_are_read_only_where_they_are_known(tmp_path: Path, users: bool, uid: int | None) -> None:
+    Tables(tmp_path).write([line("10.0.0.5:22", "203.0.113.9:51544", uid=1000, inode=7)])
+    assert [row.uid for row in ProcNet(str(tmp_path), users=users).poll().rows()] == [uid]
 
 
 ends = st.sampled_from(["203.0.113.9:51544", "203.0.113.9:51545", "192.0.2.7:443"])
