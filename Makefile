@@ -1,4 +1,4 @@
-# make run: the main job in the foreground; make check: what needs no root, in a minute; make test: everything; make bench: measurements.
+# make run: the main job in the foreground; make check: what needs no root, in about a minute; make test: everything; make bench: measurements.
 SHELL := /bin/bash
 PYTHON := /usr/bin/python3
 VENV := .venv
