@@ -147,7 +147,7 @@ def test_few_rows_are_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
         changed = [row.inode for row in proc.poll().rows()]
         return changed, sum(looked_up)
 
-    rows = [listener("0.0.0.0:443"), *map(connection, range(MANY))]
+    rows = [listener("0.0.0.0:443", 99_999), *map(connection, range(MANY))]
     first, _ = polled(rows)
     assert len(first) == MANY
     # All at once.
@@ -163,6 +163,22 @@ def test_few_rows_are_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
     assert polled([row for at, row in enumerate(others) if at % 10])[0] == []
     assert polled(others)[0] == []
     assert polled(others) == ([], 0)
+
+
+def test_a_reference_count_that_changes_is_not_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
+    """Timers hold references: those of a busy socket come and go. An inode that is shorter than others is looked up once more."""
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+    rows = [listener("0.0.0.0:443", 7), *map(connection, range(MANY))]
+    found = []
+    for references in (1, 1, 2, 3):
+        looked_up.clear()
+        tables.write([rows[0], *(replace(row, references=references) for row in rows[1:])])
+        changed = len(list(proc.poll().rows()))
+        found.append((changed, sum(looked_up)))
+    assert found[0] == (MANY, 1 + MANY)
+    assert found[1][0] == 0 < found[1][1] < 9
+    assert found[2:] == [(0, 0), (0, 0)]
 
 
 def test_where_many_rows_come_back_the_others_are_not_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
@@ -234,7 +250,7 @@ def test_listeners_that_share_an_address_are_not_looked_up_again(
 ) -> None:
     """SO_REUSEPORT: rows that begin the same way, of several sockets."""
     tables = Tables(tmp_path)
-    rows = [listener("0.0.0.0:443", inode) for inode in (7, 8, 9)]
+    rows = [listener("0.0.0.0:443", inode) for inode in (70_000, 80_000, 90_000)]
     tables.write([*rows, *map(connection, range(MANY))])
     proc = ProcNet(str(tmp_path))
     assert len(proc.poll().listeners) == 1
