@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Iterator
 
+from tcpnewconn.kernel.rowtext import are_same
+
 # After so many rows that were not found further down, a poll's rows are not searched for any more: each takes the whole table.
 _MOST_SEARCHES = 8
 
@@ -41,7 +43,9 @@ class Order:
         """Whether these rows stood here in the last poll, and are known."""
         end = self._at + len(columns)
         same = self._last[self._at : end]
-        if same != columns or (self._dropped and not self._dropped.isdisjoint(same)):
+        if same != columns and not are_same(same, columns):
+            return False
+        if self._dropped and not self._dropped.isdisjoint(same):
             return False
         self._at = end
         if self._shown is not None:

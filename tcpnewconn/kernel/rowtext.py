@@ -41,7 +41,10 @@ _tuple = tuple.__new__
 _LARGEST_INODE = 0xFFFFFFFF
 
 # The columns up to the inode, and a blank, are not longer in any row of the kernel: "%5u %8d %lu", two of them with ten digits.
-_LARGEST_OWNER = 31
+_OWNER_SIZE = 31
+
+# The columns from uid to inode, of an owner that holds them whole.
+_UP_TO_INODE = re.compile(rb" *[0-9]+ +-?[0-9]+ [0-9]+[ \n]").match
 
 # The columns behind the addresses and the state, up to the inode, which is a group where it can be too large. The kernel has
 # added columns behind that and may add more.
@@ -63,19 +66,17 @@ class RowText:
         # "0100007F:1F99 00000000:0000 0A", then the queues, timer and retransmits of a fixed width, then the uid.
         self.head_size = 2 * (digits + 5) + 4
         self.owner_at = self.head_size + 40
-        # So much of the columns from uid on is compared: what the longest ones take up to the inode. Behind that is the reference
-        # count, which a busy socket changes all the time.
-        self._owner_size = 0
         address = rb"[0-9A-F]{%d}:[0-9A-F]{4}" % digits
         self._match = re.compile(address + b" " + address + b" [0-9A-F]{2}" + _REST).match
 
     def rows(self, text: bytes) -> Rows:
         """The rows of a text of whole lines."""
-        at, head, owner, end = places(text), self.head_size, self.owner_at, self.owner_at + self._owner_size
-        if at is not None and (behind := at.step - at.start - end) >= 0:
-            unpack = _unpacker(at.start, head, owner - head, end - owner, behind, len(at))
+        at = places(text)
+        if at is not None and (behind := at.step - at.start - self.owner_at - _OWNER_SIZE) >= 0:
+            unpack = _unpacker(at.start, self.head_size, self.owner_at - self.head_size, behind, len(at))
             return Rows(text, list(unpack(text)), at=at)
         split = bodies(text)
+        head, owner, end = self.head_size, self.owner_at, self.owner_at + _OWNER_SIZE
         columns = [b""] * (2 * len(split))
         columns[::2] = [body[:head] for body in split]
         columns[1::2] = [body[owner:end] for body in split]
@@ -87,10 +88,7 @@ class RowText:
         match = self._match(text, at)
         if match is None or (match.lastindex and int(match[1]) > _LARGEST_INODE):
             return None
-        owner = text[at + self.owner_at : match.end()]
-        if len(owner) > self._owner_size:
-            self._owner_size = min(len(owner), _LARGEST_OWNER)
-        return owner
+        return text[at + self.owner_at : match.end()]
 
     def rows_of(self, heads: list[bytes], owners: list[bytes]) -> Iterator[Row]:
         """The rows with these heads and owners, decoded."""
@@ -171,12 +169,21 @@ class Rows:
         return (self.text, self._at[number]) if self._split is None else (self._split[number], 0)
 
 
+def are_same(columns: list[bytes], others: list[bytes]) -> bool:
+    """Whether columns of rows (Rows) differ in nothing but what stands behind the inode: the reference count, above all, of which
+    each timer of a busy socket holds one."""
+    if len(columns) != len(others):
+        return False
+    for one, other in zip(columns, others, strict=True):
+        if one != other and ((owner := _UP_TO_INODE(one)) is None or not other.startswith(owner[0])):
+            return False
+    return True
+
+
 @functools.lru_cache(maxsize=16)
-def _unpacker(
-    slot: int, head: int, between: int, owner: int, behind: int, count: int
-) -> Callable[[bytes], tuple[bytes, ...]]:
+def _unpacker(slot: int, head: int, between: int, behind: int, count: int) -> Callable[[bytes], tuple[bytes, ...]]:
     """Takes heads and owners from a text of `count` rows of one length: a fifth of the time of slices (measured)."""
-    return struct.Struct(f"{slot}x{head}s{between}x{owner}s{behind}x" * count).unpack
+    return struct.Struct(f"{slot}x{head}s{between}x{_OWNER_SIZE}s{behind}x" * count).unpack
 
 
 def read(path: str) -> Iterator[bytes]:

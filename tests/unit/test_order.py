@@ -166,19 +166,47 @@ def test_few_rows_are_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
 
 
 def test_a_reference_count_that_changes_is_not_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
-    """Timers hold references: those of a busy socket come and go. An inode that is shorter than others is looked up once more."""
+    """Timers hold references: those of a busy socket come and go."""
     tables = Tables(tmp_path)
     proc = ProcNet(str(tmp_path))
-    rows = [listener("0.0.0.0:443", 7), *map(connection, range(MANY))]
-    found = []
-    for references in (1, 1, 2, 3):
+    rows = [listener("0.0.0.0:443", 7), *map(connection, range(MANY)), *(connection(at, v6=True) for at in range(9))]
+    for references in (2, 1, 3, 4):
         looked_up.clear()
-        tables.write([rows[0], *(replace(row, references=references) for row in rows[1:])])
+        tables.write([replace(row, references=references if at % 3 else 1) for at, row in enumerate(rows)])
         changed = len(list(proc.poll().rows()))
-        found.append((changed, sum(looked_up)))
-    assert found[0] == (MANY, 1 + MANY)
-    assert found[1][0] == 0 < found[1][1] < 9
-    assert found[2:] == [(0, 0), (0, 0)]
+        assert (changed, sum(looked_up)) == ((MANY + 9, len(rows)) if references == 2 else (0, 0))
+
+
+def test_no_other_column_is_taken_for_it(tmp_path: Path) -> None:
+    tables = Tables(tmp_path)
+    proc = ProcNet(str(tmp_path))
+    others = [*map(connection, range(MANY))]
+    row = replace(connection(MANY), inode=2, uid=2, timeout=2)
+    for inode, uid in (
+        (2, 2),
+        (3, 2),
+        (3, 3),
+        (4, 3),
+        (4_000_000_000, 3),
+        (3_000_000_000, 3),
+        (3_000_000_000, 4_000_000_000),
+    ):
+        tables.write([*others, replace(row, inode=inode, uid=uid)])
+        assert (inode, uid) in [(row.inode, row.uid) for row in proc.poll().rows()]
+    assert list(proc.poll().rows()) == []
+
+
+def test_only_what_stands_behind_the_inode_may_differ() -> None:
+    head, owner = b"0500000A:01BB 090071CB:03E9 01", b" 1000        0 712 2 0000"
+    rows = [head, owner, head[:-2] + b"08", b" 1000        0 8\n"]
+    assert rowtext.are_same(rows, [head, owner.replace(b" 2 ", b" 14 "), *rows[2:]])
+    for other in (owner.replace(b" 712 ", b" 713 "), owner.replace(b" 712 ", b" 7122 "), owner[:18], b"\n", b""):
+        assert not rowtext.are_same(rows, [head, other, *rows[2:]])
+    for other in (head[:-2] + b"08", head.lower(), owner):
+        assert not rowtext.are_same(rows, [other, *rows[1:]])
+    assert not rowtext.are_same(rows, rows[:2])
+    # What is kept so that the next poll shows the row again.
+    assert not rowtext.are_same([head, b"\n"], [head, owner])
 
 
 def test_where_many_rows_come_back_the_others_are_not_looked_up(tmp_path: Path, looked_up: list[int]) -> None:
