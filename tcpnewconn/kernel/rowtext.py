@@ -123,8 +123,6 @@ class RowText:
     def _address(self, words: bytes) -> bytes:
         if self._byteorder != "little":
             return unmapped(words)
-        if len(words) == 4:
-            return words[::-1]
         return unmapped(_LITTLE.pack(*_BIG.unpack(words)))
 
     def heads(self, four_tuple: FourTuple, states: Iterable[bytes]) -> list[bytes]:
@@ -145,7 +143,7 @@ class RowText:
         if self._digits == 32 and len(address) == 4:
             address = MAPPED + address
         if self._byteorder == "little":
-            address = address[::-1] if len(address) == 4 else _LITTLE.pack(*_BIG.unpack(address))
+            address = _LITTLE.pack(*_BIG.unpack(address))
         return b"%b:%04X" % (address.hex().upper().encode(), port)
 
 
