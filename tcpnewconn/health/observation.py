@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.owner import Record
 
-# Seconds between two records: a quiet poll writes nothing.
+# Seconds between two records on the disk: a quiet poll writes nothing there.
 _EVERY = 60.0
 
 
 class Observation:
     """`until` is the Unix time, in seconds, of a poll of an earlier run or of this one; None where there was none.
 
-    After a stop it is that of the last poll, after a crash of one in the last minute. It outlives a reboot: it is about the host,
-    not about its connections.
+    It is that of the last poll. After a crash of the kernel, and after any crash where the state has no tail (state/tail.py), it is
+    that of one in the last minute. It outlives a reboot: it is about the host, not about its connections.
     """
 
     def __init__(self, log: StateLog | None) -> None:
@@ -29,7 +29,10 @@ class Observation:
     def observed(self, now: float, last: bool = False) -> None:
         """A poll went well at this Unix time; it was the `last` one of this run."""
         self.until = round(now, 3)
-        if self._log is not None and (last or not self._recorded <= now < self._recorded + _EVERY):
+        if self._log is None:
+            return
+        self._log.stamp("t", self.until)
+        if last or not self._recorded <= now < self._recorded + _EVERY:
             self._recorded = now
             self._log.append(self._line(self.until))
 

@@ -19,7 +19,8 @@ from itertools import chain
 
 from tcpnewconn.state.lines import BLOCK, HEADER_SIZE, NOT_OURS, blocks, header, read_header, verified, write
 from tcpnewconn.state.owner import Owner, Record
-from tcpnewconn.state.tail import Damaged, OtherGeneration, Tail, Unusable, blocks_of
+from tcpnewconn.state.tail import Damaged, OtherGeneration, Tail, Unusable
+from tcpnewconn.state.tail import read as read_tail
 
 _SMALL = 256 * 1024
 # A larger block goes into the snapshot at once: in the tail it would only be copied.
@@ -113,9 +114,12 @@ class StateLog:
         if path is None:
             raise Damaged("a tail continues it, which is in the directory that RUNTIME_DIRECTORY names for the service")
         try:
-            for block in blocks_of(path, generation):
+            tail = read_tail(path, generation)
+            for block in tail.blocks:
                 for record in block.split(b"\n"):
                     self._give(json.loads(record))
+            if tail.stamp is not None:
+                self._give(list(tail.stamp))
         except (OSError, OtherGeneration) as error:
             # The tail does not outlive a reboot.
             if self.resumed:
@@ -165,6 +169,11 @@ class StateLog:
         """One record, in JSON. It is safe from SIGKILL after the next `flush`."""
         if not self._loading:
             self._lines.append(record)
+
+    def stamp(self, kind: str, number: float) -> None:
+        """Store a record of one number in the tail, in the place of the last, at once. Where there is no tail nothing is done."""
+        if self._tail is not None:
+            self._tail.stamp(kind, number)
 
     def flush(self) -> None:
         """Write the records that were gathered."""

@@ -5,6 +5,9 @@ stored: the pages are the kernel's. It does not outlive a reboot; nor does what 
 
 Each block of records has its length and its checksum. The mark says how far the blocks are whole. It is stored after a block, and
 twice: a kill in between leaves one that is whole. A block behind the mark is a write that was cut off.
+
+A record of one number that changes all the time is not in a block: the stamp is stored over the one before. A kill while it is
+stored leaves none.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 # Its name in the runtime directory.
 FILE = "state.tail"
@@ -26,6 +30,9 @@ SIZE = 1024 * 1024
 _MARK = struct.Struct("=III")
 # The copies lie in different cache lines.
 _COPIES = (0, 64)
+# The kind of the record, its number, and the checksum of both and of the generation.
+_STAMP = struct.Struct("=cdI")
+_STAMP_AT = 32
 _FIRST = 128
 # The length of a block, and its checksum.
 _BLOCK = struct.Struct("=II")
@@ -71,6 +78,8 @@ class Tail:
             os.close(descriptor)
         self._generation, self._end = _mark(self._map) or (0, _FIRST)
         self._set_mark()
+        # That of this run: the one in the file can be older than the snapshot.
+        self._stamp: tuple[str, float] | None = None
 
     @property
     def generation(self) -> int:
@@ -101,6 +110,14 @@ class Tail:
         """Forget the blocks: they are in the snapshot that names this generation."""
         self._generation, self._end = generation, _FIRST
         self._set_mark()
+        if self._stamp is not None:
+            self.stamp(*self._stamp)
+
+    def stamp(self, kind: str, number: float) -> None:
+        """Store a record of one number, in the place of the last."""
+        self._stamp = (kind, number)
+        name = kind.encode()
+        _STAMP.pack_into(self._map, _STAMP_AT, name, number, _stamp_checksum(self._generation, name, number))
 
     def _set_mark(self) -> None:
         generation, end = self._generation, self._end
@@ -119,8 +136,15 @@ class Tail:
             os.unlink(self.path)
 
 
-def blocks_of(path: str, generation: int) -> Iterator[bytes]:
-    """The blocks of a file that belong to the snapshot of a generation. Raises OSError, and Damaged."""
+class Content(NamedTuple):
+    """What a file holds: its blocks, the first first, and the record of one number, if there is one."""
+
+    blocks: Iterator[bytes]
+    stamp: tuple[str, float] | None
+
+
+def read(path: str, generation: int) -> Content:
+    """What a file holds that belongs to the snapshot of a generation. Raises OSError, and Damaged; `blocks` raise that, too."""
     with open(path, "rb") as file:
         content = file.read()
     mark = _mark(content)
@@ -129,10 +153,10 @@ def blocks_of(path: str, generation: int) -> Iterator[bytes]:
     found, end = mark
     if found == (generation - 1) & _MASK:
         # The snapshot was written with these blocks; a kill came before they were forgotten here.
-        return iter(())
+        return Content(iter(()), _stamp(content, found))
     if found != generation:
         raise OtherGeneration(f"of generation {found}, the snapshot is of {generation}")
-    return _blocks(content, end)
+    return Content(_blocks(content, end), _stamp(content, found))
 
 
 def _blocks(content: bytes | mmap.mmap, end: int) -> Iterator[bytes]:
@@ -156,6 +180,16 @@ def _mark(content: bytes | mmap.mmap) -> tuple[int, int] | None:
             if check == ~(generation ^ end) & _MASK and _FIRST <= end <= len(content):
                 return generation, end
     return None
+
+
+def _stamp(content: bytes, generation: int) -> tuple[str, float] | None:
+    name, number, checksum = _STAMP.unpack_from(content, _STAMP_AT)
+    whole = checksum == _stamp_checksum(generation, name, number)
+    return (name.decode(), number) if whole else None
+
+
+def _stamp_checksum(generation: int, name: bytes, number: float) -> int:
+    return zlib.crc32(_STAMP.pack(name, number, generation))
 
 
 def _on_tmpfs(device: int) -> bool:

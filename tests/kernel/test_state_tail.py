@@ -10,11 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from tcpnewconn.kernel.sockdiag import open_notifications
 from tests.support.message_ids import CONNECTION
-from tests.support.namespace import Namespace, joined
+from tests.support.namespace import Namespace, joined, namespace
 from tests.support.program import Program, of_kind
 from tests.support.state_file import SSH, incoming, once, reported
 from tests.support.supervised import Supervised
@@ -90,6 +91,22 @@ def test_killed_at_any_moment_under_load_each_connection_is_logged_or_counted_on
     assert made > 100 * KILLS
     assert counted > made / 2
     assert len(logged) + counted == made
+
+
+def test_after_a_kill_the_next_run_says_until_when_the_last_poll_had_observed(tmp_path: Path, memory: Path) -> None:
+    with namespace() as here:
+        killed = Program(here, "--state", str(tmp_path / "state"), memory=memory)
+        killed.poll_again(3)
+        before = time.time()
+        killed.poll_again()
+        killed.kill()
+        after = Program(here, "--state", str(tmp_path / "state"), memory=memory)
+        after.ready()
+        after.stop()
+    (started, _) = after.runs
+    until = datetime.fromisoformat(started["tcpnewconn.observed_until"]).timestamp()
+    # It is in milliseconds.
+    assert before - 0.001 < until < datetime.fromisoformat(started["@timestamp"]).timestamp()
 
 
 def test_a_file_that_is_cut_while_it_runs_is_not_believed_after_the_crash(tmp_path: Path, memory: Path) -> None:

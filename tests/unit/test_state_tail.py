@@ -145,6 +145,75 @@ def test_a_kill_of_the_first_run_before_its_snapshot_was_written_leaves_a_tail_o
     assert held(snapshot, tail) == owners.records()
 
 
+# --- until when this host was observed ---------------------------------------------------------------------------------
+
+NOON = 1_795_953_600.0
+
+
+@pytest.mark.parametrize(
+    "then", [None, lambda owners: owners.log.save(), lambda owners: owners.log._rewrite(owners.log._tail, False)]
+)
+def test_each_poll_is_there_after_a_kill_though_a_record_is_written_once_a_minute(
+    snapshot: Path, tail: Path, then: Callable[[Owners], None] | None
+) -> None:
+    owners = started(snapshot, tail)
+    change(owners, 1)
+    owners.observation.observed(NOON)
+    owners.log.save()
+    written = snapshot.read_bytes()
+    for second in range(10, 60, 10):
+        owners.observation.observed(NOON + second)
+        owners.log.save()
+        assert Owners(snapshot, PLACE, tail=tail).observation.until == NOON + second
+    assert snapshot.read_bytes() == written
+    if then is not None:
+        change(owners, 2)
+        then(owners)
+    found = Owners(snapshot, PLACE, tail=tail)
+    assert (found.warning, found.observation.until) == (None, NOON + 50)
+
+
+def test_a_kill_while_a_poll_is_stored_leaves_it_or_the_one_on_record(snapshot: Path, tail: Path) -> None:
+    owners = started(snapshot, tail)
+    owners.observation.observed(NOON)
+    owners.observation.observed(NOON + 10)
+    owners.log.flush()
+    content = tail.read_bytes()
+    owners.observation.observed(NOON + 20)
+    whole = tail.read_bytes()
+    stored = [at for at, one in enumerate(content) if one != whole[at]]
+    assert 2 < len(stored) <= 12
+    seen = []
+    for count in range(len(stored) + 1):
+        cut = bytearray(content)
+        for at in stored[:count]:
+            cut[at] = whole[at]
+        tail.write_bytes(cut)
+        seen.append(Owners(snapshot, PLACE, tail=tail).observation.until)
+    assert seen == [NOON + 10, *[NOON] * (len(stored) - 1), NOON + 20]
+
+
+def test_a_clock_that_was_put_back_counts(snapshot: Path, tail: Path) -> None:
+    owners = started(snapshot, tail)
+    for until in (NOON, NOON - 3600, NOON - 3590):
+        owners.observation.observed(until)
+    owners.log.flush()
+    assert Owners(snapshot, PLACE, tail=tail).observation.until == NOON - 3590
+
+
+def test_what_an_earlier_run_left_in_a_tail_says_nothing_of_a_later_one(snapshot: Path, tail: Path) -> None:
+    owners = started(snapshot, tail)
+    owners.observation.observed(NOON)
+    left = tail.read_bytes()
+    owners.observation.observed(NOON + 600, last=True)
+    owners.log.save(last=True)
+    # It could not be deleted.
+    tail.write_bytes(left)
+    again = started(snapshot, tail)
+    change(again, 1)
+    assert Owners(snapshot, PLACE, tail=tail).observation.until == NOON + 600
+
+
 # --- a tail without room ---------------------------------------------------------------------------------------------
 
 
