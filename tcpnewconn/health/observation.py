@@ -15,8 +15,8 @@ _EVERY = 60.0
 class Observation:
     """`until` is the Unix time, in seconds, of a poll of an earlier run or of this one; None where there was none.
 
-    It is that of the last poll. After a crash of the kernel, and after any crash where the state has no tail (state/tail.py), it is
-    that of one in the last minute. It outlives a reboot: it is about the host, not about its connections.
+    It is that of the last poll; of one in the last minute after a crash of the kernel, and after any where the state has no tail
+    (state/tail.py). It outlives a reboot: it is about the host, not about its connections.
     """
 
     def __init__(self, log: StateLog | None) -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,7 +17,7 @@ from pathlib import Path
 from tcpnewconn.kernel.sockdiag import open_notifications
 from tests.support.message_ids import CONNECTION
 from tests.support.namespace import Namespace, joined, namespace
-from tests.support.program import Program, of_kind
+from tests.support.program import Flow, Program, flow, of_kind
 from tests.support.state_file import SSH, incoming, once, reported
 from tests.support.supervised import Supervised
 from tests.support.table import Tables
@@ -90,7 +91,23 @@ def test_killed_at_any_moment_under_load_each_connection_is_logged_or_counted_on
     assert [event["message"] for event in events if event["event.action"] == "events-lost"] == []
     assert made > 100 * KILLS
     assert counted > made / 2
-    assert len(logged) + counted == made
+    assert len(logged) + counted == made, what_was_reported(runs)
+
+
+def what_was_reported(runs: list[Program]) -> str:
+    """For whoever looks for the reason: the summaries of each run, how its connections were seen, and flows with several ids."""
+    lines: list[str] = []
+    ids: dict[Flow, set[str]] = defaultdict(set)
+    for run in runs:
+        connections = of_kind(run.events, CONNECTION)
+        for event in connections:
+            ids[flow(event)].add(event["tcpnewconn.connection_id"])
+        summaries = [
+            event["tcpnewconn.count"] for event in run.events if event["event.action"] == "connections-summarized"
+        ]
+        lines.append(f"{summaries} {dict(Counter(event['tcpnewconn.detected_by'] for event in connections))}")
+    several = {one: each for one, each in ids.items() if len(each) > 1}
+    return "\n".join([*lines, str(several)])
 
 
 def test_after_a_kill_the_next_run_says_until_when_the_last_poll_had_observed(tmp_path: Path, memory: Path) -> None:
