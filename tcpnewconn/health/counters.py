@@ -35,6 +35,8 @@ NamespaceResult = Literal["polled", "unchanged", "late"]
 NAMESPACE_RESULTS: tuple[NamespaceResult, ...] = get_args(NamespaceResult)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+# More than seven numbers need (proc(5)): it is read at once.
+_STATM = 256
 
 
 class Counters:
@@ -105,5 +107,5 @@ class ServiceStatistics:
     def measure(self) -> None:
         """The CPU time (seconds) and the memory (bytes) that this process has used so far."""
         self.cpu = time.process_time()
-        with open("/proc/self/statm", "rb") as file:
-            self.memory = int(file.read().split()[1]) * _PAGE
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            self.memory = int(file.read(_STATM).split()[1]) * _PAGE

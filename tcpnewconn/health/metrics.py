@@ -71,15 +71,16 @@ METRICS = (
     Metric("process_resident_memory_bytes", "gauge", "Resident memory of the service."),
     Metric("process_start_time_seconds", "gauge", "Unix time of the start of the service."),
 )
+_HEADS = tuple(f"# HELP {PREFIX}{name} {meaning}\n# TYPE {PREFIX}{name} {kind}\n" for name, kind, meaning in METRICS)
 
 
 def exposition(counters: Counters, statistics: ServiceStatistics) -> str:
     """All series, in the text format 0.0.4: every name and label is there from the start. No timestamps, ends in a newline."""
     samples = _samples(counters, statistics)
     lines = []
-    for metric in METRICS:
+    for metric, head in zip(METRICS, _HEADS, strict=True):
         name = PREFIX + metric.name
-        lines.append(f"# HELP {name} {metric.meaning}\n# TYPE {name} {metric.kind}\n")
+        lines.append(head)
         lines += [f"{name}{labels} {value}\n" for labels, value in samples[metric.name]]
     return "".join(lines)
 

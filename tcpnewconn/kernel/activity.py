@@ -8,9 +8,10 @@ its namespace: ActiveOpens at connect(), PassiveOpens at the third segment of a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from tcpnewconn.kernel.procfile import content
+from tcpnewconn.kernel.procfile import Held, content
 from tcpnewconn.model import NEW_SYN_RECV, SYN_RECV, SYN_SENT
 
 # A connection that comes up from one of these may leave all counters as they are, if another is closed at the same time.
@@ -43,6 +44,7 @@ class Activity:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        self._files = Held()
         self._counters: tuple[int, ...] | None = None
         self._unchanged = 0
         self._saved = 0
@@ -52,7 +54,7 @@ class Activity:
 
         Call it before each poll; `disturbed` where something else says so: a destroyed socket, a socket in one of OPENING.
         """
-        found = counters_of(self._directory)
+        found = counters_of(self._directory, self._files.content)
         counters = None if found is None else found[:_OF_CONNECTIONS]
         same = counters is not None and counters == self._counters and not disturbed
         self._counters = counters
@@ -64,14 +66,14 @@ class Activity:
         return False
 
 
-def counters_of(directory: str) -> Counters | None:
+def counters_of(directory: str, read: Callable[[str], bytes] = content) -> Counters | None:
     """The counters of the namespace of a directory like that; None where they cannot be read, or not all of them are there."""
     try:
-        _, names, rest = content(f"{directory}/snmp").split(b"\nTcp:", 2)
+        _, names, rest = read(f"{directory}/snmp").split(b"\nTcp:", 2)
         tcp = dict(zip(names.split(), rest.partition(b"\n")[0].split(), strict=True))
-        inuse, time_wait = _sockstat(content(f"{directory}/sockstat"), b"TCP:")
+        inuse, time_wait = _sockstat(read(f"{directory}/sockstat"), b"TCP:")
         try:
-            inuse6, _ = _sockstat(content(f"{directory}/sockstat6"), b"TCP6:")
+            inuse6, _ = _sockstat(read(f"{directory}/sockstat6"), b"TCP6:")
         except FileNotFoundError:
             # IPv6 is off.
             inuse6 = 0

@@ -8,13 +8,15 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from tcpnewconn.kernel.netlink import HEADER, Client, attribute
+from tcpnewconn.kernel.netlink import HEADER, Changes, Client, attribute
 from tcpnewconn.model import SIZES, FourTuple
 
 # include/uapi/linux/rtnetlink.h, include/uapi/linux/if_addr.h
 _RTM_GETADDR = 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFADDRMSG = struct.Struct("=BBBBI")
+# Addresses that come, change or go: RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
+_CHANGES = 0x10 | 0x100
 
 _IPV4, _ = SIZES
 _LOOPBACK6 = b"\0" * 15 + b"\1"
@@ -38,11 +40,27 @@ class Addresses:
 
     def __init__(self) -> None:
         self._local: frozenset[bytes] = frozenset()
+        # Whether they are what the kernel said, and it has sent no change since.
+        self._current = False
+        self._changes: Changes | None = None
 
     def refresh(self) -> None:
-        """Ask the kernel, by rtnetlink; needs no capability. Without an answer, the known addresses stay."""
-        with contextlib.suppress(OSError), Client(socket.NETLINK_ROUTE) as route:
-            self._local = frozenset(one.address for one in all_assigned(route))
+        """Ask the kernel, by rtnetlink, if any has changed; needs no capability. Without an answer, the known addresses stay."""
+        with contextlib.suppress(OSError):
+            if not self._unchanged():
+                self._current = False
+            if not self._current:
+                with Client(socket.NETLINK_ROUTE) as route:
+                    self._local = frozenset(one.address for one in all_assigned(route))
+                self._current = True
+
+    def _unchanged(self) -> bool:
+        """Whether the kernel has sent no change since the last time: where it sends none, that is never known."""
+        if self._changes is None:
+            with contextlib.suppress(OSError):
+                self._changes = Changes(socket.NETLINK_ROUTE, _CHANGES)
+            return False
+        return self._changes.take() == []
 
     def assign(self, local: Iterable[bytes]) -> None:
         """The local addresses of another namespace than this program's own."""

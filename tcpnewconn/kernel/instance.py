@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TypeVar
 
+from tcpnewconn.kernel.procfile import content
 from tcpnewconn.kernel.rings import Decode, Rings
 from tcpnewconn.text import printable
 
@@ -34,8 +35,7 @@ def opened(directory: str, clock: Callable[[], int], decode: Decode[_Record]) ->
 def text_of(path: str) -> str:
     """The contents of a file of the instance, or beside it; empty if it is not there."""
     try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
+        return content(path).decode("ascii", "replace")
     except OSError:
         return ""
 

@@ -42,6 +42,8 @@ class Trace:
         # By the number of the event, with which records begin. Those of deleted events stay: the rings may have records of them.
         self._layouts: dict[bytes, Layout] = {}
         self._ids: dict[str, int] = {}
+        # The files that were read last, and what they say.
+        self._formats: dict[str, tuple[str, Layout]] = {}
         # Numbers of events that are not ours.
         self._foreign: set[bytes] = set()
         self._read_formats()
@@ -86,10 +88,13 @@ class Trace:
             text = text_of(f"{self._directory}/events/{GROUP}/{event}/format")
             if not text:
                 continue
-            try:
-                layout = Layout(event, text)
-            except FormatError:
-                continue
+            before, layout = self._formats.get(event, ("", None))
+            if layout is None or text != before:
+                try:
+                    layout = Layout(event, text)
+                except FormatError:
+                    continue
+                self._formats[event] = (text, layout)
             self._layouts[layout.id.to_bytes(2, sys.byteorder)] = layout
             self._ids[event] = layout.id
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,27 @@ def test_without_the_counters_every_poll_is_made(there: Namespace, name: str, te
         (there.directory / name).write_text(text)
     activity = Activity(str(there.directory))
     assert all(activity.poll_needed(False) for _ in range(9))
+
+
+def test_its_files_are_opened_once_and_again_where_they_could_not_be_read(
+    there: Namespace, activity: Activity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = there.directory.with_name("moved")
+    there.directory.rename(moved)
+    assert not activity.poll_needed(False)
+    moved.rename(there.directory)
+
+    def unreadable(descriptor: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.EIO, "unreadable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pread", unreadable)
+        assert activity.poll_needed(False)
+    # Others stand in their places by now.
+    for name in ("snmp", "sockstat"):
+        (there.directory / name).unlink()
+    there.write()
+    assert [activity.poll_needed(False) for _ in range(3)] == [True, True, False]
+    there.numbers["CurrEstab"] += 1
+    there.write()
+    assert activity.poll_needed(False)

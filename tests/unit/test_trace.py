@@ -13,6 +13,7 @@ from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.ringpage import parse
 from tcpnewconn.kernel.trace import Trace, request_repair
 from tcpnewconn.kernel.traceevents import EVENTS
+from tcpnewconn.kernel.traceformat import Layout
 from tcpnewconn.model import Call, FailedAttempt
 from tests.support.terminal import TESTS
 from tests.unit.test_trace_captured import pages, recorded
@@ -134,6 +135,27 @@ def test_events_that_are_defined_again_are_read_on(instance: Path, fixture: Path
         (instance / "events" / "tcpnewconn" / event / "format").write_text(renumbered)
     assert trace.read() == first
     assert trace.rings.malformed == 0
+    trace.close()
+
+
+def test_formats_that_have_not_changed_are_not_taken_apart_again(
+    instance: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Counted(Layout):
+        def __init__(self, event: str, format_file: str) -> None:
+            made.append(event)
+            super().__init__(event, format_file)
+
+    monkeypatch.setattr("tcpnewconn.kernel.trace.Layout", Counted)
+    trace = Trace(str(instance))
+    assert [trace.stale() for _ in range(3)] == [False] * 3
+    assert made == list(EVENTS)
+    file = instance / "events" / "tcpnewconn" / "accept" / "format"
+    file.write_text(re.sub(r"ID: (\d+)", "ID: 2000", file.read_text()))
+    assert not trace.stale()
+    assert made == [*EVENTS, "accept"]
     trace.close()
 
 
