@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 from tcpnewconn.attribution import callers
 from tcpnewconn.attribution.calls import Calls
-from tcpnewconn.attribution.found import Found
+from tcpnewconn.attribution.found import AMBIGUOUS, Found
 from tcpnewconn.eventtypes import Closed, Connection
 from tcpnewconn.model import (
+    CLOSE,
     CLOSE_WAIT,
     ESTABLISHED,
     INGRESS,
@@ -41,6 +42,9 @@ def called(
 ) -> Found:
     """The calls that made a connection; `row`, `polled` and `connected` are of the last poll: see callers.shown()."""
     destroyed = new.destroyed
+    if destroyed is None and new.state == CLOSE:
+        # Calls on its addresses can be of the one that has them by now.
+        return AMBIGUOUS
     if destroyed is None:
         # Nobody owns it, and nobody has closed it: it waits for accept().
         accepted = row is None or row.inode > 0 or row.state not in (ESTABLISHED, CLOSE_WAIT) or new.uid is not None

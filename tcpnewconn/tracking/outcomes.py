@@ -11,7 +11,8 @@ from tcpnewconn.model import DestroyedSocket, FourTuple
 class NewConnection(NamedTuple):
     """A connection to be reported, by one of its sockets. `detected_by` is startup, poll, notification or trace.
 
-    `destroyed` is the socket of the notification that it was detected by.
+    `destroyed` is the socket of the notification that it was detected by. Without one, a state of CLOSE means that another
+    connection has the addresses of this one by now.
     """
 
     four_tuple: FourTuple
