@@ -5,12 +5,10 @@ And those that have come into TIME_WAIT between the last two polls: were they no
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 from tcpnewconn.model import CLOSE, TIME_WAIT, FourTuple, SocketInfo, mirrored
 from tcpnewconn.tracking.internal import Peers
-from tcpnewconn.tracking.matching import is_full
 from tcpnewconn.tracking.outcomes import NewConnection, Report
 from tcpnewconn.tracking.run import Run, Stage
 from tcpnewconn.tracking.socket import Phase, Socket
@@ -39,8 +37,6 @@ class Settling:
         self._internal = internal
         self._report = report
         self._caught_up = float("-inf")
-        # Notifications on 4-tuples of sockets that ended before the start, which others have by now.
-        self._notified_since: Counter[FourTuple] = Counter()
 
     def ended_before_start(self, four_tuple: FourTuple, cookie: int, now: float) -> None:
         """A row in TIME_WAIT at the first poll, or new in it at the last; the cookie is 0 where it is not known."""
@@ -51,21 +47,17 @@ class Settling:
             self._sockets.forget(before)
         number = cookie or self._run.next_serial()
         self._sockets.enter(Socket(four_tuple, None, number), Phase.ENDED_BEFORE_START, now)
-        self._notified_since.pop(four_tuple, None)
 
     def claim(self, four_tuple: FourTuple) -> None:
         """A destroyed socket can be of this 4-tuple, or be its peer: if the 4-tuple is as it was at the poll, it is.
 
-        If another has its place by then, the notifications of both are counted: see _was_notified().
+        If another has its place by then, the notification can be of either. It is taken for the other's: at a first start, many
+        more have been notified before than have not. If it was its own, the one that the poll showed is reported once more.
         """
         for one in (four_tuple, mirrored(four_tuple)):
             socket = self._sockets.first(one, Phase.ENDED_BEFORE_START)
-            if socket is None:
-                continue
-            if socket.number < 0 or self._has_its_place(socket):
+            if socket is not None and (socket.number < 0 or self._has_its_place(socket)):
                 self._sockets.forget(socket)
-            elif one == four_tuple:
-                self._notified_since[one] += 1
 
     def late(self, four_tuple: FourTuple) -> bool:
         """Whether a destroyed socket is one that was reported without waiting any longer for its notification, or is its peer.
@@ -99,17 +91,10 @@ class Settling:
             self._sockets.forget_all(Phase.ENDED_BEFORE_START)
             reported: set[FourTuple] = set()
             for socket in unclaimed:
-                if not self._was_notified(socket.four_tuple):
-                    self._report_ended(socket, reported, now)
-            self._notified_since.clear()
+                self._report_ended(socket, reported, now)
             unclaimed = []
         if not unclaimed:
             self._run.settled()
-
-    def _was_notified(self, four_tuple: FourTuple) -> bool:
-        """Whether the notification of one came after another had got its place: that one's has come, too, unless it is open."""
-        count = self._notified_since[four_tuple]
-        return count > 1 or (count == 1 and is_full(self._look_up(four_tuple)))
 
     def _report_ended(self, socket: Socket, reported: set[FourTuple], now: float) -> None:
         four_tuple = socket.four_tuple

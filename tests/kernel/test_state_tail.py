@@ -33,11 +33,14 @@ print("listening", flush=True)
 while True:
     listener.accept()[0].close()
 """
-# Until its standard input is closed. Some thousands a second: those that come while nobody runs fit into the buffer.
+# Until its standard input is closed. Some thousands a second: those that come while nobody runs fit into the buffer. Each port
+# has its turn: the kernel gives one again at once, and what closes during a first poll is logged twice then (tcpnewconn(8),
+# CAVEATS).
 _CLIENT = f"""
-import select, socket, sys
+import itertools, select, socket, sys
+ports = itertools.cycle(range(20000, 61000))
 while not select.select([sys.stdin], [], [], 0.0002)[0]:
-    with socket.create_connection(("{HERE}", 8080)) as connection:
+    with socket.create_connection(("{HERE}", 8080), source_address=("", next(ports))) as connection:
         connection.recv(1)
 """
 

@@ -83,8 +83,6 @@ class Play:
         self._looked_up: set[int] = set()
         # 4-tuples in TIME_WAIT at the first poll, until it is known whether they are notified.
         self._ended_at_start: set[FourTuple] = set()
-        # Those of them that have had another connection since.
-        self._reused: set[FourTuple] = set()
         # The ended connections that this poll has shown: nothing is reported of them before.
         self._shown_ended: list[Connection] = []
         # Until when an unaddressed socket can wait.
@@ -236,8 +234,6 @@ class Play:
         self.log.append(str(step))
         if action in ("open", "open unaccepted"):
             self._used |= {four_tuple, mirrored(four_tuple)}
-            if four_tuple in self._ended_at_start:
-                self._reused.add(four_tuple)
             kernel.open(four_tuple, action == "open", is_internal(four_tuple))
         elif action in ("reset", "linger"):
             kernel.reset(four_tuple, action == "linger")
@@ -322,7 +318,7 @@ class Play:
         self._tick()
         if self._polls and not self.tracker.waiting:
             self._settled = True
-            self._ended_at_start, self._reused = set(), set()
+            self._ended_at_start = set()
             for connection in self._shown_ended:
                 connection.in_rows += 1
             self._shown_ended.clear()
@@ -395,13 +391,11 @@ class Play:
             return True
         if not opens:
             return False
-        if four_tuple in (self._used if self._starting else self._reused):
+        if four_tuple in (self._used if self._starting else self._ended_at_start) and (
+            self._starting or is_internal(four_tuple) or kernel.notifies(four_tuple)
+        ):
             # A 4-tuple that enters TIME_WAIT while the first poll is under way, and has another connection before that was
-            # notified, some milliseconds later, and meanwhile; or two after it: nothing shows that its row and its notification
-            # are of one connection.
-            return True
-        if is_internal(four_tuple) and four_tuple in self._ended_at_start:
-            # Nor which of two sockets at either end.
+            # notified, some milliseconds later: nothing shows that its row and its notification are of one connection.
             return True
         not_accepted = [one for one in kernel.connections if one.missed and not one.accepted and one.had(four_tuple)]
         if not_accepted and self._polls < 2:

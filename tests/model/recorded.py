@@ -159,31 +159,6 @@ finish r1
 poll
 restart
 """,
-    "It is in TIME_WAIT at the first start, and another one has its 4-tuple before it is notified": """
-starve
-open r0
-finish r0
-poll
-open r0
-finish r0
-deliver r0
-receive
-deliver r0
-receive
-wait 1.1 s
-""",
-    "It is in TIME_WAIT at the first start, and is notified while another one on its 4-tuple is open": """
-starve
-open r0
-finish r0
-poll
-open r0
-deliver r0
-receive
-wait 1.1 s
-finish r0
-deliver r0
-""",
     "It was notified before the first start, and another one has its 4-tuple soon afterwards": """
 open r0
 finish r0
