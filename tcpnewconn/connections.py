@@ -16,7 +16,6 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import AMBIGUOUS, Found
 from tcpnewconn.eventtypes import Closed, Connection
 from tcpnewconn.model import (
-    CLOSE,
     CLOSE_WAIT,
     ESTABLISHED,
     INGRESS,
@@ -42,7 +41,7 @@ def called(
 ) -> Found:
     """The calls that made a connection; `row`, `polled` and `connected` are of the last poll: see callers.shown()."""
     destroyed = new.destroyed
-    if destroyed is None and new.state == CLOSE:
+    if new.replaced:
         # Calls on its addresses can be of the one that has them by now.
         return AMBIGUOUS
     if destroyed is None:

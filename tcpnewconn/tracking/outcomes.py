@@ -11,8 +11,7 @@ from tcpnewconn.model import DestroyedSocket, FourTuple
 class NewConnection(NamedTuple):
     """A connection to be reported, by one of its sockets. `detected_by` is startup, poll, notification or trace.
 
-    `destroyed` is the socket of the notification that it was detected by. Without one, a state of CLOSE means that another
-    connection has the addresses of this one by now.
+    `destroyed` is the socket of the notification that it was detected by. `replaced`: another one has its addresses by now.
     """
 
     four_tuple: FourTuple
@@ -23,6 +22,7 @@ class NewConnection(NamedTuple):
     cgroup: int
     internal: bool
     destroyed: DestroyedSocket | None = None
+    replaced: bool = False
 
     @property
     def incomplete(self) -> bool:

@@ -106,7 +106,7 @@ class Settling:
             return
         if internal:
             reported.add(four_tuple)
-        # In TIME_WAIT still, or another one has its addresses by now.
-        state = TIME_WAIT if socket.number < 0 or self._has_its_place(socket) else CLOSE
+        replaced = socket.number > 0 and not self._has_its_place(socket)
         detected_by = self._run.first_detected_by
-        self._report(NewConnection(four_tuple, socket.number, detected_by, state, None, 0, internal), now)
+        new = NewConnection(four_tuple, socket.number, detected_by, TIME_WAIT, None, 0, internal, None, replaced)
+        self._report(new, now)

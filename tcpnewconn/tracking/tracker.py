@@ -187,7 +187,7 @@ class Tracker:
             self._notified(destroyed, False, now)
 
     def _notified(self, destroyed: DestroyedSocket, internal: bool, now: float) -> None:
-        new = (destroyed.four_tuple, destroyed.cookie, "notification", CLOSE, None, 0, internal, destroyed)
+        new = (destroyed.four_tuple, destroyed.cookie, "notification", CLOSE, None, 0, internal, destroyed, False)
         self._report(tuple.__new__(NewConnection, new), now)
 
     def _notified_late(self, destroyed: DestroyedSocket, internal: bool, now: float) -> None:
