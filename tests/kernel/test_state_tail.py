@@ -52,12 +52,15 @@ def loaded(here: Namespace, there: Namespace) -> Iterator[None]:
     with subprocess.Popen(here.command(*command, _SERVER), stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert server.stdout.readline()
-        with subprocess.Popen(there.command(*command, _CLIENT), stdin=subprocess.PIPE) as client:
-            assert client.stdin is not None
-            yield
-            client.stdin.close()
-            assert client.wait() == 0
-        server.kill()
+        try:
+            with subprocess.Popen(there.command(*command, _CLIENT), stdin=subprocess.PIPE) as client:
+                assert client.stdin is not None
+                yield
+                client.stdin.close()
+                assert client.wait() == 0
+        finally:
+            # Also where a run failed: else its end would be awaited for ever.
+            server.kill()
 
 
 def opened(here: Namespace) -> socket.socket:
