@@ -16,7 +16,7 @@ _RTM_GETADDR = 22
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFADDRMSG = struct.Struct("=BBBBI")
 # Addresses that come, change or go: RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
-_CHANGES = 0x10 | 0x100
+CHANGES = 0x10 | 0x100
 
 _IPV4, _ = SIZES
 _LOOPBACK6 = b"\0" * 15 + b"\1"
@@ -58,7 +58,7 @@ class Addresses:
         """Whether the kernel has sent no change since the last time: where it sends none, that is never known."""
         if self._changes is None:
             with contextlib.suppress(OSError):
-                self._changes = Changes(socket.NETLINK_ROUTE, _CHANGES)
+                self._changes = Changes(socket.NETLINK_ROUTE, CHANGES)
             return False
         return self._changes.take() == []
 

@@ -11,12 +11,12 @@ import contextlib
 import struct
 from typing import NamedTuple
 
-from tcpnewconn.kernel.addresses import Assigned, all_assigned, assigned
+from tcpnewconn.kernel.addresses import CHANGES, Assigned, all_assigned, assigned
 from tcpnewconn.kernel.netlink import ATTRIBUTE, HEADER, Changes, Client, attribute
 
 _NETLINK_ROUTE = 0
-# Devices and addresses that come, change or go: RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
-_CHANGES = 0x1 | 0x10 | 0x100
+# Devices, too: RTMGRP_LINK.
+_CHANGES = 0x1 | CHANGES
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_DELADDR = 16, 17, 18, 20, 21
 _IFINFOMSG = struct.Struct("=BxHiII")
 _AF_UNSPEC = 0

@@ -391,9 +391,11 @@ class Play:
             return True
         if not opens:
             return False
-        if four_tuple in (self._used if self._starting else self._ended_at_start) and (
-            self._starting or is_internal(four_tuple) or kernel.notifies(four_tuple)
-        ):
+        if self._starting:
+            used = four_tuple in self._used
+        else:
+            used = four_tuple in self._ended_at_start and (is_internal(four_tuple) or kernel.notifies(four_tuple))
+        if used:
             # A 4-tuple that enters TIME_WAIT while the first poll is under way, and has another connection before that was
             # notified, some milliseconds later: nothing shows that its row and its notification are of one connection.
             return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -101,6 +101,17 @@ def test_after_the_last_time_the_snapshot_stands_alone_and_earlier_versions_know
 # --- killed at any moment --------------------------------------------------------------------------------------------
 
 
+def killed(tail: Path, content: bytes, whole: bytes, stored: Sequence[int]) -> Iterator[None]:
+    """The file after a kill before the first of these bytes was stored, and after each of them."""
+    cut = bytearray(content)
+    tail.write_bytes(cut)
+    yield
+    for at in stored:
+        cut[at] = whole[at]
+        tail.write_bytes(cut)
+        yield
+
+
 def test_a_kill_between_two_stores_leaves_the_state_before_or_after(snapshot: Path, tail: Path) -> None:
     owners = started(snapshot, tail)
     change(owners, 1)
@@ -110,13 +121,7 @@ def test_a_kill_between_two_stores_leaves_the_state_before_or_after(snapshot: Pa
     # In the order in which they are stored: the block, the first mark, the second.
     stored = [at for at in (*range(128, SIZE), *range(128)) if content[at] != whole[at]]
     assert len(stored) > 20
-    seen = []
-    for count in range(len(stored) + 1):
-        cut = bytearray(content)
-        for at in stored[:count]:
-            cut[at] = whole[at]
-        tail.write_bytes(cut)
-        seen.append(held(snapshot, tail))
+    seen = [held(snapshot, tail) for _ in killed(tail, content, whole, stored)]
     changed = seen.index(after)
     assert seen == [before] * changed + [after] * (len(stored) + 1 - changed)
 
@@ -183,13 +188,7 @@ def test_a_kill_while_a_poll_is_stored_leaves_it_or_the_one_on_record(snapshot: 
     whole = tail.read_bytes()
     stored = [at for at, one in enumerate(content) if one != whole[at]]
     assert 2 < len(stored) <= 12
-    seen = []
-    for count in range(len(stored) + 1):
-        cut = bytearray(content)
-        for at in stored[:count]:
-            cut[at] = whole[at]
-        tail.write_bytes(cut)
-        seen.append(Owners(snapshot, PLACE, tail=tail).observation.until)
+    seen = [Owners(snapshot, PLACE, tail=tail).observation.until for _ in killed(tail, content, whole, stored)]
     assert seen == [NOON + 10, *[NOON] * (len(stored) - 1), NOON + 20]
 
 
