@@ -25,6 +25,9 @@ BRIDGE_ADDRESS = "10.78.0.1"
 SERVER = f"http://{BRIDGE_ADDRESS}:8080"
 REPOSITORY_URL = f"{SERVER}/repository/"
 ANSIBLE = built.TREE / "ansible"
+# The Python that Ansible uses on a host: the host's own, which keeps what it compiles (ansible_site.py).
+PYTHON = "/usr/local/bin/python3-for-ansible"
+SITE = "/usr/local/lib/ansible"
 # The only source that a host has at first; it stands for Debian's mirror.
 MIRROR = f"""\
 Types: deb
@@ -195,11 +198,19 @@ def _write_inventory(place: Path, hosts: dict[str, Host], log_server: Host) -> N
     lines += ["[tcpnewconn_clickhouse_front]", LOG_SERVER, "[tcpnewconn_prometheus]", LOG_SERVER, "[all:vars]"]
     lines += [
         "ansible_user=root",
-        "ansible_python_interpreter=/usr/bin/python3",
+        f"ansible_python_interpreter={PYTHON}",
         f"ansible_ssh_private_key_file={place}/ssh",
         f"ansible_ssh_common_args=-o UserKnownHostsFile={place}/known_hosts -o StrictHostKeyChecking=yes",
     ]
     (place / "inventory").write_text("\n".join(lines) + "\n")
+
+
+def _add_python(root: Path) -> None:
+    (root / SITE[1:]).mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("ansible_site.py"), root / SITE[1:] / "sitecustomize.py")
+    program = root / PYTHON[1:]
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={SITE} exec /usr/bin/python3 "$@"\n')
+    program.chmod(0o755)
 
 
 @contextmanager
@@ -212,6 +223,7 @@ def fleet(distribution: str = "trixie") -> Iterator[Fleet]:
         (place / "root/etc/hostname").unlink()
         (place / "root/root/.ssh").mkdir(mode=0o700, exist_ok=True)
         (place / "root/root/.ssh/authorized_keys").write_text((place / "ssh.pub").read_text())
+        _add_python(place / "root")
         published(key, place / "served/mirror", *(place / f"root{PACKAGES}").glob("*.deb"))
         published(key, place / "served/repository", built.deb())
         (place / "root/etc/apt/sources.list.d/mirror.sources").write_text(MIRROR)
