@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -329,10 +330,17 @@ def test_after_a_reboot_there_is_none_and_nothing_is_wrong(snapshot: Path, tail:
 # --- where there can be none -----------------------------------------------------------------------------------------
 
 
-def test_on_a_disk_there_is_none(snapshot: Path) -> None:
-    owners = Owners(snapshot, PLACE, tail=snapshot.with_name("tail"))
+@pytest.fixture
+def on_a_disk() -> Iterator[Path]:
+    """What is there outlives a reboot: file-hierarchy(7)."""
+    with tempfile.TemporaryDirectory(prefix="tcpnewconn-", dir="/var/tmp") as directory:
+        yield Path(directory) / "tail"
+
+
+def test_on_a_disk_there_is_none(snapshot: Path, on_a_disk: Path) -> None:
+    owners = Owners(snapshot, PLACE, tail=on_a_disk)
     owners.log.save()
-    assert owners.log.no_tail == f"{snapshot.with_name('tail')} is not a file on tmpfs"
+    assert owners.log.no_tail == f"{on_a_disk} is not a file on tmpfs"
     change(owners, 1)
     assert held(snapshot, None) == owners.records()
     assert b'"tcpnewconn":1' in snapshot.read_bytes()
