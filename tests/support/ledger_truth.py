@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -13,6 +14,10 @@ from tcpnewconn.ledger.sqlite import Ledger
 from tests.support.month import DAY, HOUR, Fact, Month, Service, resolved
 
 Sums = tuple[int, int, int, int, int, int, int]
+# In place of a peer.
+UNNAMED = ("others", "unnamed")
+# The same peers are asked for again and again.
+_network = functools.cache(ipaddress.ip_network)
 
 
 def sums(facts: Iterable[tuple[Fact, str]], key: Callable[[Fact, str], Any]) -> dict[Any, Sums]:
@@ -180,12 +185,12 @@ def _check_allow(book: Book, truth: Truth) -> None:
     for unit in ("nginx.service", "postgresql.service", "backup.service"):
         answer = allow.allow_list(book, unit)
         own = [one for one in truth.facts if accepting(one[0].service) == unit or one[0].service.unit == unit]
-        hidden = [fact for fact, peer in own if peer in ("others", "unnamed")]
+        hidden = [fact for fact, peer in own if peer in UNNAMED]
         assert answer.connections == sum(fact.connections + fact.summarized for fact, _ in own)
         assert answer.refused == sum(fact.connections + fact.summarized for fact in hidden)
         networks = answer.networks()
-        for peer in {peer for fact, peer in own if fact.service.direction != "internal"} - {"others", "unnamed"}:
-            own_network = ipaddress.ip_network(peer)
+        for peer in {peer for fact, peer in own if fact.service.direction != "internal"} - set(UNNAMED):
+            own_network = _network(peer)
             assert any(one.version == own_network.version and own_network.subnet_of(one) for one in networks)  # type: ignore[arg-type]
         assert all(line.startswith("#") for line in (*allow.drop_in(answer), *allow.nftables(answer)))
 
@@ -201,20 +206,16 @@ def _check_new(book: Book, truth: Truth, since: int) -> None:
         for service, _ in first
         if service.direction in ("ingress", "internal") and (service.port, accepting(service)) not in known_services
     }
-    known = {(s.direction, s.port, s.unit, peer) for s, peer in old}
+    known = defaultdict(set)
+    for service, peer in old:
+        if service.direction != "unknown" and peer not in UNNAMED:
+            known[service.port, service.unit, service.direction == "ingress"].add(_network(peer))
 
     def fresh(service: Service, peer: str) -> bool:
-        if peer in ("others", "unnamed"):
-            return False
-        for direction, port, unit, other in known:
-            same = (port, unit) == (service.port, service.unit) and (direction == "ingress") == (
-                service.direction == "ingress"
-            )
-            if same and direction != "unknown" and other not in ("others", "unnamed"):
-                one, two = ipaddress.ip_network(peer), ipaddress.ip_network(other)
-                if one.version == two.version and one.overlaps(two):
-                    return False
-        return True
+        before = known[service.port, service.unit, service.direction == "ingress"]
+        return peer not in UNNAMED and not any(
+            one.version == _network(peer).version and one.overlaps(_network(peer)) for one in before
+        )
 
     new = {key for key, when in first.items() if when >= since and fresh(*key)}
     assert {line.name for line in answer.peers} == {(p, s.port, s.unit) for s, p in new if s.direction == "ingress"}

@@ -60,6 +60,7 @@ def _end(end: tuple[bytes, int], byteorder: str) -> str:
     return f"{b''.join(words).hex().upper()}:{port:04X}"
 
 
+@functools.lru_cache(10_000)
 def packed(text: str) -> tuple[bytes, int]:
     """An address and port as people write them: 10.0.0.5:22, [2001:db8::1]:443."""
     address, _, port = text.rpartition(":")

@@ -18,6 +18,7 @@ from tcpnewconn.model import CLOSE_WAIT, ESTABLISHED, FourTuple
 from tests.support.table import Line, Tables, line, listener
 
 End = tuple[bytes, int]
+Ends = tuple[End, End]
 Head = tuple[End, End, int]
 
 # More than are compared without being divided, several times.
@@ -30,36 +31,28 @@ def connection(number: int, v6: bool = False) -> Line:
 
 
 class Known:
-    """What is known of a table by looking up every row of it, by addresses and state."""
+    """What is known of a table by looking up every row of it: by addresses, the state and inode of the last row with them."""
 
     def __init__(self) -> None:
-        self._known: dict[Head, int] = {}
-        self._absent: set[Head] = set()
+        self._known: dict[Ends, tuple[int, int]] = {}
+        self._absent: set[Ends] = set()
 
-    def poll(self, rows: list[Line]) -> tuple[list[Head], set[Head]]:
+    def poll(self, rows: list[Line]) -> tuple[list[Head], set[Ends]]:
         """The rows that are new or changed, and those that are gone."""
-        shown: set[Head] = set()
         changed = []
         for row in rows:
-            head = row.local, row.remote, row.state
-            if head not in self._known:
-                # Another state on the same addresses.
-                for other in [other for other in self._known if other[:2] == head[:2]]:
-                    del self._known[other]
-                    shown.discard(other)
-            if self._known.get(head) != row.inode:
-                self._known[head] = row.inode
-                changed.append(head)
-            shown.add(head)
-        missing = self._known.keys() - shown
+            if self._known.get((row.local, row.remote)) != (row.state, row.inode):
+                self._known[row.local, row.remote] = (row.state, row.inode)
+                changed.append((row.local, row.remote, row.state))
+        missing = self._known.keys() - {(row.local, row.remote) for row in rows}
         gone = missing & self._absent
-        for head in gone:
-            del self._known[head]
+        for one in gone:
+            del self._known[one]
         self._absent = missing - gone
         return changed, gone
 
 
-def ends(four_tuple: FourTuple) -> tuple[End, End]:
+def ends(four_tuple: FourTuple) -> Ends:
     half = len(four_tuple) // 2
     local, remote = four_tuple[:half], four_tuple[half:]
     return (local[:-2], int.from_bytes(local[-2:], "big")), (remote[:-2], int.from_bytes(remote[-2:], "big"))
@@ -119,7 +112,7 @@ def test_a_poll_reports_what_looking_up_every_row_does(
             poll = proc.poll()
         changed_rows, gone = known.poll(rows)
         assert [(*ends(row.four_tuple), row.state) for row in poll.rows()] == changed_rows
-        assert set(map(ends, poll.gone)) == {head[:2] for head in gone}
+        assert set(map(ends, poll.gone)) == gone
         assert poll.count == len(rows)
 
 
