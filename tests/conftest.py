@@ -22,6 +22,7 @@ ORDER = (
     "project/test_stages",
     "project/test_release",
     "project/test_package",
+    "unit/test_exporter",
     "kernel/test_soak",
     # These wait for TIME_WAIT, which lasts a minute.
     "kernel/test_kernel_killed",

@@ -89,6 +89,8 @@ def test_without_the_file_the_answer_says_so(tmp_path: Path) -> None:
     assert (status, body) == (503, f"503 {tmp_path}/missing.prom: No such file or directory\n")
 
 
+# These wait for the exporter's time limits, while the other workers keep the cores busy.
+@pytest.mark.xdist_group("slow-clients")
 def test_slow_clients_do_not_block_others_and_are_disconnected(file: Path) -> None:
     with serving(file) as (port, process):
         slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(9)]
@@ -103,6 +105,7 @@ def test_slow_clients_do_not_block_others_and_are_disconnected(file: Path) -> No
         assert process.poll() is None
 
 
+@pytest.mark.xdist_group("slow-clients")
 def test_a_client_that_sends_a_byte_now_and_then_is_disconnected_too(file: Path) -> None:
     with serving(file) as (port, _), socket.create_connection(("127.0.0.1", port)) as slow:
         slow.settimeout(0.2)
