@@ -26,7 +26,8 @@ SLOWEST = 10
 FAILED = 5
 SAID = 800
 CORES = max(2, os.cpu_count() or 2)
-MEMORY = "/dev/shm"
+# A tmpfs, and so many bytes of it.
+MEMORY, ENOUGH = "/dev/shm", 1 << 30
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Outcome:
 
 def run(stage: Stage) -> Outcome:
     print(f"\n=== {stage.name}", flush=True)
-    memory = MEMORY if stage.in_memory and os.access(MEMORY, os.W_OK) else None
+    memory = MEMORY if stage.in_memory and is_usable(MEMORY) else None
     with tempfile.TemporaryDirectory(prefix="tcpnewconn-tests-", dir=memory) as scratch:
         report = Path(scratch) / "report.xml"
         began = time.monotonic()
@@ -95,6 +96,16 @@ def run(stage: Stage) -> Outcome:
             check=False,
         )
         return Outcome(stage, done.returncode, time.monotonic() - began, list(cases(report)))
+
+
+def is_usable(directory: str) -> bool:
+    """Whether files may be written there, enough of them, and run: in many containers it is small, or mounted noexec."""
+    try:
+        there = os.statvfs(directory)
+    except FileNotFoundError:
+        return False
+    enough = there.f_bavail * there.f_frsize >= ENOUGH
+    return enough and not there.f_flag & os.ST_NOEXEC and os.access(directory, os.W_OK)
 
 
 def environment() -> dict[str, str]:

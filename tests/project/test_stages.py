@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from _pytest.mark.expression import Expression
@@ -50,6 +51,17 @@ def test_the_first_stage_takes_what_needs_nothing() -> None:
     assert stages("unit") == stages("model") == stages("project") == [first]
     for directory, *markers in (("model", "random"), ("project", "apt"), *((one,) for one in NEED_ROOT)):
         assert first not in stages(directory, *markers)
+
+
+@pytest.mark.parametrize(
+    ("free", "flags", "usable"), [(2 << 30, 0, True), (64 << 20, 0, False), (2 << 30, os.ST_NOEXEC, False)]
+)
+def test_files_are_in_memory_where_there_is_enough_and_they_can_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, flags: int, usable: bool
+) -> None:
+    assert not runner.is_usable(str(tmp_path / "missing"))
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=free >> 12, f_frsize=1 << 12, f_flag=flags))
+    assert runner.is_usable(str(tmp_path)) == usable
 
 
 @pytest.fixture

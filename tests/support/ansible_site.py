@@ -1,7 +1,7 @@
 """sitecustomize of the Python that Ansible's modules run with on the hosts of tests/support/fleet.py: it keeps what it compiles.
 
-Ansible sends each module with its library in a zip, of which Python keeps nothing that it has compiled: 40 % of the CPU time of a
-task (measured).
+Ansible sends each module with its library in a zip, of which Python keeps nothing that it has compiled: a third of a task's CPU
+time there (measured).
 """
 
 import _imp
@@ -17,7 +17,7 @@ _compile = zipimport._compile_source  # type: ignore[attr-defined]
 
 
 def _kept(path: str, source: bytes) -> CodeType:
-    """What a module's text was compiled to the last time; the path alone, which says where a traceback came from, is of then."""
+    """What a module's text was compiled to the first time. The path that a traceback names is the one of then."""
     name = f"{KEPT}/{_imp.source_hash(0, source).hex()}"
     try:
         with open(name, "rb") as file:
