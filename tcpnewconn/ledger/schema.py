@@ -123,7 +123,7 @@ def reading(path: str) -> Iterator[sqlite3.Connection]:
     Raises Unusable.
     """
     if not os.path.exists(path):
-        raise Unusable(f"{path}: there is no ledger; tcpnewconn-ledger.timer makes it, or: tcpnewconn ledger update")
+        raise Unusable(f"{path}: there is no ledger; systemctl start tcpnewconn-ledger makes that of this host")
     if not os.access(path, os.R_OK):
         raise Unusable(f"{path}: cannot be read; become root, or a member of the group systemd-journal")
     with contextlib.ExitStack() as stack:

@@ -116,6 +116,15 @@ def test_another_program_in_its_place_could_only_write_the_ledger(container: Boo
     assert probed["other_processes"] == []
 
 
+def test_where_there_is_no_ledger_the_report_says_what_makes_one(container: Booted) -> None:
+    container.run("rm", "-rf", "/var/lib/tcpnewconn-ledger")
+    said = container.run("tcpnewconn", "report", check=False)
+    wanted = re.fullmatch(rf"tcpnewconn: {LEDGER}: there is no ledger; (.+) makes that of this host\n", said)
+    assert wanted is not None, said
+    container.run(*wanted[1].split())
+    container.run("tcpnewconn", "report")
+
+
 def test_real_traffic_is_in_the_report(container: Booted) -> None:
     connect(container, 20)
     update(container)

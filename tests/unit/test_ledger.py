@@ -478,7 +478,7 @@ def test_no_ledger_is_one_line_that_says_what_makes_it(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr == (
-        f"tcpnewconn: {tmp_path}/none.db: there is no ledger; tcpnewconn-ledger.timer makes it, or: tcpnewconn ledger update\n"
+        f"tcpnewconn: {tmp_path}/none.db: there is no ledger; systemctl start tcpnewconn-ledger makes that of this host\n"
     )
 
 
