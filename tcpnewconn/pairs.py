@@ -235,13 +235,17 @@ class Pairs:
     ) -> Connection | None:
         """A connection that a poll shows, with one of these namespaces."""
         other_end = mirrored(four_tuple)
+        # Namespaces can have the same addresses: another one with this 4-tuple can be polled meanwhile.
+        outer = self._other_ends.pop(four_tuple, None)
         found = self._other_ends[four_tuple] = []
         try:
             current = [other for other in others if self._bring_up_to_date(other, side.read)]
         finally:
             del self._other_ends[four_tuple]
+            if outer is not None:
+                self._other_ends[four_tuple] = outer
         standing = [other for other in current if other.observes.tables.stands(other_end)]
-        if len(standing) != 1:
+        if len(standing) != 1 or len(found) > 1:
             # Where several have these addresses, it is not known whose it is.
             for _, there in found:
                 self._report(there)

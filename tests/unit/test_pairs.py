@@ -108,3 +108,33 @@ def test_without_notifications_it_is_reported_at_once() -> None:
     both = Both(Row(THERE, FIN_WAIT2, 0, 0), notified=False)
     both.shown_at_host(CLOSE_WAIT, 10.0)
     assert len(both.reported) == 1
+
+
+def test_namespaces_with_the_same_addresses_and_ports_are_polled_while_the_other_end_of_one_is_looked_for() -> None:
+    """Each end is reported, once: whose other end it is cannot be known."""
+    one, other = b"\x0a\x4f\0\x01", b"\x0a\x4f\0\x02"
+    here, elsewhere = four_tuple("10.79.0.1:8080", "10.79.0.2:34448"), four_tuple("10.79.0.2:5000", "10.79.0.1:6000")
+    having = {1: (one, [here]), 2: (other, [elsewhere, mirrored(here)]), 3: (one, [here]), 4: (other, [mirrored(here)])}
+    sides = {
+        netns: Side(netns, observer(address, [Row(each, ESTABLISHED, 0, 9) for each in shown], True))
+        for netns, (address, shown) in having.items()
+    }
+    reported: list[str] = []
+    polled: set[int] = set()
+
+    def poll(side: Side, _: float = 0.0) -> bool:
+        if side.netns not in polled:
+            polled.add(side.netns)
+            for each in having[side.netns][1]:
+                local, remote = endpoints(each)
+                event = Connection(local, remote, EGRESS, "startup", f"{side.netns} {each.hex()}", ESTABLISHED)
+                pairs.take(side, event._replace(netns=side.netns), 10.0)
+        return True
+
+    host = Side(observer=observer(b"", [], True))
+    pairs = Pairs(host, lambda event: reported.append(event.id), poll, lambda _: False)  # type: ignore[union-attr]
+    for netns, side in sides.items():
+        pairs.assign(side, frozenset([having[netns][0]]))
+    for side in sides.values():
+        poll(side)
+    assert sorted(reported) == sorted(f"{netns} {each.hex()}" for netns, (_, shown) in having.items() for each in shown)
