@@ -12,7 +12,9 @@ from bench.timing import in_turns, median, of_call
 from tcpnewconn.eventtypes import Connection
 from tcpnewconn.health.counters import Counters, ServiceStatistics
 from tcpnewconn.health.metrics import MetricsFile, exposition
+from tcpnewconn.kernel.procfile import Held
 from tcpnewconn.model import ESTABLISHED, Endpoint
+from tcpnewconn.servicestatus import used
 
 
 def written(small: bool) -> Group:
@@ -26,13 +28,13 @@ def written(small: bool) -> Group:
     table.grow(rows)
     observed = observer(lambda _: None)
     observed.poll(0.0)
-    counters, statistics = Counters(), ServiceStatistics(10.0)
+    counters, statistics, files = Counters(), ServiceStatistics(10.0), Held()
     with tempfile.TemporaryDirectory(dir="/run") as directory:
         file = MetricsFile(f"{directory}/tcpnewconn.prom")
 
         def write() -> None:
             statistics.states = observed.tables.states
-            statistics.measure()
+            statistics.cpu, statistics.memory = used(files)
             file.write(exposition(counters, statistics))
 
         (costs,) = in_turns(times, lambda: of_call(write))

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 from tcpnewconn.health.counters import ServiceStatistics
 from tcpnewconn.health.metrics import MetricsFile, exposition
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.problem import Problem
+from tcpnewconn.kernel.procfile import Held
 from tcpnewconn.observer import Observer
 from tcpnewconn.others import Others
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def used(files: Held) -> tuple[float, int]:
+    """The CPU time (seconds) and the memory (bytes) that this process has used so far; proc(5)."""
+    return time.process_time(), int(files.content("/proc/self/statm").split()[1]) * _PAGE
 
 
 class ServiceStatus:
@@ -26,6 +37,7 @@ class ServiceStatus:
         notifier: Notifier,
     ) -> None:
         self.statistics = ServiceStatistics(interval)
+        self._files = Held()
         # Why the state could not be saved.
         self.not_saved: str | None = None
         # When the line was sent last (monotonic seconds).
@@ -63,7 +75,7 @@ class ServiceStatus:
                 others.schedule.results,
                 others.schedule.budget.seconds,
             )
-        statistics.measure()
+        statistics.cpu, statistics.memory = used(self._files)
         self._metrics.write(exposition(self._outbox.counters, statistics))
         self._problem.set(self._metrics.problem)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Literal, get_args
@@ -33,10 +32,6 @@ NAMESPACE_KINDS = ("podman", "docker", "containerd", "cri-o", "systemd-nspawn", 
 # In one interval: the tables of a namespace were polled; they had not changed; there was no time left for it.
 NamespaceResult = Literal["polled", "unchanged", "late"]
 NAMESPACE_RESULTS: tuple[NamespaceResult, ...] = get_args(NamespaceResult)
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-# More than seven numbers need (proc(5)): it is read at once.
-_STATM = 256
 
 
 class Counters:
@@ -87,6 +82,7 @@ class ServiceStatistics:
     `waiting` counts entries that the journal does not take, `states` the sockets at the last poll by the kernel's number of
     their state. `namespaces` are the other network namespaces by kind, of which so many more are not observed;
     `namespace_results` says what was done with them, for `namespace_seconds` of CPU time. `running` is False after a clean stop.
+    `cpu` is the CPU time (seconds), `memory` the resident memory (bytes) of this process.
     """
 
     def __init__(self, interval: float) -> None:
@@ -103,9 +99,3 @@ class ServiceStatistics:
         self.cpu = 0.0
         self.memory = 0
         self.started = time.time()
-
-    def measure(self) -> None:
-        """The CPU time (seconds) and the memory (bytes) that this process has used so far."""
-        self.cpu = time.process_time()
-        with open("/proc/self/statm", "rb", buffering=0) as file:
-            self.memory = int(file.read(_STATM).split()[1]) * _PAGE

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import stat
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,11 +131,23 @@ def test_the_statistics_of_the_service_are_in_base_units() -> None:
     assert found["tcpnewconn_process_start_time_seconds"] == 1.7949e9
 
 
-def test_a_process_measures_itself() -> None:
-    statistics = ServiceStatistics(10.0)
-    statistics.measure()
-    assert statistics.cpu > 0
-    assert 1 << 20 < statistics.memory < 1 << 32
+def test_each_number_stands_behind_its_own_labels() -> None:
+    counters, statistics = Counters(), ServiceStatistics(10.0)
+    by: dict[tuple[str, str], Any] = {
+        ("namespaces", "kind"): statistics.namespaces,
+        ("namespace_polls_total", "result"): statistics.namespace_results,
+        ("connections_detected_total", "detected_by"): counters.detected_by,
+        ("connections_attributed_total", "by"): counters.attributed_by,
+        ("connections_not_attributed_total", "reason"): counters.not_attributed,
+        ("lost_total", "reason"): counters.lost,
+    }
+    numbers = count(1)
+    for counts in by.values():
+        counts.update({name: next(numbers) for name in counts})
+    found = written.series(exposition(counters, statistics))
+    for (metric, label), counts in by.items():
+        of_metric = {name: value for name, value in found.items() if name.startswith(f"tcpnewconn_{metric}{{")}
+        assert of_metric == {f'tcpnewconn_{metric}{{{label}="{name}"}}': number for name, number in counts.items()}
 
 
 def test_the_first_file_of_the_package_says_the_same_of_what_it_has() -> None:
@@ -202,3 +216,6 @@ def test_in_a_terminal_nothing_is_written_unless_it_is_asked_for(tmp_path: Path)
     found = written.series((tmp_path / "metrics.prom").read_text())
     assert found['tcpnewconn_connections_total{direction="ingress",family="ipv4"}'] == 1
     assert found["tcpnewconn_running"] == 0
+    # What the process measured of itself.
+    assert 0 < found["tcpnewconn_process_cpu_seconds_total"] < 60
+    assert 1 << 20 < found["tcpnewconn_process_resident_memory_bytes"] < 1 << 32
