@@ -27,6 +27,8 @@ from tests.support.program import Event, Program, of_kind, running
 from tests.support.terminal import TESTS
 from tests.support.traffic import connect, listen
 
+# Those that join two namespaces have addresses of their own: each program here observes all of this machine, and where two pairs
+# have the same addresses, whose a call was is not known.
 pytestmark = pytest.mark.skipif(
     os.readlink("/proc/self/ns/pid") != "pid:[4026531836]", reason="in a PID namespace the event has other ids"
 )
@@ -281,9 +283,9 @@ def in_one_that_comes(machine: Machine, program: Program) -> tuple[int, list[Eve
         return [event for event in program.connections[before:] if event.get("tcpnewconn.netns") == one.netns]
 
     with namespace() as apart, namespace() as there, ExitStack() as stack:
-        join(apart, there, ("10.78.0.1/24", "10.78.0.2/24"))
-        stack.enter_context(maker(there, "10.78.0.2"))
-        one = stack.enter_context(maker(apart, "10.78.0.2"))
+        join(apart, there, ("10.78.1.1/24", "10.78.1.2/24"))
+        stack.enter_context(maker(there, "10.78.1.2"))
+        one = stack.enter_context(maker(apart, "10.78.1.2"))
         machine.ip("link", "add", "tnc-test2", "type", "veth", "peer", "name", "tnc-test3", "netns", apart.path)
         stack.callback(machine.ip, "link", "delete", "tnc-test2")
         thread = one.make(5)
