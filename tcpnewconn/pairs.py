@@ -66,8 +66,8 @@ class Pairs:
         self._may_have = may_have
         # The namespaces that have an address, but for the host's.
         self._by_address: dict[bytes, list[Side]] = {}
-        # Connections whose other end is looked for; the events of other ends that were found meanwhile.
-        self._other_ends: dict[FourTuple, list[tuple[Side, Connection]]] = {}
+        # Connections whose other end is looked for, one because of the other; the events of other ends that were found meanwhile.
+        self._searches: list[tuple[FourTuple, list[tuple[Side, Connection]]]] = []
         # What was reported of a connection of the host: by the 4-tuple that the host expects; by the id that its observer gave.
         self._reported: dict[FourTuple, Connection] = {}
         self._closing: dict[str, Connection] = {}
@@ -109,9 +109,11 @@ class Pairs:
         if four_tuple is None:
             return event
         other_end = mirrored(four_tuple)
-        if other_end in self._other_ends:
-            self._other_ends[other_end].append((side, event))
-            return None
+        # Namespaces can have the same addresses, and two searches the same 4-tuple: the newest one has this namespace polled.
+        for looked_for, found in reversed(self._searches):
+            if looked_for == other_end:
+                found.append((side, event))
+                return None
         for held in self.held.of(four_tuple, side.netns):
             if self._is_pair(held, other_end, event, four_tuple):
                 self._report_joined(held, event)
@@ -235,15 +237,12 @@ class Pairs:
     ) -> Connection | None:
         """A connection that a poll shows, with one of these namespaces."""
         other_end = mirrored(four_tuple)
-        # Namespaces can have the same addresses: another one with this 4-tuple can be polled meanwhile.
-        outer = self._other_ends.pop(four_tuple, None)
-        found = self._other_ends[four_tuple] = []
+        found: list[tuple[Side, Connection]] = []
+        self._searches.append((four_tuple, found))
         try:
             current = [other for other in others if self._bring_up_to_date(other, side.read)]
         finally:
-            del self._other_ends[four_tuple]
-            if outer is not None:
-                self._other_ends[four_tuple] = outer
+            self._searches.pop()
         standing = [other for other in current if other.observes.tables.stands(other_end)]
         if len(standing) != 1 or len(found) > 1:
             # Where several have these addresses, it is not known whose it is.

@@ -110,31 +110,65 @@ def test_without_notifications_it_is_reported_at_once() -> None:
     assert len(both.reported) == 1
 
 
-def test_namespaces_with_the_same_addresses_and_ports_are_polled_while_the_other_end_of_one_is_looked_for() -> None:
-    """Each end is reported, once: whose other end it is cannot be known."""
-    one, other = b"\x0a\x4f\0\x01", b"\x0a\x4f\0\x02"
-    here, elsewhere = four_tuple("10.79.0.1:8080", "10.79.0.2:34448"), four_tuple("10.79.0.2:5000", "10.79.0.1:6000")
-    having = {1: (one, [here]), 2: (other, [elsewhere, mirrored(here)]), 3: (one, [here]), 4: (other, [mirrored(here)])}
-    sides = {
-        netns: Side(netns, observer(address, [Row(each, ESTABLISHED, 0, 9) for each in shown], True))
-        for netns, (address, shown) in having.items()
-    }
-    reported: list[str] = []
-    polled: set[int] = set()
+class Several:
+    """Namespaces, each with its address and the 4-tuples that its first poll reports; `gone` are of sockets that no table has."""
 
-    def poll(side: Side, _: float = 0.0) -> bool:
-        if side.netns not in polled:
-            polled.add(side.netns)
-            for each in having[side.netns][1]:
+    def __init__(self, having: dict[int, tuple[bytes, list[FourTuple]]], gone: int = 0) -> None:
+        self._having = having
+        self._sides = {
+            netns: Side(
+                netns,
+                observer(address, [Row(each, ESTABLISHED, 0, 9) for each in shown if netns != gone], True),
+            )
+            for netns, (address, shown) in having.items()
+        }
+        self.reported: list[str] = []
+        self._polled: set[int] = set()
+        host = Side(observer=observer(b"", [], True))
+        self._pairs = Pairs(host, self._report, self._poll, lambda _: False)
+        for netns, side in self._sides.items():
+            self._pairs.assign(side, frozenset([having[netns][0]]))
+
+    def poll(self) -> None:
+        for side in self._sides.values():
+            self._poll(side)
+
+    def every(self) -> list[str]:
+        """The ids of all that are shown."""
+        return sorted(_id(netns, each) for netns, (_, shown) in self._having.items() for each in shown)
+
+    def _report(self, event: object) -> None:
+        assert isinstance(event, Connection)
+        self.reported.append(event.id)
+
+    def _poll(self, side: Side, _: float = 0.0) -> bool:
+        if side.netns not in self._polled:
+            self._polled.add(side.netns)
+            for each in self._having[side.netns][1]:
                 local, remote = endpoints(each)
-                event = Connection(local, remote, EGRESS, "startup", f"{side.netns} {each.hex()}", ESTABLISHED)
-                pairs.take(side, event._replace(netns=side.netns), 10.0)
+                event = Connection(local, remote, EGRESS, "startup", _id(side.netns, each), ESTABLISHED)
+                self._pairs.take(side, event._replace(netns=side.netns), 10.0)
         return True
 
-    host = Side(observer=observer(b"", [], True))
-    pairs = Pairs(host, lambda event: reported.append(event.id), poll, lambda _: False)  # type: ignore[union-attr]
-    for netns, side in sides.items():
-        pairs.assign(side, frozenset([having[netns][0]]))
-    for side in sides.values():
-        poll(side)
-    assert sorted(reported) == sorted(f"{netns} {each.hex()}" for netns, (_, shown) in having.items() for each in shown)
+
+def _id(netns: int, four_tuple: FourTuple) -> str:
+    return f"{netns} {four_tuple.hex()}"
+
+
+ONE, OTHER = b"\x0a\x4f\0\x01", b"\x0a\x4f\0\x02"
+HERE, ELSEWHERE = four_tuple("10.79.0.1:8080", "10.79.0.2:34448"), four_tuple("10.79.0.2:5000", "10.79.0.1:6000")
+
+
+def test_namespaces_with_the_same_addresses_and_ports_are_polled_while_the_other_end_of_one_is_looked_for() -> None:
+    """Each end is reported, once: whose other end it is cannot be known."""
+    several = Several(
+        {1: (ONE, [HERE]), 2: (OTHER, [ELSEWHERE, mirrored(HERE)]), 3: (ONE, [HERE]), 4: (OTHER, [mirrored(HERE)])}
+    )
+    several.poll()
+    assert sorted(several.reported) == several.every()
+
+
+def test_where_two_ends_come_for_one_and_one_of_them_stands_each_is_reported() -> None:
+    several = Several({1: (ONE, [HERE]), 2: (OTHER, [mirrored(HERE)]), 3: (OTHER, [mirrored(HERE)])}, gone=3)
+    several.poll()
+    assert sorted(several.reported) == several.every()
