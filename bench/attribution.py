@@ -33,7 +33,7 @@ from tcpnewconn.kernel.trace import Trace
 from tcpnewconn.kernel.traceevents import EVENTS, GROUP
 from tcpnewconn.kernel.traceformat import Layout
 from tcpnewconn.model import FourTuple
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.observing.recorder import Recorder
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox

@@ -17,7 +17,7 @@ from tcpnewconn.eventtypes import Event
 from tcpnewconn.kernel import host
 from tcpnewconn.kernel.namespaces import Namespaces
 from tcpnewconn.kernel.procnet import net_directory
-from tcpnewconn.others import Others
+from tcpnewconn.namespaces.others import Others
 
 # A namespace with so many open connections over its loopback; it is there once a line was written.
 _INHABITED = """

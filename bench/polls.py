@@ -15,8 +15,8 @@ from tcpnewconn.eventtypes import Event
 from tcpnewconn.kernel import host
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
-from tcpnewconn.observer import Observer
-from tcpnewconn.similar import Repeats
+from tcpnewconn.observing.observer import Observer
+from tcpnewconn.observing.similar import Repeats
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.run import Notifications
 

@@ -31,10 +31,10 @@ from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.plainevent import PLAIN, PlainTrace
 from tcpnewconn.kernel.procnet import ProcNet, net_directory
 from tcpnewconn.kernel.trace import Trace
-from tcpnewconn.observer import Observer
-from tcpnewconn.others import Others
+from tcpnewconn.namespaces.others import Others
+from tcpnewconn.observing.observer import Observer
+from tcpnewconn.observing.recorder import Recorder
 from tcpnewconn.polls import NoProc
-from tcpnewconn.recorder import Recorder
 from tcpnewconn.reporting import terminal
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from tcpnewconn.health.watchdog import Watchdog
 from tcpnewconn.kernel.sockdiag import Notifications
-from tcpnewconn.observer import Observer
-from tcpnewconn.others import Others
+from tcpnewconn.namespaces.others import Others
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.state.log import StateLog
 

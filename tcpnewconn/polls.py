@@ -11,8 +11,8 @@ from tcpnewconn.health.problem import Problem
 from tcpnewconn.health.watchdog import Watchdog
 from tcpnewconn.intake import Intake
 from tcpnewconn.kernel.table import Unreadable
-from tcpnewconn.observer import Observer
-from tcpnewconn.others import Others
+from tcpnewconn.namespaces.others import Others
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say
 from tcpnewconn.servicestatus import ServiceStatus

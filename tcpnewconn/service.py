@@ -16,8 +16,8 @@ from tcpnewconn.health.watchdog import Watchdog
 from tcpnewconn.intake import Intake
 from tcpnewconn.kernel.sockdiag import Notifications
 from tcpnewconn.kernel.table import Unreadable
-from tcpnewconn.observer import Observer
-from tcpnewconn.others import Others
+from tcpnewconn.namespaces.others import Others
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.polls import Polls
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say

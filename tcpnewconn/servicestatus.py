@@ -10,8 +10,8 @@ from tcpnewconn.health.metrics import MetricsFile, exposition
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.problem import Problem
 from tcpnewconn.kernel.procfile import Held
-from tcpnewconn.observer import Observer
-from tcpnewconn.others import Others
+from tcpnewconn.namespaces.others import Others
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import say
 

@@ -17,7 +17,7 @@ import pytest
 
 from tcpnewconn.kernel.allnamespaces import open_for_all
 from tcpnewconn.kernel.sockdiag import open_notifications
-from tcpnewconn.other import YOUNG
+from tcpnewconn.namespaces.other import YOUNG
 from tests.kernel.test_all_namespaces import SELDOM, whose
 from tests.kernel.test_others import configuration, number_of
 from tests.support.containers import CONTAINER_ID, Host, child_of, container, host, join

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
-from tcpnewconn.connections import called
 from tcpnewconn.kernel.activity import OPENING
 from tcpnewconn.model import Call, Caller, FailedAttempt, FourTuple, Origin, mirrored
+from tcpnewconn.observing.connections import called
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tests.model.histories import NAMES

@@ -1,6 +1,7 @@
 """The packages' imports: data flows one way, and so do they."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -34,30 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     # Sums of the journal. The service imports nothing of it.
     "ledger": {"__init__", "model", "settings", "text", "reporting"},
 }
-# Those that join them, each above the ones before it.
+# Those that join them, each above the ones before it: one network namespace; the others; the service and its command line.
 for joining in (
-    "recorded",
-    "recorder",
-    "connections",
-    "tables",
-    "listening",
-    "losses",
-    "lookups",
-    "similar",
-    "events",
-    "observer",
-    "ends",
-    "held",
-    "pairs",
-    "directory",
-    "notified",
-    "budget",
-    "unseen",
-    "other",
-    "known",
-    "schedule",
-    "destroyed",
-    "others",
+    "observing",
+    "namespaces",
     "intake",
     "servicestatus",
     "polls",
@@ -78,9 +59,9 @@ def layer(module: Path) -> str:
     return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(module: Path) -> set[str]:
-    """Which of them a file imports, wherever in the file."""
-    found = set()
+def names_in(module: Path) -> list[list[str]]:
+    """The parts of each name that a file imports of this program, without its own first part; wherever in the file."""
+    found = []
     for node in ast.walk(ast.parse(module.read_text())):
         names = []
         if isinstance(node, ast.Import):
@@ -88,11 +69,25 @@ def imported(module: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}:{node.lineno}: a relative import"
             names = [f"{node.module}.{each.name}" for each in node.names]
-        for parts in (name.split(".") for name in names):
-            if parts[0] == "tcpnewconn":
-                below = parts[1] if len(parts) > 1 else "__init__"
-                is_module = (PACKAGE / below).is_dir() or (PACKAGE / f"{below}.py").exists()
-                found.add(below if is_module else "__init__")
+        found += [parts[1:] for parts in (name.split(".") for name in names) if parts[0] == "tcpnewconn"]
+    return found
+
+
+def imported(module: Path) -> set[str]:
+    """Which packages and modules at the top a file imports."""
+    found = {parts[0] if parts else "__init__" for parts in names_in(module)}
+    return {name if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists() else "__init__" for name in found}
+
+
+def files_of(module: Path) -> set[Path]:
+    """The files that a file imports."""
+    found = set()
+    for parts in names_in(module):
+        # The last part can be a name in a file.
+        for path in (PACKAGE.joinpath(*parts), PACKAGE.joinpath(*parts[:-1])):
+            if path.with_suffix(".py").exists():
+                found.add(path.with_suffix(".py"))
+                break
     return found
 
 
@@ -101,3 +96,10 @@ def test_no_import_runs_against_the_flow(module: Path) -> None:
     here = layer(module)
     assert here in ALLOWED, f"say in the table what {here} may import"
     assert imported(module) - {here} <= ALLOWED[here]
+
+
+def test_no_import_goes_in_a_circle_within_a_package_either() -> None:
+    with_imports = {module: files_of(module) for module in MODULES}
+    assert sum(map(len, with_imports.values())) > len(MODULES)
+    # Raises CycleError, with the circle.
+    graphlib.TopologicalSorter(with_imports).prepare()

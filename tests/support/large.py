@@ -20,7 +20,7 @@ from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import FourTuple, SocketInfo
-from tcpnewconn.observer import Observer
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox

@@ -15,7 +15,7 @@ from tcpnewconn.attribution.users import Users
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import DestroyedSocket, Traffic, four_tuple_of, mirrored
-from tcpnewconn.observer import Observer
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.reporting.entries import MESSAGE_IDS, Renderer
 from tcpnewconn.reporting.fields import Entry
 from tcpnewconn.reporting.outbox import Outbox

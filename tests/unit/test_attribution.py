@@ -13,7 +13,6 @@ from tcpnewconn.attribution.found import NOT_RECORDED
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.attribution.users import Users
 from tcpnewconn.attribution.waiting import Waiting
-from tcpnewconn.connections import attributed
 from tcpnewconn.eventtypes import Closed, Connection, Degraded, Event, Failed, Loss, Recovered
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
@@ -21,8 +20,9 @@ from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import Call, Caller, DestroyedSocket, FailedAttempt, FourTuple, Row, Traffic, endpoints
-from tcpnewconn.observer import Observer
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.observing.connections import attributed
+from tcpnewconn.observing.observer import Observer
+from tcpnewconn.observing.recorder import Recorder
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.reporting.sinks import Text

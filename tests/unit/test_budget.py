@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn import known
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.eventtypes import Connection, Event, Listener
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.observer import Observer
-from tcpnewconn.others import Others
-from tcpnewconn.recorded import Elsewhere
+from tcpnewconn.namespaces import known
+from tcpnewconn.namespaces.others import Others
+from tcpnewconn.observing.observer import Observer
+from tcpnewconn.observing.recorded import Elsewhere
 from tcpnewconn.tracking.run import Notifications
 from tests.support.clock import Clock
 

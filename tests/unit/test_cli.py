@@ -15,7 +15,7 @@ from tcpnewconn import __version__, arguments
 from tcpnewconn.eventtypes import Event, Loss
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.observer import Observer
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.settings import config
 from tcpnewconn.tracking.run import Notifications
 from tests.support.events import parsed

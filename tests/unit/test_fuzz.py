@@ -27,7 +27,7 @@ from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import CONNECTED, DestroyedSocket, SocketInfo, Traffic, four_tuple_of
-from tcpnewconn.observer import Observer
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.tracking.run import Notifications

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tcpnewconn.eventtypes import Closed, Connection
-from tcpnewconn.held import Held
 from tcpnewconn.model import CLOSE, ESTABLISHED, Caller, Endpoint, FourTuple, four_tuple_of
+from tcpnewconn.namespaces.held import Held
 from tcpnewconn.state.owner import Owner
 
 HERE, THERE = bytes([10, 88, 0, 1]), bytes([10, 88, 0, 5])

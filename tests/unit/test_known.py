@@ -9,9 +9,9 @@ import pytest
 from tcpnewconn.attribution.units import Units
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.namespaces import Key
-from tcpnewconn.known import Known
 from tcpnewconn.model import four_tuple_of
-from tcpnewconn.other import Other
+from tcpnewconn.namespaces.known import Known
+from tcpnewconn.namespaces.other import Other
 from tcpnewconn.tracking.run import Notifications
 
 SOCKET = four_tuple_of(bytes([10, 88, 0, 5]), 40_001, bytes([10, 88, 0, 6]), 80)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tcpnewconn import notified
 from tcpnewconn.kernel.nsids import Change
 from tcpnewconn.model import DestroyedSocket, FourTuple, Traffic, four_tuple_of
-from tcpnewconn.notified import Notified
+from tcpnewconn.namespaces import notified
+from tcpnewconn.namespaces.notified import Notified
 
 HERE, THERE = bytes([10, 88, 0, 5]), bytes([10, 88, 0, 6])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.eventtypes import Connection
 from tcpnewconn.model import Call, FailedAttempt
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.observing.recorder import Recorder
 from tests.support.calls import NETNS, connect, four_tuple
 from tests.unit.test_budget import Machine
 

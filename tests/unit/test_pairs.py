@@ -22,7 +22,7 @@ from tcpnewconn.model import (
     endpoints,
     mirrored,
 )
-from tcpnewconn.pairs import Pairs, Side
+from tcpnewconn.namespaces.pairs import Pairs, Side
 from tests.support.calls import four_tuple
 
 NETNS = 4_026_532_500

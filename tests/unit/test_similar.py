@@ -18,8 +18,8 @@ from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import Call, DestroyedSocket, FourTuple, Traffic, mirrored
-from tcpnewconn.observer import Observer
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.observing.observer import Observer
+from tcpnewconn.observing.recorder import Recorder
 from tcpnewconn.reporting.entries import Renderer
 from tcpnewconn.reporting.outbox import Outbox
 from tcpnewconn.settings import config

@@ -8,10 +8,10 @@ from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.model import CLOSE, ESTABLISHED, NOT_KNOWN, TIME_WAIT, Endpoint
-from tcpnewconn.recorded import Elsewhere
-from tcpnewconn.recorder import Recorder, Trace
+from tcpnewconn.namespaces.unseen import Unseen
+from tcpnewconn.observing.recorded import Elsewhere
+from tcpnewconn.observing.recorder import Recorder, Trace
 from tcpnewconn.state.log import StateLog
-from tcpnewconn.unseen import Unseen
 from tests.support.calls import IN, NETNS, OUT, accept, connect
 
 HERE, THERE = Endpoint(bytes([10, 0, 0, 5]), 41906), Endpoint(bytes([192, 0, 2, 7]), 443)

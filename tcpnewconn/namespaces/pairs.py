@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from tcpnewconn import ends
 from tcpnewconn.eventtypes import Closed, Connection, Event
-from tcpnewconn.held import Held
 from tcpnewconn.model import ESTABLISHED, FourTuple, SocketInfo, mirrored
-from tcpnewconn.observer import Observer
+from tcpnewconn.namespaces import ends
+from tcpnewconn.namespaces.held import Held
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.matching import in_time_wait
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tcpnewconn.budget import Budget
 from tcpnewconn.health.counters import NAMESPACE_RESULTS, NamespaceResult
-from tcpnewconn.other import Other
-from tcpnewconn.pairs import Side
+from tcpnewconn.namespaces.budget import Budget
+from tcpnewconn.namespaces.other import Other
+from tcpnewconn.namespaces.pairs import Side
 
 # The poll of a namespace can need that of another one, and so on, to this depth: each takes memory of the stack.
 _DEEPEST = 20

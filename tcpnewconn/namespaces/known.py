@@ -13,10 +13,10 @@ from tcpnewconn.health.counters import NAMESPACE_KINDS
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.namespaces import AGAIN_AFTER, MOST, Key, Namespaces
 from tcpnewconn.model import NOT_KNOWN, FourTuple
-from tcpnewconn.other import Other
-from tcpnewconn.pairs import Side
-from tcpnewconn.recorded import Elsewhere, Recorded
-from tcpnewconn.recorder import Recorder
+from tcpnewconn.namespaces.other import Other
+from tcpnewconn.namespaces.pairs import Side
+from tcpnewconn.observing.recorded import Elsewhere, Recorded
+from tcpnewconn.observing.recorder import Recorder
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.sections import Section, Sections

@@ -17,7 +17,7 @@ from tcpnewconn.kernel.instance import TraceMissing
 from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.kernel.traceevents import FAILED
 from tcpnewconn.model import Call, Caller, FailedAttempt
-from tcpnewconn.recorded import Elsewhere
+from tcpnewconn.observing.recorded import Elsewhere
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tcpnewconn.connections import closed_of
 from tcpnewconn.eventtypes import Closed, Connection
 from tcpnewconn.model import EGRESS, INGRESS, INTERNAL, UNKNOWN, Caller, FourTuple, four_tuple_of
+from tcpnewconn.observing.connections import closed_of
 
 
 def socket_of(event: Connection) -> FourTuple | None:

@@ -15,8 +15,8 @@ from tcpnewconn.kernel.host import DEFAULT_PORT_RANGE, Host
 from tcpnewconn.kernel.namespaces import Key, Namespaces, tables
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import SYN_SENT, FourTuple
-from tcpnewconn.observer import Observer
-from tcpnewconn.pairs import Side
+from tcpnewconn.namespaces.pairs import Side
+from tcpnewconn.observing.observer import Observer
 from tcpnewconn.state.sections import Section
 from tcpnewconn.tracking.missed import Missed
 from tcpnewconn.tracking.run import Notifications

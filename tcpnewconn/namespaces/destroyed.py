@@ -8,19 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tcpnewconn.directory import Notifying
 from tcpnewconn.eventtypes import Event, Loss
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.nsids import Nsids
-from tcpnewconn.known import REMEMBERED, Known
 from tcpnewconn.model import NOT_KNOWN, FourTuple
-from tcpnewconn.notified import Notified
-from tcpnewconn.observer import Observer
-from tcpnewconn.other import Other
-from tcpnewconn.recorded import Elsewhere
+from tcpnewconn.namespaces.directory import Notifying
+from tcpnewconn.namespaces.known import REMEMBERED, Known
+from tcpnewconn.namespaces.notified import Notified
+from tcpnewconn.namespaces.other import Other
+from tcpnewconn.namespaces.schedule import Schedule
+from tcpnewconn.observing.observer import Observer
+from tcpnewconn.observing.recorded import Elsewhere
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
-from tcpnewconn.schedule import Schedule
 from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.cursor import Cursor
 from tcpnewconn.tracking.run import Notifications

@@ -9,17 +9,17 @@ from collections.abc import Callable
 
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.found import Found
-from tcpnewconn.connections import attributed, called
-from tcpnewconn.connections import closed as closed_event
 from tcpnewconn.eventtypes import Connection, Event
-from tcpnewconn.listening import Listening
-from tcpnewconn.lookups import Lookups
 from tcpnewconn.model import EGRESS, INGRESS, Caller, Endpoint, FourTuple, Row, endpoints, mirrored
-from tcpnewconn.recorded import Recorded
-from tcpnewconn.recorder import Recorder
-from tcpnewconn.similar import Repeats, Similar
+from tcpnewconn.observing.connections import attributed, called
+from tcpnewconn.observing.connections import closed as closed_event
+from tcpnewconn.observing.listening import Listening
+from tcpnewconn.observing.lookups import Lookups
+from tcpnewconn.observing.recorded import Recorded
+from tcpnewconn.observing.recorder import Recorder
+from tcpnewconn.observing.similar import Repeats, Similar
+from tcpnewconn.observing.tables import Tables
 from tcpnewconn.state.owner import Log
-from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.direction import accepted_by_ports, arrow, directed
 from tcpnewconn.tracking.matching import attribution
 from tcpnewconn.tracking.outcomes import ClosedSocket, NewConnection

@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tcpnewconn.attribution import left
-from tcpnewconn.events import Events
 from tcpnewconn.eventtypes import Degraded, Event, Failed, Recovered
 from tcpnewconn.kernel.addresses import Addresses
 from tcpnewconn.kernel.host import Host
 from tcpnewconn.kernel.lookup import Lookup
 from tcpnewconn.kernel.procnet import ProcNet
-from tcpnewconn.listening import Listening
-from tcpnewconn.lookups import Lookups
-from tcpnewconn.losses import Losses
 from tcpnewconn.model import CLOSE, EGRESS, INTERNAL, DestroyedSocket, Endpoint, endpoints
-from tcpnewconn.recorded import Recorded
-from tcpnewconn.recorder import Recorder
-from tcpnewconn.similar import Repeats
+from tcpnewconn.observing.events import Events
+from tcpnewconn.observing.listening import Listening
+from tcpnewconn.observing.lookups import Lookups
+from tcpnewconn.observing.losses import Losses
+from tcpnewconn.observing.recorded import Recorded
+from tcpnewconn.observing.recorder import Recorder
+from tcpnewconn.observing.similar import Repeats
+from tcpnewconn.observing.tables import Tables
 from tcpnewconn.state.owner import Log
-from tcpnewconn.tables import Tables
 from tcpnewconn.tracking.outcomes import NewConnection
 from tcpnewconn.tracking.run import Notifications
 from tcpnewconn.tracking.tracker import Tracker

@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from tcpnewconn.directory import Directory, Notifying
 from tcpnewconn.kernel.allnamespaces import AllNotifications
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.model import DestroyedSocket
+from tcpnewconn.namespaces.directory import Directory, Notifying
 from tcpnewconn.state.owner import Log, Record
 from tcpnewconn.tracking.cursor import Cursor
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from tcpnewconn.eventtypes import Connection
 from tcpnewconn.kernel.namespaces import Key
 from tcpnewconn.model import NOT_KNOWN, TIME_WAIT, Endpoint
-from tcpnewconn.recorded import Elsewhere, Recorded
+from tcpnewconn.observing.recorded import Elsewhere, Recorded
 from tcpnewconn.state.owner import Log, Record
 
 # Connections that were notified and are remembered, each for some minutes.

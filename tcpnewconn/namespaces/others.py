@@ -12,8 +12,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from tcpnewconn.attribution.units import Units
-from tcpnewconn.budget import Budget
-from tcpnewconn.destroyed import Destroyed
 from tcpnewconn.eventtypes import Connection, Degraded, Event, Recovered
 from tcpnewconn.health.counters import NamespaceResult
 from tcpnewconn.kernel.activity import counters_of
@@ -24,17 +22,19 @@ from tcpnewconn.kernel.namespaces import Gone, Namespaces, local_addresses
 from tcpnewconn.kernel.networks import Networks
 from tcpnewconn.kernel.nsids import Nsids
 from tcpnewconn.kernel.table import Unreadable
-from tcpnewconn.known import REMEMBERED, Known
 from tcpnewconn.model import INTERNAL, NOT_KNOWN
-from tcpnewconn.observer import Observer
-from tcpnewconn.other import YOUNG, Other
-from tcpnewconn.pairs import Pairs, Side
-from tcpnewconn.recorded import Elsewhere
+from tcpnewconn.namespaces.budget import Budget
+from tcpnewconn.namespaces.destroyed import Destroyed
+from tcpnewconn.namespaces.known import REMEMBERED, Known
+from tcpnewconn.namespaces.other import YOUNG, Other
+from tcpnewconn.namespaces.pairs import Pairs, Side
+from tcpnewconn.namespaces.schedule import Schedule
+from tcpnewconn.namespaces.unseen import Unseen
+from tcpnewconn.observing.observer import Observer
+from tcpnewconn.observing.recorded import Elsewhere
 from tcpnewconn.reporting.sinks import say
-from tcpnewconn.schedule import Schedule
 from tcpnewconn.state.log import StateLog
 from tcpnewconn.state.sections import Section
-from tcpnewconn.unseen import Unseen
 
 
 class Others:

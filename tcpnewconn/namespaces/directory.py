@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tcpnewconn.model import FourTuple
-from tcpnewconn.observer import Observer
+from tcpnewconn.observing.observer import Observer
 
 
 class Notifying(Protocol):

@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tcpnewconn.connections import closed_of
 from tcpnewconn.eventtypes import DETECTED_BY, Closed, Connection
 from tcpnewconn.model import CLOSE, EGRESS, INGRESS, UNKNOWN, Caller, Endpoint, FourTuple, named
+from tcpnewconn.observing.connections import closed_of
 from tcpnewconn.state.owner import Log, Record
 
 # Seconds to wait. Until a process shows which namespace an id is of, its notifications wait for 1 s (notified.py).

@@ -1,0 +1,1 @@
+"""One network namespace, observed: polls, destroyed sockets and the trace in, events out."""
