@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.namespace import Namespace, joined
+from tests.support.namespace import CLIENT_PORTS, Namespace, joined, namespace
 from tests.support.program import Event, Program, running
 from tests.support.traffic import connect, listen, reset
 from tests.support.truth import Established, Truth, Unavailable, truth
@@ -358,11 +358,19 @@ def test_its_sockets_are_shared_by_processes(world: World, place: Place) -> None
     assert world.expect_truth().total() == 5
 
 
+def test_the_kernel_chooses_no_port_that_tests_choose() -> None:
+    """Such a client, in TIME_WAIT, would have the port: it cannot be bound again then."""
+    with namespace() as alone, listen(alone, "127.0.0.1") as listener:
+        alone.sysctl("net.ipv4.ip_local_port_range", f"{CLIENT_PORTS[0]} {CLIENT_PORTS[-1]}")
+        with pytest.raises(OSError, match=f"Errno {errno.EADDRNOTAVAIL}"):
+            connect(alone, *listener.getsockname())
+
+
 def test_a_port_is_used_again_and_again(world: World, place: Place) -> None:
     """The same addresses and ports, with the connection before in TIME_WAIT at the server."""
     with place.listening() as listeners:
         for _, listener in itertools.product(range(COUNT), listeners):
-            with place.connected(listener, 45_678) as (client, accepted):
+            with place.connected(listener, CLIENT_PORTS[0]) as (client, accepted):
                 accepted.close()
                 assert client.recv(1) == b""
     assert list(world.expect_truth().values()) == [COUNT, COUNT]
@@ -372,7 +380,7 @@ def test_a_port_is_used_again_after_a_reset(world: World, place: Place) -> None:
     """And the one before is gone without a trace."""
     with place.listening() as listeners:
         for number, listener in itertools.product(range(COUNT), listeners):
-            with place.connected(listener, 45_679) as (client, accepted):
+            with place.connected(listener, CLIENT_PORTS[1]) as (client, accepted):
                 if number % 3 == 1:
                     world.programs[0].poll_again()
                 reset(client)
@@ -404,7 +412,8 @@ def test_a_listener_only_for_ipv6(world: World, place: Place) -> None:
 def test_a_socket_that_is_connected_to_itself(world: World) -> None:
     address = world.address("loopback")
     for number in range(5):
-        with connect(world.here, address, 45_700 + number, (address, 45_700 + number)) as itself:
+        port = CLIENT_PORTS[2 + number]
+        with connect(world.here, address, port, (address, port)) as itself:
             itself.sendall(b"self")
             assert itself.recv(4) == b"self"
     assert world.expect_truth().total() == 5

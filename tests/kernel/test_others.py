@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.containers import CONTAINER_ID, Host, child_of, container, host, join, process
 from tests.support.message_ids import CONNECTION, LISTENER, LOSS
-from tests.support.namespace import Namespace, namespace
+from tests.support.namespace import CLIENT_PORTS, Namespace, namespace
 from tests.support.program import Event, Program, flows, of_kind, once, running, stopped
 from tests.support.supervised import Supervised
 from tests.support.terminal import TESTS
@@ -53,13 +53,13 @@ def test_connections_of_every_namespace_are_logged_with_the_namespace(here: Host
         container(here) as other,
         listen(here, "127.0.0.1", 8080) as at_host,
         listen(one, "127.0.0.1", 8080) as at_one,
-        connect(here, "127.0.0.1", 8080, ("127.0.0.1", 40_001)),
-        connect(one, "127.0.0.1", 8080, ("127.0.0.1", 40_001)),
+        connect(here, "127.0.0.1", 8080, ("127.0.0.1", CLIENT_PORTS[0])),
+        connect(one, "127.0.0.1", 8080, ("127.0.0.1", CLIENT_PORTS[0])),
         at_host.accept()[0],
         at_one.accept()[0],
         running(here, *every) as program,
         listen(other, "127.0.0.1", 8080) as at_other,
-        connect(other, "127.0.0.1", 8080, ("127.0.0.1", 40_001)),
+        connect(other, "127.0.0.1", 8080, ("127.0.0.1", CLIENT_PORTS[0])),
         at_other.accept()[0],
     ):
         program.wait_for_connections(3)
@@ -182,7 +182,7 @@ def test_a_namespace_that_ends_takes_nothing_with_it_and_its_number_is_another_o
             with (
                 container(here) as one,
                 listen(one, "127.0.0.1", 8080) as listener,
-                connect(one, "127.0.0.1", 8080, ("127.0.0.1", 40_001)),
+                connect(one, "127.0.0.1", 8080, ("127.0.0.1", CLIENT_PORTS[0])),
                 listener.accept()[0],
             ):
                 numbers.append(number_of(one))
@@ -227,7 +227,7 @@ def test_where_polls_show_every_connection_none_is_a_loss(here: Host, every: tup
     with container(here) as one, listen(one, "127.0.0.1", 8080) as listener, running(here, *every) as program:
         for count in range(1, 31):
             # No port twice, as in test_all_namespaces.py.
-            with connect(one, "127.0.0.1", 8080, ("127.0.0.1", 40_000 + count)) as client, listener.accept()[0]:
+            with connect(one, "127.0.0.1", 8080, ("127.0.0.1", CLIENT_PORTS[count])) as client, listener.accept()[0]:
                 if count % 5 == 0:
                     program.wait_for_connections(count)
             del client

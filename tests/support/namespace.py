@@ -12,6 +12,9 @@ from contextlib import contextmanager
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _CLONE_NEWNET = 0x40000000
 
+# Ports that a test binds its clients to: the kernel gives them to no other one, so that none is in TIME_WAIT there.
+CLIENT_PORTS = range(40_000, 46_000)
+
 
 class Namespace:
     """One namespace, with its loopback up. It is there for as long as its file descriptor is open, and no longer."""
@@ -28,6 +31,7 @@ class Namespace:
             os.close(before)
         self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
         self.ip("link", "set", "lo", "up")
+        self.sysctl("net.ipv4.ip_local_reserved_ports", f"{CLIENT_PORTS.start}-{CLIENT_PORTS.stop - 1}")
         # A row in TIME_WAIT stays its 60 s. On a busy machine the end of a connection is sent twice, the second answer meets a
         # socket that has gone, and the reset that comes of it takes the row away (net/ipv4/tcp_minisocks.c).
         self.sysctl("net.ipv4.tcp_rfc1337", "1")
