@@ -130,23 +130,28 @@ def parser(command: str = "") -> _Parser:
         _add_config(made)
     if command in ("status", "metrics-http"):
         made.add_argument("--metrics", metavar="FILE", help="read this file, in place of the service's")
-    if command in ("ledger", "report"):
-        _add_options_of_ledger(made, command)
+    if command == "ledger":
+        _add_options_of_ledger(made)
+    if command == "report":
+        _add_options_of_report(made)
     if command == "status":
         made.add_argument("--json", action="store_true", help="print one JSON object")
     return made
 
 
-def _add_options_of_ledger(made: _Parser, command: str) -> None:
+def _add_options_of_ledger(made: _Parser) -> None:
     from tcpnewconn.ledger import options
 
-    if command == "report":
-        made.epilog = options.REPORT_EXAMPLES
-        options.add_report_options(made)
-        return
-    made.epilog = options.LEDGER_EXAMPLES
-    options.add_ledger_options(made)
+    made.epilog = options.EXAMPLES
+    options.add_options(made)
     _add_config(made)
+
+
+def _add_options_of_report(made: _Parser) -> None:
+    from tcpnewconn.report import options
+
+    made.epilog = options.EXAMPLES
+    options.add_options(made)
 
 
 def _add_run_options(to: argparse._ActionsContainer) -> None:

@@ -135,9 +135,9 @@ def _ledger(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from tcpnewconn.ledger import report_command
+    from tcpnewconn.report import command
 
-    return report_command.run(options)
+    return command.run(options)
 
 
 def _complain(message: str) -> None:

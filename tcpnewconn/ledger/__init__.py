@@ -1,1 +1,1 @@
-"""The sums of the journal's entries, day by day, and the answers made of them. The service does not depend on it."""
+"""The sums of the journal's entries, day by day. The service does not depend on it."""

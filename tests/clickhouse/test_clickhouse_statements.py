@@ -71,6 +71,6 @@ def test_on_a_cluster_every_table_is_replicated_and_what_is_asked_is_distributed
         "ReplicatedReplacingMergeTree",
         "ReplicatedAggregatingMergeTree",
     }
-    asking = "".join(file.read_text() for file in sorted(Path("tcpnewconn/ledger").glob("clickhouse*.py")))
+    asking = "".join(file.read_text() for file in sorted(Path("tcpnewconn/report").glob("clickhouse*.py")))
     asked = set(re.findall(r"FROM (\w+)", asking)) - {"tcpnewconn"}
     assert asked <= set(re.findall(rf"TABLE IF NOT EXISTS {ALL}\.(\w+)", found))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.ledger.clickhouse import Events
+from tcpnewconn.report.clickhouse import Events
 from tests.support import ledger_truth
 from tests.support.clickhouse import Engine, engine, lines_of
 from tests.support.month import BEGIN, DAY, HOUR, month

@@ -10,7 +10,7 @@ from tests.support.terminal import TREE, environment
 
 ASK = """
 import socket
-from tcpnewconn.ledger.names import Names
+from tcpnewconn.report.names import Names
 
 silent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 silent.bind(("127.0.0.1", 53))

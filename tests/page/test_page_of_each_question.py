@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tcpnewconn import cli
-from tcpnewconn.ledger.options import QUESTIONS
+from tcpnewconn.report.options import QUESTIONS
 from tests.support import report_document
 
 SUBJECTS = {"who": "8080", "to": "app.service", "allow": "postgresql.service"}

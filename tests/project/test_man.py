@@ -10,7 +10,7 @@ import pytest
 from tcpnewconn import arguments, cli
 from tcpnewconn.health import status
 from tcpnewconn.ledger import firstseen
-from tcpnewconn.ledger import options as ledger_options
+from tcpnewconn.report.options import QUESTIONS
 from tcpnewconn.reporting.entries import KINDS, MESSAGE_IDS
 from tcpnewconn.reporting.fields import FIELDS
 from tcpnewconn.settings import config, files
@@ -98,7 +98,7 @@ def test_every_option_is_explained_and_no_other(page: str, commands: tuple[str, 
 
 
 def test_every_question_and_action_is_explained() -> None:
-    assert tuple(entries(section("tcpnewconn-report.8", "QUESTIONS"))) == ledger_options.QUESTIONS
+    assert tuple(entries(section("tcpnewconn-report.8", "QUESTIONS"))) == QUESTIONS
     assert list(entries(section("tcpnewconn-report.8", "ACTIONS"))) == ["update", "copy"]
 
 

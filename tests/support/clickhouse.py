@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tcpnewconn.ledger.clickhouse_http import Login, Server
+from tcpnewconn.report.clickhouse_http import Login, Server
 from tcpnewconn.reporting.fields import document
 from tests.support.built import CACHE, TREE, lock
 from tests.support.month import Month

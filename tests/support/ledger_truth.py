@@ -8,9 +8,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tcpnewconn.ledger import allow, questions, schema
-from tcpnewconn.ledger.book import Book, Filter, Source
-from tcpnewconn.ledger.sqlite import Ledger
+from tcpnewconn.ledger import schema
+from tcpnewconn.report import allow, questions
+from tcpnewconn.report.book import Book, Filter, Source
+from tcpnewconn.report.sqlite import Ledger
 from tests.support.month import DAY, HOUR, Fact, Month, Service, resolved
 
 Sums = tuple[int, int, int, int, int, int, int]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tcpnewconn.ledger import clickhouse_http
-from tcpnewconn.ledger.clickhouse import _spans
-from tcpnewconn.ledger.clickhouse_http import Login, login, problem_of
 from tcpnewconn.ledger.schema import Unusable
+from tcpnewconn.report import clickhouse_http
+from tcpnewconn.report.clickhouse import _spans
+from tcpnewconn.report.clickhouse_http import Login, login, problem_of
 from tests.support.month import BEGIN, HOUR
 from tests.support.reports import report
 

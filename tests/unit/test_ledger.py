@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,16 +16,16 @@ from typing import Any
 import pytest
 
 from tcpnewconn.ledger import firstseen, schema, update
-from tcpnewconn.ledger.allow import allow_list, drop_in
-from tcpnewconn.ledger.book import Book, Filter
 from tcpnewconn.ledger.coverage import Coverage
-from tcpnewconn.ledger.names import Names, resolvers
-from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import network_of
-from tcpnewconn.ledger.period import parse_time, span_text
-from tcpnewconn.ledger.questions import destinations_of, overview, quiet, who_uses
-from tcpnewconn.ledger.sqlite import Ledger
 from tcpnewconn.ledger.tally import KINDS
+from tcpnewconn.report.allow import allow_list, drop_in
+from tcpnewconn.report.book import Book, Filter
+from tcpnewconn.report.names import Names, resolvers
+from tcpnewconn.report.observed import touching
+from tcpnewconn.report.period import parse_time, span_text
+from tcpnewconn.report.questions import destinations_of, overview, quiet, who_uses
+from tcpnewconn.report.sqlite import Ledger
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support import ledgers
 from tests.support.month import APP, BEGIN, DAY, HOUR, IDS, NGINX, SSH, Month, Service
@@ -575,7 +576,7 @@ def test_names_are_resolved_within_the_deadline() -> None:
 
 
 def test_the_service_runs_without_the_ledger() -> None:
-    """Neither SQLite nor anything else of the ledger is loaded by it."""
+    """Neither SQLite nor anything of the ledger and the report is loaded by it."""
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, tcpnewconn.app, tcpnewconn.service; print(*sys.modules)"],
         cwd=TREE,
@@ -583,4 +584,5 @@ def test_the_service_runs_without_the_ledger() -> None:
         text=True,
         check=True,
     ).stdout.split()
-    assert not [name for name in loaded if name.startswith(("sqlite3", "jinja2")) or name == "tcpnewconn.ledger.store"]
+    assert "tcpnewconn.reporting.sinks" in loaded
+    assert not [name for name in loaded if re.match(r"sqlite3|jinja2|tcpnewconn\.(ledger|report)\b", name)]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tcpnewconn.ledger import fleet
-from tcpnewconn.ledger.book import Filter
-from tcpnewconn.ledger.fleet_report import fleet_report, write_csv, write_json
-from tcpnewconn.ledger.sqlite import LedgerFile
+from tcpnewconn.report import fleet
+from tcpnewconn.report.book import Filter
+from tcpnewconn.report.fleet_report import fleet_report, write_csv, write_json
+from tcpnewconn.report.sqlite import LedgerFile
 from tests.support import ledgers
 from tests.support.month import DAY
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tcpnewconn import cli
-from tcpnewconn.ledger.options import QUESTIONS
+from tcpnewconn.report.options import QUESTIONS
 from tests.support import report_document
 
 SUBJECTS = {"who": "5432", "to": "app.service", "allow": "postgresql.service"}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tcpnewconn.ledger.coverage import DEGRADED, GAP, OBSERVED, UNKNOWN_IGNORE
-from tcpnewconn.ledger.period import span_text, time_text
 from tcpnewconn.ledger.schema import HOUR
+from tcpnewconn.report.period import span_text, time_text
 from tcpnewconn.settings.rule import parse_rule
 
 # Shorter than this, a pause is a restart; it counts, but is not listed.

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tcpnewconn.ledger import schema
-from tcpnewconn.ledger.book import Edge, Filter, Listener, Scan, Step
-from tcpnewconn.ledger.fleet import Rows
-from tcpnewconn.ledger.observed import Span
 from tcpnewconn.ledger.peers import OTHERS
-from tcpnewconn.ledger.period import day_text
 from tcpnewconn.ledger.schema import DAY, HOUR
+from tcpnewconn.report.book import Edge, Filter, Listener, Scan, Step
+from tcpnewconn.report.fleet import Rows
+from tcpnewconn.report.observed import Span
+from tcpnewconn.report.period import day_text
 
 _EDGES = """
     SELECT direction, port, local_port, unit, process, user, container, accepted_by, peer,

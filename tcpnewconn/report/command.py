@@ -9,16 +9,17 @@ import sys
 from collections.abc import Sequence
 
 from tcpnewconn.ledger import schema
-from tcpnewconn.ledger.book import Book, Filter
-from tcpnewconn.ledger.fleet import Member, joined
-from tcpnewconn.ledger.fleet_report import STEP, fleet_page, fleet_report, write_csv, write_json
-from tcpnewconn.ledger.host_page import host_page
-from tcpnewconn.ledger.names import Names, NoDatabase
-from tcpnewconn.ledger.options import PATH, QUESTIONS
-from tcpnewconn.ledger.page import NoTemplates, html
-from tcpnewconn.ledger.report import Report, report
-from tcpnewconn.ledger.sqlite import LedgerFile
-from tcpnewconn.ledger.text import as_csv, as_json, text
+from tcpnewconn.ledger.options import PATH
+from tcpnewconn.report.book import Book, Filter
+from tcpnewconn.report.fleet import Member, joined
+from tcpnewconn.report.fleet_report import STEP, fleet_page, fleet_report, write_csv, write_json
+from tcpnewconn.report.host_page import host_page
+from tcpnewconn.report.names import Names, NoDatabase
+from tcpnewconn.report.options import QUESTIONS
+from tcpnewconn.report.page import NoTemplates, html
+from tcpnewconn.report.report import Report, report
+from tcpnewconn.report.sqlite import LedgerFile
+from tcpnewconn.report.text import as_csv, as_json, text
 from tcpnewconn.reporting.sinks import say
 
 EXIT_FAILED = 1
@@ -63,9 +64,9 @@ def _members(options: argparse.Namespace, stack: contextlib.ExitStack) -> Sequen
     """The hosts that are asked about. Raises schema.Unusable."""
     if not options.clickhouse:
         return [LedgerFile(path) for path in options.ledger or [PATH]]
-    from tcpnewconn.ledger.clickhouse import Events
-    from tcpnewconn.ledger.clickhouse_fleet import members
-    from tcpnewconn.ledger.clickhouse_http import Server, login
+    from tcpnewconn.report.clickhouse import Events
+    from tcpnewconn.report.clickhouse_fleet import members
+    from tcpnewconn.report.clickhouse_http import Server, login
 
     server = stack.enter_context(
         contextlib.closing(Server(options.clickhouse, login(options.login), options.authority))

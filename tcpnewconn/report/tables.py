@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tcpnewconn.ledger.allow import AllowList, network_text
-from tcpnewconn.ledger.book import Listener, Scan
-from tcpnewconn.ledger.names import Names
-from tcpnewconn.ledger.period import time_text
-from tcpnewconn.ledger.questions import Destinations, Line, New, Overview, Quiet, Users
+from tcpnewconn.report.allow import AllowList, network_text
+from tcpnewconn.report.book import Listener, Scan
+from tcpnewconn.report.names import Names
+from tcpnewconn.report.period import time_text
+from tcpnewconn.report.questions import Destinations, Line, New, Overview, Quiet, Users
 
 Row = dict[str, Any]
 

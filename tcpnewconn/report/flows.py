@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from tcpnewconn.ledger.drawing import opening, shortened
+from tcpnewconn.report.drawing import opening, shortened
 
 Link = tuple[str, str, int]
 

@@ -6,12 +6,12 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-from tcpnewconn.ledger import allow, questions, tables
-from tcpnewconn.ledger.book import Book
-from tcpnewconn.ledger.names import Names, resolvers
-from tcpnewconn.ledger.observed import Observed
-from tcpnewconn.ledger.period import time_text
 from tcpnewconn.model import DIRECTIONS
+from tcpnewconn.report import allow, questions, tables
+from tcpnewconn.report.book import Book
+from tcpnewconn.report.names import Names, resolvers
+from tcpnewconn.report.observed import Observed
+from tcpnewconn.report.period import time_text
 
 
 @dataclass(slots=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from tcpnewconn.ledger.observed import Observed, Span, hourly, observed
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED
-from tcpnewconn.ledger.period import time_text
 from tcpnewconn.ledger.schema import Unusable
+from tcpnewconn.report.observed import Observed, Span, hourly, observed
+from tcpnewconn.report.period import time_text
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ACCEPTED, OPENED = ("ingress", "internal"), ("egress", "internal")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from tcpnewconn.ledger import schema
-from tcpnewconn.ledger.book import Book, Filter, Source
-from tcpnewconn.ledger.observed import Observed
+from tcpnewconn.report.book import Book, Filter, Source
+from tcpnewconn.report.observed import Observed
 
 BOTH, OPENER, ACCEPTOR, HOST = "both ends", "opener only", "acceptor only", "one host"
 _TABLES = """

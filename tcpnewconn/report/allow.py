@@ -10,11 +10,11 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tcpnewconn.ledger.book import Book, Edge
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED
-from tcpnewconn.ledger.period import time_text
-from tcpnewconn.ledger.subject import accepting
 from tcpnewconn.model import DIRECTIONS
+from tcpnewconn.report.book import Book, Edge
+from tcpnewconn.report.period import time_text
+from tcpnewconn.report.subject import accepting
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

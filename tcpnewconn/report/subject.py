@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from tcpnewconn.ledger.book import ACCEPTED, OPENED
 from tcpnewconn.model import UNKNOWN
+from tcpnewconn.report.book import ACCEPTED, OPENED
 
 
 class Service(Protocol):

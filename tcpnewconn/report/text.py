@@ -7,10 +7,10 @@ import io
 import json
 from typing import Any
 
-from tcpnewconn.ledger.observed import Observed
-from tcpnewconn.ledger.period import time_text
-from tcpnewconn.ledger.report import Report
-from tcpnewconn.ledger.tables import Table, cell, heading, numeric
+from tcpnewconn.report.observed import Observed
+from tcpnewconn.report.period import time_text
+from tcpnewconn.report.report import Report
+from tcpnewconn.report.tables import Table, cell, heading, numeric
 from tcpnewconn.text import printable
 
 _MOST_LINES = 40

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from tcpnewconn.ledger.book import Step
-from tcpnewconn.ledger.period import day_text, time_text
 from tcpnewconn.ledger.schema import DAY
+from tcpnewconn.report.book import Step
+from tcpnewconn.report.period import day_text, time_text
 
 WIDTH = 1000
 _LEVELS = 5

@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from tcpnewconn.ledger import drawing, flows
-from tcpnewconn.ledger.fleet import BOTH, HOST, Fleet, Link, merged_coverage
-from tcpnewconn.ledger.host_page import DIRECTION_KEY, amount, sentence
-from tcpnewconn.ledger.page import Page, Picture, Tile
-from tcpnewconn.ledger.period import time_text
-from tcpnewconn.ledger.report import Report
 from tcpnewconn.ledger.schema import DAY
-from tcpnewconn.ledger.tables import Row, Table
+from tcpnewconn.report import drawing, flows
+from tcpnewconn.report.fleet import BOTH, HOST, Fleet, Link, merged_coverage
+from tcpnewconn.report.host_page import DIRECTION_KEY, amount, sentence
+from tcpnewconn.report.page import Page, Picture, Tile
+from tcpnewconn.report.period import time_text
+from tcpnewconn.report.report import Report
+from tcpnewconn.report.tables import Row, Table
 
 STEP = DAY
 _MOST_LINKS = 2_000

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tcpnewconn.ledger.book import ACCEPTED, OPENED, Book, Edge, Listener, Scan
-from tcpnewconn.ledger.observed import touching
 from tcpnewconn.ledger.peers import OTHERS, UNNAMED, is_address, network_of
-from tcpnewconn.ledger.period import span_text, time_text
 from tcpnewconn.ledger.schema import DAY
-from tcpnewconn.ledger.subject import about, accepting
 from tcpnewconn.model import UNKNOWN
+from tcpnewconn.report.book import ACCEPTED, OPENED, Book, Edge, Listener, Scan
+from tcpnewconn.report.observed import touching
+from tcpnewconn.report.period import span_text, time_text
+from tcpnewconn.report.subject import about, accepting
 
 
 @dataclass(slots=True)

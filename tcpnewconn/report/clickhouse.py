@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tcpnewconn.ledger import schema
-from tcpnewconn.ledger.book import Edge, Filter, Listener, Scan, Step
-from tcpnewconn.ledger.clickhouse_http import Server
 from tcpnewconn.ledger.coverage import Coverage
-from tcpnewconn.ledger.observed import Span
 from tcpnewconn.ledger.peers import UNNAMED
 from tcpnewconn.ledger.schema import HOUR
 from tcpnewconn.ledger.tally import DEGRADED, LISTENER, LOSS, RECOVERED, SCAN, STARTED, STOPPED, moment
+from tcpnewconn.report.book import Edge, Filter, Listener, Scan, Step
+from tcpnewconn.report.clickhouse_http import Server
+from tcpnewconn.report.observed import Span
 
 # Of a host; the newest, as in a ledger.
 _MOST_ADDRESSES = 256

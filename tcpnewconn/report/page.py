@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tcpnewconn import __version__
-from tcpnewconn.ledger.period import time_text
-from tcpnewconn.ledger.tables import Table, cell, heading, numeric
+from tcpnewconn.report.period import time_text
+from tcpnewconn.report.tables import Table, cell, heading, numeric
 
 _ASSETS = Path(__file__).parent / "assets"
 # A table of more rows is cut, and says so: the page stays one that opens.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tcpnewconn.ledger import drawing, flows, questions, tables
-from tcpnewconn.ledger.book import ACCEPTED, Book, Edge, Step
-from tcpnewconn.ledger.names import Names
-from tcpnewconn.ledger.page import Page, Picture, Tile
-from tcpnewconn.ledger.report import Report
 from tcpnewconn.ledger.schema import DAY, HOUR
-from tcpnewconn.ledger.subject import about, accepting
+from tcpnewconn.report import drawing, flows, questions, tables
+from tcpnewconn.report.book import ACCEPTED, Book, Edge, Step
+from tcpnewconn.report.names import Names
+from tcpnewconn.report.page import Page, Picture, Tile
+from tcpnewconn.report.report import Report
+from tcpnewconn.report.subject import about, accepting
 
 _HEAT_ROWS = 30
 _MOST_HOURS = 8 * 24

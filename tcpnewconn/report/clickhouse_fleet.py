@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from tcpnewconn.ledger.book import Filter
-from tcpnewconn.ledger.clickhouse import PEER, Events, HostEvents, where
-from tcpnewconn.ledger.fleet import Rows
+from tcpnewconn.report.book import Filter
+from tcpnewconn.report.clickhouse import PEER, Events, HostEvents, where
+from tcpnewconn.report.fleet import Rows
 
 
 def members(events: Events, wanted: Filter, step: int) -> list[HostMember]:
