@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import mmap
 import os
 import pickle
@@ -17,6 +18,8 @@ _SUMMARY = b"MESSAGE_ID=c4029bcd2a5841e3bdea3ca9ce1e0d47\n"
 _END = b"END"
 # Number of datagrams received, and the monotonic time of the last one.
 _COUNT = struct.Struct("=Qd")
+# Of one file.
+_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +79,26 @@ class Journal:
 
 def _drain(listening: socket.socket, answer: int, count: mmap.mmap) -> None:
     received: list[tuple[float, bytes]] = []
-    receive, now = listening.recv, time.monotonic
-    while (datagram := receive(65536)) != _END:
+    receive, now = listening.recvmsg, time.monotonic
+    while True:
+        datagram, ancillary, _, _ = receive(65536, _DESCRIPTOR)
         when = now()
+        if ancillary:
+            datagram = _content(ancillary[0][2])
+        elif datagram == _END:
+            break
         received.append((when, datagram))
         _COUNT.pack_into(count, 0, len(received), when)
     with open(answer, "wb") as result:
         pickle.dump([_entry(*each) for each in received if _CONNECTION in each[1] or _SUMMARY in each[1]], result)
+
+
+def _content(packed: bytes) -> bytes:
+    """The entry in a file: libsystemd passes one so that found the buffer full, and then not (sd-journal/journal-send.c)."""
+    (descriptor,) = array.array("i", packed)
+    with open(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 def _entry(received: float, datagram: bytes) -> Entry:
