@@ -14,10 +14,10 @@ from tcpnewconn.report.book import Book, Filter
 from tcpnewconn.report.fleet import Member, joined
 from tcpnewconn.report.fleet_report import STEP, fleet_page, fleet_report, write_csv, write_json
 from tcpnewconn.report.host_page import host_page
+from tcpnewconn.report.host_report import Report, host_report
 from tcpnewconn.report.names import Names, NoDatabase
 from tcpnewconn.report.options import QUESTIONS
 from tcpnewconn.report.page import NoTemplates, html
-from tcpnewconn.report.report import Report, report
 from tcpnewconn.report.sqlite import LedgerFile
 from tcpnewconn.report.text import as_csv, as_json, text
 from tcpnewconn.reporting.sinks import say
@@ -46,7 +46,9 @@ def run(options: argparse.Namespace) -> int:
                 try:
                     with member.opened() as source:
                         book = Book(source, _filter(options))
-                        made = report(book, options.question, options.subject or "", names, options.since, options.days)
+                        made = host_report(
+                            book, options.question, options.subject or "", names, options.since, options.days
+                        )
                         _write(("\n" if answered else "") + _formatted(made, book, options, names))
                         answered += 1
                 except schema.Unusable as error:

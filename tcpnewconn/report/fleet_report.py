@@ -11,9 +11,9 @@ from tcpnewconn.ledger.schema import DAY
 from tcpnewconn.report import drawing, flows
 from tcpnewconn.report.fleet import BOTH, HOST, Fleet, Link, merged_coverage
 from tcpnewconn.report.host_page import DIRECTION_KEY, amount, sentence
+from tcpnewconn.report.host_report import Report
 from tcpnewconn.report.page import Page, Picture, Tile
 from tcpnewconn.report.period import time_text
-from tcpnewconn.report.report import Report
 from tcpnewconn.report.tables import Row, Table
 
 STEP = DAY

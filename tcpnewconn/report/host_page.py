@@ -5,9 +5,9 @@ from __future__ import annotations
 from tcpnewconn.ledger.schema import DAY, HOUR
 from tcpnewconn.report import drawing, flows, questions, tables
 from tcpnewconn.report.book import ACCEPTED, Book, Edge, Step
+from tcpnewconn.report.host_report import Report
 from tcpnewconn.report.names import Names
 from tcpnewconn.report.page import Page, Picture, Tile
-from tcpnewconn.report.report import Report
 from tcpnewconn.report.subject import about, accepting
 
 _HEAT_ROWS = 30

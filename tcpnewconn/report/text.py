@@ -7,9 +7,9 @@ import io
 import json
 from typing import Any
 
+from tcpnewconn.report.host_report import Report
 from tcpnewconn.report.observed import Observed
 from tcpnewconn.report.period import time_text
-from tcpnewconn.report.report import Report
 from tcpnewconn.report.tables import Table, cell, heading, numeric
 from tcpnewconn.text import printable
 

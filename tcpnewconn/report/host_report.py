@@ -1,4 +1,4 @@
-"""Puts a report together: a question's answer, its coverage, its tables and notes."""
+"""Puts the report of one host together: the answer to a question, its coverage, its tables and notes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-def report(book: Book, question: str, subject: str, names: Names, since: float | None, days: float) -> Report:
+def host_report(book: Book, question: str, subject: str, names: Names, since: float | None, days: float) -> Report:
     """`subject` is a port or a unit; `since` is for what is new, `days` for what is quiet."""
     made = Report(book.host, question, subject, book.since, book.until, book.coverage)
     made.details = book.coverage.details()
