@@ -148,12 +148,13 @@ STEADY |= {"thread_time"}
 def test_no_module_decides_by_the_time_of_day() -> None:
     """NTP may step that, and an administrator: it is written into lines for people and metrics for Prometheus.
 
-    Only a reader of those metrics compares it: its own clock cannot show whether the service still polls. The ledger, of
-    which the service loads nothing, has the days of the journal's clock (tests/unit/test_ledger.py sets it back).
+    Only a reader of those metrics compares it: its own clock cannot show whether the service still polls. The ledger and the
+    report, of which the service loads nothing, have the days of the journal's clock (tests/unit/test_ledger.py sets it back).
     """
     found = set()
-    ledger = TREE / "tcpnewconn" / "ledger"
-    for path in sorted(path for path in (TREE / "tcpnewconn").rglob("*.py") if ledger not in path.parents):
+    package = TREE / "tcpnewconn"
+    days = {package / "ledger", package / "report"}
+    for path in sorted(path for path in package.rglob("*.py") if days.isdisjoint(path.parents)):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 if node.value.id in ("time", "datetime", "date") and node.attr in WALL:
