@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -30,6 +31,8 @@ pytestmark = pytest.mark.skipif(
 
 CGROUPS = Path("/sys/fs/cgroup")
 DAEMON = 1
+# One for each listener, below those that the kernel chooses: it can choose one twice, and a connection is known by it here.
+PORTS = itertools.count(29_000)
 # A thread with a name that connects, closes, and waits.
 CLIENT = """
 import os, socket, sys, threading, time
@@ -65,7 +68,7 @@ def program(where: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Itera
     configuration.write_text("[Report]\nBurstLimit=0\nTotalLimit=0\nFailed=yes\nListeners=no\n[PortScan]\nPorts=off\n")
     with (
         recorded() as mounts,
-        listen(where, "127.0.0.1") as listener,
+        listen(where, "127.0.0.1", next(PORTS)) as listener,
         running(where, "--config", str(configuration), interval="1h", mounts=mounts) as made,
     ):
         port = listener.getsockname()[1]
@@ -135,7 +138,7 @@ def to(program: Program, port: int, kind: str | None = None) -> Event:
 def test_a_short_connection_has_user_unit_process_and_thread_of_who_opened_it(
     where: Namespace, program: Program, unit: Path, address: str
 ) -> None:
-    with listen(where, "::") as listener:
+    with listen(where, "::", next(PORTS)) as listener:
         port = listener.getsockname()[1]
         before = time.time()
         with client(where, address, port, name="opens it", unit=unit) as (process, thread):
@@ -155,7 +158,7 @@ def _seconds(text: str) -> float:
 
 
 def test_of_a_thread_that_has_gone_only_its_id_and_the_time_are_known(where: Namespace, program: Program) -> None:
-    with listen(where, "127.0.0.1") as listener:
+    with listen(where, "127.0.0.1", next(PORTS)) as listener:
         port = listener.getsockname()[1]
         with stopped(program.process.pid), client(where, "127.0.0.1", port) as (_, thread):
             pass
@@ -166,7 +169,7 @@ def test_of_a_thread_that_has_gone_only_its_id_and_the_time_are_known(where: Nam
 
 
 def test_a_thread_that_has_its_id_now_is_not_taken_for_it(where: Namespace, program: Program) -> None:
-    with listen(where, "127.0.0.1") as listener:
+    with listen(where, "127.0.0.1", next(PORTS)) as listener:
         port = listener.getsockname()[1]
         with stopped(program.process.pid):
             with client(where, "127.0.0.1", port) as (_, thread):
@@ -196,7 +199,7 @@ def another_with_id(wanted: int) -> Iterator[None]:
 
 def test_a_thread_of_another_network_namespace_is_not_taken_for_it(where: Namespace, program: Program) -> None:
     """Both connections have the same addresses and ports; the thread of this one has gone, that of the other is there."""
-    with namespace() as elsewhere, listen(where, "127.0.0.1") as listener:
+    with namespace() as elsewhere, listen(where, "127.0.0.1", next(PORTS)) as listener:
         port, local = listener.getsockname()[1], free_port(where, "127.0.0.1")
         with listen(elsewhere, "127.0.0.1", port), stopped(program.process.pid):
             with client(where, "127.0.0.1", port, local) as (_, thread):
@@ -211,8 +214,7 @@ def test_a_thread_of_another_network_namespace_is_not_taken_for_it(where: Namesp
 def test_a_refused_attempt_is_an_event_with_who_tried(where: Namespace, program: Program) -> None:
     # A port that nobody else can take, and nobody listens on.
     with where.socket() as deaf:
-        deaf.bind(("127.0.0.1", 0))
-        port = deaf.getsockname()[1]
+        deaf.bind(("127.0.0.1", port := next(PORTS)))
         with client(where, "127.0.0.1", port, name="tries it") as (_, thread):
             found = to(program, port, MESSAGE_IDS["connection-failed"])
     assert (found["process.thread.id"], found["process.thread.name"]) == (thread, "tries it")
@@ -224,7 +226,7 @@ def test_of_a_connection_that_is_not_accepted_at_once_nothing_is_said_of_its_acc
     where: Namespace, program: Program
 ) -> None:
     """accept() is not recorded: the acceptor is known by its listener alone."""
-    with listen(where, "127.0.0.1") as listener:
+    with listen(where, "127.0.0.1", next(PORTS)) as listener:
         port = listener.getsockname()[1]
         with client(where, "127.0.0.1", port):
             accepted: socket.socket = listener.accept()[0]
