@@ -65,8 +65,15 @@ class Destroyed:
         self.notified = Notified(source, nsids, self, inode)
         self._known.kind = Notifications.KEPT if inode else Notifications.OWN
 
+    def resume(self) -> None:
+        """Continue after a restart."""
+        if self.notified is not None:
+            self.notified.resume()
+
     def include(self, included: bool) -> None:
         """Whether the namespaces are observed."""
+        if self._elsewhere is not None:
+            self._elsewhere.take(included)
         if self.notified is not None:
             self.notified.source.receive(included)
         elif included and self.missing is not None:
@@ -105,6 +112,11 @@ class Destroyed:
             process = self.process(other)
             if process is not None:
                 self.notified.attach(other, process)
+
+    def detach(self, other: Other) -> None:
+        """One is not observed any more."""
+        if self.notified is not None:
+            self.notified.detach(other)
 
     def watch(self, other: Other) -> None:
         """A namespace was polled: let tick() report what is due of it."""

@@ -43,6 +43,8 @@ class Held:
         self._by_end: dict[FourTuple, list[str]] = {}
         # The other ends of those that were reported alone: with the namespace and the id of the event, and when.
         self._alone: dict[FourTuple, tuple[int, str, float]] = {}
+        # When the last of them was reported by another namespace than the host's.
+        self._last_alone = float("-inf")
         if log is not None:
             log.register("j", self)
 
@@ -91,8 +93,14 @@ class Held:
             self._log.append(_ENCODE(["j", reported[1], four_tuple.hex(), None]))
         return True
 
+    def concern_host(self, now: float) -> bool:
+        """Whether a socket of the host can be the other end of one that waits, or was reported alone."""
+        return bool(self._held) or self._last_alone >= now - _REMEMBERED
+
     def _remember(self, other_end: FourTuple, netns: int, name: str, now: float) -> None:
         self._alone.pop(other_end, None)
+        if netns:
+            self._last_alone = now
         self._alone[other_end] = (netns, name, now)
         if len(self._alone) > _MOST:
             del self._alone[next(iter(self._alone))]
@@ -133,12 +141,15 @@ class Held:
         for name, one in self._held.items():
             again = one.event.state == CLOSE or one.came > now
             self._held[name] = one._replace(came=now if again else one.came)
-        self._alone = {end: (netns, name, now) for end, (netns, name, _) in self._alone.items()}
+        alone = list(self._alone.items())
+        for other_end, (netns, name, _) in alone:
+            self._remember(other_end, netns, name, now)
 
     def clear(self) -> None:
         self._held.clear()
         self._by_end.clear()
         self._alone.clear()
+        self._last_alone = float("-inf")
 
     def records(self) -> Iterator[str]:
         for one in self._held.values():

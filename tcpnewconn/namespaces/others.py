@@ -57,12 +57,13 @@ class Others:
         # How many are not observed at all.
         self.beyond = 0
         self._included: bool | None = None
+        # Whether the host's events are taken here.
+        self._takes_host = False
         self._here = here
         self._host = host
         self._report = report
         self._units = units
         self._root = root
-        self._elsewhere = elsewhere
         self._unseen = Unseen(elsewhere, REMEMBERED, log)
         self._side = Side(observer=host)
         self.schedule = Schedule(self._side, Budget(cpu), self._poll_one)
@@ -86,10 +87,9 @@ class Others:
         """The state log was loaded; `resumed` where it is of this boot."""
         self.known.loaded()
         if resumed:
-            if self.destroyed.notified is not None:
-                self.destroyed.notified.resume()
-            self._pairs.held.resume(time.monotonic())
+            self.destroyed.resume()
             self.known.resume(self.destroyed.inode)
+            self._pairs.resume(time.monotonic(), expecting=not self.known.first)
 
     # --- which there are ---------------------------------------------------------------------------------------------
 
@@ -111,25 +111,22 @@ class Others:
             say(f"Include=all has no effect: {hidden}; the host's network namespace alone is observed", 4)
             return
         self.known.namespaces = namespaces
-        if self._elsewhere is not None:
-            self._elsewhere.take(True)
         self.destroyed.include(True)
 
     def _drop_all(self) -> None:
-        self._pairs.tick(time.monotonic(), last=True)
+        now = time.monotonic()
+        self._pairs.tick(now, last=True)
         for other in list(self.known):
             self._end(other)
         self.destroyed.include(False)
-        if self._elsewhere is not None:
-            self._elsewhere.take(False)
-        self._host.report_to(None)
         self.known.clear()
+        self._found = float("-inf")
+        self._settle(now)
         self.schedule.late = self.beyond = 0
 
     def _end(self, other: Other) -> None:
         """One is not observed any more."""
-        if self.destroyed.notified is not None:
-            self.destroyed.notified.detach(other)
+        self.destroyed.detach(other)
         self._pairs.assign(other.side, frozenset())
         self.known.end(other)
 
@@ -205,18 +202,19 @@ class Others:
 
     def _settle(self, now: float) -> None:
         """Without others the host's events take no way round."""
-        needed = self.known.by_key or self._is_unsettled(now) or self._pairs.held
-        self._host.report_to(self._take_host if needed else None)
+        self._takes_host = bool(self.known.by_key) or self._is_unsettled(now) or self._pairs.concern_host(now)
+        self._host.report_to(self._take_host if self._takes_host else None)
 
     def _is_unsettled(self, now: float) -> bool:
         """Whether there may be a namespace whose addresses are not known yet: any address can be one of its own."""
-        notified = self.destroyed.notified
+        notified = self.destroyed.received
         return now < self._found + YOUNG or (notified is not None and notified.expects(now))
 
     def _may_have(self, address: bytes) -> bool:
         """As in Pairs."""
         now = time.monotonic()
-        return self._is_unsettled(now) or (self._networks is not None and self._networks.have(address, now))
+        networks = self._networks if self.known.namespaces is not None else None
+        return self._is_unsettled(now) or (networks is not None and networks.have(address, now))
 
     def take_changes(self) -> None:
         """Before destroyed sockets of the host are processed: know which namespaces had come before they were destroyed."""
@@ -281,7 +279,7 @@ class Others:
     def tick(self, now: float, last: bool = False) -> None:
         """Report what is due by now; all of it if this is the `last` time."""
         self._pairs.tick(now, last)
-        if self.known.namespaces is not None:
+        if self._takes_host or self.known.namespaces is not None:
             self._settle(now)
         self.destroyed.tick(now, last)
 

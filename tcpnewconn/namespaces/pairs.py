@@ -9,20 +9,15 @@ each other: those are several connections.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from tcpnewconn.eventtypes import Closed, Connection, Event
 from tcpnewconn.model import ESTABLISHED, FourTuple, SocketInfo, mirrored
 from tcpnewconn.namespaces import ends
 from tcpnewconn.namespaces.held import Held
+from tcpnewconn.namespaces.hostends import HostEnds
 from tcpnewconn.observing.observer import Observer
 from tcpnewconn.state.owner import Log
 from tcpnewconn.tracking.matching import in_time_wait
-
-# So many open connections are remembered whose closed events are to repeat what was reported of them.
-_MOST_REMEMBERED = 65_536
-
-_Value = TypeVar("_Value")
 
 
 class Side:
@@ -68,9 +63,17 @@ class Pairs:
         self._by_address: dict[bytes, list[Side]] = {}
         # Connections whose other end is looked for, one because of the other; the events of other ends that were found meanwhile.
         self._searches: list[tuple[FourTuple, list[tuple[Side, Connection]]]] = []
-        # What was reported of a connection of the host: by the 4-tuple that the host expects; by the id that its observer gave.
-        self._reported: dict[FourTuple, Connection] = {}
-        self._closing: dict[str, Connection] = {}
+        self._host_ends = HostEnds(host.observes)
+
+    def resume(self, now: float, expecting: bool) -> None:
+        """Continue after a restart; `expecting` if the host can expect a socket."""
+        self.held.resume(now)
+        if expecting:
+            self._host_ends.resume(now)
+
+    def concern_host(self, now: float) -> bool:
+        """Whether an event of the host can be of a connection that waits or was reported, if no namespace is known any more."""
+        return self._host_ends.matter(now) or self.held.concern_host(now)
 
     def assign(self, side: Side, addresses: frozenset[bytes]) -> None:
         """A namespace has these addresses now."""
@@ -89,10 +92,10 @@ class Pairs:
             connection = self._paired(side, event, now)
             if connection is not None:
                 self._report(connection)
-        elif isinstance(event, Closed) and event.id in self._closing:
-            self._report(ends.closed_as(event, self._closing.pop(event.id)))
-        elif not (isinstance(event, Closed) and self.held.close(event)):
+        elif not isinstance(event, Closed):
             self._report(event)
+        elif not self.held.close(event):
+            self._report(self._host_ends.closed(event))
 
     def tick(self, now: float, last: bool = False) -> None:
         """Report those whose other end did not come; all that wait if these are the `last`."""
@@ -121,9 +124,8 @@ class Pairs:
         if self.held.take_reported(four_tuple, side.netns, now):
             return None
         if side.observes.tracker.take_expected(four_tuple, now):
-            reported = self._reported.pop(four_tuple, None)
-            if reported is not None:
-                _remember(self._closing, event.id, reported)
+            if side is self._host:
+                self._host_ends.came(four_tuple, event)
             return None
         having = self._having(ends.remote(four_tuple), side.netns)
         unknown = not having and self._may_have(ends.remote(four_tuple))
@@ -134,7 +136,7 @@ class Pairs:
         others, host_has_it = [each for each in having if each is not self._host], self._host in having
         closed = event.detected_by in ("notification", "trace")
         if host_has_it and (not others or self._is_at_host(other_end, others, closed)):
-            at_host = self._open_at_host(other_end)
+            at_host = self._host_ends.open(other_end)
             if at_host is not None:
                 return self._with_host(event, other_end, at_host, now)
             # Its notification is on its way.
@@ -176,7 +178,7 @@ class Pairs:
         having = self._having(ends.remote(four_tuple), event.netns)
         if event.netns and (not having or having == [self._host]):
             # Nobody else has the address, and the host can have lost it by now.
-            at_host = self._open_at_host(other_end)
+            at_host = self._host_ends.open(other_end)
             if at_host is not None:
                 # Whoever listens there accepts slowly.
                 return self._with_host(event, other_end, at_host, now)
@@ -185,8 +187,11 @@ class Pairs:
         if len(having) != 1:
             return event
         [other] = having
-        # In another one than the host's it can be in TIME_WAIT.
-        other.observes.tracker.expect(other_end, now, at_once=other is self._host)
+        if other is self._host:
+            self._host_ends.expect(other_end, now, at_once=True)
+        else:
+            # It can be in TIME_WAIT.
+            other.observes.tracker.expect(other_end, now)
         return event
 
     def _report_joined(self, held: Connection, event: Connection) -> None:
@@ -200,21 +205,19 @@ class Pairs:
         self._report(connection)
         if closed is not None:
             self._report(ends.closed_as(closed, connection))
-        elif self._host.observes.events.closed:
-            _remember(self._closing, event.id if held.netns else held.id, connection)
+            return
+        for one in (held, event):
+            if not one.netns:
+                self._host_ends.joined(one, connection)
 
     def _is_at_host(self, other_end: FourTuple, others: list[Side], closed: bool) -> bool:
         """Whether the host has that socket, and no other namespace with its address has it: pasta gives containers the host's.
 
         Where the socket here is closed, the other one is no more to be seen there: the address here tells, if nobody else has it.
         """
-        if self._open_at_host(other_end) is None or any(one.observes.tables.stands(other_end) for one in others):
+        if self._host_ends.open(other_end) is None or any(one.observes.tables.stands(other_end) for one in others):
             return False
         return not closed or len(self._having(ends.remote(other_end), self._host.netns)) == 1
-
-    def _open_at_host(self, four_tuple: FourTuple) -> SocketInfo | None:
-        info = self._host.observes.lookups.socket(four_tuple)
-        return info if info is not None and not info.timewait else None
 
     def _with_host(self, event: Connection, other_end: FourTuple, info: SocketInfo, now: float) -> Connection | None:
         """A connection of another namespace with an open socket of the host; None if the host has reported it."""
@@ -227,9 +230,8 @@ class Pairs:
             opened_here = not opened_there
         there = ends.other_end(event, self._host.netns, info.uid if info.inode else None, info.cgroup)
         connection = ends.joined(event, there, opened_here)
-        host.tracker.expect(other_end, now)
-        if host.events.closed:
-            _remember(self._reported, other_end, connection)
+        self._host_ends.expect(other_end, now)
+        self._host_ends.reported(other_end, connection)
         return connection
 
     def _with_namespace(
@@ -271,8 +273,8 @@ class Pairs:
         if opened_here is None and (opened_there := ends.opened_here(there)) is not None:
             opened_here = not opened_there
         connection = ends.joined(event, there, opened_here)
-        if side is self._host and side.observes.events.closed:
-            _remember(self._closing, event.id, connection)
+        if side is self._host:
+            self._host_ends.joined(event, connection)
         return connection
 
 
@@ -280,9 +282,3 @@ def _closes(side: Side, four_tuple: FourTuple) -> bool:
     """Whether a row of a namespace stands for a socket whose destroy notification is on its way."""
     row = side.observes.tables.row(four_tuple)
     return side.observes.tracker.run.notified and row is not None and in_time_wait(row)
-
-
-def _remember(where: dict[_Value, Connection], key: _Value, connection: Connection) -> None:
-    where[key] = connection
-    if len(where) > _MOST_REMEMBERED:
-        del where[next(iter(where))]

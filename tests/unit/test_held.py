@@ -154,6 +154,24 @@ def test_the_other_end_of_one_that_was_reported_alone_is_known_for_a_while_over_
     assert not restarted.take_reported(other_end(20_001), NETNS, 221.0)
 
 
+@pytest.mark.parametrize(("netns", "matters"), [(NETNS, True), (0, False)])
+def test_the_host_can_have_the_other_end_of_one_that_was_reported_alone_elsewhere(netns: int, matters: bool) -> None:
+    log = Log()
+    held = Held(log)
+    assert not held.concern_host(10.0)
+    held.hold(connection(20_000, netns=netns), other_end(20_000), 10.0)
+    assert held.concern_host(10.0)
+    [(event, _)] = held.overdue(10.0, last=True)
+    assert not held.concern_host(10.0)
+    held.reported_alone(event, other_end(20_000), 10.0)
+    assert held.concern_host(130.0) == matters
+    assert not held.concern_host(130.1)
+    restarted = again(log.lines)
+    restarted.resume(200.0)
+    assert restarted.concern_host(320.0) == matters
+    assert not restarted.concern_host(320.1)
+
+
 @pytest.mark.parametrize(
     "change",
     [

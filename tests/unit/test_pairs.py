@@ -19,6 +19,7 @@ from tcpnewconn.model import (
     Caller,
     FourTuple,
     Row,
+    SocketInfo,
     endpoints,
     mirrored,
 )
@@ -28,6 +29,8 @@ from tests.support.calls import four_tuple
 NETNS = 4_026_532_500
 AT_HOST = four_tuple("10.88.0.1:80", "10.88.0.5:41000")
 THERE = mirrored(AT_HOST)
+# Seconds for which a tracker expects a socket here.
+WINDOW = 60.0
 CALLER = Caller("connect", 1000, 77, 4711, "curl", 5.0)
 
 
@@ -42,7 +45,7 @@ class Observer:
         self.events = SimpleNamespace(closed=False)
         self.lookups = SimpleNamespace(socket=lambda _: None, opened_here=lambda _: None)
         self.tracker = SimpleNamespace(
-            run=SimpleNamespace(notified=notified),
+            run=SimpleNamespace(notified=notified, window=lambda now: now - WINDOW),
             shown=lambda _: None,
             take_expected=lambda *_: False,
             expect=lambda one, *_, **__: self.expected.append(one),
@@ -108,6 +111,28 @@ def test_without_notifications_it_is_reported_at_once() -> None:
     both = Both(Row(THERE, FIN_WAIT2, 0, 0), notified=False)
     both.shown_at_host(CLOSE_WAIT, 10.0)
     assert len(both.reported) == 1
+
+
+def test_the_host_matters_as_long_as_it_expects_a_socket_whether_a_namespace_is_left_or_not() -> None:
+    both = Both(Row(THERE, ESTABLISHED, 1000, 12))
+    assert not both.pairs.concern_host(10.0)
+    host: Any = both.host.observer
+    host.lookups = SimpleNamespace(
+        socket=lambda _: SocketInfo(33, 5, 0, 0, CLOSE_WAIT, False), opened_here=lambda _: None
+    )
+    both.notified_there(10.0)
+    assert [connection.direction for connection in both.reported] == ["internal"]
+    assert both.pairs.concern_host(10.0 + WINDOW)
+    assert not both.pairs.concern_host(10.1 + WINDOW)
+
+
+def test_after_a_restart_the_host_matters_where_it_can_expect_a_socket() -> None:
+    pairs = Both(Row(THERE, ESTABLISHED, 1000, 12)).pairs
+    pairs.resume(10.0, expecting=False)
+    assert not pairs.concern_host(10.0)
+    pairs.resume(10.0, expecting=True)
+    assert pairs.concern_host(10.0 + WINDOW)
+    assert not pairs.concern_host(10.1 + WINDOW)
 
 
 class Several:
