@@ -81,7 +81,9 @@ def run(options: argparse.Namespace, settings: Settings, reload: Callable[[], Se
     recorder = None
     if here.live and netns and not options.once:
         threads = Threads(processes, here.users)
-        observer.recorder = recorder = Recorder(calls, lambda: _trace(threads, netns), units.learn, waiting=waiting)
+        observer.recorder = recorder = Recorder(
+            calls, lambda: _trace(threads, netns), units.learn, waiting=waiting, log=log
+        )
     others = Others(
         here, observer, outbox.take, units, log, elsewhere=recorder.elsewhere if recorder is not None else None
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from tcpnewconn.kernel.procfile import content
 from tcpnewconn.kernel.rings import Decode, Rings
@@ -18,6 +18,13 @@ DIRECTORY = "/run/tcpnewconn-trace/instance"
 REASON = "missing"
 # Beside it too: the events that it defined.
 WANTED = "events"
+
+
+class Position(NamedTuple):
+    """How far an instance was read: when it was defined (when_defined()), and how many of its records were returned."""
+
+    defined: int
+    returned: int
 
 
 class TraceMissing(Exception):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from tcpnewconn.kernel.instance import (
     DIRECTORY,
+    Position,
     TraceMissing,
     is_on,
     opened,
@@ -128,6 +129,11 @@ class PlainTrace:
     def descriptors(self) -> list[int]:
         return self.rings.descriptors
 
+    @property
+    def position(self) -> Position:
+        """As Trace.position: those whose second change is still to come were not returned."""
+        return Position(self._defined, self.rings.returned - len(self._pending))
+
     def read(self) -> list[Call | FailedAttempt]:
         """The calls whose outcome was recorded before this one, in the order of the outcomes. Never raises."""
         changes = self.rings.read()
@@ -188,6 +194,8 @@ class PlainTrace:
         if defined != self._defined:
             self._defined = defined
             self.rings.lost_before()
+            # The oneshot tries its events.
+            self.rings.count_again()
         enabled = text_of(f"{self._event}/enable").strip() == "1"
         return not (enabled and PLAIN in wanted(self._directory) and is_on(self._directory))
 

@@ -10,6 +10,7 @@ from tcpnewconn.kernel.ringpage import Page, parse
 # read() of trace_pipe_raw returns at most a page of the ring, which is one of memory unless somebody changed it.
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _OVERRUN = re.compile(r"^overrun: ([0-9]{1,20})$", re.MULTILINE)
+_READ = re.compile(r"^read events: ([0-9]{1,20})$", re.MULTILINE)
 
 
 class Ring:
@@ -51,17 +52,25 @@ class Ring:
             self._ask = self._ask or page.overwritten is None
         return page
 
+    def read_by_anybody(self) -> int:
+        """How many records have been read, whoever opened it."""
+        return self._count(_READ) or 0
+
     def _settle(self) -> None:
         """Of an empty ring, all that was overwritten has been said, but for numbers that had no space."""
-        try:
-            with open(self._stats, encoding="ascii", errors="replace") as file:
-                found = _OVERRUN.search(file.read())
-        except OSError:
+        counted = self._count(_OVERRUN)
+        if counted is None:
             return
-        if found is None:
-            return
-        counted = int(found[1])
         # It begins at 0 again where the ring was resized.
         if self._settled is not None and counted >= self._settled:
             self.overwritten += counted - self._settled - self._said
         self._settled, self._said, self._ask = counted, 0, False
+
+    def _count(self, which: re.Pattern[str]) -> int | None:
+        """A count of the kernel's (kernel/trace/trace.c, tracing_stats_read()); None where it is not there."""
+        try:
+            with open(self._stats, encoding="ascii", errors="replace") as file:
+                found = which.search(file.read())
+        except OSError:
+            return None
+        return int(found[1]) if found is not None else None

@@ -32,6 +32,8 @@ class Rings(Generic[_Record]):
         self._decode = decode
         self.malformed = 0
         self.lost_until = float("-inf")
+        # How many records were read, those before the start among them.
+        self._read = 0
         # Recorded after the clock reading of the last read(), for the next one.
         self._later: list[tuple[int, _Record]] = []
         self._rings: list[Ring] = []
@@ -41,11 +43,21 @@ class Rings(Generic[_Record]):
         except OSError:
             self.close()
             raise
+        self.count_again()
 
     @property
     def overwritten(self) -> int:
         """How many records the rings overwrote before they could be read, since the start."""
         return sum(ring.overwritten for ring in self._rings)
+
+    @property
+    def returned(self) -> int:
+        """How many records read() has returned; of what was read before the start, all."""
+        return self._read - len(self._later)
+
+    def count_again(self) -> None:
+        """Others may have read, too."""
+        self._read = sum(ring.read_by_anybody() for ring in self._rings)
 
     @property
     def descriptors(self) -> list[int]:
@@ -62,6 +74,7 @@ class Rings(Generic[_Record]):
                 if page.damaged:
                     self.malformed += 1
                     self.lost_before(until)
+                self._read += len(page.records)
                 self._decode_page(page, found)
                 if page.records and page.records[-1][0] >= until:
                     break

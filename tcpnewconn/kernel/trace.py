@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from tcpnewconn.kernel.instance import (
     DIRECTORY,
+    Position,
     TraceMissing,
     is_on,
     opened,
@@ -59,6 +60,10 @@ class Trace:
     def descriptors(self) -> tuple[int, ...]:
         """None: what is recorded can wait until somebody asks."""
         return ()
+
+    @property
+    def position(self) -> Position:
+        return Position(self._defined, self.rings.returned)
 
     def read(self) -> list[Call | FailedAttempt]:
         """All that was recorded before this call, by time over all CPUs; newer records wait for the next. Never raises."""
@@ -109,6 +114,8 @@ class Trace:
             self._defined = defined
             # They were deleted before; nobody says when.
             self.rings.lost_before()
+            # The oneshot tries its events.
+            self.rings.count_again()
         events = f"{self._directory}/events/{GROUP}"
         recorded = {event for event in self._ids if text_of(f"{events}/{event}/enable").strip() == "1"}
         return not recorded >= {CONNECT, *wanted(self._directory)} or not is_on(self._directory)

@@ -102,6 +102,11 @@ class Elsewhere:
             for netns in self.waiting.over(float("inf")):
                 self.waiting.take(netns)
 
+    @property
+    def taken(self) -> bool:
+        """Whether what is recorded in them is kept."""
+        return self._since is not None
+
     # --- what is recorded --------------------------------------------------------------------------------------------
 
     def add(self, recorded: Iterable[Call | FailedAttempt], now: float) -> None:
@@ -116,7 +121,11 @@ class Elsewhere:
             one = self._found.get(netns)
             if one is not None:
                 one.failed += one.calls.add(calls)
-                self._added.add(netns)
+                if one.calls.notified:
+                    self._added.add(netns)
+                else:
+                    # Of some of its connections nothing else will be known.
+                    one.calls.settle()
                 continue
             self.strange = self.strange or netns not in self.waiting
             if dropped := self.waiting.add(netns, calls):

@@ -13,13 +13,15 @@ from typing import Protocol
 from tcpnewconn.attribution.calls import Calls
 from tcpnewconn.attribution.waiting import Waiting
 from tcpnewconn.eventtypes import Degraded, Event, Loss, Recovered
-from tcpnewconn.kernel.instance import TraceMissing
+from tcpnewconn.kernel.instance import Position, TraceMissing
 from tcpnewconn.kernel.trace import request_repair
 from tcpnewconn.kernel.traceevents import FAILED
 from tcpnewconn.model import Call, Caller, FailedAttempt
+from tcpnewconn.observing.progress import Progress
 from tcpnewconn.observing.recorded import Elsewhere
 from tcpnewconn.reporting.seldom import Seldom
 from tcpnewconn.reporting.sinks import say
+from tcpnewconn.state.owner import Log
 
 # Seconds between two requests to define the events again: the path unit gives up above 20 in 10 minutes.
 _REPAIR_EVERY = 60.0
@@ -51,6 +53,9 @@ class Trace(Protocol):
     @property
     def events(self) -> frozenset[str]: ...
 
+    @property
+    def position(self) -> Position: ...
+
     def read(self) -> list[Call | FailedAttempt]: ...
 
     def stale(self) -> bool: ...
@@ -73,6 +78,7 @@ class Recorder:
         repair: Callable[[], None] = request_repair,
         clock: Callable[[], float] = time.monotonic,
         waiting: Waiting | None = None,
+        log: Log | None = None,
     ) -> None:
         self.calls = calls
         self.failed: list[tuple[FailedAttempt, Caller | None]] = []
@@ -83,6 +89,9 @@ class Recorder:
         self._repair_asked = float("-inf")
         self._trace: Trace | None = None
         self._lost = self._not_reported = 0
+        self._progress = Progress(log)
+        # Records that the run before had read when it was killed, and that are not reported yet.
+        self._lost_by_kill = 0
         self._losses = Seldom()
         self._stale = False
         # The cgroups whose names were passed on.
@@ -94,6 +103,8 @@ class Recorder:
         """The calls that the run before had read are loaded: their units can have gone, but not their names."""
         self._learn_from(self.elsewhere.calls())
         self._learn_from(self.calls)
+        if self._trace is not None:
+            self._lost_by_kill = self._progress.lost(self._trace.position)
 
     @property
     def records(self) -> bool:
@@ -149,6 +160,13 @@ class Recorder:
         """Put on record what is left of what was read, in all namespaces that it was of."""
         self.calls.settle()
         self.elsewhere.settle()
+        if self._trace is not None and not self._reports_kill:
+            self._progress.on_record(self._trace.position)
+
+    @property
+    def _reports_kill(self) -> bool:
+        """Whether a loss by SIGKILL is to be reported. On the host no connection is missing by that."""
+        return self._lost_by_kill > 0 and self.elsewhere.taken
 
     def _lose(self, until: float) -> None:
         """As Calls.lost(), in all namespaces. One that was found since then knows of what was lost before: Elsewhere.of()."""
@@ -184,6 +202,16 @@ class Recorder:
 
     def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
         """Report what was lost, at most once a minute; all of it where this is the `last` time."""
+        if self._reports_kill:
+            count, self._lost_by_kill = self._lost_by_kill, 0
+            report(
+                Loss(
+                    count,
+                    "namespaces",
+                    f"{count} records of connect() and accept() were lost when the service was killed: "
+                    "at most so many connections in other network namespaces were not seen",
+                )
+            )
         if not self._not_reported or not self._losses.due(now, last):
             return
         count, self._not_reported = self._not_reported, 0

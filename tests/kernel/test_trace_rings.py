@@ -51,16 +51,20 @@ try:
             read += len(page.records)
             damaged += page.damaged
             times += [time for time, _, _ in page.records]
+    counted = sum(ring.read_by_anybody() for ring in rings)
     kept = not instance.remove()
 finally:
     for ring in rings:
         ring.close()
     gone = instance.remove()
-print(json.dumps(dict(read=read, overwritten=sum(ring.overwritten for ring in rings), damaged=damaged, kept=kept, gone=gone)))
+overwritten = sum(ring.overwritten for ring in rings)
+print(json.dumps(dict(read=read, counted=counted, overwritten=overwritten, damaged=damaged, kept=kept, gone=gone)))
 """)
     assert found["damaged"] == 0
     assert found["read"] > 0
     assert found["read"] + found["overwritten"] == 2 * count
+    # So it is known, after SIGKILL, how many had been read.
+    assert found["counted"] == found["read"]
     assert (found["overwritten"] > 0) == (count == 4000)
     # An instance with an open ring stays; else it is removed.
     assert found["kept"]

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import pytest
 
+from tcpnewconn.kernel.instance import DIRECTORY
 from tcpnewconn.reporting.entries import MESSAGE_IDS
 from tests.support.containers import CONTAINER_ID, join
 from tests.support.message_ids import LOSS
 from tests.support.namespace import Namespace, namespace
 from tests.support.plain_event import recorded
-from tests.support.program import Event, Program, of_kind, running
+from tests.support.program import Event, Program, of_kind, running, stopped
 from tests.support.terminal import TESTS
 from tests.support.traffic import connect, listen
 
@@ -291,6 +292,37 @@ def in_one_that_comes(machine: Machine, program: Program) -> tuple[int, list[Eve
         thread = one.make(5)
         program.wait(lambda: len(own()) >= 5, "5 connections")
         return thread, own()
+
+
+def read_rings(program: Program) -> None:
+    """What is in the rings is read, and lost."""
+    each = f"for ring in {DIRECTORY}/per_cpu/*/trace_pipe_raw; do dd if=$ring of=/dev/null bs=64k iflag=nonblock; done; true"
+    inside = ["nsenter", f"--mount=/proc/{program.process.pid}/ns/mnt", "sh", "-c", each]
+    subprocess.run(inside, stderr=subprocess.DEVNULL, check=True)
+
+
+def test_what_was_read_and_not_on_record_when_it_was_killed_is_counted(
+    machine: Machine, every: tuple[str, str], tmp_path: Path
+) -> None:
+    options = (*every, "--state", str(tmp_path / "state"))
+    with recorded(ports=PORTS) as mounts, namespace() as apart, maker(apart) as one:
+        before = Program(machine, *options, interval="200ms", mounts=mounts)
+        before.ready()
+        before.poll_again(2)
+        with stopped(before.process.pid):
+            one.make(20)
+            # As the service would have done at its next turn.
+            read_rings(before)
+            before.process.kill()
+        before.kill()
+        with running(machine, *options, interval="200ms", mounts=mounts) as program:
+            program.poll_again(4)
+            losses = [event for event in of_kind(program.events, LOSS) if "the service was killed" in event["message"]]
+            assert of(program, one) == []
+    [loss] = losses
+    assert loss["tcpnewconn.reason"] == "namespaces"
+    # 20, and one that was refused; of each two changes of its state.
+    assert loss["tcpnewconn.count"] >= 42
 
 
 def test_killed_at_any_moment_each_is_logged_once_or_counted(

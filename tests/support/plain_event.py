@@ -14,6 +14,8 @@ from tcpnewconn.kernel.tracefs import ROOT, Tracefs
 from tests.support.terminal import TREE
 
 _TRACEFS = f"mount -t tracefs none {ROOT}"
+# When the oneshot defined the events, for each program that finds them so: each makes the file of its own.
+_DEFINED = "2026-01-01"
 
 
 def _in_tracefs(action: str, name: str, *more: str) -> None:
@@ -48,6 +50,7 @@ def recorded(kilobytes: int = 1024, ports: range | None = None) -> Iterator[list
             f"mkdir -p {DIRECTORY}",
             f"mount --bind {ROOT}/instances/{name} {DIRECTORY}",
             f"echo {PLAIN} >{runtime}/{WANTED}",
+            f"touch -d {_DEFINED} {runtime}/{WANTED}",
         ]
     finally:
         _in_tracefs("remove", name)

@@ -17,7 +17,7 @@ from tcpnewconn.eventtypes import Closed, Connection, Degraded, Event, Failed, L
 from tcpnewconn.health.notify import Notifier
 from tcpnewconn.health.observation import Observation
 from tcpnewconn.kernel.host import Host
-from tcpnewconn.kernel.instance import TraceMissing
+from tcpnewconn.kernel.instance import Position, TraceMissing
 from tcpnewconn.kernel.procnet import ProcNet
 from tcpnewconn.model import Call, Caller, DestroyedSocket, FailedAttempt, FourTuple, Row, Traffic, endpoints
 from tcpnewconn.observing.connections import attributed
@@ -51,6 +51,7 @@ class Recorded:
         self.overwritten = self.malformed = 0
         self.lost_until = float("-inf")
         self.gone = False
+        self.position = Position(1, 0)
 
     def read(self) -> list[Call | FailedAttempt]:
         records, self.records = self.records, []

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tcpnewconn.attribution.calls import Calls
-from tcpnewconn.eventtypes import Connection
+from tcpnewconn.eventtypes import Connection, Event, Loss, Reason
+from tcpnewconn.kernel.instance import Position
 from tcpnewconn.model import Call, FailedAttempt
 from tcpnewconn.observing.recorder import Recorder
+from tcpnewconn.state.log import StateLog
 from tests.support.calls import NETNS, connect, four_tuple
 from tests.unit.test_budget import Machine
 
@@ -26,6 +28,7 @@ class Trace:
     rings = Rings()
     descriptors: Sequence[int] = ()
     events = frozenset({"connect", "accept", "failed"})
+    position = Position(1, 0)
 
     def __init__(self) -> None:
         self.recorded: list[Call | FailedAttempt] = []
@@ -51,3 +54,62 @@ def test_a_connection_that_came_after_the_interval_began_and_before_the_tables_w
     [shown] = [event for event in machine.events if isinstance(event, Connection) and event.source.port == 40003]
     assert shown.caller is not None
     assert shown.caller.thread_name == "thread-7"
+
+
+class Killed:
+    """A program that was killed: what is on record, and a trace that was read so far."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.path, self.trace, self.events = str(tmp_path / "state"), Trace(), list[Event]()
+
+    def run(self, position: Position, included: bool = True) -> tuple[Recorder, StateLog]:
+        self.trace.position = position
+        log = StateLog(self.path, "here")
+        recorder = Recorder(Calls(1, 0.0, log), lambda: self.trace, lambda cgroup, names: None, log=log)
+        log.load()
+        if log.resumed:
+            recorder.calls.resume()
+            recorder.resume()
+        recorder.elsewhere.take(included)
+        log.save()
+        return recorder, log
+
+    def losses(self, recorder: Recorder) -> list[tuple[int, Reason]]:
+        recorder.report_losses(time.monotonic(), False, self.events.append)
+        losses = [(event.count, event.reason) for event in self.events if isinstance(event, Loss)]
+        self.events.clear()
+        return losses
+
+
+def test_records_that_were_read_and_not_on_record_when_the_service_was_killed_are_counted(tmp_path: Path) -> None:
+    program = Killed(tmp_path)
+    recorder, log = program.run(Position(1, 100))
+    assert program.losses(recorder) == []
+    recorder.settle()
+    log.flush()
+    # It reads 7 more, and is killed.
+    recorder, log = program.run(Position(1, 107))
+    # And again, before it has reported them.
+    recorder.settle()
+    log.flush()
+    recorder, log = program.run(Position(1, 109))
+    assert program.losses(recorder) == [(9, "namespaces")]
+    assert program.losses(recorder) == []
+    recorder.settle()
+    log.flush()
+    recorder, log = program.run(Position(1, 109))
+    assert program.losses(recorder) == []
+
+
+def test_of_another_instance_or_on_the_host_alone_no_record_is_missing(tmp_path: Path) -> None:
+    program = Killed(tmp_path)
+    recorder, log = program.run(Position(1, 100))
+    recorder.settle()
+    log.flush()
+    recorder, log = program.run(Position(1, 107), included=False)
+    assert program.losses(recorder) == []
+    recorder.settle()
+    log.flush()
+    # The oneshot has defined the events again, and tried them.
+    recorder, log = program.run(Position(2, 120))
+    assert program.losses(recorder) == []
