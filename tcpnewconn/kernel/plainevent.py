@@ -193,9 +193,7 @@ class PlainTrace:
         defined = when_defined(self._directory)
         if defined != self._defined:
             self._defined = defined
-            self.rings.lost_before()
-            # The oneshot tries its events.
-            self.rings.count_again()
+            self.rings.defined_again()
         enabled = text_of(f"{self._event}/enable").strip() == "1"
         return not (enabled and PLAIN in wanted(self._directory) and is_on(self._directory))
 

@@ -43,7 +43,7 @@ class Rings(Generic[_Record]):
         except OSError:
             self.close()
             raise
-        self.count_again()
+        self._count_again()
 
     @property
     def overwritten(self) -> int:
@@ -55,7 +55,12 @@ class Rings(Generic[_Record]):
         """How many records read() has returned; of what was read before the start, all."""
         return self._read - len(self._later)
 
-    def count_again(self) -> None:
+    def defined_again(self) -> None:
+        """The oneshot has defined the events again: they were deleted before, nobody says when, and it has read what it tried."""
+        self.lost_before()
+        self._count_again()
+
+    def _count_again(self) -> None:
         """Others may have read, too."""
         self._read = sum(ring.read_by_anybody() for ring in self._rings)
 

@@ -112,10 +112,7 @@ class Trace:
         defined = when_defined(self._directory)
         if defined != self._defined:
             self._defined = defined
-            # They were deleted before; nobody says when.
-            self.rings.lost_before()
-            # The oneshot tries its events.
-            self.rings.count_again()
+            self.rings.defined_again()
         events = f"{self._directory}/events/{GROUP}"
         recorded = {event for event in self._ids if text_of(f"{events}/{event}/enable").strip() == "1"}
         return not recorded >= {CONNECT, *wanted(self._directory)} or not is_on(self._directory)

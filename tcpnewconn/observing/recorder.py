@@ -90,8 +90,6 @@ class Recorder:
         self._trace: Trace | None = None
         self._lost = self._not_reported = 0
         self._progress = Progress(log)
-        # Records that the run before had read when it was killed, and that are not reported yet.
-        self._lost_by_kill = 0
         self._losses = Seldom()
         self._stale = False
         # The cgroups whose names were passed on.
@@ -104,7 +102,7 @@ class Recorder:
         self._learn_from(self.elsewhere.calls())
         self._learn_from(self.calls)
         if self._trace is not None:
-            self._lost_by_kill = self._progress.lost(self._trace.position)
+            self._progress.resume(self._trace.position)
 
     @property
     def records(self) -> bool:
@@ -160,13 +158,11 @@ class Recorder:
         """Put on record what is left of what was read, in all namespaces that it was of."""
         self.calls.settle()
         self.elsewhere.settle()
-        if self._trace is not None and not self._reports_kill:
+        if self._trace is not None and self.elsewhere.taken:
             self._progress.on_record(self._trace.position)
-
-    @property
-    def _reports_kill(self) -> bool:
-        """Whether a loss by SIGKILL is to be reported. On the host no connection is missing by that."""
-        return self._lost_by_kill > 0 and self.elsewhere.taken
+        else:
+            # On the host no connection is missing by that.
+            self._progress.forget()
 
     def _lose(self, until: float) -> None:
         """As Calls.lost(), in all namespaces. One that was found since then knows of what was lost before: Elsewhere.of()."""
@@ -202,13 +198,12 @@ class Recorder:
 
     def report_losses(self, now: float, last: bool, report: Callable[[Event], None]) -> None:
         """Report what was lost, at most once a minute; all of it where this is the `last` time."""
-        if self._reports_kill:
-            count, self._lost_by_kill = self._lost_by_kill, 0
+        if self.elsewhere.taken and (killed := self._progress.take()):
             report(
                 Loss(
-                    count,
+                    killed,
                     "namespaces",
-                    f"{count} records of connect() and accept() were lost when the service was killed: "
+                    f"{killed} records of connect() and accept() were lost when the service was killed: "
                     "at most so many connections in other network namespaces were not seen",
                 )
             )

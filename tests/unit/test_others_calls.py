@@ -113,3 +113,21 @@ def test_of_another_instance_or_on_the_host_alone_no_record_is_missing(tmp_path:
     # The oneshot has defined the events again, and tried them.
     recorder, log = program.run(Position(2, 120))
     assert program.losses(recorder) == []
+
+
+def test_what_was_read_while_the_host_alone_was_observed_is_not_missing_when_that_changes(tmp_path: Path) -> None:
+    program = Killed(tmp_path)
+    recorder, log = program.run(Position(1, 100))
+    recorder.settle()
+    log.flush()
+    # It was killed, and Include=host is set now; then, by a reload, Include=all again.
+    recorder, log = program.run(Position(1, 107), included=False)
+    recorder.settle()
+    recorder.elsewhere.take(True)
+    assert program.losses(recorder) == []
+    recorder.elsewhere.take(False)
+    recorder.settle()
+    log.flush()
+    # Killed while the host alone was observed.
+    recorder, log = program.run(Position(1, 150))
+    assert program.losses(recorder) == []
