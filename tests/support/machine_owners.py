@@ -1,5 +1,6 @@
 """The steps about attribution: connections of processes and units that are gone, and changes underneath the service."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -34,6 +35,9 @@ from tests.support.machine_trace import EVENTS, state
 USERS = ("nobody", "www-data", "daemon", "root")
 # Each connection has an entry of its own, with its end; polls come often, so that the steps need not wait for them.
 SETTINGS = "[Poll]\nInterval=2s\n[Report]\nBurstLimit=0\nTotalLimit=0\nFailed=yes\nClosed=yes\n"
+
+# In seconds: a record takes five.
+TRACE_CMD_RECORDS = 60.0
 
 # Over IPv4, IPv6 and mapped, each by a thread with a name of its own, of a process that ends at once.
 THREADS = r"""
@@ -131,13 +135,25 @@ def _ids(server: str) -> set[str]:
 
 def beside_trace_cmd() -> None:
     """Another tool records at the same time; then it deletes the events of everybody: the service has its own defined again."""
-    recorded = run(
-        # A shell, which starts programs for as long as it records.
-        f"cd /tmp && trace-cmd record -e sched:sched_process_exec -o /tmp/others.dat sh -c '{SHORT} http://127.0.1.9/; ls; ls'"
+    made: list[str] = []
+    report = ""
+
+    def recorded() -> bool:
+        # A shell, which starts programs for as long as it records. trace-cmd's recorders that begin when the shell has ended have
+        # nothing.
+        nonlocal report
+        command = f"sh -c '{SHORT} http://127.0.1.9/; ls; ls'"
+        made.append(run(f"cd /tmp && trace-cmd record -e sched:sched_process_exec -o /tmp/others.dat {command}"))
+        report = run("trace-cmd report -i /tmp/others.dat")
+        return "sched_process_exec" in report
+
+    with contextlib.suppress(RuntimeError):
+        wait_for(recorded, "records of trace-cmd", TRACE_CMD_RECORDS)
+    say("recorded by trace-cmd", "sched_process_exec" in report or f"{made[-1]}\n{report}"[-2000:])
+    say(
+        "beside trace-cmd record",
+        short(wait_for_connections("127.0.1.9", len(made)), "PROCESS_THREAD_NAME", "USER_NAME"),
     )
-    say("beside trace-cmd record", short(wait_for_connections("127.0.1.9"), "PROCESS_THREAD_NAME", "USER_NAME"))
-    report = run("trace-cmd report -i /tmp/others.dat")
-    say("recorded by trace-cmd", "sched_process_exec" in report or f"{recorded}\n{report}"[-2000:])
     run("systemctl reset-failed")
     run("trace-cmd reset")
     wait_for(lambda: state()["recorded"] == [*EVENTS], "the service to have the events defined again")
